@@ -1,0 +1,50 @@
+"""Tables of interchangeable things: a name, or a user's own `package.module:attribute`, resolved when asked for."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+
+from quant_core.errors import InputError
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest known name, or the empty string."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(family: str, given: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that `family` does not hold; it lists the known names."""
+    names = sorted(known)
+    return InputError(f"unknown {family} {given!r}; known: {', '.join(names)}.{suggest(given, names)}")
+
+
+def load(path: str) -> object:
+    """Import `package.module:attribute`.
+
+    Raises:
+        InputError: the module cannot be imported or lacks the attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"cannot import {module_name!r} of {path!r}: {error}. Is it installed or on PYTHONPATH?") from error
+    try:
+        found: object = getattr(module, attribute)
+    except AttributeError:
+        raise InputError(f"module {module_name!r} has no {attribute!r} (given: {path!r}).{suggest(attribute, dir(module))}") from None
+    return found
+
+
+def resolve(table: Mapping[str, str], family: str, name: str) -> object:
+    """Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`.
+
+    Raises:
+        InputError: the name is not in the table, or the path cannot be imported.
+    """
+    if name in table:
+        return load(table[name])
+    if ":" in name:
+        return load(name)
+    raise InputError(f"{unknown(family, name, table)} Your own goes in as 'package.module:attribute'.")

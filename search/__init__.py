@@ -1,0 +1,1 @@
+"""Everything that chooses, and runs, records and reports it: searchers, evaluator, backends, tracking, command line."""

@@ -1,0 +1,95 @@
+"""What a searcher is given and what it gives back: `Problem`, `Trial`, and the `Searcher` interface. Free of heavy imports."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = tuple[int, ...]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A finite allocation problem: pick one of K_d choices in each of D dimensions; all objectives are minimized.
+
+    Costs are known before a policy is evaluated: a sum (or, for peak metrics, a max) over sites of a table entry.
+    The first objective, `error`, is measured by evaluating. Sensitivities are estimates of it, one choice at a time.
+
+    Attributes:
+        cardinalities: choices per dimension, [D]. Within a dimension choices are ordered from cheap to dear.
+        objectives: names; "error" is measured, every other one is a key of `site_cost`.
+        limits: metric -> upper limit that a returned policy must keep.
+        sites: partition of the dimensions into groups that are costed jointly (the weight and activation of one layer).
+        site_cost: metric -> per site an array of shape [K_d for d in site].
+        base_cost: metric -> cost of everything that is fixed.
+        peak: metrics that are a max over sites instead of a sum.
+        baselines: points evaluated before any other (the uniform policies).
+        sensitivity: returns, per dimension, [K_d] the rise of the error when only this dimension leaves its best choice; it may
+            cost evaluations, so it is called at most once, and only by searchers that use it.
+        features: [D, F] in [0, 1]: what the HAQ agent sees of each dimension; `feature_names` says what.
+        float_error: the error of the unquantized network, where known (HAQ's reward is relative to it).
+    """
+
+    cardinalities: tuple[int, ...]
+    objectives: tuple[str, ...]
+    sites: tuple[tuple[int, ...], ...]
+    site_cost: Mapping[str, tuple[FloatArray, ...]]
+    limits: Mapping[str, float] = field(default_factory=dict)
+    base_cost: Mapping[str, float] = field(default_factory=dict)
+    peak: frozenset[str] = frozenset()
+    baselines: tuple[Values, ...] = ()
+    sensitivity: Callable[[], tuple[FloatArray, ...]] | None = None
+    features: FloatArray | None = None
+    feature_names: tuple[str, ...] = ()
+    float_error: float | None = None
+
+    @property
+    def size(self) -> int:
+        """How many points there are."""
+        return math.prod(self.cardinalities)
+
+    def costs(self, values: IntArray) -> dict[str, FloatArray]:
+        """Return every metric of points [N, D] as arrays [N]: a gather and a sum, never a loop over points."""
+        found = {}
+        for metric, tables in self.site_cost.items():
+            parts = [table[tuple(values[:, d] for d in site)] for site, table in zip(self.sites, tables, strict=True)]
+            base = np.full(len(values), self.base_cost.get(metric, 0.0))
+            found[metric] = np.max([base, *parts], axis=0) if metric in self.peak else np.sum([base, *parts], axis=0)
+        return found
+
+    def excess(self, values: IntArray) -> FloatArray:
+        """Return [N, len(limits)]: how far each point is over each limit, relative to it; <= 0 keeps the limit."""
+        costs = self.costs(values)
+        columns = [(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
+
+    def feasible(self, values: Sequence[int]) -> bool:
+        """Tell whether one point keeps every limit."""
+        return bool((self.excess(np.asarray([values], dtype=np.int64)) <= 0).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One proposal: the searcher's own count of its proposals (-1: it did not ask for this point) and the point."""
+
+    number: int
+    values: Values
+
+
+class Searcher(Protocol):
+    """Proposes and learns; never evaluates, logs, sleeps or starts processes.
+
+    A searcher is built as `make(problem, seed, trials, **options)`. Several asks may be open at once, tells may come in any order, a
+    tell may be for a point that was never asked (baselines), and the sequence of calls and the seed alone decide the proposals.
+    """
+
+    def ask(self) -> Trial | None:
+        """Return the next point to evaluate, or None when there is nothing left to propose."""
+
+    def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Report the objectives of a trial (`problem.objectives` order, minimized), or None for a failed trial."""

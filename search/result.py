@@ -1,0 +1,35 @@
+"""`Result`: what evaluating one policy gives. Plain data: it crosses process borders and is stored as JSON."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from quant_core.policy import Policy
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one policy.
+
+    Attributes:
+        policy_id: `Policy.id` of what was evaluated.
+        metrics: measured on the validation split: `accuracy` in [0, 1], `error` = 1 - accuracy, `loss` (cross-entropy, nats).
+        cost: from the device table: `latency_s`, `energy_j`, `weight_bytes`, ...
+        seconds: wall time of the evaluation.
+        status: "ok" or "failed".
+        reason: why it failed; empty when ok.
+    """
+
+    policy_id: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    status: str = "ok"
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True unless the trial failed."""
+        return self.status == "ok"
+
+
+Evaluate = Callable[[Policy], Result]

@@ -1,0 +1,37 @@
+"""`Task`: a trained network, its data and its metric; the one thing that a user with an own model writes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Any, Tensor]
+
+
+def top1(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1.0 where the largest output is the target, else 0.0: [N, C], [N] -> [N]."""
+    return (outputs.argmax(dim=1) == targets).to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A trained network and what it is judged by.
+
+    Attributes:
+        model: trained, float, in eval mode.
+        train, calib, valid, test: re-iterable collections of batches `(model input, targets)`: a list or a DataLoader. The model is
+            called as `model(x)`; a tuple is passed as `model(*x)`, a dict as `model(**x)`. Searchers see `valid`; `calib` sets
+            activation ranges; `test` is read once, for the members of the final front.
+        score: (outputs, targets) -> one score in [0, 1] per example; their mean is the accuracy.
+        loss: (outputs, targets) -> mean loss, a scalar; the finer figure, and what quantization-aware training minimizes.
+    """
+
+    model: nn.Module
+    train: Iterable[Batch]
+    calib: Iterable[Batch]
+    valid: Iterable[Batch]
+    test: Iterable[Batch]
+    score: Callable[[Tensor, Tensor], Tensor] = top1
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy

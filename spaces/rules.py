@@ -1,0 +1,128 @@
+"""Rules: pure functions Space -> Space. Layers are named by shell patterns (`blocks.*`) or by `kind:depthwise`."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.registry import suggest
+from quant_core.spec import FLOAT, QuantSpec
+from spaces.space import SLOTS, Dimension, Space
+
+
+def full(layers: Sequence[Layer], choices: Mapping[str, Sequence[QuantSpec]]) -> Space:
+    """Return the space in which every called layer takes any of `choices["weight"]` and `choices["activation"]`.
+
+    Layers that are never called stay in float. A slot with one choice is fixed.
+    """
+    base = Policy({each.name: LayerPolicy() for each in layers})
+    dimensions = [
+        Dimension(slot, (each.name,), tuple(dict.fromkeys(choices[slot])))
+        for each in layers
+        if each.calls
+        for slot in SLOTS
+        if choices.get(slot)
+    ]
+    return _settled(Space(base, tuple(dimensions)))
+
+
+def match(layers: Sequence[Layer], pattern: str) -> tuple[str, ...]:
+    """Return the names of the layers that `pattern` names: a shell pattern, `first`, `last`, or `kind:KIND`.
+
+    Raises:
+        InputError: the pattern matches no layer.
+    """
+    called = [each for each in layers if each.calls]
+    if pattern in ("first", "last") and called:
+        return (called[0 if pattern == "first" else -1].name,)
+    kind = pattern.removeprefix("kind:") if pattern.startswith("kind:") else None
+    names = tuple(each.name for each in layers if (each.kind == kind if kind else fnmatch.fnmatchcase(each.name, pattern)))
+    if not names:
+        known = [each.name for each in layers]
+        raise InputError(f"layer pattern {pattern!r} matches nothing; layers: {', '.join(known)}.{suggest(pattern, known)}")
+    return names
+
+
+def fix(space: Space, names: Sequence[str], slot: str, spec: QuantSpec) -> Space:
+    """Fix one slot of the named layers to `spec`."""
+    layers = dict(space.base)
+    for name in names:
+        layers[name] = replace(layers[name], **{slot: spec})
+    return _settled(Space(Policy(layers), tuple(_without(space, names, slot))))
+
+
+def restrict(space: Space, names: Sequence[str], slot: str, legal: Sequence[QuantSpec]) -> Space:
+    """Keep, for one slot of the named layers, only the choices that are in `legal`.
+
+    Raises:
+        InputError: a layer is left without a choice.
+    """
+    named = set(names)
+    dimensions = []
+    for each in space.dimensions:
+        if each.slot != slot or not named & set(each.layers):
+            dimensions.append(each)
+            continue
+        kept = tuple(choice for choice in each.choices if choice in legal)
+        if not kept:
+            given, allowed = ", ".join(map(str, each.choices)), ", ".join(map(str, legal))
+            raise InputError(f"{each.name}: none of its choices ({given}) is in the restriction ({allowed}).")
+        dimensions.append(replace(each, choices=kept))
+    return _settled(Space(space.base, tuple(dimensions)))
+
+
+def tie(space: Space, names: Sequence[str], slot: str) -> Space:
+    """Make the named layers take the same choice in one slot; their choices are intersected.
+
+    Raises:
+        InputError: the layers have no choice in common, or one of them is fixed.
+    """
+    touched = [each for each in space.dimensions if each.slot == slot and set(each.layers) & set(names)]
+    free = {name for each in touched for name in each.layers}
+    fixed = [name for name in names if name not in free]
+    if fixed:
+        raise InputError(f"cannot tie {', '.join(fixed)}: the {slot} there is fixed; drop the fix or the tie.")
+    common = tuple(choice for choice in touched[0].choices if all(choice in each.choices for each in touched))
+    if not common:
+        raise InputError(f"cannot tie {', '.join(names)}: their {slot} choices have nothing in common.")
+    merged = Dimension(slot, tuple(name for each in touched for name in each.layers), common)
+    kept = [merged if each is touched[0] else each for each in space.dimensions if each is touched[0] or each not in touched]
+    return _settled(Space(space.base, tuple(kept)))
+
+
+def _without(space: Space, names: Sequence[str], slot: str) -> list[Dimension]:
+    """Return the dimensions with one slot of the named layers taken out."""
+    kept = []
+    for each in space.dimensions:
+        layers = tuple(name for name in each.layers if each.slot != slot or name not in names)
+        if layers:
+            kept.append(replace(each, layers=layers))
+    return kept
+
+
+def _settled(space: Space) -> Space:
+    """Move dimensions with a single choice into the base policy."""
+    layers = dict(space.base)
+    for each in space.dimensions:
+        if len(each.choices) == 1:
+            for name in each.layers:
+                layers[name] = replace(layers[name], **{each.slot: each.choices[0]})
+    return Space(Policy(layers), tuple(each for each in space.dimensions if len(each.choices) > 1))
+
+
+def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
+    """Return every point at which all layers that can take a (weight, activation) pair do; others take the nearest in bits."""
+    pairs = list(dict.fromkeys((w, a) for w in _all(space, "weight") for a in _all(space, "activation")))
+    points = [tuple(_nearest(each, w if each.slot == "weight" else a) for each in space.dimensions) for w, a in pairs]
+    return tuple(dict.fromkeys(points))
+
+
+def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:
+    return tuple(dict.fromkeys(choice for each in space.dimensions if each.slot == slot for choice in each.choices)) or (FLOAT,)
+
+
+def _nearest(dimension: Dimension, spec: QuantSpec) -> int:
+    distance = [(choice != spec, abs(choice.bits - spec.bits), -choice.bits) for choice in dimension.choices]
+    return distance.index(min(distance))

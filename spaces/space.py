@@ -1,0 +1,146 @@
+"""`Space`: what may be chosen for each layer, as a finite product of dimensions with exact inverses. Free of torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant_core.errors import InputError
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.spec import QuantSpec
+
+Values = tuple[int, ...]
+IntArray = NDArray[np.int64]
+SLOTS = ("weight", "activation")
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One free choice: which of `choices` one slot of the named layers takes (several layers: they are tied)."""
+
+    slot: str
+    layers: tuple[str, ...]
+    choices: tuple[QuantSpec, ...]
+
+    @property
+    def name(self) -> str:
+        """`<first layer>.<slot>`; unique within a space."""
+        return f"{self.layers[0]}.{self.slot}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """All policies that may be proposed: a base policy with some slots left free.
+
+    Attributes:
+        base: every layer in network order; the fixed slots are read from here.
+        dimensions: the free slots; no slot of a layer may be named twice.
+    """
+
+    base: Policy
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        named = [(layer, each.slot) for each in self.dimensions for layer in each.layers]
+        if len(set(named)) != len(named):
+            twice = sorted({f"{layer}.{slot}" for layer, slot in named if named.count((layer, slot)) > 1})
+            raise InputError(f"slots in more than one dimension: {', '.join(twice)}.")
+        missing = sorted({layer for layer, _ in named if layer not in self.base})
+        if missing:
+            raise InputError(f"layers {', '.join(missing)} are not in the base policy; known: {', '.join(self.base)}.")
+        empty = [each.name for each in self.dimensions if not each.choices]
+        if empty:
+            raise InputError(f"no choice is left for {', '.join(empty)}; allow at least one format there.")
+
+    @property
+    def size(self) -> int:
+        """How many policies the space holds."""
+        return math.prod(len(each.choices) for each in self.dimensions)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Choices per dimension."""
+        return tuple(len(each.choices) for each in self.dimensions)
+
+    def sample(self, rng: np.random.Generator) -> Values:
+        """Draw one point uniformly."""
+        return tuple(int(rng.integers(n)) for n in self.cardinalities)
+
+    def policy(self, values: Sequence[int]) -> Policy:
+        """Return the policy at `values` (one choice index per dimension).
+
+        Raises:
+            InputError: wrong length or an index out of range.
+        """
+        if len(values) != len(self.dimensions):
+            raise InputError(f"{len(values)} values given; the space has {len(self.dimensions)} dimensions.")
+        slots: dict[str, dict[str, QuantSpec]] = {
+            name: {"weight": each.weight, "activation": each.activation} for name, each in self.base.items()
+        }
+        for dimension, value in zip(self.dimensions, values, strict=True):
+            if not 0 <= value < len(dimension.choices):
+                raise InputError(f"{dimension.name}: choice {value} given; legal: 0 to {len(dimension.choices) - 1}.")
+            for layer in dimension.layers:
+                slots[layer][dimension.slot] = dimension.choices[value]
+        return Policy({name: LayerPolicy(**each) for name, each in slots.items()})
+
+    def values(self, policy: Policy) -> Values:
+        """Return the point of `policy`; `space.values(space.policy(v)) == v`.
+
+        Raises:
+            InputError: the policy is for other layers, or takes a choice that the space does not hold.
+        """
+        if list(policy) != list(self.base):
+            raise InputError(f"the policy is for other layers ({', '.join(policy)}); this space is for {', '.join(self.base)}.")
+        found = tuple(self._value(dimension, policy) for dimension in self.dimensions)
+        if self.policy(found) != policy:
+            name = next(name for name in policy if policy[name] != self.policy(found)[name])
+            raise InputError(f"layer {name!r}: {policy[name]} given; this space fixes or ties it to {self.policy(found)[name]}.")
+        return found
+
+    def _value(self, dimension: Dimension, policy: Policy) -> int:
+        spec: QuantSpec = getattr(policy[dimension.layers[0]], dimension.slot)
+        if spec not in dimension.choices:
+            raise InputError(f"{dimension.name}: {spec} is not a choice here; legal: {', '.join(map(str, dimension.choices))}.")
+        return dimension.choices.index(spec)
+
+    @cached_property
+    def layer_choices(self) -> Mapping[str, tuple[LayerPolicy, ...]]:
+        """Per layer, every (weight, activation) pair it can take: weight-major order, as `layer_index` counts."""
+        return {
+            name: tuple(LayerPolicy(w, a) for w in self._slot_choices(name, "weight") for a in self._slot_choices(name, "activation"))
+            for name in self.base
+        }
+
+    def layer_index(self, values: IntArray) -> IntArray:
+        """Turn points [N, D] into indices [N, L] into `layer_choices` of each layer, for a whole batch at once."""
+        free = {(layer, each.slot): d for d, each in enumerate(self.dimensions) for layer in each.layers}
+        columns = []
+        for name in self.base:
+            activations = len(self._slot_choices(name, "activation"))
+            weight, activation = (
+                values[:, free[name, slot]] if (name, slot) in free else np.zeros(len(values), dtype=np.int64) for slot in SLOTS
+            )
+            columns.append(weight * activations + activation)
+        return np.stack(columns, axis=1)
+
+    def _slot_choices(self, layer: str, slot: str) -> tuple[QuantSpec, ...]:
+        return self._free_slots.get((layer, slot), (getattr(self.base[layer], slot),))
+
+    @cached_property
+    def _free_slots(self) -> dict[tuple[str, str], tuple[QuantSpec, ...]]:
+        return {(layer, each.slot): each.choices for each in self.dimensions for layer in each.layers}
+
+    @cached_property
+    def sites(self) -> tuple[tuple[int, ...], ...]:
+        """Dimensions that share a layer, directly or through ties: the groups over which cost is a plain sum."""
+        group = list(range(len(self.dimensions)))
+        first_on: dict[str, int] = {}
+        for d, dimension in enumerate(self.dimensions):
+            for layer in dimension.layers:
+                old, new = group[first_on.setdefault(layer, d)], group[d]
+                group = [old if g == new else g for g in group]
+        return tuple(tuple(d for d, g in enumerate(group) if g == root) for root in sorted(set(group)))

@@ -1,0 +1,57 @@
+"""The house rules that no linter holds: one home per heavy dependency, small modules, torch-free nouns."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("quant_core", "spaces", "hw_models", "search")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+HOMES = {
+    "mlflow": ("search/tracking.py", "search/tracking/"),
+    "ray": ("search/ray_backend.py", "search/ray_backend/"),
+    "optuna": ("search/searchers/optuna_",),
+    "stable_baselines3": ("search/searchers/haq",),
+    "gymnasium": ("search/searchers/haq",),
+    "onnx": ("quant_core/export/",),
+    "onnxruntime": ("quant_core/export/", "hw_models/profile"),
+    "plotly": ("search/report.py", "search/report/"),
+}
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_dependencies_stay_in_their_home(path: Path) -> None:
+    where = path.relative_to(ROOT).as_posix()
+    strays = {name for name in _imported(path) & set(HOMES) if not where.startswith(HOMES[name])}
+    assert not strays, f"{where} imports {strays}; their homes are {[HOMES[name] for name in strays]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_are_small(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300, f"{path.name} is longer than 300 lines: split it"
+    long = [
+        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 48
+    ]
+    assert not long, f"{path.name}: functions over 48 lines with their docstring: {long}"
+
+
+@pytest.mark.parametrize("module", ["quant_core", "spaces.rules", "hw_models", "search.problem", "search.result"])
+def test_nouns_are_free_of_torch(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
