@@ -20,6 +20,7 @@ class Layer:
         macs: multiply-accumulates of all calls in one forward pass.
         calls: how often one forward pass runs the layer; 0 for a layer that is never called.
         live_elements: elements of other activations alive while the layer runs (residual branches).
+        tied_to: name of the earlier layer that holds the very same weight (tied embeddings), or "". Its bytes count once, there.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Layer:
     bias: bool = False
     calls: int = 1
     live_elements: int = 0
+    tied_to: str = ""
 
     @property
     def weights(self) -> int:
