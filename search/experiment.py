@@ -1,0 +1,224 @@
+"""The experiment: what a sweep is asked to do. Validated by pydantic; every fault is reported at once, unknown keys are refused."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from quant_core.errors import InputError
+from quant_core.formats import FORMATS
+from quant_core.spec import QuantSpec, SpecError, parse
+
+FIDELITIES = Literal["ptq", "qat"]
+_BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
+
+
+class _Section(BaseModel):
+    """Immutable; a key that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _expand(table: dict[str, Any]) -> list[str]:
+    """Return the text forms of a table of alternatives: `{format = "int", bits = [2, 4], granularity = "channel"}`."""
+    unknown = set(table) - {"format", "bits", "granularity", "clipping", "rounding", "scale", "symmetric"}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}; allowed: format, bits, granularity, clipping, rounding, scale, symmetric")
+    axes = [
+        [""] if key not in table else _as_list(table[key]) for key in ("bits", "granularity", "clipping", "rounding", "scale", "symmetric")
+    ]
+    texts = []
+    for name in _as_list(table.get("format", "int")):
+        numbered = name in FORMATS and len(FORMATS[name].bits) > 1
+        if numbered and "bits" not in table:
+            raise ValueError(f"format {name!r} needs 'bits', for example bits = [2, 4, 8]")
+        for bits, *rest, symmetric in itertools.product(*axes):
+            head = f"{name}{_whole_bits(bits)}" if numbered else name
+            texts.append(":".join([head, *(part for part in rest if part), *(["affine"] if symmetric is False else [])]))
+    return texts
+
+
+def _whole_bits(bits: object) -> int:
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise ValueError(f"bits = {bits!r} given; whole numbers are needed, for example bits = [2, 4, 8]")
+    return bits
+
+
+def _read_choices(value: Any) -> Any:
+    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs."""
+    specs: list[QuantSpec] = []
+    faults = []
+    for entry in _as_list(value):
+        try:
+            specs += (
+                [entry]
+                if isinstance(entry, QuantSpec)
+                else [parse(text) for text in (_expand(entry) if isinstance(entry, dict) else [str(entry)])]
+            )
+        except SpecError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    if not specs:
+        raise ValueError("no choice given; name at least one format, for example ['int4:channel:mse', 'int8:channel']")
+    return tuple(dict.fromkeys(specs))
+
+
+def _write_choices(specs: Sequence[QuantSpec]) -> list[str]:
+    return [str(spec) for spec in specs]
+
+
+Choices = Annotated[tuple[QuantSpec, ...], BeforeValidator(_read_choices), PlainSerializer(_write_choices)]
+
+
+class TaskSection(_Section):
+    """Which network and data.
+
+    Attributes:
+        name: a task of `bitfront list tasks` or "package.module:function".
+        options: keyword arguments of the task's function.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class Rule(_Section):
+    """One rule over the space; exactly one of `fix`, `restrict`, `tie` names the layers.
+
+    Layers: a shell pattern ("blocks.*"), "first", "last", or "kind:depthwise".
+    """
+
+    fix: str = ""
+    restrict: str = ""
+    tie: str = ""
+    weight: Choices | None = None
+    activation: Choices | None = None
+    slot: Literal["weight", "activation", ""] = ""
+
+    @model_validator(mode="after")
+    def _one_verb(self) -> "Rule":
+        verbs = [verb for verb in ("fix", "restrict", "tie") if getattr(self, verb)]
+        if len(verbs) != 1:
+            raise ValueError(f"{len(verbs)} of 'fix', 'restrict', 'tie' given; a rule has exactly one, naming its layers")
+        if verbs[0] == "tie":
+            if not self.slot or self.weight or self.activation:
+                raise ValueError("a tie needs slot = 'weight' or slot = 'activation', and no choices")
+        elif self.slot or not (self.weight or self.activation):
+            raise ValueError(f"a {verbs[0]} needs 'weight' and/or 'activation' choices, and no slot")
+        if verbs[0] == "fix" and any(len(each) != 1 for each in (self.weight, self.activation) if each):
+            raise ValueError("a fix takes one choice per slot; use 'restrict' for several")
+        return self
+
+
+class SpaceSection(_Section):
+    """What may be chosen for every layer, before the rules."""
+
+    weight: Choices
+    activation: Choices
+    rules: tuple[Rule, ...] = ()
+
+
+class Limit(_Section):
+    """An upper limit: absolute (SI units), or a share of the float (or uniform int8) network's figure."""
+
+    value: float
+    of: Literal["", "float", "int8"] = ""
+
+
+def _read_limit(value: Any) -> Any:
+    if isinstance(value, Limit):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} given; write a number in SI units, or '0.25 of float', or '60% of int8'")
+    found = _BUDGET.fullmatch(str(value).strip())
+    try:
+        number = float(found[1]) if found else float("nan")
+    except ValueError:
+        number = float("nan")
+    if not found or not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} given; write a positive number in SI units, or '0.25 of float', or '60% of int8'")
+    if found[2] and not found[3]:
+        raise ValueError(f"{value!r} given; a percentage needs 'of float' or 'of int8'")
+    return Limit.model_validate({"value": number / 100 if found[2] else number, "of": found[3] or ""})
+
+
+def _write_limit(limit: Limit) -> float | str:
+    return f"{limit.value} of {limit.of}" if limit.of else limit.value
+
+
+Budget = Annotated[Limit, BeforeValidator(_read_limit), PlainSerializer(_write_limit)]
+
+
+class DeviceSection(_Section):
+    """The target: a device of `bitfront devices` or the path of a device file; what is minimized and what is limited."""
+
+    name: str
+    objectives: tuple[str, ...] = ("error", "weight_bytes")
+    budget: dict[str, Budget] = {}
+
+    @model_validator(mode="after")
+    def _error_first(self) -> "DeviceSection":
+        if not self.objectives or self.objectives[0] != "error" or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"objectives = {list(self.objectives)} given; 'error' comes first, each name once: ['error', 'weight_bytes']")
+        return self
+
+
+class SearchSection(_Section):
+    """How to search: a searcher of `bitfront list searchers` or "package.module:attribute"."""
+
+    searcher: str = "auto"
+    options: dict[str, Any] = {}
+    trials: int = Field(default=60, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0)
+
+
+class EvaluateSection(_Section):
+    """How a policy is evaluated. Sizes are numbers of examples; 0 means all."""
+
+    fidelity: FIDELITIES = "ptq"
+    calib: int = Field(default=0, ge=0)
+    valid: int = Field(default=0, ge=0)
+    test: int = Field(default=0, ge=0)
+    bias_correction: bool = True
+    cache_mib: int = Field(default=256, ge=1)
+
+
+class TrackSection(_Section):
+    """Where the record goes."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "bitfront"
+
+
+class RunSection(_Section):
+    """Where trials run."""
+
+    backend: str = "local"
+    threads: int = Field(default=0, ge=0)
+
+
+class Experiment(_Section):
+    """The whole experiment file."""
+
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,100}$")
+    task: TaskSection
+    space: SpaceSection
+    device: DeviceSection
+    search: SearchSection = SearchSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    track: TrackSection = TrackSection()
+    run: RunSection = RunSection()
+
+
+def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:
+    """Return one error that lists every fault (where, what)."""
+    lines = "\n".join(f"  [{where}] {what}" for where, what in faults)
+    return InputError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{lines}")
