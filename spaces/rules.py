@@ -15,16 +15,19 @@ from spaces.space import SLOTS, Dimension, Space
 def full(layers: Sequence[Layer], choices: Mapping[str, Sequence[QuantSpec]]) -> Space:
     """Return the space in which every called layer takes any of `choices["weight"]` and `choices["activation"]`.
 
-    Layers that are never called stay in float. A slot with one choice is fixed.
+    Layers that are never called stay in float, and so does the input of an embedding. Layers that hold the very same weight
+    (`Layer.tied_to`) take the same weight choice. A slot with one choice is fixed.
     """
     base = Policy({each.name: LayerPolicy() for each in layers})
-    dimensions = [
-        Dimension(slot, (each.name,), tuple(dict.fromkeys(choices[slot])))
-        for each in layers
-        if each.calls
-        for slot in SLOTS
-        if choices.get(slot)
-    ]
+    dimensions = []
+    for each in layers:
+        for slot in SLOTS:
+            if not each.calls or not choices.get(slot) or (slot == "activation" and each.kind == "embedding"):
+                continue
+            if slot == "weight" and each.tied_to:
+                continue
+            tied = tuple(other.name for other in layers if slot == "weight" and other.tied_to == each.name and other.calls)
+            dimensions.append(Dimension(slot, (each.name, *tied), tuple(dict.fromkeys(choices[slot]))))
     return _settled(Space(base, tuple(dimensions)))
 
 
@@ -113,9 +116,15 @@ def _settled(space: Space) -> Space:
 
 
 def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
-    """Return every point at which all layers that can take a (weight, activation) pair do; others take the nearest in bits."""
-    pairs = list(dict.fromkeys((w, a) for w in _all(space, "weight") for a in _all(space, "activation")))
-    points = [tuple(_nearest(each, w if each.slot == "weight" else a) for each in space.dimensions) for w, a in pairs]
+    """Return the points at which every layer takes the same weight choice, with the activation choice nearest in bits, and with
+    the widest one; a layer without that choice takes the one nearest in bits."""
+    activations = _all(space, "activation")
+    widest = max(activations, key=lambda spec: spec.bits)
+    points = []
+    for weight in _all(space, "weight"):
+        nearest = min(activations, key=lambda spec: (abs(spec.bits - weight.bits), -spec.bits))
+        for activation in dict.fromkeys((nearest, widest)):
+            points.append(tuple(_nearest(each, weight if each.slot == "weight" else activation) for each in space.dimensions))
     return tuple(dict.fromkeys(points))
 
 

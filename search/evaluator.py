@@ -1,0 +1,130 @@
+"""`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.forward import forward
+from quant_core.layer import Layer
+from quant_core.policy import Policy
+from quant_core.ptq import PostTraining
+from search.experiment import EvaluateSection
+from search.result import Result
+from search.task import Batch, Task
+
+
+def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
+    """Return the first `examples` examples as a list of batches (0: all of them)."""
+    if not examples:
+        return list(batches)
+    taken: list[Batch] = []
+    left = examples
+    for inputs, targets in batches:
+        if left <= 0:
+            break
+        taken.append((_cut(inputs, left), targets[:left]))
+        left -= len(targets)
+    return taken
+
+
+def _cut(inputs: Any, count: int) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[:count]
+    if isinstance(inputs, dict):
+        return {key: _cut(value, count) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return type(inputs)(_cut(value, count) for value in inputs)
+    return inputs
+
+
+def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
+    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split.
+
+    Raises:
+        BitfrontError: an output is not finite, or the split is empty.
+    """
+    score = loss = 0.0
+    count = scored = 0
+    with torch.inference_mode():
+        for inputs, targets in batches:
+            outputs = forward(model, inputs)
+            if not bool(torch.isfinite(outputs).all()):
+                raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
+            scores = task.score(outputs, targets)
+            score += float(scores.sum())
+            scored += scores.numel()
+            loss += float(task.loss(outputs, targets)) * len(targets)
+            count += len(targets)
+    if not count or not scored:
+        raise BitfrontError("the split is empty: no example to measure on")
+    accuracy = score / scored
+    if math.isnan(accuracy) or math.isnan(loss) or not 0 <= accuracy <= 1:
+        raise BitfrontError(
+            f"the task's score gave accuracy {accuracy} and loss {loss / count}; scores in [0, 1] and a finite loss are needed"
+        )
+    return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
+
+
+class Evaluator:
+    """Evaluates policies of one network by post-training quantization.
+
+    Args:
+        task: the network and its splits.
+        layers: its layers, from `quant_core.trace.trace`.
+        section: sizes of the splits and the options of post-training quantization.
+    """
+
+    def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection) -> None:
+        self._task = task
+        self._valid = take(task.valid, section.valid)
+        self._test_size = section.test
+        calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+        if not calib:
+            raise InputError("the task's calibration split is empty; give at least one batch.")
+        self.engine = PostTraining(
+            task.model, list(layers), calib, calib[0], bias_correction=section.bias_correction, cache_bytes=section.cache_mib * 2**20
+        )
+
+    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None) -> Result:
+        """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception."""
+        start = time.perf_counter()
+        try:
+            metrics, status, reason = measure(self.engine.apply(policy), self._valid, self._task), "ok", ""
+        except Exception as error:  # a trial that fails must not end the sweep
+            metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
+        return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason)
+
+    def float_metrics(self, split: str = "valid") -> dict[str, float]:
+        """Return the metrics of the float network on one split ("valid" or "test").
+
+        Raises:
+            BitfrontError: the network returns NaN or infinity.
+        """
+        try:
+            return measure(self._task.model, self._split(split), self._task)
+        except BitfrontError as error:
+            raise BitfrontError(f"float network on {split}: {error}") from None
+
+    def metrics(self, policy: Policy, split: str) -> dict[str, float]:
+        """Return the metrics of one policy on one split."""
+        return measure(self.engine.apply(policy), self._split(split), self._task)
+
+    def _split(self, split: str) -> list[Batch]:
+        return self._valid if split == "valid" else take(self._task.test, self._test_size)
+
+
+def first_inputs(task: Task) -> Any:
+    """Return the inputs of the first calibration batch.
+
+    Raises:
+        InputError: the calibration split is empty.
+    """
+    for inputs, _ in itertools.islice(task.calib, 1):
+        return inputs
+    raise InputError("the task's calibration split is empty; give at least one batch.")
