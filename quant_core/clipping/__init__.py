@@ -1,0 +1,114 @@
+"""Clipping: which range [lo, hi] a block of values is quantized over. Min-max, EMA, percentile, KL, MSE, OCTAV; all blocks at once."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quant_core.clipping import divergence, kernels
+from quant_core.clipping.kernels import F32
+from quant_core.spec import QuantSpec
+
+PERCENTILE = 99.99
+Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
+_SYMMETRIC_GRID = np.geomspace(1.0, 1.0 / 64.0, 80)
+_AFFINE_GRID = np.geomspace(1.0, 1.0 / 32.0, 32)
+
+
+def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return (lo, hi), [B] each, float32 on the blocks' device, of `blocks` [B, n] by the clipping of `spec`.
+
+    Symmetric specs give lo = -hi; affine ranges contain 0. `ema` of one tensor is min-max. The error that `mse` minimizes is the
+    quantizer's own: symmetric, scale hi / max(1, 2^(bits-1) - 1) and codes [-2^(bits-1), 2^(bits-1) - 1]; affine, scale
+    (hi - lo) / (2^bits - 1). Blocks of zeros and empty blocks give (0, 0); a block with NaN or infinity gives its min-max, not finite.
+    The search runs on the CPU in float32, whatever the device and dtype.
+    """
+    x = np.ascontiguousarray(blocks.detach().to("cpu", torch.float32).numpy())
+    low, high = _ends(x, spec)
+    return _tensor(low, blocks), _tensor(high, blocks)
+
+
+def _tensor(ends: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.from_numpy(ends.astype(np.float32)).to(like.device)
+
+
+def _ends(x: F32, spec: QuantSpec) -> Ends:
+    """Return the ends of every row of `x` [B, n]; where a search finds nothing, min-max."""
+    if x.size == 0:
+        return np.zeros(len(x)), np.zeros(len(x))
+    widest = _minmax(x, spec)
+    low, high = _METHODS[spec.clipping](x, spec)
+    found = (high > low) & np.isfinite(widest[1] - widest[0])
+    return np.where(found, low, widest[0]), np.where(found, high, widest[1])
+
+
+def _ones(x: F32) -> F32:
+    return np.ones((1, x.shape[1]), dtype=np.float32)
+
+
+def _minmax(x: F32, spec: QuantSpec) -> Ends:
+    low, high = np.minimum(x.min(axis=1), 0.0).astype(np.float64), np.maximum(x.max(axis=1), 0.0).astype(np.float64)
+    if spec.symmetric:
+        high = np.maximum(-low, high)
+        return -high, high
+    return low, high
+
+
+def _percentile(x: F32, spec: QuantSpec) -> Ends:
+    """Nearest rank k = floor(p n / 100 + 1/2) of the magnitudes, or of each side for an affine range."""
+    if spec.symmetric:
+        high = np.maximum(_rank(np.abs(x)), 0.0)
+        return -high, high
+    return np.minimum(-_rank(-x), 0.0), np.maximum(_rank(x), 0.0)
+
+
+def _rank(x: F32) -> NDArray[np.float64]:
+    n = x.shape[1]
+    k = min(max(int(PERCENTILE / 100.0 * n + 0.5), 1), n)
+    ranked: NDArray[np.float64] = (x.max(axis=1) if k == n else np.partition(x, k - 1, axis=1)[:, k - 1]).astype(np.float64)
+    return ranked
+
+
+def _mse(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
+    """Least squared error: a grid of scales (times zero points), each with its least-squares scale, then a local search."""
+    codes, w = 2.0**spec.bits - 1.0, _ones(x) if w is None else w
+    if not spec.symmetric:
+        found = np.zeros((len(x), 2))
+        kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE_GRID, found)
+        scale, zero = found.T
+        return -zero * scale, (codes - zero) * scale
+    high, scales = np.floor(codes / 2.0), np.zeros(len(x))
+    if spec.scale == "e8m0":
+        kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
+    else:
+        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, _SYMMETRIC_GRID, scales)
+    ends = scales * max(high, 1.0)
+    return -ends, ends
+
+
+def _octav(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
+    found = np.zeros((len(x), 2))
+    kernels.over_rows(kernels.octav, x, _ones(x) if w is None else w, 4.0**-spec.bits, spec.symmetric, found)
+    return found[:, 0], found[:, 1]
+
+
+def _kl(x: F32, spec: QuantSpec) -> Ends:
+    """TensorRT's threshold on magnitudes; an affine range is the min-max range cut at it."""
+    counts, widths = divergence.histogram(np.abs(x))
+    threshold = divergence.thresholds(counts, widths, 2 ** max(spec.bits - 1, 1))
+    if spec.symmetric:
+        return -threshold, threshold
+    low, high = _minmax(x, spec)
+    return np.maximum(low, -threshold), np.minimum(high, threshold)
+
+
+_METHODS: dict[str, Callable[[F32, QuantSpec], Ends]] = {
+    "minmax": _minmax,
+    "ema": _minmax,
+    "percentile": _percentile,
+    "mse": _mse,
+    "octav": _octav,
+    "kl": _kl,
+}
