@@ -69,8 +69,8 @@ class Problem:
         return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
 
     def feasible(self, values: Sequence[int]) -> bool:
-        """Tell whether one point keeps every limit."""
-        return bool((self.excess(np.asarray([values], dtype=np.int64)) <= 0).all())
+        """Tell whether one point keeps every limit (up to the rounding of a sum of floats)."""
+        return bool((self.excess(np.asarray([values], dtype=np.int64)) <= 1e-12).all())
 
 
 @dataclass(frozen=True, slots=True)

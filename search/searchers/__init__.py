@@ -1,7 +1,40 @@
 """Searchers: one file and one line each. A user's own goes in as `package.module:attribute`."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from quant_core.errors import InputError
+from quant_core.registry import resolve, suggest
+from search.problem import Problem, Searcher
+
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
     "random": "search.searchers.random:RandomSearcher",
     "tpe": "search.searchers.optuna_tpe:TpeSearcher",
 }
+
+
+def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options: Mapping[str, Any] | None = None) -> Searcher:
+    """Build a searcher: `name` of the table, or a user's own `package.module:attribute`.
+
+    Args:
+        name: which one.
+        problem: what to search.
+        seed: decides the proposals, with the sequence of calls.
+        trials: how many evaluations it may count on; schedules are fitted to it.
+        options: the searcher's own keyword options.
+
+    Raises:
+        InputError: no such searcher, an option it does not have, or a limit that no point keeps.
+    """
+    make = cast(Callable[..., Searcher], resolve(SEARCHERS, "searcher", name))
+    given = dict(options or {})
+    known = [each for each in inspect.signature(make).parameters if each not in ("problem", "seed", "trials")]
+    wrong = [each for each in given if each not in known]
+    if wrong:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise InputError(f"searcher {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], known)}")
+    if trials < 1:
+        raise InputError(f"trials = {trials} given; at least 1 is needed.")
+    return make(problem, seed=seed, trials=trials, **given)

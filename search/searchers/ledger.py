@@ -1,0 +1,115 @@
+"""What a searcher has proposed and been told, and the nearest point that it has not: shared by all searchers."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from search.problem import IntArray, Problem, Trial, Values
+from search.repair import Repairer, infeasible
+
+SMALL = 20_000
+"""Spaces up to this size are enumerated, so that they are searched to the last point."""
+TRIES = 200
+
+
+class Ledger:
+    """Numbers the proposals, remembers every point and its objectives, and keeps proposals new and within the limits.
+
+    Attributes:
+        problem: what is searched.
+        rng: the searcher's one source of randomness.
+        told: point -> objectives, of the trials that did not fail.
+    """
+
+    def __init__(self, problem: Problem, seed: int, repair: Repairer) -> None:
+        self.problem = problem
+        self.rng = np.random.default_rng(seed)
+        self.told: dict[Values, tuple[float, ...]] = {}
+        self._repair = repair
+        self._seen: set[Values] = set()
+        self._count = 0
+
+    def open(self, values: Values) -> Trial:
+        """Number a proposal and remember it."""
+        self._see(values)
+        self._count += 1
+        return Trial(self._count - 1, values)
+
+    def note(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Remember what a trial gave (None: it failed); the trial need not be one of ours."""
+        values = tuple(int(v) for v in trial.values)
+        self._see(values)
+        if objectives is not None:
+            self.told[values] = tuple(float(each) for each in objectives)
+
+    def seen(self, values: Values) -> bool:
+        """Tell whether a point was proposed or told before."""
+        return values in self._seen
+
+    def draw(self) -> Values:
+        """Draw a point uniformly (it may be seen, or over a limit)."""
+        return tuple(int(v) for v in self.rng.integers(self.problem.cardinalities))
+
+    def repaired(self, values: Sequence[int]) -> Values:
+        """Return `values` within the limits."""
+        return self._repair(values, self.rng)
+
+    def fresh(self, values: Sequence[int]) -> Values | None:
+        """Return the repaired point if it is new, else a new one near it; None when there is none left."""
+        point = self.repaired(values)
+        if point not in self._seen:
+            return point
+        if self._all is not None:
+            return self._nearest(point)
+        for attempt in range(TRIES):
+            near = self.repaired(self.mutated(point, 1 + attempt * len(point) // TRIES))
+            if near not in self._seen:
+                return near
+        return None
+
+    def mutated(self, values: Values, changes: int) -> Values:
+        """Return `values` with `changes` dimensions drawn anew."""
+        point = list(values)
+        for d in self.rng.choice(len(point), size=min(changes, len(point)), replace=False):
+            point[d] = int(self.rng.integers(self.problem.cardinalities[d]))
+        return tuple(point)
+
+    def incumbent(self) -> Values | None:
+        """Return the told point with the least error among those that keep the limits."""
+        points = list(self.told)
+        if not points:
+            return None
+        errors = np.array([self.told[point][0] for point in points])
+        errors[infeasible(self.problem, np.array(points, dtype=np.int64))] = np.inf
+        best = int(np.argmin(errors))
+        return points[best] if np.isfinite(errors[best]) else None
+
+    def _see(self, values: Values) -> None:
+        if self._all is not None and values not in self._seen:
+            self._left[np.ravel_multi_index(values, self.problem.cardinalities)] = False
+        self._seen.add(values)
+
+    @cached_property
+    def _all(self) -> IntArray | None:
+        """Every point [N, D], or None where there are too many."""
+        if self.problem.size > SMALL:
+            return None
+        return np.stack(np.unravel_index(np.arange(self.problem.size), self.problem.cardinalities), axis=1).astype(np.int64)
+
+    @cached_property
+    def _left(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """[N] True for the points that keep the limits and were not seen."""
+        assert self._all is not None
+        left = np.ones(len(self._all), dtype=np.bool_)
+        left[infeasible(self.problem, self._all)] = False
+        return left
+
+    def _nearest(self, point: Values) -> Values | None:
+        assert self._all is not None
+        left = np.flatnonzero(self._left)
+        if not len(left):
+            return None
+        away = np.abs(self._all[left] - np.array(point)).sum(axis=1)
+        picked = left[self.rng.choice(np.flatnonzero(away == away.min()))]
+        return tuple(int(v) for v in self._all[picked])

@@ -1,0 +1,28 @@
+"""Random search without repetition: what every other searcher has to beat."""
+
+from collections.abc import Sequence
+
+from search.problem import Problem, Trial
+from search.repair import Repairer
+from search.searchers.ledger import Ledger
+from search.searchers.losses import losses_for
+
+
+class RandomSearcher:
+    """Draws points uniformly, brings them within the limits, and never proposes one twice.
+
+    Options:
+        repair: how a point over a limit is brought back, a name of `search.repair.REPAIRS`.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall") -> None:  # noqa: ARG002
+        self._ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+
+    def ask(self) -> Trial | None:
+        """Return a new point, or None when all are proposed."""
+        values = self._ledger.fresh(self._ledger.draw())
+        return None if values is None else self._ledger.open(values)
+
+    def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Remember that a point is known; random search learns nothing else."""
+        self._ledger.note(trial, objectives)

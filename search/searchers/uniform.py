@@ -1,0 +1,34 @@
+"""The uniform policies, one after the other: the baseline of every plot."""
+
+from collections.abc import Sequence
+
+from search.problem import Problem, Trial, Values
+from search.repair import Repairer
+from search.searchers.ledger import Ledger
+
+
+class UniformSearcher:
+    """Proposes every uniform point that keeps the limits, then stops."""
+
+    def __init__(self, problem: Problem, *, seed: int, trials: int) -> None:  # noqa: ARG002
+        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
+        self._left = [each for each in uniform_points(problem) if problem.feasible(each)]
+
+    def ask(self) -> Trial | None:
+        """Return the next uniform point that was not told yet."""
+        while self._left:
+            values = self._left.pop(0)
+            if not self._ledger.seen(values):
+                return self._ledger.open(values)
+        return None
+
+    def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Remember that a point is known."""
+        self._ledger.note(trial, objectives)
+
+
+def uniform_points(problem: Problem) -> list[Values]:
+    """Return the problem's baselines, or where it has none the points that take the k-th choice everywhere."""
+    if problem.baselines:
+        return list(problem.baselines)
+    return [tuple(min(k, n - 1) for n in problem.cardinalities) for k in range(max(problem.cardinalities, default=0))]

@@ -1,0 +1,220 @@
+"""The conformance kit: every searcher of the table keeps the contract of `search.problem.Searcher`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from quant_core.errors import InputError
+from search.problem import FloatArray, Problem, Searcher, Trial, Values
+from search.searchers import SEARCHERS, build
+
+NAMES = sorted(SEARCHERS)
+ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
+
+
+def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), layers: int = 3, choices: int = 4) -> Problem:
+    """Return `layers` sites of a weight and an activation dimension; cost is a product of bits, the limit a share of the dearest."""
+    rng = np.random.default_rng(7)
+    bits = np.arange(1, choices + 1, dtype=np.float64)
+    latency = tuple(m * np.outer(bits, bits) for m in rng.uniform(1, 4, layers))
+    weights = tuple(m * np.repeat(bits[:, None], choices, axis=1) for m in rng.uniform(1, 4, layers))
+    tables = {"latency": latency, "weights": weights}
+    return Problem(
+        cardinalities=(choices,) * (2 * layers),
+        objectives=objectives,
+        sites=tuple((2 * s, 2 * s + 1) for s in range(layers)),
+        site_cost=tables,
+        limits={name: limit * sum(float(t.max()) for t in each) for name, each in tables.items()} if limit else {},
+        baselines=tuple((k,) * (2 * layers) for k in range(choices)),
+        sensitivity=lambda: losses(layers, choices),
+    )
+
+
+def losses(layers: int, choices: int) -> tuple[FloatArray, ...]:
+    """Return the additive losses per dimension of `toy`."""
+    rng = np.random.default_rng(8)
+    return tuple(scale * (4.0 ** -np.arange(choices) - 4.0 ** -(choices - 1)) for scale in rng.uniform(0.1, 1.0, 2 * layers))
+
+
+def measure(problem: Problem, values: Values) -> tuple[float, ...]:
+    """Return the objectives of a point of `toy`, with an interaction that the sensitivities do not show."""
+    tables = losses(len(problem.sites), max(problem.cardinalities))
+    error = sum(float(each[v]) for each, v in zip(tables, values, strict=True)) + 0.05 * abs(values[0] - values[-1])
+    costs = problem.costs(np.array([values], dtype=np.int64))
+    return tuple(error if name == "error" else float(costs[name][0]) for name in problem.objectives)
+
+
+def run(problem: Problem, searcher: Searcher, evaluations: int) -> list[Values]:
+    """Ask and tell one at a time; return the points."""
+    points = []
+    for _ in range(evaluations):
+        trial = searcher.ask()
+        if trial is None:
+            break
+        points.append(trial.values)
+        searcher.tell(trial, measure(problem, trial.values))
+    return points
+
+
+def tell_baselines(problem: Problem, searcher: Searcher) -> None:
+    for values in problem.baselines:
+        searcher.tell(Trial(-1, values), measure(problem, values))
+
+
+def check(problem: Problem, points: Sequence[Values]) -> None:
+    """Fail when a point is outside the space, over a limit, or proposed twice."""
+    for values in points:
+        assert len(values) == len(problem.cardinalities)
+        assert all(type(v) is int and 0 <= v < k for v, k in zip(values, problem.cardinalities, strict=True)), values
+        assert problem.feasible(values), values
+    assert len(set(points)) == len(points)
+
+
+PROBLEMS = {
+    "one limit, error only": {"limit": 0.4},
+    "several objectives, no limit": {"limit": None, "objectives": ("error", "latency", "weights")},
+    "several objectives under limits": {"limit": 0.5, "objectives": ("error", "latency")},
+}
+
+
+@ALL_SEARCHERS
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
+    problem = toy(**PROBLEMS[kind])  # type: ignore[arg-type]
+    searcher = build(name, problem, seed=1, trials=30)
+    tell_baselines(problem, searcher)
+    points, numbers = [], []
+    for _ in range(30):
+        trial = searcher.ask()
+        if trial is None:
+            break
+        points.append(trial.values)
+        numbers.append(trial.number)
+        searcher.tell(trial, measure(problem, trial.values))
+    check(problem, points)
+    assert numbers == list(range(len(points)))
+    assert not set(points) & set(problem.baselines)
+    assert points or name == "uniform"
+
+
+@ALL_SEARCHERS
+def test_several_asks_open_and_tells_out_of_order(name: str) -> None:
+    problem = toy()
+    searcher = build(name, problem, seed=2, trials=40)
+    rng = np.random.default_rng(0)
+    opened: list[Trial] = []
+    points = []
+    for _ in range(40):
+        trial = searcher.ask()
+        if trial is not None:
+            opened.append(trial)
+            points.append(trial.values)
+        if len(opened) > 4 or trial is None:
+            if not opened:
+                break
+            chosen = opened.pop(int(rng.integers(len(opened))))
+            searcher.tell(chosen, measure(problem, chosen.values))
+    check(problem, points)
+    assert points
+
+
+@ALL_SEARCHERS
+def test_all_asks_open_at_once(name: str) -> None:
+    problem = toy()
+    searcher = build(name, problem, seed=2, trials=12)
+    trials = [trial for trial in (searcher.ask() for _ in range(12)) if trial is not None]
+    check(problem, [trial.values for trial in trials])
+    for trial in reversed(trials):
+        searcher.tell(trial, measure(problem, trial.values))
+    more = searcher.ask()
+    assert more is None or more.values not in {trial.values for trial in trials}
+
+
+@ALL_SEARCHERS
+def test_failed_trials_are_survived_and_not_repeated(name: str) -> None:
+    problem = toy()
+    searcher = build(name, problem, seed=3, trials=24)
+    points = []
+    for index in range(24):
+        trial = searcher.ask()
+        if trial is None:
+            break
+        points.append(trial.values)
+        searcher.tell(trial, None if index % 2 == 0 else measure(problem, trial.values))
+    check(problem, points)
+    assert points
+
+
+@ALL_SEARCHERS
+def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
+    problem = toy()
+
+    def points(seed: int, disturb: bool) -> list[Values]:
+        searcher = build(name, problem, seed=seed, trials=40)
+        tell_baselines(problem, searcher)
+        found = []
+        for _ in range(40):
+            if disturb:
+                np.random.seed(1)
+                np.random.random(3)
+            trial = searcher.ask()
+            if trial is None:
+                break
+            found.append(trial.values)
+            searcher.tell(trial, measure(problem, trial.values))
+        return found
+
+    assert points(5, disturb=False) == points(5, disturb=True)
+
+
+@ALL_SEARCHERS
+def test_small_space_is_searched_to_its_end(name: str) -> None:
+    problem = toy(layers=1, choices=3, limit=0.6)
+    every = [(w, a) for w in range(3) for a in range(3)]
+    feasible = {values for values in every if problem.feasible(values)}
+    assert 2 < len(feasible) < len(every)
+    searcher = build(name, problem, seed=0, trials=20)
+    points = run(problem, searcher, 20)
+    check(problem, points)
+    assert searcher.ask() is None
+    if name in EXHAUSTIVE:
+        assert set(points) == feasible
+
+
+EXHAUSTIVE = set(NAMES) - {"uniform", "ilp", "greedy"}
+
+
+@ALL_SEARCHERS
+def test_limit_that_nothing_keeps_is_refused(name: str) -> None:
+    problem = toy()
+    below = {"latency": 0.1, "weights": 100.0}
+    with pytest.raises(InputError, match=r"limit latency = 0.1 cannot be kept: the cheapest choices take .*Raise the limit"):
+        build(name, Problem(problem.cardinalities, ("error",), problem.sites, problem.site_cost, limits=below))
+
+
+@ALL_SEARCHERS
+def test_unknown_option_is_refused_with_what_is_allowed(name: str) -> None:
+    with pytest.raises(InputError, match=rf"searcher '{name}' has no option 'reapir'; it takes "):
+        build(name, toy(), options={"reapir": "none"})
+
+
+def test_unknown_searcher_and_bad_trials_are_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown searcher 'tpee'; known: .*tpe.*Did you mean 'tpe'"):
+        build("tpee", toy())
+    with pytest.raises(InputError, match="trials = 0 given; at least 1"):
+        build("random", toy(), trials=0)
+    with pytest.raises(InputError, match="unknown repair 'fill'; known: haq_wall, none"):
+        build("random", toy(), options={"repair": "fill"})
+
+
+def test_a_users_own_searcher_is_built() -> None:
+    searcher = build("search.searchers.random:RandomSearcher", toy(), seed=1, trials=3, options={"repair": "haq_wall"})
+    assert searcher.ask() == Trial(0, searcher_values(searcher))
+
+
+def searcher_values(searcher: Searcher) -> Values:
+    """Return what a like searcher proposes first."""
+    twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq_wall"}).ask()
+    assert twin is not None
+    return twin.values
