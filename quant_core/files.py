@@ -1,0 +1,29 @@
+"""Writing files so that nothing is ever half-written: a temporary name beside the target, then a rename."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from quant_core.errors import InputError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; folders are made as needed.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"cannot write {path}: {error}. Give a place that can be written.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes` does."""
+    write_bytes(path, text.encode())

@@ -1,0 +1,86 @@
+"""`bitfront list`, `init` and `inspect`: what there is, a commented experiment, what a packed file holds. Only inspect loads torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quant_core.errors import InputError
+from quant_core.files import write_text
+from quant_core.registry import unknown
+
+
+def _families() -> dict[str, dict[str, str]]:
+    """Return family -> name -> one line about it."""
+    from quant_core.formats import CLIPPINGS, FORMATS, ROUNDINGS
+    from search.searchers import SEARCHERS
+    from search.tasks import TASKS
+
+    return {
+        "searchers": dict(SEARCHERS),
+        "formats": {name: each.about for name, each in FORMATS.items()},
+        "clippings": dict(CLIPPINGS),
+        "roundings": dict.fromkeys(ROUNDINGS, ""),
+        "tasks": dict(TASKS),
+    }
+
+
+def list_command(
+    family: Annotated[str, typer.Argument(help="searchers, formats, clippings, roundings or tasks.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the known members of a family.
+
+    Example: `bitfront list formats`
+    """
+    families = _families()
+    if family not in families:
+        raise unknown("family", family, families)
+    if as_json:
+        typer.echo(json.dumps(families[family], indent=2))
+        return
+    table = Table("name", "what", box=None)
+    for name, about in families[family].items():
+        table.add_row(name, about)
+    Console().print(table)
+
+
+def init_command(
+    path: Annotated[Path, typer.Argument(help="Where to write the experiment file.")] = Path("experiment.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented experiment file.
+
+    Example: `bitfront init my.toml`
+    """
+    from search.experiment_file import template
+
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; give another name, or --force to overwrite it.")
+    write_text(path, template())
+    typer.echo(f"wrote {path}; run it with: bitfront sweep {path}")
+
+
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="A packed .safetensors file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what a packed file holds.
+
+    Example: `bitfront inspect out/model.safetensors`
+    """
+    from dataclasses import asdict
+
+    from quant_core.inspect import describe
+
+    rows = [asdict(row) for row in describe(path)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*rows[0], box=None) if rows else Table(box=None)
+    for row in rows:
+        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)

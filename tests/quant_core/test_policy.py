@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from quant_core import InputError, LayerPolicy, Policy, parse, parse_layer_policy
+
+POLICY = Policy({"b": LayerPolicy(parse("int4:channel:mse"), parse("int8:tensor:ema")), "a": LayerPolicy(parse("mx6"))})
+
+
+def test_json_round_trip_keeps_order_identity_and_hash() -> None:
+    again = Policy.from_json(json.loads(json.dumps(POLICY.to_json())))
+    assert again == POLICY
+    assert hash(again) == hash(POLICY)
+    assert again.id == POLICY.id
+    assert list(again) == ["b", "a"]
+
+
+def test_id_depends_on_every_spec() -> None:
+    other = Policy({**POLICY, "a": LayerPolicy(parse("mx9"))})
+    assert other.id != POLICY.id
+    assert other != POLICY
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "schema 'list' given"),
+        ({"schema": "bitfront.policy/9", "layers": {}}, r"policy/9' given, 'bitfront.policy/1' needed"),
+        ({"schema": "bitfront.policy/1", "layers": {}}, "no 'layers' table"),
+        ({"schema": "bitfront.policy/1", "layers": {"a": {"weigth": "int4:channel"}}}, "layer 'a'.*'weight' and 'activation' is needed"),
+        ({"schema": "bitfront.policy/1", "layers": {"a": {"weight": "int99:channel"}}}, "layer 'a', weight: .*99 bits given"),
+    ],
+)
+def test_wrong_json_is_refused_with_its_place(data: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Policy.from_json(data)
+
+
+def test_uniform_text_form() -> None:
+    assert parse_layer_policy("weight=int4:channel:mse, activation=int8:tensor:ema") == POLICY["b"]
+    assert parse_layer_policy(str(POLICY["a"])) == POLICY["a"]
+    with pytest.raises(InputError, match="'wieght=int4:channel'"):
+        parse_layer_policy("wieght=int4:channel")
+    with pytest.raises(InputError, match="each once"):
+        parse_layer_policy("weight=mx6,weight=mx9")
