@@ -13,8 +13,10 @@ from quant_core.spec import QuantSpec
 
 PERCENTILE = 99.99
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
-_SYMMETRIC_GRID = np.geomspace(1.0, 1.0 / 64.0, 80)
-_AFFINE_GRID = np.geomspace(1.0, 1.0 / 32.0, 32)
+# Fractions of the min-max scale. The error of few bits is smooth but its minimum may be far below 1; that of many bits is jagged near 1.
+_FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 64, 24)])
+_MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
+_AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
 
 
 def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -76,14 +78,14 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
     codes, w = 2.0**spec.bits - 1.0, _ones(x) if w is None else w
     if not spec.symmetric:
         found = np.zeros((len(x), 2))
-        kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE_GRID, found)
+        kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
         scale, zero = found.T
         return -zero * scale, (codes - zero) * scale
     high, scales = np.floor(codes / 2.0), np.zeros(len(x))
     if spec.scale == "e8m0":
         kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
-        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, _SYMMETRIC_GRID, scales)
+        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, _FEW_BITS if spec.bits <= 4 else _MANY_BITS, scales)
     ends = scales * max(high, 1.0)
     return -ends, ends
 

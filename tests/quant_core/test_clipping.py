@@ -67,7 +67,7 @@ def test_octav_reaches_its_analytic_fixed_point(bits: int) -> None:
     gauss = torch.special.ndtri(quantiles).float()
     laplace = torch.where(quantiles < 0.5, torch.log(2 * quantiles), -torch.log(2 - 2 * quantiles)).float()
     lo, hi = ranges(torch.stack([gauss, laplace]), parse(f"int{bits}:channel:octav"))
-    assert hi.tolist() == pytest.approx([GAUSS[bits], LAPLACE[bits]], rel=2e-3)
+    assert hi.tolist() == pytest.approx([GAUSS[bits], LAPLACE[bits]], rel=5e-3)
     assert torch.equal(lo, -hi)
 
 
