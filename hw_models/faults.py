@@ -1,0 +1,128 @@
+"""Check the plain data of a device file as a whole: every fault at once, each with its key and its line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from hw_models import schema, tomltext
+from hw_models.models import MODELS, Model
+from hw_models.schema import Compute, DeviceFile
+from quant_core.errors import InputError
+from quant_core.registry import resolve, suggest
+
+Fault = tuple[tomltext.Path, str]
+TableT = TypeVar("TableT", bound=schema.Table)
+
+
+def check(data: dict[str, Any], folder: Path) -> tuple[list[Fault], DeviceFile | None, Model | None, Compute | None]:
+    """Check a whole file: every fault, and the parts, which are None where they are too wrong to build."""
+    faults: list[Fault] = []
+    model = _model(data, faults)
+    file = _validated(DeviceFile, data, (), model, faults)
+    compute = _validated(model.compute, data["compute"], ("compute",), model, faults) if model and "compute" in data else None
+    faults += [*_sources(data), *_goldens(data, model, folder)]
+    return faults, file, model, compute
+
+
+def _model(data: dict[str, Any], faults: list[Fault]) -> Model | None:
+    """Return the model that the file names."""
+    identity = data.get("identity")
+    kind = identity.get("kind") if isinstance(identity, dict) else None
+    if not isinstance(kind, str):
+        return None
+    try:
+        found = resolve(MODELS, "device kind", kind)
+    except InputError as error:
+        faults.append((("identity", "kind"), str(error)))
+        return None
+    if not isinstance(found, Model):
+        faults.append((("identity", "kind"), f"{kind!r} is {type(found).__name__}; a hw_models.models.Model is needed."))
+        return None
+    return found
+
+
+def _validated(kind: type[TableT], data: object, prefix: tomltext.Path, model: Model | None, faults: list[Fault]) -> TableT | None:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        faults += _faults(error, prefix, model)
+        return None
+
+
+def _faults(error: ValidationError, prefix: tomltext.Path, model: Model | None) -> Iterator[Fault]:
+    """Turn pydantic's findings into faults; an unknown key says what it may have meant."""
+    for each in error.errors():
+        path = (*prefix, *each["loc"])
+        message = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "extra_forbidden":
+            message = "unknown key" + _meant(str(each["loc"][-1]), model)
+        elif each["type"] == "missing":
+            message = "needed, but not given"
+        else:
+            message += f" (given: {each['input']!r})" if not isinstance(each["input"], dict | list) else ""
+        yield path, message
+
+
+def _meant(key: str, model: Model | None) -> str:
+    """Return what an unknown key may have meant: the known key that begins with it lacks only the unit."""
+    keys = _known_keys(model)
+    units = [known for known in keys if known.startswith(f"{key}_")]
+    if units:
+        return f": it has no unit; write {' or '.join(units)}"
+    near = suggest(key, keys)
+    return f".{near}" if near else ""
+
+
+def _known_keys(model: Model | None) -> tuple[str, ...]:
+    own = [model.compute] if model else []
+    tables = own + [each for each in vars(schema).values() if isinstance(each, type) and issubclass(each, schema.Table)]
+    return tuple(dict.fromkeys(field.alias or name for table in tables for name, field in table.model_fields.items()))
+
+
+def _sources(data: dict[str, Any]) -> Iterator[Fault]:
+    """Yield every source id that no `[[source]]` defines."""
+    listed = data.get("source")
+    known = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+    def walk(value: object, path: tomltext.Path) -> Iterator[Fault]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key == "source" and path:
+                    for each in inner if isinstance(inner, list) else [inner]:
+                        if each not in known:
+                            yield (*path, key), f"source id {each!r} does not exist; known: {', '.join(map(str, known))}"
+                elif (*path, key) != ("source",):
+                    yield from walk(inner, (*path, key))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                yield from walk(inner, (*path, index))
+
+    yield from walk(data, ())
+
+
+def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterator[Fault]:
+    """Yield golden checks that the model does not know, and CSV files that are not there."""
+    from hw_models.validate import CHECKS
+
+    listed = data.get("golden")
+    for index, each in enumerate(listed if isinstance(listed, list) else []):
+        if not isinstance(each, dict):
+            continue
+        known = (*CHECKS, *(model.checks if model else ()))
+        if model and each.get("check") not in known:
+            yield ("golden", index, "check"), f"unknown check {each.get('check')!r}; known for this kind: {', '.join(known)}"
+        if each.get("file") and not (folder / str(each["file"])).is_file():
+            yield ("golden", index, "file"), f"{each['file']!r} is not in {folder}"
+
+
+def listing(faults: list[Fault], text: str) -> str:
+    """Return one line per fault, `line 12, memory[0].size_bytes: ...`; the line is that of the nearest key in the text."""
+    places = tomltext.lines_of(text)
+    lines = []
+    for path, message in faults:
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        line = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), 1)
+        lines.append((line, f"  line {line}, {key}: {message}"))
+    return "\n".join(text for _, text in sorted(lines))

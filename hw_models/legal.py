@@ -1,0 +1,68 @@
+"""`Legal`: what a device lets one kind of layer take, and as what it runs it."""
+
+from dataclasses import dataclass
+
+from hw_models.codes import code_of, expand, shorten
+from hw_models.schema import Capability
+from quant_core.policy import LayerPolicy
+from quant_core.spec import QuantSpec
+
+
+@dataclass(frozen=True)
+class Legal:
+    """What one kind of layer may take.
+
+    Attributes:
+        weights, activations: legal code -> the code that it runs as (itself, or the plateau above it).
+        pairs: legal (weight, activation) pairs of the codes that run; None: every combination.
+        weight_sign, activation_sign: `signed` (symmetric specs), `unsigned` (affine specs) or `any`.
+    """
+
+    weights: dict[str, str]
+    activations: dict[str, str]
+    pairs: frozenset[tuple[str, str]] | None = None
+    weight_sign: str = "any"
+    activation_sign: str = "any"
+
+    @staticmethod
+    def nothing() -> "Legal":
+        """Return what a device gives a kind of layer that it does not run."""
+        return Legal({}, {})
+
+    @staticmethod
+    def of(rule: Capability) -> "Legal":
+        """Read one `[[capability]]` table."""
+        halves = [text.split("/") for text in rule.pairs]
+        pairs = frozenset((w, a) for left, right in halves for w in expand(left) for a in expand(right)) if rule.pairs else None
+        return Legal(rule.runs_as("weight"), rule.runs_as("activation"), pairs, rule.weight_sign, rule.activation_sign)
+
+    def run_as(self, policy: LayerPolicy) -> tuple[str, str] | None:
+        """Return the (weight, activation) codes that `policy` runs as, or None where it is not legal."""
+        weight = self.weights.get(code_of(policy.weight))
+        activation = self.activations.get(code_of(policy.activation))
+        if weight is None or activation is None or (self.pairs is not None and (weight, activation) not in self.pairs):
+            return None
+        if not (_signed(policy.weight, self.weight_sign) and _signed(policy.activation, self.activation_sign)):
+            return None
+        return weight, activation
+
+    def allows(self, policy: LayerPolicy) -> bool:
+        """Tell whether the device runs this choice."""
+        return self.run_as(policy) is not None
+
+    def __str__(self) -> str:
+        if not self.weights:
+            return "nothing: the device does not run layers of this kind"
+        text = f"weights {shorten(self.weights)}{_sign(self.weight_sign)}"
+        text += f"; activations {shorten(self.activations)}{_sign(self.activation_sign)}"
+        if self.pairs is not None:
+            text += f"; only in the pairs {', '.join(f'{w}/{a}' for w, a in sorted(self.pairs))} (plateaus applied)"
+        return text
+
+
+def _signed(spec: QuantSpec, needed: str) -> bool:
+    return needed == "any" or spec.is_float or spec.symmetric == (needed == "signed")
+
+
+def _sign(needed: str) -> str:
+    return {"any": "", "signed": " (symmetric)", "unsigned": " (affine)"}[needed]

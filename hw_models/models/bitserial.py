@@ -1,0 +1,93 @@
+"""`bitserial`: an array that multiplies bit planes (BISMO, Umuroglu et al., FPL 2018, arXiv 1806.08862).
+
+A word holds `word_bits` elements of one bit plane; `rows` x `cols` dot-product units each take one word of either operand per
+cycle. Per matrix product of M x K x N: kt = ceil(K / word_bits), mt = ceil(M / rows), nt = ceil(N / cols);
+    compute = mt nt kt w a,   activations = M kt a,   weights = N kt w,   cycles = max of the three,
+w and a the planes of weight and activation. An operand that is not serial takes one pass and is stored at `parallel_bits`
+(Stripes: serial activations; UNPU: serial weights; Loom: both).
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hw_models.models import FloatArray, IntArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.schema import Compute, Golden
+from quant_core.layer import Layer
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+
+class BitSerialCompute(Compute):
+    """The array and which operands it takes bit by bit."""
+
+    rows: int
+    cols: int
+    word_bits: int
+    serial_w: bool = True
+    serial_a: bool = True
+    parallel_bits: int = 16
+    channels_per_word: int = 16
+
+
+def build(device: "Device") -> LayerModel:
+    """Return the model of one layer on the array of `device`."""
+    array, seconds, batch = device.compute_as(BitSerialCompute), 1 / device.clock_hz, device.batch
+
+    def cost(layer: Layer, modes: Modes) -> LayerCost:
+        compute, memory = layer_cycles(array, layer, modes.w_bits, modes.a_bits, batch)
+        return LayerCost(compute * seconds, np.maximum(compute, memory) * seconds, memory * seconds)
+
+    return cost
+
+
+def layer_cycles(array: BitSerialCompute, layer: Layer, w: IntArray, a: IntArray, batch: int) -> tuple[FloatArray, FloatArray]:
+    """Return the cycles of arithmetic and of memory of one call, each [K], for bits `w` and `a` [K]."""
+    passes_w, planes_w = _planes(w, array.serial_w, array.parallel_bits)
+    passes_a, planes_a = _planes(a, array.serial_a, array.parallel_bits)
+    repeats, m, k, n = products(layer, batch, array.channels_per_word)
+    words = repeats * -(-k // array.word_bits)
+    compute = words * -(-m // array.rows) * -(-n // array.cols) * passes_w * passes_a
+    memory = np.maximum(words * m * planes_a, words * n * planes_w)
+    return compute.astype(np.float64), memory.astype(np.float64)
+
+
+def products(layer: Layer, batch: int, channels_per_word: int) -> tuple[int, int, int, int]:
+    """Return (how many, M, K, N) of the matrix products that one call of a layer is.
+
+    A linear layer is one product with a row per example; a convolution one per image and group. Depthwise channels share words:
+    `channels_per_word` of them form one product, each kernel padded to a multiple of 16.
+    """
+    ci, co, taps = layer.in_channels // layer.groups, layer.out_channels // layer.groups, math.prod(layer.kernel)
+    if layer.kind == "linear":
+        return 1, batch * math.prod(layer.out_size), layer.in_channels, layer.out_channels
+    if layer.kind == "depthwise":
+        sets = -(-layer.out_channels // channels_per_word)
+        return batch * sets, math.prod(layer.out_size), channels_per_word * (-(-taps // 16) * 16), channels_per_word
+    if layer.kind == "conv_transpose":
+        return batch * layer.groups, math.prod(layer.in_size), ci, co * taps
+    return batch * layer.groups, math.prod(layer.out_size), taps * ci, co
+
+
+def _planes(bits: IntArray, serial: bool, parallel: int) -> tuple[IntArray, IntArray]:
+    """Return (passes through the array, planes to load), [K] each, of one operand."""
+    if serial:
+        return bits, bits
+    passes = -(-bits // parallel)
+    return passes, passes * parallel
+
+
+def peak(device: "Device", golden: Golden) -> Points:
+    """Check the peak of binary operations per second, 2 rows word_bits cols clock_hz (BISMO, section III)."""
+    array = device.compute_as(BitSerialCompute)
+    found = 2 * array.rows * array.word_bits * array.cols * device.clock_hz
+    return Points(
+        tuple(point.name for point in golden.points),
+        np.array([point.expected for point in golden.points]),
+        np.full(len(golden.points), found),
+    )
+
+
+MODEL = Model(BitSerialCompute, build, "cycles = max(mt nt kt w a, M kt a, N kt w) per matrix product", {"peak": peak})

@@ -1,0 +1,74 @@
+"""Layers from a CSV of shapes, so that a network can be costed without loading torch.
+
+Columns (others are ignored): `index` or `layer` (the name), `kind`, `in_channels`, `out_channels`, `kernel`, `in_size`, and
+optionally `stride` (1), `out_size` (in_size / stride, rounded up), `groups` (1; depthwise: in_channels). Square kernels and maps.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from quant_core.errors import InputError
+from quant_core.layer import KINDS, Layer
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file.
+
+    Raises:
+        InputError: there is no such file, or it holds no rows.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    if not rows:
+        raise InputError(f"{path}: no rows; a header line and one row per figure are needed.")
+    return rows
+
+
+def need_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path) -> None:
+    """Refuse rows that lack a column.
+
+    Raises:
+        InputError: naming the missing columns.
+    """
+    missing = [each for each in columns if each not in rows[0]]
+    if missing:
+        raise InputError(f"{path}: columns {', '.join(missing)} are missing; given: {', '.join(rows[0])}.")
+
+
+def layer_of(row: Mapping[str, str]) -> Layer:
+    """Return the layer that a row describes.
+
+    Raises:
+        InputError: an unknown kind, or a size that is no whole number.
+    """
+    kind = row["kind"]
+    if kind not in KINDS:
+        raise InputError(f"row {dict(row)}: kind {kind!r}; legal: {', '.join(KINDS)}.")
+    try:
+        ci, co, k, size = (int(row[key]) for key in ("in_channels", "out_channels", "kernel", "in_size"))
+        stride = int(row.get("stride") or 1)
+        groups = ci if kind == "depthwise" else int(row.get("groups") or 1)
+        out = int(row.get("out_size") or -(-size // stride))
+    except ValueError as error:
+        raise InputError(f"row {dict(row)}: {error}.") from None
+    name = row.get("layer") or row.get("index") or f"{kind}_{ci}_{co}_{k}_{size}"
+    if kind in ("linear", "embedding"):
+        macs = ci * co * size if kind == "linear" else 0
+        return Layer(name, kind, ci, co, (co, ci), (size,), (size,), macs)
+    macs = out * out * co * ci // groups * k * k
+    shape = (co, ci // groups, k, k)
+    return Layer(name, kind, ci, co, shape, (size, size), (out, out), macs, (k, k), (stride, stride), (1, 1), groups)
+
+
+def read_layers(path: Path) -> tuple[Layer, ...]:
+    """Return the distinct layers of a CSV file, in order.
+
+    Raises:
+        InputError: the file is missing, lacks columns, or holds a row that is no layer.
+    """
+    rows = read_rows(path)
+    need_columns(rows, ("kind", "in_channels", "out_channels", "kernel", "in_size"), path)
+    return tuple({each.name: each for each in map(layer_of, rows)}.values())

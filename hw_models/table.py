@@ -1,0 +1,248 @@
+"""`CostTable`: the cost of every choice of every layer, computed once; a policy's cost is then a gather and a sum."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.models import FloatArray, IntArray, LayerCost, Modes
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy
+from quant_core.spec import QuantSpec
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+PEAK = frozenset({"peak_activation_bytes"})
+_CHUNK = 2048
+_SMALL = 32
+
+
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """Cost of L layers under their choices on one device.
+
+    Metrics are in SI units. `latency_s` and `energy_j` are for one pass of `batch` examples; `macs`, `bit_ops` and
+    `peak_activation_bytes` are per example; `weight_bytes` counts the weights with all their metadata, not the biases.
+
+    Attributes:
+        device: name of the device.
+        batch: examples of one pass.
+        layers: [L] in network order.
+        choices: per layer its choices, as `Space.layer_choices` orders them.
+        values: metric -> [L, K], K the most choices of any layer; padded with inf.
+        peak: metrics whose total is the max over layers; the others are summed.
+        limits: metric -> hard limit of the device.
+        details: per layer what the model gave: [K] arrays of time and energy by part, for one call.
+    """
+
+    device: str
+    batch: int
+    layers: tuple[Layer, ...]
+    choices: tuple[tuple[LayerPolicy, ...], ...]
+    values: Mapping[str, FloatArray]
+    limits: Mapping[str, float]
+    details: tuple[LayerCost, ...]
+    peak: frozenset[str] = field(default=PEAK)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics this device gives."""
+        return tuple(self.values)
+
+    @cached_property
+    def _flat(self) -> FloatArray:
+        """[M, L * K]: all metrics as rows."""
+        return np.stack([self.values[metric].ravel() for metric in self.values])
+
+    @cached_property
+    def _offsets(self) -> IntArray:
+        """[L]: where each layer's row begins in `_flat`."""
+        return np.arange(len(self.layers), dtype=np.int64) * self._width
+
+    @property
+    def _width(self) -> int:
+        return max(map(len, self.choices))
+
+    @cached_property
+    def _reduce(self) -> tuple[np.ufunc, ...]:
+        return tuple(np.maximum if metric in self.peak else np.add for metric in self.values)
+
+    def cost(self, index: NDArray[np.int64]) -> dict[str, FloatArray]:
+        """Return every metric of policies [N, L] (indices into `choices`) as arrays [N].
+
+        Layers are added in network order, so a batch equals the plain sum of a loop over layers bit for bit.
+
+        Raises:
+            InputError: the index array has the wrong shape.
+        """
+        if index.ndim != 2 or index.shape[1] != len(self.layers):
+            raise InputError(f"index array of shape {index.shape} given; [N, {len(self.layers)}] is needed: one column per layer.")
+        if len(index) <= _SMALL:
+            picked = self._flat.take(index + self._offsets, axis=1)
+            return {
+                metric: reduce.accumulate(picked[m], axis=1)[:, -1]
+                for m, (metric, reduce) in enumerate(zip(self.values, self._reduce, strict=True))
+            }
+        found = np.empty((len(self.values), len(index)))
+        for start in range(0, len(index), _CHUNK):
+            found[:, start : start + _CHUNK] = self._chunk(index[start : start + _CHUNK])
+        return dict(zip(self.values, found, strict=True))
+
+    def _chunk(self, index: NDArray[np.int64]) -> FloatArray:
+        """Cost a batch that fits the cache: [N, L] -> [M, N]."""
+        columns = np.ascontiguousarray((index + self._offsets).T)
+        found = np.empty((len(self.values), len(index)))
+        scratch = np.empty(len(index))
+        for row, total, reduce in zip(self._flat, found, self._reduce, strict=True):
+            row.take(columns[0], out=total, mode="clip")
+            for column in columns[1:]:
+                reduce(total, row.take(column, out=scratch, mode="clip"), out=total)
+        return found
+
+    @cached_property
+    def _lookup(self) -> tuple[dict[LayerPolicy, int], ...]:
+        return tuple({choice: k for k, choice in enumerate(choices)} for choices in self.choices)
+
+    def index(self, policy: Mapping[str, LayerPolicy]) -> NDArray[np.int64]:
+        """Return the index row [L] of a policy.
+
+        Raises:
+            InputError: a layer is missing or takes a choice that the table was not built for.
+        """
+        row = np.empty(len(self.layers), dtype=np.int64)
+        for position, (layer, lookup) in enumerate(zip(self.layers, self._lookup, strict=True)):
+            choice = policy.get(layer.name)
+            if choice is None or choice not in lookup:
+                listed = ", ".join(map(str, self.choices[position][:4]))
+                raise InputError(f"layer {layer.name!r}: {choice} is not in this table; it holds {listed}, ...")
+            row[position] = lookup[choice]
+        return row
+
+    def totals(self, policy: Mapping[str, LayerPolicy]) -> dict[str, float]:
+        """Return every metric of one policy.
+
+        Raises:
+            InputError: a layer is missing or takes a choice that the table was not built for.
+        """
+        return {metric: float(value[0]) for metric, value in self.cost(self.index(policy)[None]).items()}
+
+    def excess(self, policy: Mapping[str, LayerPolicy]) -> tuple[str, ...]:
+        """Return one sentence per hard limit of the device that `policy` breaks, naming the layer that needs most."""
+        row, totals = self.index(policy), self.totals(policy)
+        found = []
+        for metric, limit in self.limits.items():
+            if totals[metric] > limit:
+                column = self.values[metric][np.arange(len(row)), row]
+                worst = self.layers[int(column.argmax())].name
+                found.append(f"{metric} {totals[metric]:.0f} is over the {limit:.0f} of {self.device}; layer {worst!r} needs most.")
+        return tuple(found)
+
+    def explain(self, policy: Mapping[str, LayerPolicy]) -> list[dict[str, Any]]:
+        """Return per layer its choice, every metric, and where time and energy go (compute, memory, stall; energy by part).
+
+        Raises:
+            InputError: a layer is missing or takes a choice that the table was not built for.
+        """
+        rows = []
+        for position, k in enumerate(self.index(policy)):
+            layer, detail, calls = self.layers[position], self.details[position], self.layers[position].calls
+            choice = self.choices[position][k]
+            row: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "weight": str(choice.weight)}
+            row["activation"] = str(choice.activation)
+            row |= {metric: float(values[position, k]) for metric, values in self.values.items()}
+            if detail.compute_s is not None and detail.latency_s is not None:
+                row["compute_s"] = float(detail.compute_s[k] * calls)
+                row["stall_s"] = float((detail.latency_s[k] - detail.compute_s[k]) * calls)
+            if detail.memory_s is not None:
+                row["memory_s"] = float(detail.memory_s[k] * calls)
+            row["energy_parts_j"] = {part: float(values[k] * calls) for part, values in detail.energy_j.items()}
+            row["note"] = detail.note
+            rows.append(row)
+        return rows
+
+
+def build(device: "Device", layers: Sequence[Layer], choices: Mapping[str, Sequence[LayerPolicy]]) -> CostTable:
+    """Cost every choice of every layer.
+
+    Raises:
+        InputError: a choice that the device cannot run, naming the layer and what is legal; every such layer at once.
+    """
+    missing = [each.name for each in layers if not choices.get(each.name)]
+    if missing or not layers:
+        raise InputError(f"no choices given for layers {', '.join(missing) or '(there are no layers)'}; give at least one each.")
+    listed = tuple(tuple(choices[each.name]) for each in layers)
+    modes = _legal_modes(device, layers, listed)
+    cost_layer = device.model.build(device)
+    details = tuple(cost_layer(each, mode) if each.calls else LayerCost() for each, mode in zip(layers, modes, strict=True))
+    width = max(map(len, listed))
+    rows = [_metrics(*each) for each in zip(layers, modes, details, strict=True)]
+    called = [row for row, each in zip(rows, layers, strict=True) if each.calls] or rows
+    values = {metric: np.full((len(layers), width), np.inf) for metric in called[0]}
+    for position, row in enumerate(rows):
+        for metric, matrix in values.items():
+            matrix[position, : len(listed[position])] = row.get(metric, 0.0)
+    return CostTable(device.name, device.batch, tuple(layers), listed, values, _limits(device), details)
+
+
+def _legal_modes(device: "Device", layers: Sequence[Layer], listed: Sequence[tuple[LayerPolicy, ...]]) -> list[Modes]:
+    """Return the modes of every layer; a layer that is never called may take anything."""
+    modes, faults = [], []
+    for layer, choices in zip(layers, listed, strict=True):
+        legal = device.legal(layer)
+        codes = [legal.run_as(choice) if layer.calls else ("float", "float") for choice in choices]
+        illegal = [str(choice) for choice, code in zip(choices, codes, strict=True) if code is None]
+        if illegal:
+            more = f" (and {len(illegal) - 1} more)" if len(illegal) > 1 else ""
+            faults.append(f"layer {layer.name!r} ({layer.kind}): {device.name} cannot run {illegal[0]}{more}; legal: {legal}.")
+        pairs = [code for code in codes if code is not None]
+        bits = {choice.weight: float(choice.weight.storage_bits(layer.weight_shape, layer.channel_axis)) for choice in choices}
+        stored = np.array([bits[choice.weight] for choice in choices])
+        modes.append(Modes(choices, tuple(w for w, _ in pairs), tuple(a for _, a in pairs), stored))
+    if faults:
+        raise InputError("\n".join(faults))
+    return modes
+
+
+def _metrics(layer: Layer, modes: Modes, detail: LayerCost) -> dict[str, FloatArray]:
+    """Return metric -> [K] for one layer: the counts that every device gives, and what the model gives."""
+    count = len(modes.policies)
+    w_bits = np.array([each.weight.bits for each in modes.policies], dtype=np.float64)
+    a_bits = np.array([each.activation.bits for each in modes.policies], dtype=np.float64)
+    stored = np.array([stored_bits(each.activation) for each in modes.policies])
+    found = {
+        "weight_bytes": modes.weight_bits / 8,
+        "peak_activation_bytes": live_elements(layer) * stored / 8 if layer.calls else np.zeros(count),
+        "macs": np.full(count, float(layer.macs)),
+        "bit_ops": layer.macs * w_bits * a_bits,
+    }
+    if detail.latency_s is not None:
+        found["latency_s"] = detail.latency_s * layer.calls
+    if detail.energy_j:
+        found["energy_j"] = np.sum(list(detail.energy_j.values()), axis=0) * layer.calls
+    return found
+
+
+def stored_bits(spec: QuantSpec) -> float:
+    """Return the bits that one more element of an activation takes, with its share of the scales of blocks."""
+    block = spec.block or 1
+    return (spec.storage_bits((1, 2 * block)) - spec.storage_bits((1, block))) / block
+
+
+def live_elements(layer: Layer) -> int:
+    """Return the activation elements alive while a layer runs: input, output and residual branches; depthwise works in place.
+
+    All are counted at the bits of the layer's own input activation.
+    """
+    ends = (layer.in_elements, layer.out_elements)
+    return (max(ends) if layer.kind == "depthwise" else sum(ends)) + layer.live_elements
+
+
+def _limits(device: "Device") -> dict[str, float]:
+    limits = device.file.constraints
+    named = {"peak_activation_bytes": limits.sram_bytes, "weight_bytes": limits.flash_bytes} if limits else {}
+    return {metric: limit for metric, limit in named.items() if limit is not None}
