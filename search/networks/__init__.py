@@ -1,0 +1,1 @@
+"""Networks that bitfront trains or loads itself: plain torch modules, no quantization in them."""

@@ -1,0 +1,75 @@
+"""The table of tasks and the one way to get a `Task`: by a name of the table or a user's own `package.module:function`. Free of torch."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.registry import resolve, suggest
+
+if TYPE_CHECKING:
+    from search.task import Task
+
+TASKS: Mapping[str, str] = {
+    "digits": "search.tasks.digits:digits",
+}
+
+_SPLITS = ("train", "calib", "valid", "test")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def load(name: str, options: Mapping[str, object]) -> "Task":
+    """Build a task.
+
+    Args:
+        name: an entry of `TASKS`, or `package.module:function` where the function takes keyword options and returns a `Task`.
+        options: passed to the function by name.
+
+    Returns:
+        The task, its model in eval mode, none of its splits empty.
+
+    Raises:
+        InputError: unknown name, an option that the function does not take or misses, or what came back is no complete task.
+        BitfrontError: the function raised; the message names it and says what it raised.
+    """
+    function = resolve(TASKS, "task", name)
+    if not callable(function):
+        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.task.Task.")
+    _check_options(name, function, options)
+    try:
+        made: object = function(**options)
+    except BitfrontError:
+        raise
+    except Exception as error:
+        raise BitfrontError(f"task {name!r} failed with {type(error).__name__}: {error}") from error
+    return _checked(name, made)
+
+
+def _check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
+    listing = ", ".join(str(parameter) for parameter in known.values()) or "none"
+    for key in options:
+        if key not in known:
+            raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, known)}")
+    missing = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise InputError(f"task {name!r} needs the option {', '.join(missing)}; its options: {listing}.")
+
+
+def _checked(name: str, made: object) -> "Task":
+    from search.task import Task
+
+    if not isinstance(made, Task):
+        raise InputError(f"task {name!r} returned a {type(made).__name__}; it must return a search.task.Task.")
+    for split in _SPLITS:
+        try:
+            empty = next(iter(getattr(made, split)), None) is None
+        except TypeError:
+            raise InputError(f"task {name!r}: its {split} is not iterable; give a list of (inputs, targets) batches.") from None
+        if empty:
+            raise InputError(f"task {name!r}: its {split} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
+    made.model.eval()
+    return made

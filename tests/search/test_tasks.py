@@ -1,0 +1,142 @@
+"""The table of tasks, its loader, and the embedded digits task."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from quant_core.errors import BitfrontError, InputError
+from search.task import Task
+from search.tasks import TASKS, load
+from search.tasks.cache import digest
+
+ROOT = Path(__file__).parents[2]
+
+
+def good(size: int = 4) -> Task:
+    data = [(torch.zeros(size, 3), torch.zeros(size, dtype=torch.int64))]
+    return Task(nn.Linear(3, 2).train(), data, data, data, data)
+
+
+def no_test_split() -> Task:
+    return replace(good(), test=[])
+
+
+def endless() -> Task:
+    return replace(good(), calib=5)  # type: ignore[arg-type]
+
+
+def raises() -> Task:
+    raise KeyError("pixels")
+
+
+def refuses() -> Task:
+    raise InputError("put the files there.")
+
+
+def needs(path: str, *, other: int = 1) -> Task:
+    return good()
+
+
+def not_a_task() -> int:
+    return 3
+
+
+NOT_CALLABLE = 7
+HERE = "test_tasks_own"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BITFRONT_CACHE", str(folder))
+        yield folder
+
+
+def test_own_task_gets_its_options_and_is_put_in_eval_mode() -> None:
+    task = load(f"{HERE}:good", {"size": 2})
+    assert len(next(iter(task.test))[1]) == 2
+    assert not task.model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("digit", {}, InputError, r"unknown task 'digit'; known: .*digits.* Did you mean 'digits'\?.*package.module:function|attribute"),
+        ("digits", {"sed": 1}, InputError, r"has no option 'sed'; its options: seed: int = 0, .* Did you mean 'seed'\?"),
+        (f"{HERE}:needs", {}, InputError, r"needs the option path; its options: path: str, other: int = 1"),
+        (f"{HERE}:not_a_task", {}, InputError, "returned a int; it must return a search.task.Task"),
+        (f"{HERE}:NOT_CALLABLE", {}, InputError, "is a int, not a function"),
+        (f"{HERE}:no_test_split", {}, InputError, "its test is empty; every one of train, calib, valid, test"),
+        (f"{HERE}:endless", {}, InputError, "its calib is not iterable"),
+        (f"{HERE}:raises", {}, BitfrontError, f"task '{HERE}:raises' failed with KeyError: 'pixels'"),
+        (f"{HERE}:refuses", {}, InputError, r"^put the files there.$"),
+        (f"{HERE}:missing", {}, InputError, "has no 'missing'"),
+        ("digits", {"calib_size": 0}, InputError, "calib_size = 0: give a whole number from 1 to 898"),
+        ("digits", {"test_size": 601}, InputError, "test_size = 601: give a whole number from 1 to 600"),
+        ("digits", {"valid_size": "all"}, InputError, "valid_size = 'all': give a whole number from 1 to 299"),
+    ],
+)
+def test_bad_tasks_are_refused(name: str, options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as raised:
+        load(name, options)
+    assert isinstance(raised.value, InputError) == (error is InputError)
+
+
+def test_the_table_is_free_of_torch() -> None:
+    code = "import search.tasks, sys; sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_entry_of_the_table_is_a_documented_function_with_defaults(name: str) -> None:
+    import inspect
+
+    from quant_core.registry import resolve
+
+    function = resolve(TASKS, "task", name)
+    assert inspect.isfunction(function)
+    assert function.__doc__
+    assert all(p.default is not inspect.Parameter.empty for p in inspect.signature(function).parameters.values())
+    assert inspect.signature(function).return_annotation in (Task, "Task")
+
+
+def accuracy(task: Task, split: str) -> float:
+    with torch.no_grad():
+        return float(torch.cat([task.score(task.model(x), y) for x, y in getattr(task, split)]).mean())
+
+
+def test_digits_is_accurate_split_without_overlap_and_of_the_stated_size(cached: Path) -> None:
+    task = load("digits", {"calib_size": 100, "valid_size": 50})
+    counts = {split: sum(len(y) for _, y in getattr(task, split)) for split in ("train", "calib", "valid", "test")}
+    assert counts == {"train": 898, "calib": 100, "valid": 50, "test": 600}
+    assert accuracy(task, "test") > 0.95
+    images = {split: {x.numpy().tobytes() for batch, _ in getattr(task, split) for x in batch} for split in counts}
+    assert images["calib"] <= images["train"]
+    assert not images["train"] & images["test"]
+    assert not images["valid"] & (images["train"] | images["test"])
+    weights = [m.weight for m in task.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(weights) == 9
+    assert sum(w.numel() for w in weights) == 30_592
+    assert len(list(cached.glob("digits-*.safetensors"))) == 1
+
+
+def test_digits_trains_to_the_same_weights_again_and_to_others_by_another_seed(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = digest(load("digits", {}).model.state_dict())
+    state = torch.random.get_rng_state()
+    other = digest(load("digits", {"seed": 1}).model.state_dict())
+    assert torch.equal(torch.random.get_rng_state(), state), "training must not disturb the process's random numbers"
+    monkeypatch.setenv("BITFRONT_CACHE", str(cached / "anew"))
+    assert digest(load("digits", {}).model.state_dict()) == first
+    assert other != first
