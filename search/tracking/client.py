@@ -1,0 +1,105 @@
+"""The connection to MLflow: opening a store safely, experiments, and errors without credentials. Imports mlflow: load it late."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from quant_core.errors import BitfrontError, InputError
+from search.tracking.names import QUIET, redact
+
+for _name, _value in QUIET.items():  # before mlflow is imported: it reads them then
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+__all__ = ["Metric", "MlflowClient", "Param", "RunTag", "ViewType", "connect", "experiment_id", "explain", "is_permanent", "reported"]
+
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+
+
+def connect(uri: str, folder: Path) -> MlflowClient:
+    """Open a tracking store, creating its tables where it is new.
+
+    Two processes that create the tables of one SQLite file at a time break it for good, so this happens under a lock in `folder`.
+
+    Raises:
+        BitfrontError: the store cannot be reached.
+    """
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if uri.startswith(("file:", "/", ".")) or "://" not in uri:
+        raise InputError(f"tracking uri {redact(uri)!r} given; write sqlite:///FILE.db, http(s)://HOST or postgresql://...")
+    with _locked(folder / "mlflow.lock"), reported(uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+    """Return the id of an experiment, creating it where it is new; its artifacts lie next to a SQLite file.
+
+    Raises:
+        InputError: the experiment was deleted.
+        BitfrontError: the store cannot be reached.
+    """
+    with reported(uri):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return client.create_experiment(name, artifact_location=_artifact_root(uri, name))
+            except MlflowException:  # somebody else created it meanwhile
+                found = client.get_experiment_by_name(name)
+    if found is None:
+        raise BitfrontError(f"cannot create the MLflow experiment {name!r} at {redact(uri)}.")
+    if found.lifecycle_stage != "active":
+        raise InputError(f"the MLflow experiment {name!r} was deleted; restore it in the MLflow UI or choose another [track] experiment.")
+    return str(found.experiment_id)
+
+
+def explain(error: BaseException) -> str:
+    """Return the first line of an error, short and without credentials."""
+    return redact(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Tell whether sending the same again cannot help (the store refused it), as against a store that is away."""
+    return isinstance(error, MlflowException) and error.error_code in _REFUSALS
+
+
+@contextmanager
+def reported(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into one readable error."""
+    try:
+        yield
+    except (BitfrontError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise BitfrontError(f"MLflow at {redact(uri)} failed: {explain(error)}. Is the address right and the server running?") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise BitfrontError(f"cannot write {path}: {error.strerror}; make its folder writable or start elsewhere.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _artifact_root(uri: str, experiment: str) -> str | None:
+    """Where a new experiment keeps its files; None leaves it to the server."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    base = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
+    return f"{(base.resolve() / 'mlartifacts').as_uri()}/{quote(experiment, safe='')}"

@@ -1,0 +1,116 @@
+"""The local journal of a sweep: what is recorded is here at once, and from here it goes to MLflow. Free of mlflow."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from quant_core.errors import BitfrontError, InputError
+from search.tracking.codec import Json, dumps
+
+FOLDER = Path(".bitfront")
+
+
+class Spool:
+    """Append-only lines of JSON in `<folder>/<run_id>.jsonl`, and in `.sent` how many bytes of them MLflow has.
+
+    One process at a time holds a sweep's spool. A line half written when the machine lost power is dropped by the next holder.
+    """
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self.path = folder / f"{run_id}.jsonl"
+        self.files = folder / run_id
+        self._sent_path = folder / f"{run_id}.sent"
+        self._handle = -1
+
+    def acquire(self) -> None:
+        """Take the spool for this process, making it where it is absent.
+
+        Raises:
+            InputError: another process holds it.
+            BitfrontError: the folder cannot be written.
+        """
+        if not self.try_acquire():
+            raise InputError(f"another process is writing this sweep ({self.path} is held); stop that one first.")
+
+    def try_acquire(self) -> bool:
+        """Take the spool unless another process holds it; tell whether it was taken."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise BitfrontError(f"cannot write {self.path}: {error.strerror}; make its folder writable or start elsewhere.") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        if not self.path.exists() or os.fstat(handle).st_ino != self.path.stat().st_ino:  # its last holder removed it meanwhile
+            os.close(handle)
+            return self.try_acquire()
+        self._handle = handle
+        os.ftruncate(handle, self._complete())
+        return True
+
+    def _complete(self) -> int:
+        """Bytes up to the end of the last whole line."""
+        return self.path.read_bytes().rfind(b"\n") + 1
+
+    def append(self, line: Json) -> None:
+        """Write one line; it survives the death of this process from here on, and of the machine from the next `sync`."""
+        data = (dumps(line) + "\n").encode()
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except OSError as error:
+            raise BitfrontError(f"cannot write {self.path}: {error.strerror}; free some space there, then resume the sweep.") from None
+
+    def sync(self) -> None:
+        """Force the lines to the disk."""
+        os.fsync(self._handle)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that MLflow has."""
+        return int(self._sent_path.read_text()) if self._sent_path.exists() else 0
+
+    def mark_sent(self, offset: int) -> None:
+        """Note that MLflow has everything up to `offset`. Losing this note costs a replay, which changes nothing."""
+        temporary = self._sent_path.with_suffix(".tmp")
+        temporary.write_text(str(offset))
+        temporary.replace(self._sent_path)
+
+    def unsent(self, limit: int | None = None) -> tuple[list[Json], int]:
+        """Return up to `limit` whole lines that MLflow does not have yet, and the offset behind them."""
+        lines: list[Json] = []
+        if not self.path.exists():
+            return lines, 0
+        end = self.sent
+        with self.path.open("rb") as file:
+            file.seek(end)
+            for raw in file:
+                if not raw.endswith(b"\n") or (limit is not None and len(lines) == limit):
+                    break
+                lines.append(json.loads(raw))
+                end += len(raw)
+        return lines, end
+
+    def keep_file(self, name: str, content: bytes) -> Path:
+        """Keep the content of an artifact until it is sent; the latest content of a name wins."""
+        target = self.files / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_bytes(content)
+        return temporary.replace(target)
+
+    def release(self, *, remove: bool) -> None:
+        """Let go of the spool; `remove` deletes it first, once MLflow has everything."""
+        if remove:
+            for path in sorted(self.files.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            if self.files.is_dir():
+                self.files.rmdir()
+            self._sent_path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+        os.close(self._handle)
+        self._handle = -1

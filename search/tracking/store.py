@@ -1,0 +1,168 @@
+"""`Store`: writes lines of the spool to MLflow. Every line may be written again; nothing is then changed or doubled."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from search.tracking import names
+from search.tracking.client import Metric, MlflowClient, Param, RunTag
+from search.tracking.codec import Json, to_tags
+
+STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class Store:
+    """One sweep's runs in MLflow.
+
+    Args:
+        client, experiment_id: where.
+        sweep: its name and its parent run's id.
+        children: trial number -> run id, of the trials that MLflow has.
+        shown: `front` (trial numbers) and `knee` as MLflow shows them.
+    """
+
+    def __init__(
+        self, client: MlflowClient, experiment_id: str, sweep: tuple[str, str], children: Mapping[int, str], shown: Json | None
+    ) -> None:
+        self._client, self._experiment_id = client, experiment_id
+        self._sweep, self._run_id = sweep
+        self._children = dict(children)
+        self._front = frozenset(shown["front"] if shown else ())
+        self._knee = shown["knee"] if shown else -1
+        self._unsure = False
+
+    def apply(self, lines: Sequence[Json], files: Path) -> None:
+        """Write lines in order; the last front in them is the one that is tagged, the last content of an artifact the one that is sent."""
+        fronts = [line for line in lines if line["op"] == "front"]
+        shown: Json = fronts[-1] if fronts else {"front": self._front, "knee": self._knee}
+        volumes: dict[int, float] = {line["trial"]: line["hypervolume"] for line in fronts}
+        last_use = {line["name"]: i for i, line in enumerate(lines) if line["op"] == "artifact"}
+        ended: set[int] = set()
+        try:
+            for i, line in enumerate(lines):
+                if line["op"] == "trial":
+                    number: int = line["trial"]["number"]
+                    self._trial(line, shown, volumes.get(number, float(line["hypervolume"])))
+                    ended.add(number)
+                elif line["op"] == "tags":
+                    self._batch(self._run_id, tags=line["tags"])
+                elif line["op"] == "params":
+                    self._batch(self._run_id, params=line["params"])
+                elif line["op"] == "artifact" and last_use[line["name"]] == i:
+                    self._artifact(files / line["name"], line["name"])
+                elif line["op"] == "status":
+                    self._status(line)
+            if fronts:
+                self._fronts(fronts, ended)
+        except Exception:
+            self._unsure = True  # a run may have been created although its answer was lost: look before creating the next
+            raise
+        self._unsure = False
+
+    def _trial(self, line: Json, shown: Json, hypervolume: float) -> None:
+        """Write one trial as a child run: create, one batch, end."""
+        trial, result = line["trial"], line["trial"]["result"]
+        number, end = trial["number"], line["time"]
+        tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
+        child = self._find(number)
+        if child is None:
+            tags |= {"mlflow.runName": f"{self._sweep}/{number:04d}"}
+            start = max(0, end - int(1000 * result["seconds"]))
+            child = self._client.create_run(self._experiment_id, start_time=start, tags=tags).info.run_id
+            self._children[number] = child
+            tags = {}
+        figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": hypervolume}
+        figures |= {f"{name}_test": value for name, value in trial["test"].items()}
+        params = {"searcher": trial["origin"], "policy": result["policy_id"]}
+        self._batch(child, metrics=[(key, value, end, 0) for key, value in figures.items()], params=params, tags=tags)
+        self._client.set_terminated(child, "FINISHED" if result["status"] == "ok" else "FAILED", end_time=end)
+
+    def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
+        result = trial["result"]
+        tags = {
+            names.KIND: "trial",
+            names.SWEEP: self._sweep,
+            names.TRIAL: str(trial["number"]),
+            names.UID: names.trial_uid(self._run_id, trial["number"]),
+            names.PARENT: self._run_id,
+            names.PARETO: _text(trial["number"] in shown["front"]),
+            names.KNEE: _text(trial["number"] == shown["knee"]),
+            names.STATUS: result["status"],
+            names.SEARCHER: trial["origin"],
+            names.COLOR: sweep_color(self._run_id),
+        }
+        return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
+
+    def _find(self, number: int) -> str | None:
+        if number not in self._children and self._unsure:
+            query = f"tags.`{names.UID}` = '{names.trial_uid(self._run_id, number)}'"
+            for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+                self._children[number] = run.info.run_id
+        return self._children.get(number)
+
+    def _fronts(self, fronts: Sequence[Json], ended: set[int]) -> None:
+        """Write the hypervolume curve, and the tags of trials that joined or left the front; `ended` were just written with theirs."""
+        last = fronts[-1]
+        new, knee = frozenset(last["front"]), last["knee"]
+        changed = (self._front ^ new) | ({self._knee, knee} if knee != self._knee else set())
+        for number in sorted(changed - ended):
+            if number in self._children:
+                self._batch(self._children[number], tags={names.PARETO: _text(number in new), names.KNEE: _text(number == knee)})
+        curve = []
+        for line in fronts:
+            step, time = line["step"], line["time"]
+            curve += [("hypervolume", line["hypervolume"], time, step), ("front_size", float(len(line["front"])), time, step)]
+            if line["trial"] not in ended and line["trial"] in self._children:
+                self._batch(self._children[line["trial"]], metrics=[("hypervolume", line["hypervolume"], time, 0)])
+            for key, policy in line["policies"].items():
+                if int(key) in new and int(key) in self._children:
+                    self._policy(self._children[int(key)], policy)
+        tags = to_tags(names.FRONT, {"front": sorted(new), "knee": knee})
+        for i in range(0, len(curve), 500):
+            self._batch(self._run_id, metrics=curve[i : i + 500], tags=tags)
+        self._front, self._knee = new, knee
+
+    def _policy(self, child: str, policy: Json) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "policy.json"
+            path.write_text(json.dumps(policy, indent=1))
+            self._client.log_artifact(child, str(path), "policy")
+
+    def _artifact(self, path: Path, name: str) -> None:
+        if path.exists():  # otherwise a replay: it was sent and removed
+            self._client.log_artifact(self._run_id, str(path), str(Path(name).parent) if "/" in name else None)
+
+    def _status(self, line: Json) -> None:
+        status = line["status"]
+        self._batch(self._run_id, tags={names.STATUS: status})
+        if status == "running":
+            self._client.update_run(self._run_id, "RUNNING")
+        else:
+            self._client.set_terminated(self._run_id, STATUSES[status], end_time=line["time"])
+
+    def _batch(
+        self,
+        run_id: str,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """One request: metrics as (name, value, time in ms, step). Figures that are not finite stay out of MLflow's charts."""
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(*each) for each in metrics if math.isfinite(each[1])],
+            params=[Param(key, value) for key, value in (params or {}).items()],
+            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+        )
+
+
+def _text(flag: bool) -> str:
+    return "true" if flag else "false"
+
+
+def sweep_color(run_id: str) -> str:
+    """Return the colour in which MLflow's charts draw a sweep: one of ten, chosen by its run id."""
+    palette = ("1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22")
+    return f"#{palette[int(run_id[:8], 16) % len(palette)]}"

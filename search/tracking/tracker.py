@@ -1,0 +1,232 @@
+"""`Tracker`: the record of a running sweep. Writing to it costs the driver a line in a local file; a thread carries it to MLflow."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quant_core.errors import BitfrontError, InputError
+from search.front import Row as FrontRow
+from search.front import front, front_rows
+from search.front import volume as hypervolume_of
+from search.record import SweepRecord, TrialRecord
+from search.tracking import names
+from search.tracking.client import connect, experiment_id, reported
+from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json
+from search.tracking.reading import Row, family, find_sweep, merged
+from search.tracking.spool import FOLDER, Spool
+from search.tracking.store import STATUSES, Store
+from search.tracking.writer import Writer
+
+log = logging.getLogger("bitfront.tracking")
+FLUSH_S = 60.0
+
+
+class Tracker:
+    """One process's hold on a sweep's record; made by `start` and `open_sweep`, let go by `finish`.
+
+    Attributes:
+        sweep: the header of the sweep; on a resumed one with the trials that were recorded before.
+        blocked_s: how long callers have waited in here so far.
+    """
+
+    def __init__(self, sweep: SweepRecord, spool: Spool, writer: Writer) -> None:
+        self.sweep = sweep
+        self.blocked_s = 0.0
+        self._spool, self._writer = spool, writer
+        self._layers = tuple(sweep.trials[0].policy) if sweep.trials else ()
+        self._numbers = {trial.number for trial in sweep.trials}
+        self._volume = hypervolume_of(sweep, front(sweep))
+        self._candidates = {trial.number: trial for trial in sweep.trials if trial.result.ok}
+        self._last = -1
+        self._front: tuple[int, ...] = ()
+        writer.start()
+
+    @property
+    def run_id(self) -> str:
+        """MLflow run id of the sweep's parent run."""
+        return self.sweep.run_id
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the background thread has spent writing to MLflow."""
+        return self._writer.busy_s
+
+    def record(self, trial: TrialRecord) -> None:
+        """Keep one ended trial. A trial recorded again (with its test figures) replaces what was there."""
+        start = time.perf_counter()
+        trial = replace(trial, result=replace(trial.result, reason=names.redact(trial.result.reason)))
+        lines: list[Json] = []
+        if not self._layers:
+            self._layers = tuple(trial.policy)
+            lines.append({"op": "tags", "tags": to_tags(names.LAYERS, list(self._layers))})
+        if trial.result.ok:
+            self._candidates[trial.number] = trial
+        self._numbers.add(trial.number)
+        self._last = trial.number
+        self._write(*lines, {"op": "trial", "trial": trial_to_json(trial, self._layers), "hypervolume": self._volume})
+        self.blocked_s += time.perf_counter() - start
+
+    def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
+        """Keep the front as it now is: tags of its members, their policies, the hypervolume, `front.json`.
+
+        A front of less hypervolume than the last one is a resumed sweep going through its past; it is passed over.
+
+        Raises:
+            InputError: a number was never recorded as a trial that ended well.
+        """
+        if hypervolume < self._volume:
+            return
+        start = time.perf_counter()
+        unknown = sorted(set(numbers) - set(self._candidates))
+        if unknown:
+            raise InputError(f"trials {unknown} given as the front, but they were not recorded as ended well; record them first.")
+        joined = [number for number in numbers if number not in self._front]
+        self._candidates = {number: self._candidates[number] for number in numbers}  # who has left the front never returns
+        self._front, self._volume = tuple(numbers), hypervolume
+        self._write(
+            {
+                "op": "front",
+                "front": list(numbers),
+                "knee": knee,
+                "hypervolume": hypervolume,
+                "trial": self._last,
+                "step": len(self._numbers),
+                "policies": {number: self._candidates[number].policy.to_json() for number in joined},
+            }
+        )
+        self.artifact(self._front_json(), "front.json")
+        self.blocked_s += time.perf_counter() - start
+
+    def _front_json(self) -> list[FrontRow]:
+        return front_rows(self.sweep, [self._candidates[number] for number in sorted(self._candidates)])
+
+    def artifact(self, content: Path | str | bytes | Mapping[str, object] | Sequence[object], name: str) -> None:
+        """Keep a file on the parent run: a path is copied, text and bytes are written, anything else becomes JSON."""
+        if isinstance(content, Path):
+            data = content.read_bytes()
+        elif isinstance(content, bytes):
+            data = content
+        else:
+            data = (content if isinstance(content, str) else json.dumps(content, indent=1)).encode()
+        self._spool.keep_file(name, data)
+        self._write({"op": "artifact", "name": name})
+
+    def table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
+        """Keep rows as a table that the MLflow UI shows (`mlflow.log_table`'s form; written whole, so a replay adds nothing)."""
+        columns = list(rows[0]) if rows else []
+        self.artifact({"columns": columns, "data": [[row[key] for key in columns] for row in rows]}, name)
+        self.tag({"mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"}])})
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags on the parent run; `mlflow.note.content` is its description."""
+        self._write({"op": "tags", "tags": dict(tags)})
+
+    def params(self, params: Mapping[str, str]) -> None:
+        """Set parameters on the parent run; MLflow lets none be changed later."""
+        self._write({"op": "params", "params": dict(params)})
+
+    def restart(self) -> None:
+        """Set the status back to running."""
+        self.sweep = replace(self.sweep, status="running")
+        self._write({"op": "status", "status": "running"})
+
+    def describe(self, sweep: SweepRecord) -> None:
+        """Replace the header, for example when the float network's test accuracy is known at the end."""
+        self.sweep = replace(sweep, run_id=self.run_id, trials=self.sweep.trials)
+        self.tag(to_tags(names.RECORD, sweep_to_json(self.sweep)))
+
+    def finish(self, status: str, timeout_s: float = FLUSH_S) -> bool:
+        """Set the status (finished, stopped, failed), send the rest and let go; tell whether MLflow has everything.
+
+        Waits while MLflow takes records, and `timeout_s` while it does not. What it then does not have stays in the spool, and the next
+        `resume` or `front` sends it.
+
+        Raises:
+            InputError: unknown status.
+        """
+        if status not in STATUSES:
+            raise InputError(f"status {status!r} given; known: {', '.join(STATUSES)}.")
+        self._write({"op": "status", "status": status})
+        self._spool.sync()
+        return self.close(timeout_s)
+
+    def close(self, timeout_s: float = FLUSH_S) -> bool:
+        """Send the rest and let go without a change of status; waits as long as it goes on, and `timeout_s` when it does not."""
+        complete = self._writer.close(timeout_s)
+        if not complete:
+            log.warning("MLflow does not have all of sweep %s yet; the rest is kept in %s.", self.sweep.name, self._spool.path)
+        self._spool.release(remove=complete)
+        return complete
+
+    def _write(self, *lines: Json) -> None:
+        now = time.time_ns() // 1_000_000
+        for line in lines:
+            self._spool.append(line | {"time": now})
+        self._writer.wake()
+
+
+def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[str, object], spool: Path = FOLDER) -> Tracker:
+    """Create a sweep's parent run and begin its record.
+
+    Args:
+        uri: MLflow tracking uri; tables and experiment are created where they are new.
+        experiment_name: one MLflow experiment holds many sweeps.
+        sweep: the header; its `run_id` and `trials` are not read. Credentials in the experiment's text are blanked out.
+        params: shown on the parent run: searcher, device, task, seed, ...
+        spool: folder of the local journal.
+
+    Raises:
+        BitfrontError: the store cannot be reached or the spool not be written.
+    """
+    client = connect(uri, spool)
+    where = experiment_id(client, experiment_name, uri)
+    header = replace(sweep, experiment=names.redact(sweep.experiment), trials=(), status="running")
+    tags = {names.KIND: "sweep", names.SWEEP: sweep.name, names.STATUS: "running", "mlflow.runName": sweep.name}
+    tags |= {names.SEARCHER: str(params["searcher"])} if "searcher" in params else {}
+    with reported(uri):
+        run_id = client.create_run(where, tags=tags | to_tags(names.RECORD, sweep_to_json(header))).info.run_id
+    journal = Spool(spool, run_id)
+    journal.acquire()
+    tracker = Tracker(replace(header, run_id=run_id), journal, Writer(journal, Store(client, where, (sweep.name, run_id), {}, None)))
+    shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
+    tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
+    tracker.artifact(header.experiment, "experiment.toml")
+    return tracker
+
+
+def open_sweep(uri: str, experiment_name: str | None, ref: str, spool: Path = FOLDER) -> Tracker:
+    """Take up the record of a stopped or killed sweep; what the spool still holds is sent first. `tracker.sweep` has its trials.
+
+    Raises:
+        InputError: no such sweep, or another process is writing it.
+        BitfrontError: the store cannot be reached.
+    """
+    parent = find_sweep(uri, ref, experiment_name)
+    journal = Spool(spool, parent.run_id)
+    journal.acquire()
+    tracker = _resume(uri, parent, journal)
+    tracker.restart()
+    return tracker
+
+
+def send_rest(uri: str, parent: Row, journal: Spool) -> bool:
+    """Send what a dead writer left in the spool, which this process holds; tell whether MLflow now has it. Never raises."""
+    try:
+        return _resume(uri, parent, journal).close(timeout_s=10.0)
+    except BitfrontError as error:
+        log.warning("%s What is in %s is sent later.", error, journal.path)
+        journal.release(remove=False)
+        return False
+
+
+def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:
+    """Build the tracker of a sweep whose spool this process holds."""
+    client = connect(uri, journal.path.parent)
+    parent, children = family(uri, parent)
+    sweep = merged(parent, children, journal.unsent()[0])
+    known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
+    store = Store(client, parent.experiment_id, (sweep.name, parent.run_id), known, from_tags(parent.tags, names.FRONT))
+    return Tracker(sweep, journal, Writer(journal, store))
