@@ -10,6 +10,7 @@ from torch import Tensor
 from quant_core.clipping import divergence, kernels
 from quant_core.clipping.kernels import F32
 from quant_core.spec import QuantSpec
+from quant_core.statistics import TensorStatistics
 
 PERCENTILE = 99.99
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -30,6 +31,45 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     x = np.ascontiguousarray(blocks.detach().to("cpu", torch.float32).numpy())
     low, high = _ends(x, spec)
     return _tensor(low, blocks), _tensor(high, blocks)
+
+
+def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[float, float]:
+    """Return (lo, hi) of a tensor by the clipping of `spec`, from what one pass over the calibration batches kept of it.
+
+    As `ranges`, with two differences: a symmetric spec gives (0, hi) where no value was negative (codes 0 to 2^bits - 1), and
+    percentile, mse, octav and kl read the histogram, so they are exact to a bin.
+    """
+    unsigned = spec.symmetric and statistics.unsigned
+    if spec.clipping in ("minmax", "ema") or not statistics.count or statistics.low == statistics.high == 0.0:
+        ema = spec.clipping == "ema"
+        low, high = (statistics.ema_low, statistics.ema_high) if ema else (statistics.low, statistics.high)
+    elif spec.clipping == "percentile":
+        low, high = _histogram_percentile(statistics, spec.symmetric)
+    elif spec.clipping == "kl":
+        levels = 2 ** (spec.bits if unsigned else max(spec.bits - 1, 1))
+        counts = statistics.magnitudes()[None]
+        top = float(divergence.thresholds(counts, np.array([statistics.width]), levels)[0])
+        low, high = max(statistics.low, -top), min(statistics.high, top)
+    else:
+        values, weights = (each[None] for each in statistics.points())
+        search = _WEIGHTED[spec.clipping]
+        low, high = (float(end[0]) for end in search(values, spec, weights, unsigned))
+    top = max(-low, high)
+    if spec.symmetric and not unsigned:
+        return -top, top
+    return min(low, 0.0) + 0.0, max(high, 0.0)
+
+
+def _histogram_percentile(statistics: TensorStatistics, symmetric: bool) -> tuple[float, float]:
+    """Outer edges of the bins that hold the nearest rank of the magnitudes, or of each side; cut at what was seen."""
+    rank = max(np.floor(PERCENTILE / 100.0 * statistics.count + 0.5), 1.0)
+    half = len(statistics.counts) // 2
+    if symmetric:
+        top = (int(np.searchsorted(np.cumsum(statistics.magnitudes()), rank)) + 1) * statistics.width
+        return max(statistics.low, -top), min(statistics.high, top)
+    right = (int(np.searchsorted(np.cumsum(statistics.counts), rank)) + 1 - half) * statistics.width
+    left = (half - int(np.searchsorted(np.cumsum(statistics.counts[::-1]), rank)) - 1) * statistics.width
+    return max(statistics.low, left), min(statistics.high, right)
 
 
 def _tensor(ends: NDArray[np.float64], like: Tensor) -> Tensor:
@@ -73,7 +113,7 @@ def _rank(x: F32) -> NDArray[np.float64]:
     return ranked
 
 
-def _mse(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
+def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ends:
     """Least squared error: a grid of scales (times zero points), each with its least-squares scale, then a local search."""
     codes, w = 2.0**spec.bits - 1.0, _ones(x) if w is None else w
     if not spec.symmetric:
@@ -81,7 +121,7 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
         kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
         scale, zero = found.T
         return -zero * scale, (codes - zero) * scale
-    high, scales = np.floor(codes / 2.0), np.zeros(len(x))
+    high, scales = codes if unsigned else np.floor(codes / 2.0), np.zeros(len(x))
     if spec.scale == "e8m0":
         kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
@@ -90,9 +130,11 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
     return -ends, ends
 
 
-def _octav(x: F32, spec: QuantSpec, w: F32 | None = None) -> Ends:
+def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ends:
+    """Equation 7 of OCTAV; for unsigned and affine ranges with its noise of (hi - lo)."""
+    symmetric = spec.symmetric and not unsigned
     found = np.zeros((len(x), 2))
-    kernels.over_rows(kernels.octav, x, _ones(x) if w is None else w, 4.0**-spec.bits, spec.symmetric, found)
+    kernels.over_rows(kernels.octav, x, _ones(x) if w is None else w, 4.0**-spec.bits, symmetric, found)
     return found[:, 0], found[:, 1]
 
 
@@ -114,3 +156,4 @@ _METHODS: dict[str, Callable[[F32, QuantSpec], Ends]] = {
     "octav": _octav,
     "kl": _kl,
 }
+_WEIGHTED: dict[str, Callable[[F32, QuantSpec, F32, bool], Ends]] = {"mse": _mse, "octav": _octav}

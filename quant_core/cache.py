@@ -1,0 +1,59 @@
+"""A cache of tensors that never holds more than its limit of bytes, and counts what it does."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """What a cache has done so far: `bytes` is held now, the others are totals."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    bytes: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits per lookup; 0.0 before the first one."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else 0.0
+
+
+class TensorCache:
+    """Keeps the most recently used results within `limit` bytes; a result larger than the limit is returned but not kept."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.counts = CacheCounts()
+        self._entries: OrderedDict[Hashable, Tensors] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Tensors]) -> Tensors:
+        """Return the tensors under `key`, made by `make` where they are not held. They must not be written to."""
+        if key in self._entries:
+            self.counts.hits += 1
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        self.counts.misses += 1
+        made = make()
+        size = _bytes(made)
+        if size <= self.limit:
+            self._entries[key] = made
+            self.counts.bytes += size
+            while self.counts.bytes > self.limit:
+                _, dropped = self._entries.popitem(last=False)
+                self.counts.bytes -= _bytes(dropped)
+                self.counts.evictions += 1
+        return made
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
