@@ -2,6 +2,7 @@
 
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -58,6 +59,7 @@ app.add_typer(cli_devices.devices_app, name="devices")
 def main() -> None:
     """Run the command line: exit code 0, 1 (something failed) or 2 (bad usage or input); errors on one screen, without a traceback."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may lie in the working directory
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

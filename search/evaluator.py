@@ -14,6 +14,7 @@ from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
+from quant_core.size import average_bits
 from search.experiment import EvaluateSection
 from search.result import Result
 from search.task import Batch, Task
@@ -74,6 +75,10 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str,
 class Evaluator:
     """Evaluates policies of one network by post-training quantization.
 
+    Attributes:
+        calib: inputs of the calibration batches.
+        engine: the post-training engine, with its cache.
+
     Args:
         task: the network and its splits.
         layers: its layers, from `quant_core.trace.trace`.
@@ -84,18 +89,21 @@ class Evaluator:
         self._task = task
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
-        calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-        if not calib:
+        self._layers = list(layers)
+        self.calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+        if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
+        cache_bytes = section.cache_mib * 2**20
         self.engine = PostTraining(
-            task.model, list(layers), calib, calib[0], bias_correction=section.bias_correction, cache_bytes=section.cache_mib * 2**20
+            task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes
         )
 
     def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception."""
         start = time.perf_counter()
         try:
-            metrics, status, reason = measure(self.engine.apply(policy), self._valid, self._task), "ok", ""
+            metrics = measure(self.engine.apply(policy), self._valid, self._task) | average_bits(self._layers, policy)
+            status, reason = "ok", ""
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
         return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason)

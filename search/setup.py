@@ -12,8 +12,9 @@ from hw_models.device import Device
 from hw_models.table import CostTable
 from quant_core.errors import InputError
 from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, Policy
+from quant_core.policy import LayerPolicy
 from quant_core.registry import unknown
+from quant_core.size import float_bytes
 from quant_core.spec import FLOAT, parse
 from quant_core.trace import trace
 from search import tasks
@@ -32,7 +33,6 @@ class Setup:
     """Everything about a sweep that follows from its experiment alone.
 
     Attributes:
-        float_bytes: bytes of all float weights.
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
     """
 
@@ -43,13 +43,7 @@ class Setup:
     device: Device
     table: CostTable
     limits: Mapping[str, float]
-    float_bytes: float
     fingerprints: Mapping[str, str]
-
-    def cost(self, policy: Policy) -> dict[str, float]:
-        """Return every cost metric of one policy of the space."""
-        index = self.space.layer_index(np.asarray([self.space.values(policy)], dtype=np.int64))
-        return {metric: float(values[0]) for metric, values in self.table.cost(index).items()}
 
 
 def prepare(experiment: Experiment) -> Setup:
@@ -66,13 +60,12 @@ def prepare(experiment: Experiment) -> Setup:
     _check_objectives(experiment.device, table)
     limits = {name: _limit(name, limit, device, layers) for name, limit in experiment.device.budget.items()}
     _check_limits(limits, table, space)
-    float_bytes = sum(4.0 * each.weights for each in layers if not each.tied_to)
     prints = {
         "weights": _hash_tensors(task.model.state_dict().values()),
         "data": _hash_data(task),
         "space": _hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, float_bytes, prints)
+    return Setup(experiment, task, layers, space, device, table, limits, prints)
 
 
 def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
@@ -93,16 +86,6 @@ def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
     return space
-
-
-def uniform_policy(layers: Iterable[Layer], choice: LayerPolicy) -> Policy:
-    """Return the policy in which every called layer takes `choice` (the input of an embedding stays in float)."""
-    return Policy(
-        {
-            each.name: LayerPolicy() if not each.calls else LayerPolicy(choice.weight, FLOAT) if each.kind == "embedding" else choice
-            for each in layers
-        }
-    )
 
 
 def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
@@ -153,9 +136,9 @@ def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...]) -
     """Return a limit in SI units."""
     if not limit.of:
         return limit.value
-    policy = uniform_policy(layers, _REFERENCES[limit.of])
+    policy = rules.uniform_policy(layers, _REFERENCES[limit.of])
     if limit.of == "float" and name == "weight_bytes":
-        return limit.value * sum(4.0 * each.weights for each in layers if not each.tied_to)
+        return limit.value * float_bytes(layers)
     try:
         return limit.value * device.cost(layers, policy)[name]
     except InputError as error:

@@ -128,6 +128,12 @@ def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys(points))
 
 
+def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy) -> Policy:
+    """Return the policy in which every called layer takes `choice`; the input of an embedding stays in float."""
+    embedded = replace(choice, activation=FLOAT)
+    return Policy({each.name: LayerPolicy() if not each.calls else embedded if each.kind == "embedding" else choice for each in layers})
+
+
 def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:
     return tuple(dict.fromkeys(choice for each in space.dimensions if each.slot == slot for choice in each.choices)) or (FLOAT,)
 

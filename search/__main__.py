@@ -1,0 +1,5 @@
+"""`python -m search` is `bitfront`."""
+
+from search.cli import main
+
+main()

@@ -1,0 +1,28 @@
+"""The end of a sweep: the final front is judged once on the test split, and what people look at is written to the record."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from search.evaluator import Evaluator
+from search.record import SweepRecord
+from search.sweep import Sweep
+
+if TYPE_CHECKING:
+    from search.tracking import Tracker
+
+
+def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
+    """Measure the float network and every member of the front on the test split, once, and record it."""
+    if "accuracy_test" not in tracker.sweep.baseline:
+        tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
+        tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
+    for number in sweep.archive.numbers:
+        record = sweep.records[number]
+        if not record.test:
+            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test"))
+            tracker.record(sweep.records[number])
+
+
+def artifacts(record: SweepRecord, tracker: "Tracker") -> str:
+    """Write the figures and tables of a sweep into its record; return the link of the shared view of all fronts."""
+    raise NotImplementedError

@@ -1,0 +1,227 @@
+"""Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import cast
+
+import torch
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.policy import Policy
+from quant_core.registry import resolve
+from quant_core.size import float_bytes
+from search import tracking
+from search.closing import artifacts, judge
+from search.evaluator import Evaluator
+from search.experiment import Experiment
+from search.experiment_file import dumps, loads
+from search.interrupt import StopSignal
+from search.problem import Problem, Searcher
+from search.progress import LogMode, Progress
+from search.record import SweepRecord
+from search.result import Result
+from search.searchers import build
+from search.sensitivity import Sensitivity
+from search.setup import Setup, build_problem, prepare
+from search.sweep import Sweep
+
+BACKENDS: dict[str, str] = {"local": "search.local:run"}
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a backend is given beside the sweep.
+
+    Attributes:
+        experiment: plain data; a worker rebuilds everything from it.
+        evaluate: evaluates in this process: (policy, cost) -> result; never raises.
+        ended: to be called after every trial.
+        stopping: to be asked before every trial.
+    """
+
+    experiment: Experiment
+    evaluate: Callable[[Policy, Mapping[str, float]], Result]
+    ended: Callable[[], None]
+    stopping: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the wall time of a run went, in seconds, and what the caches saved."""
+
+    total_s: float
+    evaluation_s: float
+    search_s: float
+    tracking_s: float
+    test_s: float
+    sensitivity_evaluations: int
+    weight_cache: str
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """A sweep that came to its end, or to a stop.
+
+    Attributes:
+        record: everything, trials included.
+        spent: where the time went.
+        view: link into the MLflow UI, relative to where it is served.
+        complete: MLflow has every record (otherwise the rest waits in the spool).
+    """
+
+    record: SweepRecord
+    spent: Spent
+    view: str
+    complete: bool
+
+
+def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
+    """Run a new sweep.
+
+    Raises:
+        InputError: the experiment does not fit the network, the device or the data.
+        BitfrontError: the float network fails, or every trial failed.
+    """
+    begun = time.perf_counter()
+    ready = _ready(experiment)
+    baseline = {f"{name}_valid": value for name, value in ready.evaluator.float_metrics("valid").items()}
+    baseline["weight_bytes"] = float_bytes(ready.setup.layers)
+    problem = ready.problem(baseline)
+    searcher = _searcher(experiment, problem)
+    header = _header(ready.setup, problem, baseline)
+    tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
+    sweep = _sweep(ready.setup, problem, searcher, header, tracker)
+    return _finish(ready, sweep, tracker, begun, log)
+
+
+def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> Ended:
+    """Continue a stopped or killed sweep to its trial count.
+
+    Raises:
+        InputError: no such sweep, or weights, data or space are not those of the sweep.
+        BitfrontError: as `start`; or the searcher is not the one that was recorded.
+    """
+    begun = time.perf_counter()
+    recorded = tracking.read(uri, ref, experiment_name)
+    ready = _ready(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    _check_fingerprints(recorded, ready.setup)
+    problem = ready.problem(recorded.baseline)
+    searcher = _searcher(ready.setup.experiment, problem)
+    tracker = tracking.open(uri, experiment_name, recorded.run_id)
+    sweep = _sweep(ready.setup, problem, searcher, recorded, tracker)
+    sweep.replay(tracker.sweep.trials)
+    return _finish(ready, sweep, tracker, begun, log)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A setup with its evaluator and sensitivities."""
+
+    setup: Setup
+    evaluator: Evaluator
+    sensitivity: Sensitivity
+
+    def problem(self, baseline: Mapping[str, float]) -> Problem:
+        return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
+
+
+def _ready(experiment: Experiment) -> _Ready:
+    if experiment.run.threads:
+        torch.set_num_threads(experiment.run.threads)
+    setup = prepare(experiment)
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate)
+    key = repr((sorted(setup.fingerprints.items()), experiment.evaluate.calib, experiment.evaluate.bias_correction))
+    return _Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))
+
+
+def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
+    section = experiment.search
+    return build(section.searcher, problem, section.seed, section.trials, section.options)
+
+
+def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: "tracking.Tracker") -> Sweep:
+    section = setup.experiment.search
+    reference = tuple(header.reference[name] for name in header.objectives)
+    return Sweep(setup.space, problem, searcher, section.searcher, section.trials, reference, tracker)
+
+
+def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
+    """Return what is known of a sweep before its first trial.
+
+    The reference point of the hypervolume is 1 for the error and 1.05 times the dearest policy of the space for every cost.
+    """
+    experiment = setup.experiment
+    stamp = datetime.now().strftime("%m%d-%H%M%S")
+    name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
+    reference = {metric: 1.0 if metric == "error" else 1.05 * problem.dearest(metric) for metric in problem.objectives}
+    return SweepRecord(
+        name,
+        "",
+        dumps(experiment),
+        dict(setup.fingerprints),
+        problem.objectives,
+        dict(problem.limits),
+        reference,
+        dict(baseline),
+        "running",
+    )
+
+
+def _params(experiment: Experiment) -> dict[str, object]:
+    search = experiment.search
+    return {
+        "task": experiment.task.name,
+        "device": experiment.device.name,
+        "searcher": search.searcher,
+        "trials": search.trials,
+        "seed": search.seed,
+        "fidelity": experiment.evaluate.fidelity,
+        "backend": experiment.run.backend,
+    }
+
+
+def _check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
+    changed = [name for name, print_ in recorded.fingerprints.items() if setup.fingerprints.get(name) != print_]
+    if changed:
+        raise InputError(
+            f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives "
+            f"({', '.join(f'{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints.get(name)}' for name in changed)}). "
+            f"Restore them, or start a new sweep."
+        )
+
+
+def _finish(ready: _Ready, sweep: Sweep, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
+    """Drive the sweep to its end, judge the front on the test split, close the record."""
+    run = cast(Callable[[Sweep, Work], None], resolve(BACKENDS, "backend", ready.setup.experiment.run.backend))
+    looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
+    try:
+        with StopSignal() as stopping, Progress(sweep, log) as progress:
+            run(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
+    except BaseException:
+        tracker.finish("stopped")
+        raise
+    loop_s = time.perf_counter() - looped
+    status = "finished" if sweep.done else "stopped"
+    if sweep.told and sweep.failed == sweep.told:
+        tracker.finish("failed")
+        raise BitfrontError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
+    tested = time.perf_counter()
+    if sweep.done:
+        judge(ready.evaluator, sweep, tracker)
+    record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
+    view = artifacts(record, tracker)
+    test_s = time.perf_counter() - tested
+    complete = tracker.finish(status)
+    evaluation_s = sum(each.result.seconds for each in sweep.records.values() if each.repeated < 0) - evaluated
+    spent = Spent(
+        total_s=time.perf_counter() - begun,
+        evaluation_s=evaluation_s,
+        search_s=loop_s - evaluation_s - tracker.blocked_s,
+        tracking_s=tracker.blocked_s,
+        test_s=test_s,
+        sensitivity_evaluations=ready.sensitivity.evaluations,
+        weight_cache=str(ready.evaluator.engine.cache),
+    )
+    return Ended(record, spent, view, complete)

@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+from typing import Annotated, Literal
+
+import typer
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+Uri = Annotated[str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", help=f"MLflow tracking uri; default {DEFAULT_URI} here.")]
+ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment; needed where a name stands in several.")]
+Log = Annotated[
+    Literal["auto", "plain", "json"], typer.Option("--log", help="Progress: a live line on a terminal (auto), plain lines, or JSON lines.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

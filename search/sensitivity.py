@@ -1,0 +1,100 @@
+"""How much each single choice hurts: one-layer-out divergence from the float network, measured by forward passes, kept on disk."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from quant_core.errors import InputError
+from quant_core.files import write_text
+from quant_core.forward import forward
+from quant_core.ptq import PostTraining
+from search.problem import FloatArray
+from spaces.space import Space
+
+EXAMPLES = 512
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder of bitfront: `BITFRONT_CACHE`, or the platform's own place."""
+    return Path(os.environ.get("BITFRONT_CACHE") or platformdirs.user_cache_dir("bitfront"))
+
+
+@dataclass
+class Sensitivity:
+    """Measures, once, how far the outputs move from the float network's when one dimension leaves its widest choice.
+
+    The divergence is the mean Kullback-Leibler divergence of the softmax over dimension 1 of the outputs, in nats.
+
+    Attributes:
+        engine: quantizes the network.
+        space: what may be chosen.
+        calib: inputs of the calibration batches; the first `EXAMPLES` examples are used.
+        key: what the figures depend on: fingerprints of weights, data and space.
+        evaluations: forward passes spent; 0 when the figures came from disk.
+    """
+
+    engine: PostTraining
+    space: Space
+    calib: Sequence[Any]
+    key: str
+    evaluations: int = 0
+
+    def __call__(self) -> tuple[FloatArray, ...]:
+        """Return per dimension [K_d] the rise of the divergence against every dimension at its widest choice."""
+        path = cache_folder() / "sensitivity" / f"{hashlib.sha256(self.key.encode()).hexdigest()[:20]}.json"
+        found = self._read(path)
+        if found is None:
+            found = self._measure()
+            try:
+                write_text(path, json.dumps([each.tolist() for each in found]))
+            except InputError:  # a cache that cannot be written costs time, not the sweep
+                return found
+        return found
+
+    def _read(self, path: Path) -> tuple[FloatArray, ...] | None:
+        try:
+            data = tuple(np.asarray(each, dtype=np.float64) for each in json.loads(path.read_text()))
+        except (OSError, ValueError):
+            return None
+        return data if tuple(map(len, data)) == self.space.cardinalities else None
+
+    def _measure(self) -> tuple[FloatArray, ...]:
+        batches = self._batches()
+        widest = [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
+        with torch.inference_mode():
+            self.engine.restore()
+            reference = [forward(self.engine.model, inputs).log_softmax(dim=1) for inputs in batches]
+            base = self._divergence(widest, batches, reference)
+            rises = []
+            for d, dimension in enumerate(self.space.dimensions):
+                points = ([*widest[:d], k, *widest[d + 1 :]] for k in range(len(dimension.choices)))
+                rises.append(np.array([self._divergence(p, batches, reference) - base if p != widest else 0.0 for p in points]))
+        return tuple(rises)
+
+    def _divergence(self, values: Sequence[int], batches: Sequence[Any], reference: Sequence[Tensor]) -> float:
+        self.evaluations += 1
+        model = self.engine.apply(self.space.policy(values))
+        total, count = 0.0, 0
+        for inputs, target in zip(batches, reference, strict=True):
+            log_q = forward(model, inputs).log_softmax(dim=1)
+            total += float((target.exp() * (target - log_q)).sum())
+            count += target.numel() // target.shape[1]
+        return total / count
+
+    def _batches(self) -> list[Any]:
+        taken, count = [], 0
+        for inputs in self.calib:
+            if count >= EXAMPLES:
+                break
+            taken.append(inputs)
+            count += next(leaf.shape[0] for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+        return taken
