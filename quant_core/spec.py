@@ -82,13 +82,19 @@ class QuantSpec:
             return 0
         if self.is_float:
             return 32 * count
-        rows = shape[channel_axis] if shape else 1
+        rows = _rows(self, shape, channel_axis)
         return self.bits * count + _metadata_bits(self, rows, count // rows)
 
     def bits_per_element(self, shape: tuple[int, ...], channel_axis: int = 0) -> float:
         """Return `storage_bits` per element; 0.0 for an empty tensor."""
         count = math.prod(shape)
         return self.storage_bits(shape, channel_axis) / count if count else 0.0
+
+
+def _rows(spec: QuantSpec, shape: tuple[int, ...], channel_axis: int) -> int:
+    if not shape:
+        return 1
+    return math.prod(shape[:-1]) if spec.granularity == "token" else shape[channel_axis]
 
 
 def default_scale(format_name: str, granularity: str) -> str:

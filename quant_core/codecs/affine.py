@@ -1,0 +1,82 @@
+"""The linear grid, as torch rounds it: q = clamp(round(x (1/S)) + Z, low, high), y = (q - Z) S, all in float32."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import code_dtype
+from quant_core.codecs.blocks import spread
+from quant_core.codecs.rounding import round_steps
+from quant_core.codecs.scales import FLOAT_MAX, store_scale
+from quant_core.spec import QuantSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The grids of a matrix [R, C] in blocks of `block` columns.
+
+    Attributes:
+        scale: S, float32, [R or 1, B], positive and normal.
+        zero_point: Z, float32 integers in [low, high], the shape of `scale`.
+        low, high: the smallest and largest integer.
+        block: columns that share a scale.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: int
+    high: int
+    block: int
+
+
+def integer_range(spec: QuantSpec, signed: bool) -> tuple[int, int]:
+    """Return (low, high): two's complement where signed, else [0, 2^bits - 1]."""
+    half = 2 ** (spec.bits - 1)
+    return (-half, half - 1) if signed else (0, 2 * half - 1)
+
+
+def lowest(spec: QuantSpec) -> int:
+    """Return the integer that code 0 of a weight stands for."""
+    return integer_range(spec, spec.symmetric)[0]
+
+
+def scale_ceiling(spec: QuantSpec) -> float:
+    """Return the largest scale whose largest multiple is finite."""
+    return FLOAT_MAX / 2.0**spec.bits * (1.0 if not spec.symmetric else 2.0) * (1.0 - 2.0**-20)
+
+
+def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
+    """Return the grid of ranges [lo, hi].
+
+    Symmetric: c = max(|lo|, |hi|), S = c / max(1, 2^(bits-1) - 1), Z = 0; where every lo >= 0 and some hi > 0 (an unsigned activation) the
+    integers are [0, 2^bits - 1] and S = hi / (2^bits - 1). Affine (Jacob et al., CVPR 2018, section 2.1): the range is widened to contain
+    0, S = (hi - lo) / (2^bits - 1), Z = round(-lo / S), clamped. S is rounded to its storage before Z and the codes are computed; an empty
+    range gives S = 1, and S stays between 2^-126 and the largest number whose multiples are finite.
+    """
+    ceiling = scale_ceiling(spec)
+    if spec.symmetric:
+        signed = not (bool((lo >= 0).all()) and bool((hi > 0).any()))
+        low, high = integer_range(spec, signed)
+        scale = store_scale(torch.maximum(lo.abs(), hi.abs()) / max(1, high), spec.scale, ceiling)
+        return Grid(scale, torch.zeros_like(scale), low, high, block)
+    lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
+    low, high = integer_range(spec, signed=False)
+    scale = store_scale((hi - lo) / high, spec.scale, ceiling)
+    zero_point = (-(lo / scale).round()).clamp(low, high) + 0.0
+    return Grid(scale, zero_point, low, high, block)
+
+
+def to_codes(rows: Tensor, grid: Grid, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
+    """Return the codes q - low of `rows` [R, C]."""
+    columns = rows.shape[1]
+    steps = rows * spread(grid.scale.reciprocal(), grid.block, columns)
+    integers = round_steps(steps, spec, generator) + spread(grid.zero_point, grid.block, columns)
+    return (integers.clamp(grid.low, grid.high) - grid.low).to(code_dtype(spec.bits))
+
+
+def to_values(codes: Tensor, grid: Grid) -> Tensor:
+    """Return (code + low - Z) S, float32."""
+    columns = codes.shape[1]
+    integers = codes.to(torch.float32) + grid.low - spread(grid.zero_point, grid.block, columns)
+    return integers * spread(grid.scale, grid.block, columns)

@@ -1,0 +1,67 @@
+"""Rows cut into blocks: ranges per block, and per-block figures spread over the elements. The last block of a row may be short."""
+
+import torch
+from torch import Tensor
+
+from quant_core.clipping import ranges
+from quant_core.errors import InputError
+from quant_core.spec import QuantSpec
+
+
+def block_size(spec: QuantSpec, rows: Tensor) -> int:
+    """Return the elements of a row that share a scale (the whole row where the granularity knows no block)."""
+    return min(spec.block, rows.shape[1]) if spec.block else rows.shape[1]
+
+
+def split(rows: Tensor, block: int) -> list[Tensor]:
+    """Return [R, full blocks, block] and, where the last block is short, [R, 1, rest]; parts without elements are left out."""
+    full = rows.shape[1] // block * block
+    parts = [rows[:, :full].reshape(len(rows), -1, block), rows[:, full:].unsqueeze(1)]
+    return [part for part in parts if part.numel()]
+
+
+def spread(per_block: Tensor, block: int, columns: int) -> Tensor:
+    """Return [R, columns] (or a shape that broadcasts to it) of [R, B]: every block's figure at each of its elements."""
+    if per_block.shape[1] == 1:
+        return per_block
+    return per_block.repeat_interleave(block, dim=1)[:, :columns]
+
+
+def largest(rows: Tensor, block: int) -> Tensor:
+    """Return [R, B], the largest magnitude of every block."""
+    return torch.cat([part.abs().amax(dim=2) for part in split(rows, block)], dim=1)
+
+
+def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return (lo, hi), [R, B] each ([1, 1] for one scale per tensor), float32, finite, lo <= 0 <= hi unless `bounds` say otherwise.
+
+    Ranges come from `bounds` ([R x B] or one value), else from the clipping of `spec`; a short last block is measured by itself.
+
+    Raises:
+        InputError: bounds of the wrong shape, not finite, or with lo > hi.
+    """
+    whole = spec.granularity == "tensor"
+    if bounds is not None:
+        return _given(rows, spec, bounds)
+    if whole:
+        lo, hi = ranges(rows.reshape(1, -1), spec)
+        return lo.reshape(1, 1), hi.reshape(1, 1)
+    found = []
+    for part in split(rows, block_size(spec, rows)):
+        lo, hi = ranges(part.reshape(-1, part.shape[2]), spec)
+        found.append((lo.reshape(part.shape[:2]), hi.reshape(part.shape[:2])))
+    return torch.cat([lo for lo, _ in found], dim=1), torch.cat([hi for _, hi in found], dim=1)
+
+
+def _given(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    per_row = -(-rows.shape[1] // block_size(spec, rows))
+    shape = (1, 1) if spec.granularity == "tensor" else (len(rows), per_row)
+    ends = []
+    for end in bounds:
+        flat = end.detach().to(rows.device, torch.float32).reshape(-1)
+        if flat.numel() not in (1, shape[0] * shape[1]):
+            raise InputError(f"bounds of {flat.numel()} values given for {spec}; {shape[0] * shape[1]} scale blocks, or 1, are needed.")
+        ends.append(flat.reshape(shape) if flat.numel() > 1 else flat.reshape(1, 1).expand(shape))
+    if not bool(torch.isfinite(torch.stack(ends)).all()) or bool((ends[0] > ends[1]).any()):
+        raise InputError(f"bounds for {spec} are not finite or have lo > hi; give finite lo <= hi.")
+    return ends[0], ends[1]

@@ -1,0 +1,50 @@
+"""Linear quantization of 1 to 16 bits, symmetric or affine, by tensor, channel, group, token, or vector (see `vector`)."""
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, vector
+from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, to_codes, to_values
+from quant_core.codecs.blocks import block_ranges, block_size
+from quant_core.spec import QuantSpec
+
+
+def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Grid:
+    """Return the grid that `rows` [R, C] are quantized on."""
+    if spec.granularity == "vector":
+        return vector.grid_of(rows, spec, bounds)[0]
+    lo, hi = block_ranges(rows, spec, bounds)
+    return make_grid(spec, lo, hi, block_size(spec, rows))
+
+
+def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
+    """Return offset-binary codes [R, C] with scales [R or 1, B] (and zero points where affine)."""
+    if spec.granularity == "vector":
+        return vector.encode(rows, spec, bounds, generator)
+    grid = grid_of(rows, spec, bounds)
+    zero_point = None if spec.symmetric else grid.zero_point
+    return Encoded(to_codes(rows, grid, spec, generator), grid.low, scale=grid.scale, zero_point=zero_point)
+
+
+def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
+    """Return the rows, float32."""
+    if spec.granularity == "vector":
+        return vector.decode(encoded, spec)
+    scale = encoded.scale
+    assert scale is not None
+    zero_point = torch.zeros_like(scale) if encoded.zero_point is None else encoded.zero_point
+    low, high = integer_range(spec, encoded.low < 0)
+    return to_values(encoded.codes, Grid(scale, zero_point, low, high, spec.block or encoded.codes.shape[1]))
+
+
+def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
+    """Scales, zero points, codes; of vectors: float scales, integer scales, codes."""
+    if spec.granularity == "vector":
+        return vector.layout(spec, rows, columns)
+    blocks = -(-columns // spec.block) if spec.block else 1
+    shape = (1, 1) if spec.granularity == "tensor" else (rows, blocks)
+    zero_point = () if spec.symmetric else (Field("zero_point", shape, f"u{spec.bits}"),)
+    return (Field("scale", shape, spec.scale), *zero_point, code_field(spec, rows, columns))
+
+
+CODEC = Codec(encode, decode, layout, lowest)

@@ -1,0 +1,63 @@
+"""VSQuant (Dai et al., MLSys 2021, section 4): an integer scale per vector under a float scale per channel or tensor."""
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Encoded, Field, code_field
+from quant_core.codecs.affine import Grid, integer_range, scale_ceiling, to_codes, to_values
+from quant_core.codecs.blocks import block_ranges
+from quant_core.codecs.scales import FLOAT_MIN
+from quant_core.spec import QuantSpec
+
+
+def _levels(spec: QuantSpec) -> int:
+    """Return the largest integer scale."""
+    return int(2 ** int(spec.scale[1:]) - 1)
+
+
+def two_level(tops: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return (integer scales [R, B], float scales [R or 1, 1]) of vectors whose ranges are [-tops, tops].
+
+    s = top / max(1, 2^(bits-1) - 1), gamma = max(s) / (2^M - 1) over the channel or tensor, s_q = max(1, round(s / gamma)): at least 1,
+    where the paper's round to 0 would erase the small vectors beside an outlier. A channel of zeros gets gamma = 1.
+    """
+    levels = _levels(spec)
+    fine = (tops / max(1, 2 ** (spec.bits - 1) - 1)).clamp(max=scale_ceiling(spec))
+    top = fine.amax(dim=1, keepdim=True) if spec.coarse == "channel" else fine.amax().reshape(1, 1)
+    coarse = torch.where(top > 0, (top / levels).clamp(min=FLOAT_MIN), 1.0)
+    return (fine / coarse).round().clamp(1, levels), coarse
+
+
+def _grid(scale: Tensor, coarse: Tensor, spec: QuantSpec, block: int) -> Grid:
+    product = scale * coarse
+    return Grid(product, torch.zeros_like(product), *integer_range(spec, signed=True), block)
+
+
+def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> tuple[Grid, Tensor, Tensor]:
+    """Return (grid of the products s_q gamma, s_q, gamma): values are quantized with the scale that decodes them."""
+    lo, hi = block_ranges(rows, spec, bounds)
+    scale, coarse = two_level(torch.maximum(lo.abs(), hi.abs()), spec)
+    return _grid(scale, coarse, spec, spec.block), scale, coarse
+
+
+def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
+    """Return offset-binary codes [R, C], integer scales [R, B] and float scales [R or 1, 1]."""
+    grid, scale, coarse = grid_of(rows, spec, bounds)
+    return Encoded(to_codes(rows, grid, spec, generator), grid.low, scale=scale, coarse=coarse)
+
+
+def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
+    """Return the rows, float32."""
+    assert encoded.scale is not None
+    assert encoded.coarse is not None
+    return to_values(encoded.codes, _grid(encoded.scale, encoded.coarse, spec, spec.block))
+
+
+def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
+    """Float scales, integer scales, codes."""
+    coarse = (rows if spec.coarse == "channel" else 1, 1)
+    return (
+        Field("coarse", coarse, "fp32"),
+        Field("scale", (rows, -(-columns // spec.block)), spec.scale),
+        code_field(spec, rows, columns),
+    )

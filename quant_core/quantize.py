@@ -1,0 +1,137 @@
+"""`fake_quantize`: a tensor rounded to what a `QuantSpec` can store; `encode` and `decode`: the codes and scales themselves.
+
+A weight is seen as rows [output channels, everything else]; groups, vectors and blocks run along a row, the last of a row may be short.
+An activation of transformers is handed over as [tokens, features]; `token` scales take the last axis of any tensor as the row.
+"""
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Encoded, codec
+from quant_core.errors import InputError
+from quant_core.spec import QuantSpec, parse
+
+
+def fake_quantize(
+    x: Tensor,
+    spec: str | QuantSpec,
+    *,
+    channel_axis: int = 0,
+    bounds: Bounds | None = None,
+    generator: torch.Generator | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return `x` as `spec` stores it: same shape, dtype and device, every value finite. No gradient flows.
+
+    The arithmetic is float32: float16, bfloat16 and float64 are converted, and results saturate at the largest number of the dtype.
+    All-zero tensors, blocks and channels stay zero; a constant comes back as the nearest value that its scale gives; subnormal values
+    stay finite (scales do not fall below the smallest normal float32). Empty tensors come back empty, a 0-d tensor is one channel of one
+    value, and a group larger than the row is the row. Non-contiguous tensors give the same values as their contiguous copy.
+
+    Args:
+        x: floating-point tensor of any shape.
+        spec: a `QuantSpec` or its text form.
+        channel_axis: axis of the output channels (1 for transposed convolutions).
+        bounds: (lo, hi), one value each or one per scale block in row-major order, in place of the clipping of `spec`; where every
+            lo >= 0 a symmetric integer format becomes unsigned. TTQ and TWN take their levels from them, NVFP4 its tensor scale.
+        generator: source of stochastic rounding; without it torch's default generator.
+        out: a tensor like `x` to write to; may be `x` itself.
+
+    Raises:
+        InputError: NaN or infinity in `x`, an axis out of range, no floating-point tensor, unfit bounds or `out`.
+    """
+    spec = parse(spec) if isinstance(spec, str) else spec
+    target = _target(x, out)
+    if x.numel() == 0:
+        return target
+    rows = as_rows(x, spec, channel_axis)
+    form = codec(spec)
+    if form.fused is not None and spec.rounding != "stochastic" and rows.device.type == "cpu":
+        fits = target.dtype == torch.float32 and target.is_contiguous() and (channel_axis in (0, -x.dim()) or x.dim() == 0)
+        written = target.view(rows.shape) if fits else torch.empty_like(rows)
+        if form.fused(rows, spec, bounds, written):
+            return target if fits else target.copy_(_restore(written, x, spec, channel_axis))
+    _require_finite(rows)
+    return target.copy_(_restore(form.decode(form.encode(rows, spec, bounds, generator), spec), x, spec, channel_axis))
+
+
+def encode(
+    x: Tensor,
+    spec: str | QuantSpec,
+    *,
+    channel_axis: int = 0,
+    bounds: Bounds | None = None,
+    generator: torch.Generator | None = None,
+) -> Encoded:
+    """Return the codes, scales and other metadata of `x` under `spec`, over the rows of `as_rows`. Arguments as for `fake_quantize`.
+
+    Raises:
+        InputError: as `fake_quantize`; also an empty tensor.
+    """
+    spec = parse(spec) if isinstance(spec, str) else spec
+    if x.numel() == 0:
+        raise InputError(f"empty tensor of shape {tuple(x.shape)} given; there is nothing to encode.")
+    rows = as_rows(x, spec, channel_axis)
+    _require_finite(rows)
+    return codec(spec).encode(rows, spec, bounds, generator)
+
+
+def decode(
+    encoded: Encoded, spec: str | QuantSpec, shape: tuple[int, ...], *, channel_axis: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return the tensor of `shape` that `encoded` stands for; `decode(encode(x))` equals `fake_quantize(x)` bit for bit."""
+    spec = parse(spec) if isinstance(spec, str) else spec
+    like = torch.empty(shape, dtype=dtype, device="meta")
+    return _restore(codec(spec).decode(encoded, spec), like, spec, channel_axis).contiguous()
+
+
+def as_rows(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
+    """Return `x` as a float32 matrix, contiguous: [channels, everything else], or [everything else, last axis] by token.
+
+    Raises:
+        InputError: an axis out of range, or no floating-point tensor.
+    """
+    if not x.is_floating_point():
+        raise InputError(f"a tensor of {x.dtype} given; a floating-point tensor is needed.")
+    if x.dim() and not -x.dim() <= channel_axis < x.dim():
+        raise InputError(f"channel axis {channel_axis} given for a tensor of shape {tuple(x.shape)}; it has {x.dim()} axes.")
+    moved = x.detach()
+    if spec.granularity == "token":
+        moved = moved.reshape(-1, x.shape[-1]) if x.dim() else moved.reshape(1, 1)
+    else:
+        moved = moved.movedim(channel_axis, 0).reshape(x.shape[channel_axis], -1) if x.dim() else moved.reshape(1, 1)
+    return moved.to(torch.float32).contiguous()
+
+
+def _restore(rows: Tensor, like: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
+    """Return `rows` in the shape and dtype of `like`, saturated to the finite range of the dtype."""
+    if like.dtype in (torch.float16, torch.bfloat16):
+        largest = torch.finfo(like.dtype).max
+        rows = rows.clamp(-largest, largest).to(like.dtype)
+    rows = rows.to(like.dtype)
+    if spec.granularity == "token" or like.dim() == 0:
+        return rows.reshape(like.shape)
+    axis = channel_axis % like.dim()
+    moved = (like.shape[axis], *like.shape[:axis], *like.shape[axis + 1 :])
+    return rows.reshape(moved).movedim(0, axis)
+
+
+def _target(x: Tensor, out: Tensor | None) -> Tensor:
+    if out is None:
+        return torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
+    if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        given = f"{out.dtype} {tuple(out.shape)} on {out.device}"
+        raise InputError(f"out is {given}; it must be like the input: {x.dtype} {tuple(x.shape)} on {x.device}.")
+    return out.detach()
+
+
+def _require_finite(rows: Tensor) -> None:
+    finite = torch.isfinite(rows)
+    if not bool(finite.all()):
+        raise not_finite(rows)
+
+
+def not_finite(rows: Tensor) -> InputError:
+    """Return the error for values that are not finite as float32, with how many."""
+    nans, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
+    return InputError(f"{nans} NaN and {infinite} infinite of {rows.numel()} values (as float32); quantization needs finite values.")
