@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 from quant_core.errors import InputError
@@ -12,6 +14,10 @@ SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
     "random": "search.searchers.random:RandomSearcher",
     "tpe": "search.searchers.optuna_tpe:TpeSearcher",
+    "nsga2": "search.searchers.optuna_nsga2:Nsga2Searcher",
+    "greedy": "search.searchers.greedy:GreedySearcher",
+    "ilp": "search.searchers.ilp:IlpSearcher",
+    "ilp_topk": "search.searchers.ilp:TopkSearcher",
 }
 
 
@@ -37,4 +43,6 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
         raise InputError(f"searcher {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], known)}")
     if trials < 1:
         raise InputError(f"trials = {trials} given; at least 1 is needed.")
+    if problem.sensitivity is not None:  # it may cost evaluations: once is enough, whoever asks
+        problem = replace(problem, sensitivity=cache(problem.sensitivity))
     return make(problem, seed=seed, trials=trials, **given)

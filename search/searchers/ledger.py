@@ -27,7 +27,7 @@ class Ledger:
         self.rng = np.random.default_rng(seed)
         self.told: dict[Values, tuple[float, ...]] = {}
         self._repair = repair
-        self._seen: set[Values] = set()
+        self._seen: dict[Values, None] = {}
         self._count = 0
 
     def open(self, values: Values) -> Trial:
@@ -46,6 +46,11 @@ class Ledger:
     def seen(self, values: Values) -> bool:
         """Tell whether a point was proposed or told before."""
         return values in self._seen
+
+    @property
+    def points(self) -> tuple[Values, ...]:
+        """Every point that was proposed or told, in that order."""
+        return tuple(self._seen)
 
     def draw(self) -> Values:
         """Draw a point uniformly (it may be seen, or over a limit)."""
@@ -88,7 +93,7 @@ class Ledger:
     def _see(self, values: Values) -> None:
         if self._all is not None and values not in self._seen:
             self._left[np.ravel_multi_index(values, self.problem.cardinalities)] = False
-        self._seen.add(values)
+        self._seen[values] = None
 
     @cached_property
     def _all(self) -> IntArray | None:

@@ -9,6 +9,7 @@ from search.repair import Repairer
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses_for
 from search.searchers.optuna_study import AskTellStudy
+from search.searchers.warm import warm_points
 
 
 class TpeSearcher:
@@ -16,17 +17,19 @@ class TpeSearcher:
 
     Options:
         repair: how a proposal over a limit is brought back, a name of `search.repair.REPAIRS`.
-        startup: random proposals before the model is used; told points (the uniform policies) count.
+        startup: random proposals before the model is used; told points (the uniform policies) and warm ones count.
+        warm: points taken from the sensitivities and proposed first (0: a cold start).
     """
 
-    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", startup: int = 10) -> None:  # noqa: ARG002
+    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", startup: int = 10, warm: int = 12) -> None:
         sampler = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         self._study = AskTellStudy(ledger, sampler)
+        self._warm = warm_points(problem, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""
-        return self._study.ask()
+        return self._study.ask(next(self._warm, None))
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial; one that was not asked here is added to the study."""
