@@ -11,7 +11,7 @@ from quant_core.dataflow import record
 from quant_core.forward import forward
 from quant_core.trace import first_example, is_transformers_conv1d, quantizable
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
@@ -41,7 +41,7 @@ def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
 
 def _foldable(norm: Any, layer: Any, axes: int) -> bool:
     """A batch norm has its channels on axis 1; a linear layer's output has them there only if it is [N, C]."""
-    channels_second = axes == 2 or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED))
+    channels_second = axes == 2 or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED))
     return norm.running_mean is not None and channels_second and not isinstance(layer, nn.Embedding)
 
 
@@ -62,7 +62,7 @@ def _fold(layer: Any, norm: Any) -> None:
 def per_output(layer: Any, values: Tensor) -> Tensor:
     """Shape one value per output channel [C] so that it multiplies the layer's weight."""
     weight: Tensor = layer.weight
-    if isinstance(layer, _TRANSPOSED):  # [C_in, C_out / groups, ...]: the rows of each group have their own outputs
+    if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]: the rows of each group have their own outputs
         spread = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
         return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
     if is_transformers_conv1d(layer):

@@ -1,0 +1,78 @@
+"""Fake quantization of a layer's input, static (range from calibration) or dynamic (range from each batch)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from quant_core.clipping import from_statistics
+from quant_core.errors import InputError
+from quant_core.quantize import fake_quantize
+from quant_core.spec import QuantSpec
+from quant_core.statistics import TensorStatistics
+
+TINY = 1e-30
+
+
+class ActivationQuantizer:
+    """Fake-quantizes inputs by `spec`; the result has the input's shape and dtype.
+
+    Integers per tensor take one range: of the calibration `statistics`, or with `dynamic` of each batch. Symmetric codes are unsigned
+    (0 to 2^bits - 1) where no value was negative, else two's complement. Everything else is dynamic: per token (every position along
+    all axes but the channel axis has its own range), and formats with blocks (groups, vectors, mx*, nvfp4), which run along the channel
+    axis, the axis that a layer sums over.
+
+    Args:
+        spec: how to quantize; not float.
+        statistics: of this layer's input; needed for the static integers.
+        channel_axis: 1 for the input of convolutions, -1 for linear layers.
+
+    Raises:
+        InputError: the spec has one range per channel (a sum over channels cannot undo that), or is static without statistics.
+    """
+
+    def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, channel_axis: int = -1) -> None:
+        if spec.granularity == "channel":
+            raise InputError(f"activation {spec}: one range per channel cannot be taken out of a layer's sum; use tensor or token.")
+        self.spec, self._axis = spec, channel_axis
+        self._static: tuple[float, int, int, int] | None = None
+        if spec.format == "int" and spec.granularity == "tensor" and not spec.dynamic:
+            if statistics is None:
+                raise InputError(f"activation {spec}: it is static, but there are no calibration statistics; write {spec}:dynamic.")
+            self._static = codes(*from_statistics(statistics, spec), spec)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the fake-quantized `x`."""
+        if self._static is not None:
+            return torch.fake_quantize_per_tensor_affine(x, *self._static)
+        if self.spec.format == "int" and self.spec.granularity == "tensor":
+            return torch.fake_quantize_per_tensor_affine(x, *codes(*_batch_range(x, self.spec), self.spec))
+        return _along_channels(x, self._axis, lambda rows: fake_quantize(rows, self.spec))
+
+
+def codes(low: float, high: float, spec: QuantSpec) -> tuple[float, int, int, int]:
+    """Return (scale, zero point, smallest code, largest code) of the range [low, high]; (0, high) of a symmetric spec is unsigned."""
+    top = 2**spec.bits - 1
+    if spec.symmetric and low < 0:
+        half = 2 ** (spec.bits - 1)
+        return max(high / max(half - 1, 1), TINY), 0, -half, half - 1
+    scale = max((high - low) / top, TINY)
+    return scale, min(max(round(-low / scale), 0), top), 0, top
+
+
+def _batch_range(x: Tensor, spec: QuantSpec) -> tuple[float, float]:
+    low, high = (float(end) for end in x.aminmax())
+    if spec.clipping not in ("minmax", "ema"):
+        statistics = TensorStatistics("dynamic")
+        statistics.update(x)
+        return from_statistics(statistics, spec)
+    if spec.symmetric and low < 0:
+        return -max(-low, high), max(-low, high)
+    return min(low, 0.0), max(high, 0.0)
+
+
+def _along_channels(x: Tensor, axis: int, quantize: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `quantize` to `x` seen as [everything else, channels]."""
+    moved = x.movedim(axis, -1)
+    flat = moved.reshape(-1, moved.shape[-1])
+    return quantize(flat).reshape(moved.shape).movedim(-1, axis)

@@ -1,0 +1,164 @@
+"""`PostTraining`: applies policies to a private copy of a network without training, so that a trial is one forward pass and little else."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.activation import ActivationQuantizer
+from quant_core.cache import CacheCounts, TensorCache
+from quant_core.corrections import equalize as equalize_layers
+from quant_core.corrections import output_shift
+from quant_core.errors import InputError
+from quant_core.fold import fold_batch_norm
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.quantize import fake_quantize
+from quant_core.spec import QuantSpec
+from quant_core.statistics import collect
+
+_FLOAT = LayerPolicy()
+
+
+class PostTraining:
+    """Owns a copy of `model` with batch norms folded, its float weights, and the statistics of one pass over the calibration batches.
+
+    Args:
+        model: trained, float; it is not touched.
+        layers: from `quant_core.trace.trace(model, example)`.
+        batches: model inputs for calibration; at least one.
+        example: one batch of model inputs.
+        bias_correction: subtract the mean output shift that the weight error causes from each quantized layer's bias.
+        equalize: run cross-layer equalisation first.
+        cache_bytes: limit of the cache of quantized weights and corrected biases.
+
+    Raises:
+        InputError: no calibration batch; NaN or infinity in a weight or a calibration input (the layer is named).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        batches: Iterable[Any],
+        example: Any,
+        *,
+        bias_correction: bool = True,
+        equalize: bool = False,
+        cache_bytes: int = 2**30,
+    ) -> None:
+        self._layers = {each.name: each for each in layers}
+        self._bias_correction = bias_correction
+        self.model = fold_batch_norm(model, example).requires_grad_(False)
+        self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
+        for name, module in self._modules.items():
+            _refuse_non_finite(name, module)
+        if equalize:
+            equalize_layers(self.model, layers, example)
+        self._floats = {name: _own_parameters(module) for name, module in self._modules.items()}
+        self.statistics = collect(self.model, layers, batches)
+        self._cache = TensorCache(cache_bytes)
+        self._applied = dict.fromkeys(self._layers, _FLOAT)
+        self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
+        self._active: dict[str, ActivationQuantizer] = {}
+        for name, module in self._modules.items():
+            module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
+
+    @property
+    def counts(self) -> CacheCounts:
+        """What the cache of quantized weights has done."""
+        return self._cache.counts
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes held by calibration statistics."""
+        return sum(each.nbytes for each in self.statistics.values())
+
+    def apply(self, policy: Policy) -> nn.Module:
+        """Return the private network quantized by `policy`; it stays so until the next `apply` or `restore`.
+
+        Only layers whose policy changed are touched. Never-called layers stay in float, and so do the indices that an embedding reads.
+
+        Raises:
+            InputError: the policy is for other layers; the first that differs is named.
+        """
+        for given, known in ((policy, self._layers), (self._layers, policy)):
+            for name in given:
+                if name not in known:
+                    where = "the network" if known is self._layers else "the policy"
+                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(self._layers)}.")
+        self._active = {}
+        for name, wanted in policy.items():
+            if wanted.weight != self._applied[name].weight:
+                self._set_weight(name, wanted.weight)
+                self._applied[name] = wanted
+        self._active = {
+            name: self._quantizer(name, each.activation)
+            for name, each in policy.items()
+            if name in self.statistics and not each.activation.is_float
+        }
+        return self.model
+
+    def restore(self) -> nn.Module:
+        """Return the private network in float."""
+        return self.apply(Policy(dict.fromkeys(self._layers, _FLOAT)))
+
+    def _set_weight(self, name: str, spec: QuantSpec) -> None:
+        module, (weight, bias) = self._modules[name], self._floats[name]
+        if not spec.is_float and self._layers[name].calls:
+            weight, *corrected = self._cache.get((name, spec), lambda: self._quantized(name, spec))
+            bias = corrected[0] if corrected else bias
+        module.get_parameter("weight").data = weight
+        if "bias" in module._parameters:
+            module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+
+    def _quantized(self, name: str, spec: QuantSpec) -> tuple[Tensor, ...]:
+        """Return the quantized weight and, with bias correction, the bias that goes with it."""
+        layer, module, (weight, bias) = self._layers[name], self._modules[name], self._floats[name]
+        quantized = fake_quantize(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
+        if not self._bias_correction or name not in self.statistics:
+            return (quantized,)
+        shift = output_shift(module, quantized - weight, self.statistics[name])
+        return quantized, (-shift if bias is None else bias - shift).to(weight.dtype)
+
+    def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
+        if (name, spec) not in self._quantizers:
+            axis = -1 - len(self._layers[name].kernel)
+            self._quantizers[name, spec] = ActivationQuantizer(spec, self.statistics[name], axis)
+        return self._quantizers[name, spec]
+
+    def _input_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            quantizer = self._active.get(name)
+            if quantizer is None:
+                return None
+            if args:
+                return (quantizer(args[0]), *args[1:]), kwargs
+            key, *_ = kwargs
+            return args, {**kwargs, key: quantizer(kwargs[key])}
+
+        return hook
+
+
+def seeded(name: str, spec: QuantSpec) -> torch.Generator:
+    """Return the random numbers of one layer under one spec: the same in every process."""
+    digest = hashlib.sha256(f"{name}|{spec}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def _refuse_non_finite(name: str, module: nn.Module) -> None:
+    for which, parameter in module.named_parameters(recurse=False):
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError(
+                f"layer {name!r}: its {which} holds NaN or infinity (batch norm folded in, where there was one); repair the network."
+            )
+
+
+def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Give the module parameters of its own (a tied weight can then be set per layer) and return their float values."""
+    weight = module.get_parameter("weight").detach()
+    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    bias = module._parameters.get("bias")
+    return weight, None if bias is None else bias.detach()
