@@ -1,6 +1,6 @@
 """Bit-exact packing: every code at its bit width, every scale, zero point, codebook and exponent in its storage type.
 
-The fields of a format follow each other without padding, each as a little-endian stream of bits; only the last byte is filled up with zeros.
+The fields of a format follow each other without padding, each a little-endian stream of bits; only the last byte is filled up with zeros.
 """
 
 import math

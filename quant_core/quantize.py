@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, codec
+from quant_core.codecs.affine import Grid, apply_grid
+from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.errors import InputError
-from quant_core.spec import QuantSpec, parse
+from quant_core.spec import FLOAT, QuantSpec, parse
 
 
 def fake_quantize(
@@ -53,6 +55,44 @@ def fake_quantize(
             return target if fits else target.copy_(_restore(written, x, spec, channel_axis))
     _require_finite(rows)
     return target.copy_(_restore(form.decode(form.encode(rows, spec, bounds, generator), spec), x, spec, channel_axis))
+
+
+def fake_quantize_affine(
+    x: Tensor,
+    scale: float | Tensor,
+    zero_point: int | Tensor,
+    low: int,
+    high: int,
+    *,
+    channel_axis: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return (clamp(round(x (1/S)) + Z, low, high) - Z) S in float32, as torch.fake_quantize_per_tensor/channel_affine, in the dtype of `x`.
+
+    Args:
+        x: finite floating-point tensor of any shape.
+        scale: S, normal positive float32: one value, or one per channel of `channel_axis`.
+        zero_point: Z, integers in [low, high], one or one per channel.
+        low, high: the smallest and largest integer.
+        channel_axis: axis that tensors `scale` and `zero_point` run along.
+        out: a tensor like `x` to write to; may be `x` itself.
+
+    Raises:
+        InputError: NaN or infinity in `x`, scales that are no normal positive numbers, or the wrong number of them.
+    """
+    target = _target(x, out)
+    if x.numel() == 0:
+        return target
+    rows = as_rows(x, FLOAT, channel_axis)
+    grids = [torch.as_tensor(each, dtype=torch.float32, device=x.device).reshape(-1, 1) for each in (scale, zero_point)]
+    if any(len(each) not in (1, len(rows)) for each in grids):
+        raise InputError(f"{len(grids[0])} scales and {len(grids[1])} zero points given; 1 or {len(rows)} are needed.")
+    if not bool(((grids[0] >= FLOAT_MIN) & (grids[0] <= FLOAT_MAX)).all()):
+        raise InputError("scales that are zero, negative, subnormal or not finite given; give normal positive numbers.")
+    scales, zero_points = torch.broadcast_tensors(*grids)
+    _require_finite(rows)
+    values = apply_grid(rows, Grid(scales, zero_points, low, high, rows.shape[1]))
+    return target.copy_(_restore(values, x, FLOAT, channel_axis))
 
 
 def encode(

@@ -67,6 +67,14 @@ def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
     return Grid(scale, zero_point, low, high, block)
 
 
+def apply_grid(rows: Tensor, grid: Grid) -> Tensor:
+    """Return the values on the grid nearest to `rows`, float32."""
+    columns = rows.shape[1]
+    zero_point = spread(grid.zero_point, grid.block, columns)
+    integers = (rows * spread(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
+    return (integers.clamp(grid.low, grid.high) - zero_point) * spread(grid.scale, grid.block, columns)
+
+
 def to_codes(rows: Tensor, grid: Grid, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
     """Return the codes q - low of `rows` [R, C]."""
     columns = rows.shape[1]

@@ -30,7 +30,7 @@ class Minifloat:
     @property
     def emin(self) -> int:
         """Exponent of the smallest normal number."""
-        return 2 - 2 ** (self.exponent - 1)
+        return int(2 - 2 ** (self.exponent - 1))
 
     @property
     def emax(self) -> int:
