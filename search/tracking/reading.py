@@ -31,21 +31,20 @@ class Row:
     tags: Mapping[str, str]
 
 
-def read(uri: str, ref: str, experiment_name: str | None = None, spool: Path = FOLDER) -> SweepRecord:
+def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     """Return all that is known of a sweep, unsent records included.
 
     Args:
         uri: MLflow tracking uri.
         ref: the sweep's name or MLflow run id.
         experiment_name: where to look; None looks everywhere.
-        spool: folder of the local journals.
 
     Raises:
         InputError: no sweep, or more than one, is called `ref`; lists near names.
         BitfrontError: the store cannot be reached.
     """
     parent = find_sweep(uri, ref, experiment_name)
-    journal = Spool(spool, parent.run_id)
+    journal = journal_of(parent)
     lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
     sweep = merged(*family(uri, parent), lines)
     if lines and journal.try_acquire():  # its writer is gone: send what it left
@@ -53,6 +52,11 @@ def read(uri: str, ref: str, experiment_name: str | None = None, spool: Path = F
 
         send_rest(uri, parent, journal)
     return sweep
+
+
+def journal_of(parent: Row) -> Spool:
+    """Return the local journal of a sweep, where its parent run says it is."""
+    return Spool(Path(parent.tags.get(names.SPOOL, FOLDER)), parent.run_id)
 
 
 def sweeps(uri: str, experiment_name: str | None = None) -> list[Row]:

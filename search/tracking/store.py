@@ -9,6 +9,7 @@ from pathlib import Path
 from search.tracking import names
 from search.tracking.client import Metric, MlflowClient, Param, RunTag
 from search.tracking.codec import Json, to_tags
+from search.tracking.view import TAG, state
 
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -50,6 +51,8 @@ class Store:
                     self._batch(self._run_id, tags=line["tags"])
                 elif line["op"] == "params":
                     self._batch(self._run_id, params=line["params"])
+                elif line["op"] == "view":
+                    self._client.set_experiment_tag(self._experiment_id, TAG, state(line["costs"]))
                 elif line["op"] == "artifact" and last_use[line["name"]] == i:
                     self._artifact(files / line["name"], line["name"])
                 elif line["op"] == "status":

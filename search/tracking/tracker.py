@@ -15,9 +15,10 @@ from search.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.client import connect, experiment_id, reported
 from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json
-from search.tracking.reading import Row, family, find_sweep, merged
+from search.tracking.reading import Row, family, find_sweep, journal_of, merged
 from search.tracking.spool import FOLDER, Spool
 from search.tracking.store import STATUSES, Store
+from search.tracking.view import COSTS
 from search.tracking.writer import Writer
 
 log = logging.getLogger("bitfront.tracking")
@@ -128,6 +129,10 @@ class Tracker:
         """Set parameters on the parent run; MLflow lets none be changed later."""
         self._write({"op": "params", "params": dict(params)})
 
+    def view(self, costs: Sequence[str]) -> None:
+        """Set the experiment's shared chart view: the fronts of all sweeps, error against each cost."""
+        self._write({"op": "view", "costs": list(costs)})
+
     def restart(self) -> None:
         """Set the status back to running."""
         self.sweep = replace(self.sweep, status="running")
@@ -185,6 +190,7 @@ def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[st
     where = experiment_id(client, experiment_name, uri)
     header = replace(sweep, experiment=names.redact(sweep.experiment), trials=(), status="running")
     tags = {names.KIND: "sweep", names.SWEEP: sweep.name, names.STATUS: "running", "mlflow.runName": sweep.name}
+    tags |= {names.SPOOL: str(spool.resolve())}
     tags |= {names.SEARCHER: str(params["searcher"])} if "searcher" in params else {}
     with reported(uri):
         run_id = client.create_run(where, tags=tags | to_tags(names.RECORD, sweep_to_json(header))).info.run_id
@@ -194,10 +200,11 @@ def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[st
     shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
     tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
     tracker.artifact(header.experiment, "experiment.toml")
+    tracker.view([*COSTS, *(name for name in sweep.objectives if name not in (*COSTS, "error"))])
     return tracker
 
 
-def open_sweep(uri: str, experiment_name: str | None, ref: str, spool: Path = FOLDER) -> Tracker:
+def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
     """Take up the record of a stopped or killed sweep; what the spool still holds is sent first. `tracker.sweep` has its trials.
 
     Raises:
@@ -205,7 +212,7 @@ def open_sweep(uri: str, experiment_name: str | None, ref: str, spool: Path = FO
         BitfrontError: the store cannot be reached.
     """
     parent = find_sweep(uri, ref, experiment_name)
-    journal = Spool(spool, parent.run_id)
+    journal = journal_of(parent)
     journal.acquire()
     tracker = _resume(uri, parent, journal)
     tracker.restart()
