@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from quant_core.errors import InputError
 from quant_core.formats import FORMATS
 from quant_core.registry import suggest
-from quant_core.spec import QuantSpec
+from quant_core.spec import QuantSpec, make
 
 _RANGE = re.compile(r"(int|kmeans)(\d+)(?:-(\d+))?")
 
@@ -20,6 +20,12 @@ def code_bits(code: str) -> int:
     """Return the bits of one stored element of `code` (metadata not counted)."""
     numbered = _RANGE.fullmatch(code)
     return int(numbered[2]) if numbered else FORMATS[code].bits[0]
+
+
+def spec_of(code: str) -> QuantSpec:
+    """Return the plainest spec that has `code`: the default of its format."""
+    numbered = _RANGE.fullmatch(code)
+    return make(numbered[1], int(numbered[2])) if numbered else make(code)
 
 
 def expand(text: str) -> tuple[str, ...]:

@@ -14,13 +14,13 @@ class Legal:
 
     Attributes:
         weights, activations: legal code -> the code that it runs as (itself, or the plateau above it).
-        pairs: legal (weight, activation) pairs of the codes that run; None: every combination.
+        pairs: legal (weight, activation) pair of the codes that run -> the pair that it runs as; None: every combination.
         weight_sign, activation_sign: `signed` (symmetric specs), `unsigned` (affine specs) or `any`.
     """
 
     weights: dict[str, str]
     activations: dict[str, str]
-    pairs: frozenset[tuple[str, str]] | None = None
+    pairs: dict[tuple[str, str], tuple[str, str]] | None = None
     weight_sign: str = "any"
     activation_sign: str = "any"
 
@@ -32,19 +32,20 @@ class Legal:
     @staticmethod
     def of(rule: Capability) -> "Legal":
         """Read one `[[capability]]` table."""
-        halves = [text.split("/") for text in rule.pairs]
-        pairs = frozenset((w, a) for left, right in halves for w in expand(left) for a in expand(right)) if rule.pairs else None
-        return Legal(rule.runs_as("weight"), rule.runs_as("activation"), pairs, rule.weight_sign, rule.activation_sign)
+        pairs = {pair: pair for text in rule.pairs for pair in _pairs(text)}
+        plateaus = {pair: _pairs(target)[0] for text, target in rule.pair_plateau.items() for pair in _pairs(text)}
+        runs = plateaus | pairs if rule.pairs else None
+        return Legal(rule.runs_as("weight"), rule.runs_as("activation"), runs, rule.weight_sign, rule.activation_sign)
 
     def run_as(self, policy: LayerPolicy) -> tuple[str, str] | None:
         """Return the (weight, activation) codes that `policy` runs as, or None where it is not legal."""
         weight = self.weights.get(code_of(policy.weight))
         activation = self.activations.get(code_of(policy.activation))
-        if weight is None or activation is None or (self.pairs is not None and (weight, activation) not in self.pairs):
+        if weight is None or activation is None:
             return None
         if not (_signed(policy.weight, self.weight_sign) and _signed(policy.activation, self.activation_sign)):
             return None
-        return weight, activation
+        return self.pairs.get((weight, activation)) if self.pairs is not None else (weight, activation)
 
     def allows(self, policy: LayerPolicy) -> bool:
         """Tell whether the device runs this choice."""
@@ -58,6 +59,11 @@ class Legal:
         if self.pairs is not None:
             text += f"; only in the pairs {', '.join(f'{w}/{a}' for w, a in sorted(self.pairs))} (plateaus applied)"
         return text
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    left, right = text.split("/")
+    return [(weight, activation) for weight in expand(left) for activation in expand(right)]
 
 
 def _signed(spec: QuantSpec, needed: str) -> bool:

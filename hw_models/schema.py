@@ -60,7 +60,7 @@ class Identity(Table):
 
 
 class Capability(Table):
-    """What layers of some kinds may take. A plateau makes a code legal and says as which other code it runs."""
+    """What layers of some kinds may take. A plateau makes a code, or a pair of codes, legal and says as which other it runs."""
 
     layers: tuple[LayerKind, ...]
     weights: tuple[Code, ...]
@@ -70,6 +70,7 @@ class Capability(Table):
     activation_sign: Sign = "any"
     weight_plateau: dict[Code, Code] = {}
     activation_plateau: dict[Code, Code] = {}
+    pair_plateau: dict[Pair, Pair] = {}
     source: SourceIds
 
     def runs_as(self, slot: Literal["weight", "activation"]) -> dict[str, str]:

@@ -63,6 +63,11 @@ def layer_of(row: Mapping[str, str]) -> Layer:
     return Layer(name, kind, ci, co, shape, (size, size), (out, out), macs, (k, k), (stride, stride), (1, 1), groups)
 
 
+def shape_of(layer: Layer) -> tuple[object, ...]:
+    """Return what two layers must share to cost the same."""
+    return layer.kind, layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.in_size, layer.out_size, layer.groups
+
+
 def read_layers(path: Path) -> tuple[Layer, ...]:
     """Return the distinct layers of a CSV file, in order.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class CostTable:
     """Cost of L layers under their choices on one device.
 
     Metrics are in SI units. `latency_s` and `energy_j` are for one pass of `batch` examples; `macs`, `bit_ops` and
-    `peak_activation_bytes` are per example; `weight_bytes` counts the weights with all their metadata, not the biases.
+    `peak_activation_bytes` are per example; `weight_bytes` counts the weights with all their metadata, each shared weight once, and
+    not the biases (they stay in float32 and do not depend on the policy).
 
     Attributes:
         device: name of the device.
@@ -161,7 +162,7 @@ class CostTable:
             if detail.memory_s is not None:
                 row["memory_s"] = float(detail.memory_s[k] * calls)
             row["energy_parts_j"] = {part: float(values[k] * calls) for part, values in detail.energy_j.items()}
-            row["note"] = detail.note
+            row["note"] = detail.notes[k] if detail.notes else ""
             rows.append(row)
         return rows
 
@@ -213,10 +214,9 @@ def _metrics(layer: Layer, modes: Modes, detail: LayerCost) -> dict[str, FloatAr
     count = len(modes.policies)
     w_bits = np.array([each.weight.bits for each in modes.policies], dtype=np.float64)
     a_bits = np.array([each.activation.bits for each in modes.policies], dtype=np.float64)
-    stored = np.array([stored_bits(each.activation) for each in modes.policies])
     found = {
-        "weight_bytes": modes.weight_bits / 8,
-        "peak_activation_bytes": live_elements(layer) * stored / 8 if layer.calls else np.zeros(count),
+        "weight_bytes": np.zeros(count) if layer.tied_to else modes.weight_bits / 8,
+        "peak_activation_bytes": np.array([live_bits(layer, each) / 8 if layer.calls else 0.0 for each in modes.policies]),
         "macs": np.full(count, float(layer.macs)),
         "bit_ops": layer.macs * w_bits * a_bits,
     }
@@ -227,19 +227,23 @@ def _metrics(layer: Layer, modes: Modes, detail: LayerCost) -> dict[str, FloatAr
     return found
 
 
+@cache
 def stored_bits(spec: QuantSpec) -> float:
     """Return the bits that one more element of an activation takes, with its share of the scales of blocks."""
     block = spec.block or 1
     return (spec.storage_bits((1, 2 * block)) - spec.storage_bits((1, block))) / block
 
 
-def live_elements(layer: Layer) -> int:
-    """Return the activation elements alive while a layer runs: input, output and residual branches; depthwise works in place.
+def live_bits(layer: Layer, policy: LayerPolicy) -> float:
+    """Return the bits of activations alive while a layer runs: input, output and residual branches; depthwise works in place.
 
-    All are counted at the bits of the layer's own input activation.
+    All are counted at the bits of the layer's own input activation. What an embedding looks up has the bits of its weight.
     """
+    if layer.kind == "embedding":
+        return (layer.out_elements + layer.live_elements) * stored_bits(policy.weight)
     ends = (layer.in_elements, layer.out_elements)
-    return (max(ends) if layer.kind == "depthwise" else sum(ends)) + layer.live_elements
+    elements = (max(ends) if layer.kind == "depthwise" else sum(ends)) + layer.live_elements
+    return elements * stored_bits(policy.activation)
 
 
 def _limits(device: "Device") -> dict[str, float]:

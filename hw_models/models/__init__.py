@@ -70,14 +70,14 @@ class LayerCost:
         latency_s: time of the layer; what it exceeds `compute_s` by is stall.
         memory_s: time of the memory traffic alone; None where the model does not separate it.
         energy_j: part (`core`, `sram`, `dram`, ...) -> joules; empty where the sources give no energy.
-        note: shown by `explain` ("interpolated").
+        notes: shown by `explain`, one per choice ("interpolated"); empty where there is nothing to say.
     """
 
     compute_s: FloatArray | None = None
     latency_s: FloatArray | None = None
     memory_s: FloatArray | None = None
     energy_j: Mapping[str, FloatArray] = field(default_factory=dict)
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def uniform_counts(device: "Device", golden: Golden) -> Points:
 
 
 def _both(bits: int) -> LayerPolicy:
-    """Return the policy with `bits` for weights and activations; 32 is float."""
+    """Return the policy with integers of `bits` for weights and activations; 32 is float."""
     return LayerPolicy() if bits == FLOAT.bits else LayerPolicy(make("int", bits, "channel"), make("int", bits, "tensor"))
 
 

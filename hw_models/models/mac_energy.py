@@ -1,0 +1,76 @@
+"""`mac_energy`: energy of the arithmetic at 45 nm, and of moving every bit once.
+
+A w x a multiplier and the accumulation of its product, from Horowitz (ISSCC 2014) by fitting the 8 and 32 bit integer figures:
+    E(w, a) = 0.0029948 w a + 0.0010417 (w + a) / 2 + 0.003125 (w + a + 8)  pJ.
+Weights are read once per pass from one level of memory, inputs read and outputs written once in another, at the layer's own
+activation bits. No time: these are energies of parts, not of a machine.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hw_models.codes import code_bits
+from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.schema import Compute, Golden, Positive
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+
+class MacEnergyCompute(Compute):
+    """Coefficients of E(w, a), and which memory levels hold weights and activations."""
+
+    pj_per_bit_product: Positive
+    pj_per_mean_bit: Positive
+    pj_per_sum_bit: Positive
+    extra_sum_bits: int
+    weights_from: str
+    activations_in: str
+
+
+def mac_pj(given: MacEnergyCompute, w: FloatArray, a: FloatArray) -> FloatArray:
+    """Return the pJ of one multiply-accumulate, [K], for bits `w` and `a` [K]."""
+    product = given.pj_per_bit_product * w * a + given.pj_per_mean_bit * (w + a) / 2
+    return product + given.pj_per_sum_bit * (w + a + given.extra_sum_bits)
+
+
+def build(device: "Device") -> LayerModel:
+    """Return the energy of one layer.
+
+    Raises:
+        InputError: a memory level that `[compute]` names does not exist or states no energy.
+    """
+    given = device.compute_as(MacEnergyCompute)
+    weight_read, _ = _level(device, given.weights_from)
+    read, write = _level(device, given.activations_in)
+
+    def cost(layer: Layer, modes: Modes) -> LayerCost:
+        w, a = modes.w_bits.astype(np.float64), modes.a_bits.astype(np.float64)
+        moved = device.batch * a * (layer.in_elements * read + layer.out_elements * write)
+        mac = device.batch * layer.macs / layer.calls * mac_pj(given, w, a)
+        parts = {"mac": mac, given.activations_in: moved, given.weights_from: modes.weight_bits * weight_read}
+        return LayerCost(energy_j={part: pj * 1e-12 for part, pj in parts.items()})
+
+    return cost
+
+
+def _level(device: "Device", name: str) -> tuple[float, float]:
+    """Return pJ per bit (read, write) of a memory level."""
+    levels = {each.name: each for each in device.file.memory}
+    level = levels.get(name)
+    if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
+        raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")
+    return level.read_pj_per_bit, level.write_pj_per_bit
+
+
+def synthesised(device: "Device", golden: Golden) -> Points:
+    """Check the pJ of one multiply-accumulate; a point is named by its code, taken by both operands."""
+    bits = np.array([float(code_bits(point.name)) for point in golden.points])
+    expected = np.array([point.expected for point in golden.points])
+    return Points(tuple(point.name for point in golden.points), expected, mac_pj(device.compute_as(MacEnergyCompute), bits, bits))
+
+
+MODEL = Model(MacEnergyCompute, build, "E(w, a) per MAC, and every bit moved once", {"synthesised": synthesised})

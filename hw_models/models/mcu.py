@@ -1,0 +1,64 @@
+"""`mcu`: a microcontroller with an inference engine: latency = MACs x ms/MMAC of the engine, energy = active power x latency.
+
+Kernels work on bytes, so sub-byte codes save memory and no time, unless the engine file gives their own speed. SRAM and flash are
+hard limits (`CostTable.limits`).
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from hw_models.models import LayerCost, LayerModel, Model, Modes, Points
+from hw_models.schema import Compute, Golden, Pair, Positive
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+
+class McuCompute(Compute):
+    """The engine: its speed, and the speed of pairs for which it has kernels of their own."""
+
+    engine: str
+    ms_per_mmac: Positive
+    pair_ms_per_mmac: dict[Pair, Positive] = Field(default_factory=dict)
+
+
+def build(device: "Device") -> LayerModel:
+    """Return the model of one layer on the engine."""
+    engine = device.compute_as(McuCompute)
+    power = device.file.energy.active_power_w if device.file.energy else None
+
+    def cost(layer: Layer, modes: Modes) -> LayerCost:
+        pairs = zip(modes.weight, modes.activation, strict=True)
+        speed = np.array([engine.pair_ms_per_mmac.get(f"{w}/{a}", engine.ms_per_mmac) for w, a in pairs])
+        seconds = device.batch * layer.macs / layer.calls * speed * 1e-9
+        return LayerCost(seconds, seconds, None, {"core": seconds * power} if power else {})
+
+    return cost
+
+
+def network_latency(device: "Device", golden: Golden) -> Points:
+    """Check the latency in ms of whole networks, each given by its `macs`."""
+    speed = device.compute_as(McuCompute).ms_per_mmac
+    predicted = np.array([float(point.given["macs"]) * speed * 1e-6 for point in golden.points])
+    return Points(tuple(point.name for point in golden.points), np.array([point.expected for point in golden.points]), predicted)
+
+
+def energy_from_latency(device: "Device", golden: Golden) -> Points:
+    """Check the energy in uJ of whole networks, each given by its measured `latency_ms`.
+
+    Raises:
+        InputError: the device file states no active power.
+    """
+    if device.file.energy is None or device.file.energy.active_power_w is None:
+        raise InputError(f"device {device.name}: [energy] states no active_power_w, which this check needs.")
+    power = device.file.energy.active_power_w
+    predicted = np.array([float(point.given["latency_ms"]) * 1e3 * power for point in golden.points])
+    return Points(tuple(point.name for point in golden.points), np.array([point.expected for point in golden.points]), predicted)
+
+
+CHECKS = {"network_latency": network_latency, "energy_from_latency": energy_from_latency}
+MODEL = Model(McuCompute, build, "latency = MACs x ms/MMAC; energy = active power x latency", CHECKS)

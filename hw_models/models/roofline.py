@@ -1,0 +1,192 @@
+"""`roofline`: peak arithmetic against memory bandwidth (Williams et al., CACM 2009), and a fit of measured layers that corrects it.
+
+Datasheet: t = launch + max(2 MACs / peak of the pair of FORMATS, (input + weight + output bytes) / bandwidth). It is off by a
+factor of ten on real layers, so a pair that was measured is costed by its calibration instead:
+    t = c0 + c1 MACs + c2 (input bytes + 4 output elements) + c3 weight bytes,
+non-negative, fitted by relative least squares. A device can run a narrow pair as a wider one, so a calibrated pair costs at most
+what a wider calibrated pair does, and an uncalibrated one at least what narrower calibrated pairs do.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hw_models.codes import code_bits
+from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.schema import Calibration, Compute, Golden, Pair, Positive, SourceIds, Table
+from hw_models.shapes import layer_of, need_columns, read_rows
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+_COLUMNS = ("network", "in_channels", "out_channels", "kernel", "in_size", "out_size", "batch")
+
+
+class Peak(Table):
+    """Dense peak of one pair of formats; a multiply-accumulate is two operations."""
+
+    pair: Pair
+    ops_per_s: Positive
+    source: SourceIds
+
+
+class RooflineCompute(Compute):
+    """Peaks per pair of formats; a pair that is legal but not listed is refused."""
+
+    peak: tuple[Peak, ...]
+
+
+def features(layer: Layer, batch: int, weight_bytes: FloatArray, a_bits: FloatArray) -> FloatArray:
+    """Return [K, 4]: 1, MACs, input bytes + 4 output elements, weight bytes; of one call for one batch."""
+    macs = batch * layer.macs / max(layer.calls, 1)
+    traffic = batch * (layer.in_elements * a_bits / 8 + 4 * layer.out_elements)
+    return np.stack([np.ones_like(traffic), np.full_like(traffic, macs), traffic, weight_bytes], axis=1)
+
+
+def calibrate(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Fit t = matrix [n, 4] @ c, c >= 0, to measured `seconds` [n] by relative least squares: min sum (t / seconds - 1)^2.
+
+    Raises:
+        InputError: fewer measurements than coefficients, or a time that is not positive.
+    """
+    from scipy.optimize import nnls
+
+    if len(seconds) < matrix.shape[1] or not (seconds > 0).all():
+        raise InputError(
+            f"{len(seconds)} times given, least {seconds.min(initial=np.inf)}; at least {matrix.shape[1]} positive ones needed."
+        )
+    scaled = matrix / seconds[:, None]
+    unit = scaled.max(axis=0)
+    found: FloatArray = nnls(scaled / np.where(unit > 0, unit, 1.0), np.ones(len(seconds)))[0]
+    return np.where(unit > 0, found / np.where(unit > 0, unit, 1.0), 0.0)
+
+
+def leave_one_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Return [n]: the time of each measurement as a fit of all the others predicts it."""
+    everyone = np.arange(len(seconds))
+    return np.array([matrix[i] @ calibrate(matrix[everyone != i], seconds[everyone != i]) for i in everyone])
+
+
+def calibrated_s(fit: Calibration, layer: Layer, batch: int, modes: Modes) -> FloatArray:
+    """Return [K] seconds of one call by one calibration."""
+    a_bits = np.full(len(modes.policies), float(code_bits(fit.pair.split("/")[1])))
+    weight_bytes = np.full(len(a_bits), layer.weights * code_bits(fit.pair.split("/")[0]) / 8)
+    fitted = np.array([fit.c0_s, fit.c1_s_per_mac, fit.c2_s_per_byte, fit.c3_s_per_byte])
+    seconds: FloatArray = features(layer, batch, weight_bytes, a_bits) @ fitted
+    return seconds
+
+
+def build(device: "Device") -> LayerModel:
+    """Return the roofline of one layer.
+
+    Raises:
+        InputError: a legal pair has neither a peak nor a calibration, or no memory level states bytes_per_s.
+    """
+    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+    speeds = [each.bytes_per_s for each in device.file.memory if each.bytes_per_s]
+    if not speeds:
+        raise InputError(f"device {device.name}: a roofline needs a [[memory]] level with bytes_per_s; add one.")
+    launch = device.file.overhead.launch_s if device.file.overhead else 0.0
+    power = device.file.energy.active_power_w if device.file.energy else None
+
+    def cost(layer: Layer, modes: Modes) -> LayerCost:
+        pairs = [f"{w}/{a}" for w, a in zip(modes.weight, modes.activation, strict=True)]
+        lacking = [pair for pair in pairs if pair not in peaks]
+        if lacking:
+            raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {', '.join(peaks)}.")
+        rate = np.array([peaks[pair] for pair in pairs])
+        compute = 2 * device.batch * layer.macs / layer.calls / rate
+        memory = _traffic_bits(layer, device.batch, modes) / 8 / speeds[0]
+        latency = launch + np.maximum(compute, memory)
+        if device.file.calibration:
+            latency = _corrected(device, layer, modes, latency)
+            compute = np.minimum(compute, latency)
+        energy = {"board": latency * power} if power else {}
+        return LayerCost(compute, latency, memory, energy)
+
+    return cost
+
+
+def _traffic_bits(layer: Layer, batch: int, modes: Modes) -> FloatArray:
+    """Return [K] bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
+    if layer.kind == "embedding":
+        looked_up = batch * layer.out_elements
+        return modes.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * modes.w_bits
+    return batch * (layer.in_elements + layer.out_elements) * modes.a_bits + modes.weight_bits
+
+
+def _corrected(device: "Device", layer: Layer, modes: Modes, datasheet: FloatArray) -> FloatArray:
+    """Return [K] seconds where measured pairs replace, and bound, what the datasheet gives."""
+    fits = {each.pair: calibrated_s(each, layer, device.batch, modes)[0] for each in device.file.calibration}
+    found = datasheet.copy()
+    for k, (weight, activation) in enumerate(zip(modes.weight, modes.activation, strict=True)):
+        wider = [time for pair, time in fits.items() if _within((weight, activation), pair)]
+        narrower = [time for pair, time in fits.items() if _within(pair.split("/"), f"{weight}/{activation}")]
+        measured = f"{weight}/{activation}" in fits
+        found[k] = min(wider) if measured else min([max([datasheet[k], *narrower]), *wider])
+    return found
+
+
+def _within(narrow: Sequence[str], wide: str) -> bool:
+    """Tell whether both codes of `narrow` have at most the bits of those of `wide`."""
+    return all(code_bits(n) <= code_bits(w) for n, w in zip(narrow, wide.split("/"), strict=True))
+
+
+def measured_layers(device: "Device", golden: Golden) -> Points:
+    """Check a calibration by leave-one-out on the measured layers (`given`: the column and the pair of codes).
+
+    The figures are, per layer, what a fit of all other layers predicts. The remarks add how well one network's fit predicts another
+    network's sum, and how far off the datasheet alone is.
+
+    Raises:
+        InputError: the file lacks a column.
+    """
+    path = device.folder / golden.file
+    rows = read_rows(path)
+    pair = golden.metric
+    column = f"{pair.split('/')[0]}_ms"
+    need_columns(rows, (*_COLUMNS, column), path)
+    seconds = np.array([float(row[column]) * 1e-3 for row in rows])
+    matrix = np.concatenate([_row_features(row, pair) for row in rows])
+    labels = tuple(f"{row['network']} {row.get('index', n)}" for n, row in enumerate(rows))
+    remarks = (_transfer(rows, matrix, seconds), _datasheet_error(device, pair, matrix, seconds, rows))
+    return Points(labels, seconds, leave_one_out(matrix, seconds), tuple(each for each in remarks if each))
+
+
+def _row_features(row: dict[str, str], pair: str) -> FloatArray:
+    layer = layer_of({"kind": "conv", **row})
+    w_bits, a_bits = (code_bits(code) for code in pair.split("/"))
+    return features(layer, int(row["batch"]), np.array([layer.weights * w_bits / 8]), np.array([float(a_bits)]))
+
+
+def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArray) -> str:
+    """Return how well a fit of the first network predicts the total of the second; empty where there is one network."""
+    network = np.array([row["network"] for row in rows])
+    names = list(dict.fromkeys(network))
+    if len(names) < 2:
+        return ""
+    first, second = network == names[0], network == names[1]
+    total = matrix[second] @ calibrate(matrix[first], seconds[first])
+    error = total.sum() / seconds[second].sum() - 1
+    return f"fit of {names[0]} predicts the sum of {names[1]} within {100 * abs(error):.2f} %"
+
+
+def _datasheet_error(device: "Device", pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
+    """Return how far off the same layers are when only the datasheet is used."""
+    rate = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}[pair]
+    speed = next(each.bytes_per_s for each in device.file.memory if each.bytes_per_s)
+    launch = device.file.overhead.launch_s if device.file.overhead else 0.0
+    a_bits = code_bits(pair.split("/")[1])
+    layers = [layer_of({"kind": "conv", **row}) for row in rows]
+    moved = np.array([int(r["batch"]) * (each.in_elements + each.out_elements) * a_bits / 8 for r, each in zip(rows, layers, strict=True)])
+    times = launch + np.maximum(2 * matrix[:, 1] / rate, (moved + matrix[:, 3]) / speed)
+    error = np.abs(times / seconds - 1).mean()
+    return f"UNCALIBRATED (datasheet peak and bandwidth): mean error {100 * error:.0f} %"
+
+
+MODEL = Model(
+    RooflineCompute, build, "t = c0 + c1 MACs + c2 (in + 4 out) + c3 weights where measured", {"measured_layers": measured_layers}
+)
