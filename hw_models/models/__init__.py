@@ -82,12 +82,20 @@ class LayerCost:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """What a golden check compares: n labels with the published and the predicted figure, and lines to print below."""
+    """What a golden check compares, n rows.
+
+    Attributes:
+        labels: what each row is.
+        expected, predicted: [n] the published and the predicted figure.
+        remarks: lines to print below.
+        exact: [n] whether a row agrees in everything it states; None: `expected` and `predicted` say it all.
+    """
 
     labels: tuple[str, ...]
     expected: FloatArray
     predicted: FloatArray
     remarks: tuple[str, ...] = ()
+    exact: NDArray[np.bool_] | None = None
 
 
 LayerModel = Callable[[Layer, Modes], LayerCost]
