@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 TASKS: Mapping[str, str] = {
     "digits": "search.tasks.digits:digits",
+    "fashion_mnist": "search.tasks.fashion_mnist:fashion_mnist",
+    "pneumoniamnist": "search.tasks.pneumoniamnist:pneumoniamnist",
+    "cifar10": "search.tasks.cifar10:cifar10",
 }
 
 _SPLITS = ("train", "calib", "valid", "test")

@@ -5,14 +5,14 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from search.networks.digits import DigitsNet
 from search.task import Task
-from search.tasks.splits import batches, permutation, take
+from search.tasks.images import Images, Scale, Sizes, image_task
 from search.tasks.training import Recipe, fit
 
 TRAIN, VALID, TEST = 898, 299, 600
+SCALE = Scale(full=16.0)
 RECIPE = Recipe(epochs=8, batch=32, rate=0.1, threads=1)
 
 
@@ -30,26 +30,16 @@ def digits(seed: int = 0, calib_size: int = 256, valid_size: int = VALID, test_s
     Raises:
         InputError: a size outside its split.
     """
-    calib = take("calib_size", calib_size, TRAIN)
-    valid, test = take("valid_size", valid_size, VALID), take("test_size", test_size, TEST)
-    step = take("batch_size", batch_size, TRAIN)
-    images, labels = _images()
-    model = fit("digits", DigitsNet, images[:TRAIN], labels[:TRAIN], replace(RECIPE, seed=seed))
-    order = permutation(TRAIN, seed=0)
-    return Task(
-        model=model,
-        train=batches(images[order], labels[order], step),
-        calib=batches(images[order[:calib]], labels[order[:calib]], step),
-        valid=batches(images[TRAIN : TRAIN + valid], labels[TRAIN : TRAIN + valid], valid),
-        test=batches(images[-TEST:][:test], labels[-TEST:][:test], test),
-    )
+    images = _images()
+    train, valid, test = (images.pick(part) for part in (slice(TRAIN), slice(TRAIN, TRAIN + VALID), slice(TRAIN + VALID, None)))
+    model = fit("digits", DigitsNet, train, SCALE, replace(RECIPE, seed=seed))
+    return image_task(model, train, valid, test, Sizes(None, calib_size, valid_size, test_size, batch_size, read=TEST), SCALE)
 
 
 @cache
-def _images() -> tuple[Tensor, Tensor]:
-    """Return images [1797, 1, 8, 8] in [0, 1] (17 grey levels) and labels [1797]."""
+def _images() -> Images:
+    """Return all 1,797 images, 17 grey levels, in their order."""
     from sklearn.datasets import load_digits
 
     pixels, targets = load_digits(return_X_y=True)
-    images = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 16).view(-1, 1, 8, 8)
-    return images, torch.from_numpy(np.asarray(targets, dtype=np.int64))
+    return Images(torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 8, 8), torch.from_numpy(targets.astype(np.int64)))

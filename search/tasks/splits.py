@@ -1,15 +1,9 @@
-"""Splits of image data: seeded subsets and lists of batches."""
+"""Seeded, checked subsets."""
 
 import torch
 from torch import Tensor
 
 from quant_core.errors import InputError
-from search.task import Batch
-
-
-def batches(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
-    """Return images [N, ...] and labels [N] as batches of at most `size`, in order."""
-    return list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
 
 
 def permutation(n: int, seed: int) -> Tensor:

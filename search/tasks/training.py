@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from search.tasks.cache import digest, trained
+from search.tasks.images import Images, Scale
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +44,28 @@ class Recipe:
     revision: int = 1
 
 
-def fit(name: str, build: Callable[[], nn.Module], images: Tensor, labels: Tensor, recipe: Recipe) -> nn.Module:
-    """Return the network of `build` trained on images [N, C, H, W] and labels [N] by `recipe`, in eval mode; from the cache if there."""
+def fit(name: str, build: Callable[[], nn.Module], images: Images, scale: Scale, recipe: Recipe) -> nn.Module:
+    """Return the network of `build`, in eval mode, trained on `images` by `recipe`: from the cache, or now.
+
+    Args:
+        name: what is trained; the start of the cached file's name.
+        build: makes the untrained network; called under the recipe's seed.
+        images: the training split.
+        scale: from pixels to the network's inputs.
+        recipe: all else. The cached file is bound to the recipe, the printed form of the network, the scale and the hash of the images.
+    """
+    data = digest({"pixels": images.pixels, "labels": images.labels})
     with _seeded(recipe.seed):
         model = build()
-    key = {**asdict(recipe), "network": str(model), "data": digest({"images": images, "labels": labels})}
 
     def train() -> dict[str, Tensor]:
         with _seeded(recipe.seed), _threads(recipe.threads):
-            _train(name, model, images, labels, recipe)
-        return model.state_dict()
+            trainee = build()
+            trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _train(name, trainee, images, scale, recipe)
+        return dict(trainee.state_dict())
 
-    model.load_state_dict(trained(name, key, train))
+    model.load_state_dict(trained(name, {**asdict(recipe), **asdict(scale), "network": str(model), "data": data}, train))
     return model.eval()
 
 
@@ -75,29 +86,37 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(name: str, model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> None:
-    steps = recipe.epochs * max(1, len(images) // recipe.batch)
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": weights, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps + 1)
+def _train(name: str, model: nn.Module, images: Images, scale: Scale, recipe: Recipe) -> None:
+    steps = max(1, len(images) // recipe.batch)
+    size = min(recipe.batch, len(images))
+    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
     model.train()
     start = time.perf_counter()
     for epoch in range(recipe.epochs):
         total = 0.0
-        for picked in torch.split(torch.randperm(len(images)), recipe.batch):
-            if len(picked) < min(recipe.batch, len(images)):
-                continue  # a ragged last batch would skew the batch statistics
-            loss = criterion(model(augment(images[picked], recipe.shift, recipe.flip)), labels[picked])
+        order = torch.randperm(len(images))[: steps * size]  # a ragged last batch would skew the batch statistics
+        for picked in torch.split(order, size):
+            part = images.pick(picked)
+            inputs = scale(augment(part.pixels, recipe.shift, recipe.flip)).contiguous(memory_format=torch.channels_last)
+            loss = criterion(model(inputs), part.labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss.detach()) * len(picked)
+            total += float(loss.detach())
         seconds = time.perf_counter() - start
-        logger.info("%s: epoch %d of %d, loss %.3f, %.0f s", name, epoch + 1, recipe.epochs, total / len(images), seconds)
+        logger.info("%s: epoch %d of %d, loss %.3f, %.0f s", name, epoch + 1, recipe.epochs, total / steps, seconds)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=True)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps + 1)
 
 
 def augment(images: Tensor, shift: int, flip: bool) -> Tensor:
