@@ -1,0 +1,58 @@
+"""OCP Microscaling v1.0 (2023): blocks of 32 minifloats or 8-bit fixed-point numbers under a shared power of two (E8M0)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
+from quant_core.codecs.blocks import largest, spread
+from quant_core.codecs.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat, floor_log2
+from quant_core.codecs.rounding import round_steps
+from quant_core.codecs.scales import power_of_two
+from quant_core.spec import QuantSpec
+
+ELEMENTS: dict[str, Minifloat] = {"mxfp4": E2M1, "mxfp6e2m3": E2M3, "mxfp6e3m2": E3M2, "mxfp8e4m3": E4M3, "mxfp8e5m2": E5M2}
+INT8_FRACTION_BITS = 6
+_INT8_LOW, _INT8_TOP = -128, 127
+
+
+def block_exponents(tops: Tensor, spec: QuantSpec) -> Tensor:
+    """Return floor(log2(top)) - emax of the element (section 6.3), int32, in E8M0's [-127, 127]; a block of zeros has -127."""
+    emax = ELEMENTS[spec.format].emax if spec.format in ELEMENTS else 0
+    return (floor_log2(tops) - emax).clamp(-127, 127)
+
+
+def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
+    """Return codes [R, C] (sign-magnitude; MXINT8 offset binary) and power-of-two scales [R, B]. Values saturate; -0 is kept by floats."""
+    no_bounds(spec, bounds)
+    exponents = block_exponents(largest(rows, spec.block), spec)
+    scaled = torch.ldexp(rows.to(torch.float64), -spread(exponents, spec.block, rows.shape[1]))
+    scale = power_of_two(exponents)
+    rounding = partial(round_steps, spec=spec, generator=generator)
+    if spec.format in ELEMENTS:
+        return Encoded(ELEMENTS[spec.format].encode(scaled, rounding).to(torch.uint8), scale=scale)
+    steps = rounding(torch.ldexp(scaled, torch.tensor(INT8_FRACTION_BITS))).clamp(-_INT8_TOP, _INT8_TOP)
+    return Encoded((steps - _INT8_LOW).to(torch.uint8), _INT8_LOW, scale=scale)
+
+
+def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
+    """Return the rows, float32."""
+    assert encoded.scale is not None
+    scale = spread(encoded.scale, spec.block, encoded.codes.shape[1])
+    if spec.format in ELEMENTS:
+        return ELEMENTS[spec.format].decode(encoded.codes) * scale
+    return (encoded.codes.to(torch.float32) + encoded.low) * 2.0**-INT8_FRACTION_BITS * scale
+
+
+def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
+    """Exponents, codes."""
+    return (Field("scale", (rows, -(-columns // spec.block)), spec.scale), code_field(spec, rows, columns))
+
+
+def lowest(spec: QuantSpec) -> int:
+    """Return what code 0 stands for: -128 of MXINT8; minifloat codes are no integers."""
+    return 0 if spec.format in ELEMENTS else _INT8_LOW
+
+
+CODEC = Codec(encode, decode, layout, lowest)

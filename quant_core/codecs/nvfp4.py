@@ -1,0 +1,69 @@
+"""NVFP4: blocks of 16 E2M1 numbers under an E4M3 scale, and one float scale for the tensor, as nvidia-modelopt computes it."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
+from quant_core.codecs.blocks import largest, spread
+from quant_core.codecs.minifloat import E2M1, E4M3
+from quant_core.codecs.rounding import round_steps
+from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
+from quant_core.errors import InputError
+from quant_core.spec import QuantSpec
+
+SMALLEST_SCALE = 2.0**-9
+_TOP = 6.0 * 448.0
+
+
+def tensor_scale(top: Tensor, bounds: Bounds | None) -> Tensor:
+    """Return g = top / (6 x 448), [1, 1]; `bounds`, one value each, replace the largest magnitude `top`. Zeros give 1.
+
+    Raises:
+        InputError: bounds of more than one value, or not finite.
+    """
+    if bounds is not None:
+        if any(end.numel() != 1 or not bool(torch.isfinite(end).all()) for end in bounds):
+            raise InputError("bounds for nvfp4 set its one tensor scale; give one finite lo and hi.")
+        top = torch.maximum(bounds[0].abs(), bounds[1].abs()).to(top.device, torch.float32)
+    scale = torch.where(top > 0, (top / _TOP).clamp(FLOAT_MIN, FLOAT_MAX / _TOP * (1.0 - 2.0**-20)), 1.0)
+    return scale.reshape(1, 1).to(torch.float32)
+
+
+def block_scales(tops: Tensor, coarse: Tensor) -> Tensor:
+    """Return top / (6 g) rounded to E4M3, at least 2^-9, [R, B] float32; a block of zeros has 1."""
+    wanted = (tops / (6.0 * coarse)).clamp(SMALLEST_SCALE, 448.0)
+    scale = E4M3.decode(E4M3.encode(wanted.to(torch.float64)))
+    return torch.where(tops > 0, scale, 1.0)
+
+
+def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
+    """Return sign-magnitude codes [R, C] of x / (s g), E4M3 scales s [R, B] and the tensor scale g [1, 1]."""
+    tops = largest(rows, spec.block)
+    coarse = tensor_scale(tops.max(), bounds)
+    scale = block_scales(tops, coarse)
+    scaled = rows / spread(scale * coarse, spec.block, rows.shape[1])
+    scaled = scaled.clamp(-_TOP, _TOP).to(torch.float64)
+    codes = E2M1.encode(scaled, partial(round_steps, spec=spec, generator=generator))
+    return Encoded(codes.to(torch.uint8), scale=scale, coarse=coarse)
+
+
+def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
+    """Return the rows, float32."""
+    assert encoded.scale is not None
+    assert encoded.coarse is not None
+    scale = spread(encoded.scale * encoded.coarse, spec.block, encoded.codes.shape[1])
+    return E2M1.decode(encoded.codes) * scale
+
+
+def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
+    """The tensor scale, block scales, codes."""
+    return (
+        Field("coarse", (1, 1), "fp32"),
+        Field("scale", (rows, -(-columns // spec.block)), spec.scale),
+        code_field(spec, rows, columns),
+    )
+
+
+CODEC = Codec(encode, decode, layout)

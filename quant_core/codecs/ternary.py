@@ -1,0 +1,68 @@
+"""Ternary weights {-a, 0, +b}: TWN (Li et al., 2016) with one level, TTQ (Zhu et al., ICLR 2017) with two."""
+
+import torch
+from torch import Tensor
+
+from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
+from quant_core.errors import InputError
+from quant_core.spec import QuantSpec
+
+TWN_THRESHOLD = 0.7
+TTQ_THRESHOLD = 0.05
+
+
+def thresholds(rows: Tensor, spec: QuantSpec) -> Tensor:
+    """Return D, [R or 1, 1] float32: 0.7 mean |x| (TWN, equation 6) or 0.05 max |x| (TTQ, equation 9)."""
+    units = rows.abs().to(torch.float64) if spec.granularity == "channel" else rows.abs().to(torch.float64).reshape(1, -1)
+    middle = TWN_THRESHOLD * units.mean(dim=1) if spec.clipping == "twn" else TTQ_THRESHOLD * units.amax(dim=1)
+    return middle.to(torch.float32).reshape(-1, 1)
+
+
+def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:  # noqa: ARG001
+    """Return codes [R, C] (integer + 1) and levels [R or 1, 1], of TTQ [R or 1, 2] as (negative, positive) magnitudes.
+
+    x > D gives +1, x < -D gives -1. A level is the mean magnitude of the values that take it (TTQ trains its levels; this is where
+    training starts); 0 where there are none. `bounds` (lo <= 0 <= hi) set the levels to -lo and hi, the larger of them for TWN.
+    """
+    signs = (rows > thresholds(rows, spec)).to(torch.int8) - (rows < -thresholds(rows, spec)).to(torch.int8)
+    levels = _levels(rows, signs, spec) if bounds is None else _given(rows, spec, bounds)
+    return Encoded((signs + 1).to(torch.uint8), -1, scale=levels)
+
+
+def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:  # noqa: ARG001
+    """Return the rows, float32."""
+    assert encoded.scale is not None
+    signs = encoded.codes.to(torch.float32) + encoded.low
+    negative, positive = encoded.scale[:, :1], encoded.scale[:, -1:]
+    return torch.where(signs > 0, positive, torch.where(signs < 0, -negative, 0.0))
+
+
+def _levels(rows: Tensor, signs: Tensor, spec: QuantSpec) -> Tensor:
+    shape = rows.shape if spec.granularity == "channel" else (1, rows.numel())
+    magnitude, sign = rows.abs().to(torch.float64).reshape(shape), signs.reshape(shape)
+    sides = [sign != 0] if spec.clipping == "twn" else [sign < 0, sign > 0]
+    means = [(magnitude * side).sum(dim=1) / side.sum(dim=1).clamp(min=1) for side in sides]
+    return torch.stack(means, dim=1).to(torch.float32)
+
+
+def _given(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
+    units = len(rows) if spec.granularity == "channel" else 1
+    lo, hi = (end.detach().to(rows.device, torch.float32).reshape(-1) for end in bounds)
+    if any(len(end) not in (1, units) for end in (lo, hi)) or not bool((lo <= 0).all() and (hi >= 0).all()):
+        raise InputError(f"bounds of {len(lo)} values given for {spec}; give {units} or 1 levels with lo <= 0 <= hi.")
+    pair = torch.stack([-lo.expand(units), hi.expand(units)], dim=1)
+    return pair.amax(dim=1, keepdim=True) if spec.clipping == "twn" else pair
+
+
+def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
+    """Levels, codes."""
+    shape = (rows if spec.granularity == "channel" else 1, 1 if spec.clipping == "twn" else 2)
+    return (Field("scale", shape, spec.scale), code_field(spec, rows, columns))
+
+
+def lowest(spec: QuantSpec) -> int:  # noqa: ARG001
+    """Return -1."""
+    return -1
+
+
+CODEC = Codec(encode, decode, layout, lowest)

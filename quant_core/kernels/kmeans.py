@@ -1,0 +1,116 @@
+"""One-dimensional k-means, compiled: the exact optimum by dynamic programming, and Lloyd's iteration over sorted points."""
+
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0917
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True, cache=True)
+def _prefix_sums(points, sums):
+    """Write the distinct values of sorted `points` to sums[3] and prefix sums of count, x, x^2 (x less the mean) to sums[0:3]."""
+    centre, distinct = np.mean(points), 0
+    for i in range(len(points)):
+        if i == 0 or points[i] != points[i - 1]:
+            distinct += 1
+            sums[:3, distinct] = sums[:3, distinct - 1]
+            sums[3, distinct - 1] = points[i]
+        x = points[i] - centre
+        sums[0, distinct] += 1.0
+        sums[1, distinct] += x
+        sums[2, distinct] += x * x
+    return distinct, centre
+
+
+@numba.njit(nogil=True, cache=True)
+def _cost(sums, first, last):
+    """Return the squared distances of points [first, last) to their mean."""
+    count, total = sums[0, last] - sums[0, first], sums[1, last] - sums[1, first]
+    return sums[2, last] - sums[2, first] - total * total / count
+
+
+@numba.njit(nogil=True, cache=True)
+def _layer(sums, before, after, splits, clusters, n, stack):
+    """One more cluster: after[j] = min over i of before[i] + cost(i, j), by divide and conquer over the monotone splits."""
+    top = 0
+    stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = clusters, n, clusters - 1, n - 1
+    while top >= 0:
+        low, high, from_, to = stack[top, 0], stack[top, 1], stack[top, 2], stack[top, 3]
+        top -= 1
+        if low > high:
+            continue
+        middle = (low + high) // 2
+        best, found = np.inf, from_
+        for i in range(from_, min(to, middle - 1) + 1):
+            cost = before[i] + _cost(sums, i, middle)
+            if cost < best:
+                best, found = cost, i
+        after[middle], splits[middle] = best, found
+        stack[top + 1, 0], stack[top + 1, 1], stack[top + 1, 2], stack[top + 1, 3] = low, middle - 1, from_, found
+        stack[top + 2, 0], stack[top + 2, 1], stack[top + 2, 2], stack[top + 2, 3] = middle + 1, high, found, to
+        top += 2
+
+
+@numba.njit(nogil=True, cache=True)
+def optimal_books(points, books):
+    """Write to books[u] the k centres, ascending, with the least squared error of the sorted `points[u]` (float64 [U, n]).
+
+    Fewer than k distinct values: every value is a centre and the last is repeated.
+    """
+    units, n = points.shape
+    k = books.shape[1]
+    splits = np.zeros((k + 1, n + 1), dtype=np.int32)
+    costs = np.empty((2, n + 1))
+    stack = np.empty((128, 4), dtype=np.int64)
+    for u in range(units):
+        sums = np.zeros((4, n + 1))
+        distinct, centre = _prefix_sums(points[u], sums)
+        if distinct <= k:
+            for i in range(k):
+                books[u, i] = sums[3, min(i, distinct - 1)]
+            continue
+        for j in range(1, distinct + 1):
+            costs[0, j] = _cost(sums, 0, j)
+        for clusters in range(2, k + 1):
+            _layer(sums, costs[clusters % 2], costs[1 - clusters % 2], splits[clusters], clusters, distinct, stack)
+        last = distinct
+        for clusters in range(k, 0, -1):
+            first = splits[clusters, last] if clusters > 1 else 0
+            books[u, clusters - 1] = centre + (sums[1, last] - sums[1, first]) / (sums[0, last] - sums[0, first])
+            last = first
+
+
+@numba.njit(nogil=True, cache=True)
+def lloyd(points, centres, iterations):
+    """Move the ascending `centres` (float64) to a local optimum of the sorted `points` (float64 [n]); returns the steps taken.
+
+    A point half-way belongs to the lower centre. An empty cluster moves to the end of the costliest cluster that is farthest from its centre.
+    """
+    n, k = len(points), len(centres)
+    sums = np.zeros((4, n + 1))
+    distinct, middle = _prefix_sums(points, sums)
+    values, edges = sums[3, :distinct], np.zeros(k + 1, dtype=np.int64)
+    edges[k] = distinct
+    for step in range(iterations):
+        for c in range(1, k):
+            edges[c] = np.searchsorted(values, (centres[c - 1] + centres[c]) / 2.0, side="right")
+        moved, worst, widest = False, -1.0, 0
+        for c in range(k):
+            if edges[c + 1] > edges[c]:
+                count = sums[0, edges[c + 1]] - sums[0, edges[c]]
+                mean = middle + (sums[1, edges[c + 1]] - sums[1, edges[c]]) / count
+                moved |= mean != centres[c]
+                centres[c] = mean
+                cost = _cost(sums, edges[c], edges[c + 1])
+                if cost > worst and edges[c + 1] - edges[c] > 1:
+                    worst, widest = cost, c
+        for c in range(k):
+            if edges[c + 1] == edges[c] and worst > 0.0:
+                left, right = values[edges[widest]], values[edges[widest + 1] - 1]
+                centres[c] = left if centres[widest] - left > right - centres[widest] else right
+                moved, worst = True, 0.0
+        if not moved:
+            return step
+        centres.sort()
+    return iterations
