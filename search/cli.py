@@ -5,12 +5,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
 from quant_core.errors import BitfrontError, InputError
-from search import cli_catalog, cli_devices, cli_evaluate, cli_export, cli_profile, cli_report, cli_sweep
+from search import cli_catalog, cli_devices, cli_evaluate, cli_export, cli_report, cli_sweep
 
 app = typer.Typer(
     name="bitfront",
@@ -50,7 +49,6 @@ for _name, _command in (
     ("list", cli_catalog.list_command),
     ("inspect", cli_catalog.inspect_command),
     ("cost", cli_devices.cost_command),
-    ("profile", cli_profile.profile_command),
 ):
     app.command(_name)(_command)
 app.add_typer(cli_devices.devices_app, name="devices")
@@ -61,13 +59,7 @@ def main() -> None:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may lie in the working directory
     try:
-        code = typer.main.get_command(app).main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in sys.argv:
             raise

@@ -64,6 +64,6 @@ def _close(ended: "Ended", uri: str) -> None:
             "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
         )
     console.print(
-        f"next: bitfront front {record.name} | bitfront ui --uri {uri} (view: {ended.view}) | bitfront export {record.name} --pick knee"
+        f"next: bitfront front {record.name} | bitfront ui --uri {uri} | bitfront export {record.name} --pick knee"
     )
     typer.echo(f"{record.name} {record.run_id}")

@@ -1,10 +1,9 @@
-"""The end of a sweep: the final front is judged once on the test split, and what people look at is written to the record."""
+"""The end of a sweep: the final front is judged once on the test split."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search.evaluator import Evaluator
-from search.record import SweepRecord
 from search.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -21,8 +20,3 @@ def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
         if not record.test:
             sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test"))
             tracker.record(sweep.records[number])
-
-
-def artifacts(record: SweepRecord, tracker: "Tracker") -> str:
-    """Write the figures and tables of a sweep into its record; return the link of the shared view of all fronts."""
-    raise NotImplementedError

@@ -1,19 +1,20 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
 
 import torch
 
+from quant_core.cache import CacheCounts
 from quant_core.errors import BitfrontError, InputError
-from quant_core.policy import Policy
 from quant_core.registry import resolve
 from quant_core.size import float_bytes
 from search import tracking
-from search.closing import artifacts, judge
+from search.backend import BACKENDS, Backend, Work
+from search.closing import judge
 from search.evaluator import Evaluator
 from search.experiment import Experiment
 from search.experiment_file import dumps, loads
@@ -21,30 +22,11 @@ from search.interrupt import StopSignal
 from search.problem import Problem, Searcher
 from search.progress import LogMode, Progress
 from search.record import SweepRecord
-from search.result import Result
+from search.report.publish import publish
 from search.searchers import build
 from search.sensitivity import Sensitivity
 from search.setup import Setup, build_problem, prepare
 from search.sweep import Sweep
-
-BACKENDS: dict[str, str] = {"local": "search.local:run"}
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What a backend is given beside the sweep.
-
-    Attributes:
-        experiment: plain data; a worker rebuilds everything from it.
-        evaluate: evaluates in this process: (policy, cost) -> result; never raises.
-        ended: to be called after every trial.
-        stopping: to be asked before every trial.
-    """
-
-    experiment: Experiment
-    evaluate: Callable[[Policy, Mapping[str, float]], Result]
-    ended: Callable[[], None]
-    stopping: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,7 @@ class Spent:
     tracking_s: float
     test_s: float
     sensitivity_evaluations: int
-    weight_cache: str
+    weight_cache: CacheCounts
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +49,11 @@ class Ended:
     Attributes:
         record: everything, trials included.
         spent: where the time went.
-        view: link into the MLflow UI, relative to where it is served.
         complete: MLflow has every record (otherwise the rest waits in the spool).
     """
 
     record: SweepRecord
     spent: Spent
-    view: str
     complete: bool
 
 
@@ -106,7 +86,7 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
     ready = _ready(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
-    _check_fingerprints(recorded, ready.setup)
+    check_fingerprints(recorded, ready.setup)
     problem = ready.problem(recorded.baseline)
     searcher = _searcher(ready.setup.experiment, problem)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
@@ -182,7 +162,8 @@ def _params(experiment: Experiment) -> dict[str, object]:
     }
 
 
-def _check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
+def check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
+    """Refuse weights, data or a space other than what the sweep is bound to."""
     changed = [name for name, print_ in recorded.fingerprints.items() if setup.fingerprints.get(name) != print_]
     if changed:
         raise InputError(
@@ -194,7 +175,7 @@ def _check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
 
 def _finish(ready: _Ready, sweep: Sweep, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
-    run = cast(Callable[[Sweep, Work], None], resolve(BACKENDS, "backend", ready.setup.experiment.run.backend))
+    run = cast(Backend, resolve(BACKENDS, "backend", ready.setup.experiment.run.backend))
     looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
     try:
         with StopSignal() as stopping, Progress(sweep, log) as progress:
@@ -211,7 +192,7 @@ def _finish(ready: _Ready, sweep: Sweep, tracker: "tracking.Tracker", begun: flo
     if sweep.done:
         judge(ready.evaluator, sweep, tracker)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
-    view = artifacts(record, tracker)
+    publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)
     evaluation_s = sum(each.result.seconds for each in sweep.records.values() if each.repeated < 0) - evaluated
@@ -222,6 +203,6 @@ def _finish(ready: _Ready, sweep: Sweep, tracker: "tracking.Tracker", begun: flo
         tracking_s=tracker.blocked_s,
         test_s=test_s,
         sensitivity_evaluations=ready.sensitivity.evaluations,
-        weight_cache=str(ready.evaluator.engine.cache),
+        weight_cache=ready.evaluator.engine.counts,
     )
-    return Ended(record, spent, view, complete)
+    return Ended(record, spent, complete)

@@ -1,0 +1,32 @@
+"""Where trials run: the table of backends, and what one is given."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from quant_core.policy import Policy
+from search.experiment import Experiment
+from search.result import Result
+from search.sweep import Sweep
+
+BACKENDS: dict[str, str] = {"local": "search.local:run"}
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a backend is given beside the sweep.
+
+    Attributes:
+        experiment: plain data; a worker rebuilds everything from it.
+        evaluate: evaluates in this process: (policy, cost) -> result; never raises.
+        ended: to be called after every trial.
+        stopping: to be asked before every trial.
+    """
+
+    experiment: Experiment
+    evaluate: Callable[[Policy, Mapping[str, float]], Result]
+    ended: Callable[[], None]
+    stopping: Callable[[], bool]
+
+
+Backend = Callable[[Sweep, Work], None]
+"""Drives a sweep (`next`, `finish`) until it is done or `work.stopping()` is true."""

@@ -1,0 +1,60 @@
+"""Exporters: one file and one line each. An exporter writes its files into a folder and proves that they say what was searched."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quant_core.layer import Layer
+from quant_core.policy import Policy
+
+if TYPE_CHECKING:
+    from search.evaluator import Evaluator
+    from search.experiment import Experiment
+    from search.record import SweepRecord, TrialRecord
+    from search.task import Task
+
+EXPORTERS: dict[str, str] = {
+    "policy": "search.exporters.policy:export",
+    "card": "search.exporters.card:export",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A picked policy with everything an exporter may need.
+
+    Attributes:
+        policy, layers: what is exported; layers in network order.
+        experiment, task: where it comes from.
+        evaluator: quantizes (`evaluator.engine.apply(policy)`) and measures.
+        record, trial: the sweep and the trial that was picked.
+        metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
+    """
+
+    policy: Policy
+    layers: tuple[Layer, ...]
+    experiment: "Experiment"
+    task: "Task"
+    evaluator: "Evaluator"
+    record: "SweepRecord"
+    trial: "TrialRecord"
+    metrics: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter wrote.
+
+    Attributes:
+        files: names within the folder.
+        checks: what was verified, as figures: accuracy in the target runtime, largest output difference, bytes, ...
+        notes: warnings that the user should read.
+    """
+
+    files: tuple[str, ...]
+    checks: Mapping[str, float | str]
+    notes: tuple[str, ...] = ()
+
+
+Exporter = Callable[[Bundle, Path], Exported]

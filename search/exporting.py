@@ -1,0 +1,98 @@
+"""Export a picked policy: rebuild what the sweep saw, run the exporters into a temporary folder, rename it when all are verified."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.registry import resolve
+from search import tracking
+from search.evaluator import Evaluator
+from search.experiment_file import loads
+from search.exporters import EXPORTERS, Bundle, Exported, Exporter
+from search.front import pick
+from search.launch import check_fingerprints
+from search.setup import prepare
+
+REPORT = "export.json"
+
+
+def export(
+    uri: str, ref: str, choice: str, formats: Sequence[str], out: Path, experiment: str | None = None, force: bool = False
+) -> dict[str, Exported]:
+    """Export one policy of a sweep.
+
+    Args:
+        uri, ref, experiment: which sweep.
+        choice: "knee", "best-under:METRIC=LIMIT", an id or a trial number.
+        formats: names of `EXPORTERS`, or "package.module:function".
+        out: the folder to make; it appears whole or not at all.
+        force: replace `out` if it exists.
+
+    Returns:
+        format -> what was written and verified.
+
+    Raises:
+        InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
+        BitfrontError: a check failed; nothing is left behind.
+    """
+    exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
+    _check_target(out, force)
+    bundle = open_bundle(uri, ref, choice, experiment)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        done = {name: exporter(bundle, temporary) for name, exporter in exporters.items()}
+        (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
+        _move(temporary, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error}. Give a folder that can be written.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return done
+
+
+def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) -> Bundle:
+    """Rebuild the network, the data and the engine that the sweep used, and measure the picked policy on both splits."""
+    record = tracking.read(uri, ref, experiment_name)
+    trial = pick(record, choice)
+    if not trial.result.ok:
+        raise BitfrontError(f"trial {trial.number} failed ({trial.result.reason}); pick another.")
+    experiment = loads(record.experiment, f"experiment of sweep {record.name}")
+    setup = prepare(experiment)
+    check_fingerprints(record, setup)
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate)
+    metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
+    metrics |= {split: evaluator.metrics(trial.policy, split) for split in ("valid", "test")}
+    return Bundle(trial.policy, setup.layers, experiment, setup.task, evaluator, record, trial, metrics)
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give another folder, or --force to replace it.")
+    if out.exists() and not (out / REPORT).is_file():
+        raise InputError(f"{out} exists and is no export of bitfront (it has no {REPORT}); --force replaces exports only.")
+
+
+def _move(temporary: Path, out: Path) -> None:
+    """Put the finished folder in place; an older export is replaced."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    temporary.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _report(bundle: Bundle, done: dict[str, Exported]) -> dict[str, object]:
+    return {
+        "sweep": bundle.record.name,
+        "run_id": bundle.record.run_id,
+        "trial": bundle.trial.number,
+        "id": bundle.policy.id,
+        "metrics": {split: dict(each) for split, each in bundle.metrics.items()},
+        "cost": dict(bundle.trial.result.cost),
+        "formats": {name: {"files": each.files, "checks": dict(each.checks), "notes": each.notes} for name, each in done.items()},
+    }
