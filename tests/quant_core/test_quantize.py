@@ -1,0 +1,249 @@
+"""Conformance of every number format: shapes, dtypes, finite results, packing, bad input; and torch as the oracle of linear ones."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from quant_core.errors import InputError
+from quant_core.packing import pack, unpack
+from quant_core.quantize import decode, encode, fake_quantize, fake_quantize_affine
+from quant_core.spec import QuantSpec, make, parse
+
+
+def _cases() -> ModuleType:
+    found = importlib.util.spec_from_file_location("quantize_cases", Path(__file__).with_name("quantize_cases.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+CASES = _cases()
+SPECS: list[QuantSpec] = CASES.all_specs()
+TENSORS: dict[str, torch.Tensor] = CASES.nasty_tensors()
+
+
+def bits_of(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view({8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()])
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def check(x: torch.Tensor, spec: QuantSpec, axis: int = 0) -> None:
+    y = fake_quantize(x, spec, channel_axis=axis, generator=seeded())
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert bool(torch.isfinite(y).all()), f"{spec}: not finite"
+    data = pack(x, spec, channel_axis=axis, generator=seeded())
+    assert len(data) == -(-spec.storage_bits(tuple(x.shape), axis) // 8), spec
+    back = unpack(data, spec, tuple(x.shape), channel_axis=axis, dtype=x.dtype)
+    assert torch.equal(bits_of(back), bits_of(y)), f"{spec}: unpacked differs"
+    encoded = encode(x, spec, channel_axis=axis, generator=seeded())
+    again = decode(encoded, spec, tuple(x.shape), channel_axis=axis, dtype=x.dtype)
+    assert torch.equal(bits_of(again), bits_of(y)), f"{spec}: encoded differs"
+    if not spec.is_float:
+        assert int(encoded.codes.min()) >= 0
+        assert int(encoded.codes.max()) < 2**spec.bits
+
+
+def test_the_table_covers_every_format_granularity_and_clipping() -> None:
+    assert len(SPECS) > 300
+    assert {spec.clipping for spec in SPECS} == {"minmax", "ema", "percentile", "kl", "mse", "octav", "twn", "ttq"}
+
+
+@pytest.mark.parametrize("name", ["normal", "zero channel", "extremes", "half"])
+@pytest.mark.parametrize("part", range(8))
+def test_every_spec_is_finite_and_packs_to_its_exact_size(name: str, part: int) -> None:
+    for spec in SPECS[part::8]:
+        check(TENSORS[name], spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(TENSORS) - {"normal", "zero channel", "extremes", "half"}))
+def test_every_spec_on_every_edge(name: str) -> None:
+    for spec in SPECS:
+        check(TENSORS[name], spec)
+
+
+@pytest.mark.parametrize("name", sorted(TENSORS))
+@pytest.mark.parametrize("text", ["int4:channel", "int4:group16:mse", "int4:vector16", "mx6", "mxfp4", "nvfp4", "kmeans2:tensor", "ternary"])
+def test_usual_specs_on_every_edge(text: str, name: str) -> None:
+    check(TENSORS[name], parse(text))
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    spec=st.sampled_from(SPECS),
+    x=arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
+    axis=st.integers(0, 1),
+)
+def test_any_finite_matrix_under_any_spec(spec: QuantSpec, x: np.ndarray, axis: int) -> None:
+    check(torch.from_numpy(x), spec, axis)
+
+
+@pytest.mark.parametrize("spec", SPECS[::7] + [make("float")], ids=str)
+def test_zeros_stay_zero(spec: QuantSpec) -> None:
+    y = fake_quantize(torch.zeros(3, 20), spec, generator=seeded())
+    assert not y.any() or spec.granularity == "none"
+
+
+@pytest.mark.parametrize("spec", SPECS[::5], ids=str)
+def test_nan_and_infinity_are_refused(spec: QuantSpec) -> None:
+    for bad, message in ((float("nan"), "1 NaN and 0 infinite of 40"), (float("inf"), "0 NaN and 1 infinite")):
+        x = torch.ones(2, 20)
+        x[1, 3] = bad
+        with pytest.raises(InputError, match=message):
+            fake_quantize(x, spec)
+        with pytest.raises(InputError, match=message):
+            pack(x, spec)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_empty_tensors_come_back_empty(shape: tuple[int, ...]) -> None:
+    for spec in SPECS[::11]:
+        assert fake_quantize(torch.empty(shape), spec).shape == shape
+        assert pack(torch.empty(shape), spec) == b""
+        assert unpack(b"", spec, shape).shape == shape
+    with pytest.raises(InputError, match="nothing to encode"):
+        encode(torch.empty(shape), "mx6")
+
+
+def test_the_channel_axis_is_the_row() -> None:
+    x = torch.randn(4, 6, 3, 3, generator=seeded())
+    for text in ("int4:channel", "int3:group5", "mxfp4", "kmeans2:channel", "ternary:channel"):
+        by_axis = fake_quantize(x, text, channel_axis=1)
+        assert torch.equal(by_axis, fake_quantize(x.movedim(1, 0).contiguous(), text).movedim(0, 1))
+        assert torch.equal(by_axis, fake_quantize(x, text, channel_axis=-3))
+        assert torch.equal(by_axis, unpack(pack(x, text, channel_axis=1), text, (4, 6, 3, 3), channel_axis=1))
+
+
+def test_out_is_written_and_may_be_the_input() -> None:
+    for spec in SPECS[::6]:
+        for shape, axis in (((6, 40), 0), ((6, 40), 1), ((3, 2, 7), 0)):
+            x = torch.randn(shape, generator=seeded())
+            wanted = fake_quantize(x, spec, channel_axis=axis, generator=seeded())
+            out = torch.full_like(x, torch.nan)
+            assert fake_quantize(x, spec, channel_axis=axis, generator=seeded(), out=out).data_ptr() == out.data_ptr()
+            assert torch.equal(out, wanted), spec
+            assert torch.equal(fake_quantize(x, spec, channel_axis=axis, generator=seeded(), out=x), wanted), spec
+    strided = torch.zeros(6, 80)[:, ::2]
+    fake_quantize(torch.ones(6, 40), "mx9", out=strided)
+    assert torch.equal(strided, torch.ones(6, 40))
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(InputError, match=r"torch.int64 given; a floating-point"):
+        fake_quantize(torch.ones(3, dtype=torch.int64), "int8")
+    with pytest.raises(InputError, match="channel axis 2 given"):
+        fake_quantize(torch.ones(3, 3), "int8:channel", channel_axis=2)
+    with pytest.raises(InputError, match="out is"):
+        fake_quantize(torch.ones(3, 3), "int8", out=torch.ones(3))
+    with pytest.raises(InputError, match="bounds of 2 values given for int8:channel; 3 scale blocks"):
+        fake_quantize(torch.ones(3, 3), "int8:channel", bounds=(torch.zeros(2), torch.ones(2)))
+    with pytest.raises(InputError, match="lo > hi"):
+        fake_quantize(torch.ones(3, 3), "int8", bounds=(torch.tensor(1.0), torch.tensor(-1.0)))
+    with pytest.raises(InputError, match="bounds given for mx6"):
+        fake_quantize(torch.ones(3, 3), "mx6", bounds=(torch.tensor(-1.0), torch.tensor(1.0)))
+    with pytest.raises(InputError, match="not finite"):
+        fake_quantize(torch.ones(3, 3), "int8", bounds=(torch.tensor(0.0), torch.tensor(torch.inf)))
+
+
+# ------------------------------------------------------------------------------------------------- oracle: torch
+
+
+def hard_values() -> torch.Tensor:
+    """Normal values, ties of the grid, random finite bit patterns."""
+    generator = torch.Generator().manual_seed(11)
+    normal = torch.randn(6, 5000, generator=generator)
+    ties = (torch.randint(-300, 300, (6, 5000), generator=generator) + 0.5) * 0.037
+    bits = torch.randint(-(2**31), 2**31 - 1, (6, 5000), generator=generator).to(torch.int32).view(torch.float32)
+    return torch.cat([normal, ties, bits[:, :2000].nan_to_num(0.0, 1.0, -1.0).clamp(-1e9, 1e9)], dim=1)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_given_scales_agree_with_torch_bit_for_bit(bits: int) -> None:
+    x = hard_values()
+    for low, high, zero in ((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0), (0, 2**bits - 1, 2 ** (bits - 1) - 1)):
+        per_tensor = torch.fake_quantize_per_tensor_affine(x, 0.037, zero, low, high)
+        assert torch.equal(fake_quantize_affine(x, 0.037, zero, low, high), per_tensor)
+        scales, zeros = torch.rand(6, generator=seeded()) + 0.01, torch.full((6,), zero, dtype=torch.int32)
+        per_channel = torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, low, high)
+        assert torch.equal(fake_quantize_affine(x, scales, zeros, low, high), per_channel)
+        last = torch.fake_quantize_per_channel_affine(x.t().contiguous(), scales, zeros, 1, low, high)
+        assert torch.equal(fake_quantize_affine(x.t(), scales, zeros, low, high, channel_axis=1), last)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_symmetric_specs_agree_with_torch_bit_for_bit(bits: int) -> None:
+    x = hard_values().clamp(-100, 100)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    scale = x.abs().max() / max(1, high)
+    assert torch.equal(fake_quantize(x, f"int{bits}:tensor"), torch.fake_quantize_per_tensor_affine(x, float(scale), 0, low, high))
+    scales, zeros = x.abs().amax(dim=1) / max(1, high), torch.zeros(6, dtype=torch.int32)
+    assert torch.equal(fake_quantize(x, f"int{bits}:channel"), torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, low, high))
+    grouped = x[:, :9984].reshape(-1, 128)
+    scales, zeros = grouped.abs().amax(dim=1) / max(1, high), torch.zeros(len(grouped), dtype=torch.int32)
+    wanted = torch.fake_quantize_per_channel_affine(grouped, scales, zeros, 0, low, high).reshape(6, -1)
+    assert torch.equal(fake_quantize(x[:, :9984], f"int{bits}:group128:fp32"), wanted)
+
+
+def test_affine_specs_agree_with_the_observer_of_torch() -> None:
+    x = hard_values().clamp(-3, 5)
+    lo, hi = x.amin(dim=1), x.amax(dim=1)
+    scales = (hi - lo) / 255
+    zeros = (0 - torch.round(lo / scales)).clamp(0, 255).to(torch.int32)
+    assert torch.equal(fake_quantize(x, "int8:channel:affine"), torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, 0, 255))
+    encoded = encode(x, "int8:channel:affine")
+    assert encoded.zero_point is not None
+    assert encoded.scale is not None
+    integers = (torch.round(x * (1 / scales).unsqueeze(1)) + zeros.unsqueeze(1)).clamp(0, 255)
+    assert torch.equal(encoded.codes.float(), integers)
+    assert torch.equal(encoded.scale.flatten(), scales)
+    assert torch.equal(encoded.zero_point.flatten().int(), zeros)
+
+
+def test_bounds_replace_the_clipping_and_unsigned_follows_from_them() -> None:
+    x = torch.linspace(-1, 4, 101).reshape(1, -1)
+    signed = fake_quantize(x, "int4", bounds=(torch.tensor(-2.0), torch.tensor(2.0)))
+    assert torch.equal(signed, torch.fake_quantize_per_tensor_affine(x, 2 / 7, 0, -8, 7))
+    unsigned = fake_quantize(x, "int4", bounds=(torch.tensor(0.0), torch.tensor(3.0)))
+    assert torch.equal(unsigned, torch.fake_quantize_per_tensor_affine(x, 3 / 15, 0, 0, 15))
+    with pytest.raises(InputError, match="unsigned"):
+        pack(x, "int4", bounds=(torch.tensor(0.0), torch.tensor(3.0)))
+    per_group = fake_quantize(x, "int4:group50:fp32", bounds=(-torch.ones(3), torch.tensor([1.0, 2.0, 4.0])))
+    assert float(per_group[0, 49]) <= 8 / 7
+    assert float(per_group[0, 100]) == 4.0
+    levels = fake_quantize(x, "ternary:ttq", bounds=(torch.tensor(-0.5), torch.tensor(2.5)))
+    assert set(levels.unique().tolist()) == {-0.5, 0.0, 2.5}
+
+
+def test_the_short_last_group_has_its_own_scale() -> None:
+    x = torch.cat([torch.full((1, 4), 100.0), torch.tensor([[0.5, 0.25]])], dim=1)
+    y = fake_quantize(x, "int8:group4:fp32")
+    assert float((y - x)[0, 4:].abs().max()) < 0.5 / 127
+
+
+def test_token_scales_run_along_the_last_axis() -> None:
+    x = torch.randn(2, 5, 12, generator=seeded()) * torch.arange(1, 11).reshape(2, 5, 1)
+    assert torch.equal(fake_quantize(x, "int8:token"), fake_quantize(x.reshape(10, 12), "int8:channel").reshape(2, 5, 12))
+
+
+def test_stochastic_rounding_has_the_right_mean_and_keeps_integers() -> None:
+    x = torch.full((1, 100_000), 0.3)
+    x[0, 0] = 1.0
+    y = fake_quantize(x, "int2:tensor:stochastic", generator=seeded())
+    deviation = (0.3 * 0.7 / 100_000) ** 0.5
+    assert abs(float(y[0, 1:].mean()) - 0.3) < 5 * deviation
+    whole = torch.arange(-7.0, 8.0).reshape(1, -1)
+    assert torch.equal(fake_quantize(whole, "int4:tensor:stochastic", generator=seeded()), whole)
+    assert torch.equal(y, fake_quantize(x, "int2:tensor:stochastic", generator=seeded()))
