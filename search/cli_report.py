@@ -10,22 +10,20 @@ from rich.table import Table
 
 from quant_core.errors import InputError
 from search import front as fronts
+from search.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.record import SweepRecord
 from search.report.style import show
 from search.tracking import names, read
 from search.tracking.reading import find_sweep
 
-Uri = Annotated[str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", show_envvar=False, help="MLflow tracking uri.")]
-ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment to look in; all when left out.")]
+_NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or MLflow run id of the sweep.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def front_command(
     sweep: SweepName,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.html", help="Write an interactive page that works offline.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="Every trial, each with its status.")] = False,
     uri: Uri = DEFAULT_URI,
     experiment: ExperimentName = None,
@@ -52,7 +50,7 @@ def front_command(
 def show_command(
     sweep: SweepName,
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Policy id, trial number, `knee` or `best-under:METRIC=LIMIT`.")],
-    as_json: Json = False,
+    as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
     experiment: ExperimentName = None,
 ) -> None:
@@ -83,7 +81,7 @@ def compare_command(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE.html", help="Write the comparison as a page that works offline.")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     budget: Annotated[
         list[str] | None, typer.Option("--budget", metavar="METRIC=LIMIT", help="A budget to judge at; may be repeated.")
     ] = None,
@@ -176,11 +174,12 @@ def _figure(name: str, value: object) -> str:
 def _print_front(sweep: SweepRecord, rows: list[fronts.Row]) -> None:
     """Print the front (or every trial) as a table, in one line per policy."""
     constant = ("accuracy_float_test", "float_weight_bytes")
-    shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in (None, "") for row in rows)]
+    shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
     failed = sum(not trial.result.ok for trial in sweep.trials)
     table = Table(title=f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}")
     for name in shown:
-        table.add_column(name.removesuffix("_s").removesuffix("_j").replace("_", " "), justify="left" if name == "id" else "right")
+        title = name.removesuffix("_s").removesuffix("_j").replace("_", " ")
+        table.add_column(title, justify="left" if name == "id" else "right", no_wrap=name == "id")
     for row in rows:
         table.add_row(*(_figure(name, row[name]) for name in shown), style="bold" if row["knee"] else None)
     console = Console()

@@ -32,7 +32,7 @@ class Store:
         self._children = dict(children)
         self._front = frozenset(shown["front"] if shown else ())
         self._knee = shown["knee"] if shown else -1
-        self._unsure = False
+        self._begun: set[int] = set()
 
     def apply(self, lines: Sequence[Json], files: Path) -> None:
         """Write lines in order; the last front in them is the one that is tagged, the last content of an artifact the one that is sent."""
@@ -41,28 +41,26 @@ class Store:
         volumes: dict[int, float] = {line["trial"]: line["hypervolume"] for line in fronts}
         last_use = {line["name"]: i for i, line in enumerate(lines) if line["op"] == "artifact"}
         ended: set[int] = set()
-        try:
-            for i, line in enumerate(lines):
-                if line["op"] == "trial":
-                    number: int = line["trial"]["number"]
-                    self._trial(line, shown, volumes.get(number, float(line["hypervolume"])))
-                    ended.add(number)
-                elif line["op"] == "tags":
-                    self._batch(self._run_id, tags=line["tags"])
-                elif line["op"] == "params":
-                    self._batch(self._run_id, params=line["params"])
-                elif line["op"] == "view":
-                    self._client.set_experiment_tag(self._experiment_id, TAG, state(line["costs"]))
-                elif line["op"] == "artifact" and last_use[line["name"]] == i:
-                    self._artifact(files / line["name"], line["name"])
-                elif line["op"] == "status":
-                    self._status(line)
-            if fronts:
-                self._fronts(fronts, ended)
-        except Exception:
-            self._unsure = True  # a run may have been created although its answer was lost: look before creating the next
-            raise
-        self._unsure = False
+        for i, line in enumerate(lines):
+            if line["op"] == "trial":
+                number: int = line["trial"]["number"]
+                self._trial(line, shown, volumes.get(number, float(line["hypervolume"])))
+                ended.add(number)
+            elif line["op"] == "artifact" and last_use[line["name"]] == i:
+                self._artifact(files / line["name"], line["name"])
+            else:
+                self._parent(line)
+        if fronts:
+            self._fronts(fronts, ended)
+
+    def _parent(self, line: Json) -> None:
+        """Write what concerns the sweep as a whole."""
+        if line["op"] in ("tags", "params"):
+            self._batch(self._run_id, tags=line.get("tags"), params=line.get("params"))
+        elif line["op"] == "view":
+            self._client.set_experiment_tag(self._experiment_id, TAG, state(line["costs"]))
+        elif line["op"] == "status":
+            self._status(line)
 
     def _trial(self, line: Json, shown: Json, hypervolume: float) -> None:
         """Write one trial as a child run: create, one batch, end."""
@@ -73,6 +71,7 @@ class Store:
         if child is None:
             tags |= {"mlflow.runName": f"{self._sweep}/{number:04d}"}
             start = max(0, end - int(1000 * result["seconds"]))
+            self._begun.add(number)
             child = self._client.create_run(self._experiment_id, start_time=start, tags=tags).info.run_id
             self._children[number] = child
             tags = {}
@@ -99,7 +98,8 @@ class Store:
         return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
 
     def _find(self, number: int) -> str | None:
-        if number not in self._children and self._unsure:
+        """Return the run of a trial; a creation whose answer was lost may have succeeded, so it is looked up."""
+        if number not in self._children and number in self._begun:
             query = f"tags.`{names.UID}` = '{names.trial_uid(self._run_id, number)}'"
             for run in self._client.search_runs([self._experiment_id], query, max_results=1):
                 self._children[number] = run.info.run_id

@@ -78,7 +78,7 @@ class Tracker:
         Raises:
             InputError: a number was never recorded as a trial that ended well.
         """
-        if hypervolume < self._volume:
+        if hypervolume < self._volume * (1 - 1e-9):
             return
         start = time.perf_counter()
         unknown = sorted(set(numbers) - set(self._candidates))

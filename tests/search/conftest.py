@@ -1,0 +1,88 @@
+"""What the tests of records share: made-up sweeps, and an empty MLflow store."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.spec import parse
+from search.record import SweepRecord, TrialRecord
+from search.result import Result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """MLflow 3.17 itself uses what SQLAlchemy 2.1 deprecates."""
+    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+MakeSweep = Callable[..., SweepRecord]
+EXPERIMENT = '[task]\nname = "digits"\n[track]\nuri = "postgresql://alice:s3cret-word@db.example/runs"\n'
+
+
+def _trial(number: int, rng: random.Random, layers: int) -> TrialRecord:
+    """Two uniform baselines, then random policies; every tenth fails, every twelfth repeats an earlier one."""
+    bits = [(4, 8)[number]] * layers if number < 2 else [rng.choice((2, 3, 4, 5, 6, 8)) for _ in range(layers)]
+    specs = [LayerPolicy(parse(f"int{each}:channel:mse"), parse("int8:tensor:ema")) for each in bits]
+    policy = Policy({f"body.{i}.conv": spec for i, spec in enumerate(specs)})
+    error = 0.02 + 0.3 * sum(4.0**-each for each in bits) / layers + 0.01 * rng.random()
+    cost = {"weight_bytes": 64.0 * sum(bits), "latency_s": 1e-5 * sum(bits) + 1e-6 * rng.random()}
+    metrics = {"accuracy": 1 - error, "error": error, "loss": 2 * error}
+    result = Result(policy.id, metrics, cost, 0.125)
+    if number % 10 == 9:
+        result = Result(policy.id, {}, cost, 0.5, "failed", "RuntimeError: out of memory at postgresql://bob:hunter2-word@db/x")
+    origin = "baseline" if number < 2 else "random"
+    return TrialRecord(number, origin, tuple(bits), policy, result, 2 * number, 2 * number + 1)
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> MakeSweep:
+    """Return a maker of whole sweeps: `make_sweep("name", trials=30, seed=0, layers=6, objectives=...)`."""
+
+    def make(
+        name: str = "made-up",
+        *,
+        trials: int = 30,
+        seed: int = 0,
+        layers: int = 6,
+        objectives: tuple[str, ...] = ("error", "weight_bytes"),
+        limits: dict[str, float] | None = None,
+    ) -> SweepRecord:
+        rng = random.Random(seed)
+        reference = {"error": 1.0, "weight_bytes": 64.0 * 8 * layers * 1.05, "latency_s": 1e-5 * 8 * layers * 1.05}
+        return SweepRecord(
+            name=name,
+            run_id=f"{seed:032x}",
+            experiment=EXPERIMENT,
+            fingerprints={"weights": "0f" * 8, "data": "1e" * 8},
+            objectives=objectives,
+            limits=limits or {},
+            reference={metric: reference[metric] for metric in objectives},
+            baseline={"accuracy_test": 0.97, "accuracy_valid": 0.98, "weight_bytes": 64.0 * 32 * layers},
+            status="finished",
+            trials=tuple(_trial(number, rng, layers) for number in range(trials)),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file with MLflow's tables and nothing in them (making one takes seconds; tests copy it)."""
+    from search.tracking.client import connect
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    connect(f"sqlite:///{folder}/mlflow.db", folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store_uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the uri of a fresh store in an empty working directory."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return f"sqlite:///{tmp_path}/mlflow.db"

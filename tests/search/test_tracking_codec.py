@@ -1,0 +1,78 @@
+"""Records as JSON and as tags: exact, compact, and loud where damaged."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quant_core.errors import BitfrontError
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.spec import parse
+from search.record import SweepRecord
+from search.tracking.codec import CHUNK, dumps, from_tags, sweep_from_json, sweep_to_json, to_tags, trial_from_json, trial_to_json
+from search.tracking.names import redact
+
+MakeSweep = Callable[..., SweepRecord]
+
+
+def test_trials_read_back_exactly(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=30)
+    layers = list(sweep.trials[0].policy)
+    for trial in sweep.trials:
+        kept = replace(trial, repeated=3, test={"accuracy": 0.1 + 0.2})
+        assert trial_from_json(json.loads(dumps(trial_to_json(kept, layers))), layers) == kept
+
+
+def test_a_policy_for_other_layers_carries_its_names(make_sweep: MakeSweep) -> None:
+    trial = make_sweep(trials=1).trials[0]
+    other = replace(trial, policy=Policy({"head": LayerPolicy(parse("mxfp4"), parse("int4:token:dynamic"))}))
+    data = trial_to_json(other, list(trial.policy))
+    assert data["layers"] == ["head"]
+    assert trial_from_json(data, list(trial.policy)) == other
+
+
+def test_not_a_number_survives(make_sweep: MakeSweep) -> None:
+    trial = make_sweep(trials=1).trials[0]
+    broken = replace(trial, result=replace(trial.result, metrics={"error": math.nan, "loss": math.inf}))
+    back = trial_from_json(json.loads(dumps(trial_to_json(broken, []))), []).result.metrics
+    assert math.isnan(back["error"])
+    assert back["loss"] == math.inf
+
+
+def test_headers_read_back_exactly(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(objectives=("error", "weight_bytes", "latency_s"), limits={"latency_s": 1 / 3})
+    assert sweep_from_json(json.loads(dumps(sweep_to_json(sweep)))) == replace(sweep, trials=())
+
+
+@given(st.one_of(st.text(max_size=50), st.lists(st.integers(), max_size=5), st.dictionaries(st.text(), st.floats(allow_nan=False))))
+def test_any_json_survives_tags(value: object) -> None:
+    assert from_tags(to_tags("key", value), "key") == value
+
+
+def test_long_records_are_cut_to_what_a_tag_holds() -> None:
+    value = [(i * 2654435761) % 2**32 for i in range(20_000)]
+    tags = to_tags("key", value)
+    assert len(tags) > 2
+    assert max(map(len, tags.values())) <= CHUNK + 10 < 8000
+    assert all(text.isascii() for text in tags.values())
+    assert from_tags(tags, "key") == value
+    assert from_tags(to_tags("key", "short") | {"key.1": "left over from a longer one"}, "key") == "short"
+
+
+def test_a_lost_part_is_an_error_and_an_absent_key_is_none() -> None:
+    tags = to_tags("key", [(i * 2654435761) % 2**32 for i in range(20_000)])
+    assert from_tags(tags, "other") is None
+    del tags["key.1"]
+    with pytest.raises(BitfrontError, match=r"tag 'key' is damaged .*restore it from a backup"):
+        from_tags(tags, "key")
+
+
+def test_redact_blanks_out_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pa55word")
+    text = "cannot reach postgresql+psycopg2://user:p%40ss@db:5432/x or https://token@host/; pa55word was given"
+    assert redact(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/; *** was given"
+    assert redact("sqlite:///home/me@work/mlflow.db") == "sqlite:///home/me@work/mlflow.db"
