@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.activation import ActivationQuantizer
+from quant_core.adaround import adaround
 from quant_core.cache import CacheCounts, TensorCache
 from quant_core.corrections import equalize as equalize_layers
 from quant_core.corrections import output_shift
 from quant_core.errors import InputError
 from quant_core.fold import fold_batch_norm
 from quant_core.layer import Layer
+from quant_core.moments import second_moments
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.quantize import fake_quantize
 from quant_core.spec import QuantSpec
@@ -58,7 +60,8 @@ class PostTraining:
         if equalize:
             equalize_layers(self.model, layers, example)
         self._floats = {name: _own_parameters(module) for name, module in self._modules.items()}
-        self.statistics = collect(self.model, layers, batches)
+        self._batches = list(batches)
+        self.statistics = collect(self.model, layers, self._batches)
         self._cache = TensorCache(cache_bytes)
         self._applied = dict.fromkeys(self._layers, _FLOAT)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
@@ -117,11 +120,27 @@ class PostTraining:
     def _quantized(self, name: str, spec: QuantSpec) -> tuple[Tensor, ...]:
         """Return the quantized weight and, with bias correction, the bias that goes with it."""
         layer, module, (weight, bias) = self._layers[name], self._modules[name], self._floats[name]
-        quantized = fake_quantize(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
+        if spec.rounding == "adaround" and name in self.statistics:
+            quantized = adaround(module, weight, spec, layer.channel_axis, self._moments(name))
+        else:
+            quantized = fake_quantize(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
         if not self._bias_correction or name not in self.statistics:
             return (quantized,)
         shift = output_shift(module, quantized - weight, self.statistics[name])
         return quantized, (-shift if bias is None else bias - shift).to(weight.dtype)
+
+    def _moments(self, name: str) -> Tensor:
+        """Return the second moments of a layer's input in the float network; bias correction takes care of their mean."""
+
+        def gather() -> tuple[Tensor, ...]:
+            before = Policy(self._applied)
+            self.restore()
+            found = second_moments(self.model, self._modules[name], self._batches, centered=self._bias_correction)
+            self.apply(before)
+            self._active = {}
+            return (found,)
+
+        return self._cache.get((name, "moments"), gather)[0]
 
     def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
         if (name, spec) not in self._quantizers:

@@ -1,0 +1,102 @@
+"""A layer as a matrix product: its input as patches, its weight as rows, and the second moments of the patches over calibration data."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quant_core.fold import TRANSPOSED
+from quant_core.forward import forward
+from quant_core.trace import is_transformers_conv1d
+
+_CHUNK = 2**24
+
+
+def weight_rows(module: Any, weight: Tensor) -> Tensor:
+    """Return a weight as [groups, outputs of a group, inputs of a patch]; `weight_from_rows` inverts it."""
+    if isinstance(module, TRANSPOSED):
+        taps = tuple(range(2, weight.dim()))
+        grouped = weight.flip(taps).reshape(module.groups, -1, weight.shape[1], weight[0, 0].numel())
+        return grouped.transpose(1, 2).flatten(2)
+    if is_transformers_conv1d(module):
+        return weight.t()[None]
+    return weight.reshape(_groups(module), -1, weight[0].numel())
+
+
+def weight_from_rows(module: Any, rows: Tensor) -> Tensor:
+    """Return rows of `weight_rows` in the shape of the module's weight."""
+    shape = module.weight.shape
+    if isinstance(module, TRANSPOSED):
+        grouped = rows.reshape(module.groups, shape[1], shape[0] // module.groups, -1).transpose(1, 2)
+        return grouped.reshape(shape).flip(tuple(range(2, len(shape))))
+    return rows[0].t() if is_transformers_conv1d(module) else rows.reshape(shape)
+
+
+def patches(module: Any, x: Tensor) -> Tensor:
+    """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias."""
+    if isinstance(module, nn.Linear) or is_transformers_conv1d(module):
+        return x.reshape(1, -1, x.shape[-1])
+    spatial = len(module.kernel_size)
+    x = x if x.dim() == spatial + 2 else x[None]
+    x, stride = (_spread(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
+    for axis, (kernel, step, dilation) in enumerate(zip(module.kernel_size, stride, module.dilation, strict=True)):
+        x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, step)[..., ::dilation]
+    x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
+    order = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
+    return x.permute(order).flatten(1, 1 + spatial).flatten(2)
+
+
+def second_moments(model: nn.Module, module: nn.Module, batches: Iterable[Any], *, centered: bool) -> Tensor:
+    """Return the mean outer product of the patches that reach `module`, [groups, K, K]; with `centered` their covariance."""
+    total: Tensor | float = 0.0
+    mean: Tensor | float = 0.0
+    count = 0
+
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal total, mean, count
+        x = args[0] if args else next(iter(kwargs.values()))
+        for part in x.split(max(1, _CHUNK // max(x[:1].numel() * module.get_parameter("weight")[0, 0].numel(), 1))):
+            rows = patches(module, part).to(torch.float32)
+            total = total + rows.transpose(1, 2) @ rows
+            mean = mean + rows.sum(dim=1)
+            count += rows.shape[1]
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            for inputs in batches:
+                forward(model, inputs)
+    finally:
+        handle.remove()
+    moments, mean = torch.as_tensor(total) / max(count, 1), torch.as_tensor(mean) / max(count, 1)
+    return moments - mean[:, :, None] * mean[:, None, :] if centered else moments
+
+
+def _groups(module: Any) -> int:
+    return 1 if isinstance(module, nn.Linear) else int(module.groups)
+
+
+def _padded(module: Any, x: Tensor) -> Tensor:
+    edges: list[int] = []
+    for axis in reversed(range(len(module.kernel_size))):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
+        named = {"same": (reach // 2, reach - reach // 2), "valid": (0, 0)}
+        edges += named[module.padding] if isinstance(module.padding, str) else (module.padding[axis],) * 2
+    return F.pad(x, edges, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+
+
+def _spread(module: Any, x: Tensor) -> Tensor:
+    """Turn the input of a transposed convolution into that of the convolution of stride 1 with the flipped kernel."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], module.stride, strict=True)]
+    wide = x.new_zeros((*x.shape[:2], *sizes))
+    target = wide
+    for axis, step in enumerate(module.stride):
+        target = target[(slice(None),) * (2 + axis) + (slice(None, None, step),)]
+    target.copy_(x)
+    edges: list[int] = []
+    for axis in reversed(range(len(sizes))):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) - module.padding[axis]
+        edges += [reach, reach + module.output_padding[axis]]
+    return F.pad(wide, edges)
