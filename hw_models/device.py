@@ -93,9 +93,9 @@ class Device:
         return Device(file, model, compute, folder)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain form of the file, without what it leaves to defaults."""
-        plain = self.file.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return {"schema": 1} | plain | {"compute": self.compute.model_dump(mode="json", exclude_defaults=True)}
+        """Return the plain form of the file, without what it leaves out."""
+        plain = self.file.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return {"schema": 1} | plain | {"compute": self.compute.model_dump(mode="json", exclude_unset=True)}
 
     def to_toml(self) -> str:
         """Return the file as TOML; `Device.parse(d.to_toml(), d.folder)` is the same device."""
