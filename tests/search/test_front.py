@@ -1,0 +1,100 @@
+"""The front of a record, its rows, and picking from it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quant_core.errors import BitfrontError, InputError
+from search.front import all_rows, average_bits, front, front_rows, pick, points
+from search.pareto import non_dominated
+from search.record import SweepRecord
+
+MakeSweep = Callable[..., SweepRecord]
+KEYS = [
+    "id",
+    "trial",
+    "accuracy_valid",
+    "accuracy_test",
+    "accuracy_float_test",
+    "latency_s",
+    "energy_j",
+    "weight_bytes",
+    "float_weight_bytes",
+    "bits_weight_avg",
+    "knee",
+]
+
+
+def test_the_front_leaves_out_failed_repeated_and_over_the_limit(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=40)
+    free = [trial.number for trial in front(sweep)]
+    cloud = points([trial for trial in sweep.trials if trial.result.ok], sweep.objectives)
+    ended = [trial.number for trial in sweep.trials if trial.result.ok]
+    assert free == [ended[i] for i in np.flatnonzero(non_dominated(cloud))]
+    limit = sorted(sweep.trials[number].result.cost["weight_bytes"] for number in free)[1]
+    limited = front(replace(sweep, limits={"weight_bytes": limit}))
+    assert 0 < len(limited) < len(free)
+    assert all(trial.result.cost["weight_bytes"] <= limit for trial in limited)
+    first = sweep.trials[free[0]]
+    again = replace(first, number=40, repeated=first.number)
+    assert [trial.number for trial in front(replace(sweep, trials=(*sweep.trials, again)))] == free
+
+
+def test_rows_have_exactly_the_promised_keys(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=40)
+    members = front(sweep)
+    rows = front_rows(sweep, members)
+    assert [list(row) for row in rows] == [KEYS] * len(members)
+    assert sum(bool(row["knee"]) for row in rows) == 1
+    assert rows[0]["energy_j"] is None
+    assert rows[0]["float_weight_bytes"] == 64.0 * 32 * 6
+    every = all_rows(sweep, members)
+    assert [row["trial"] for row in every] == list(range(40))
+    assert {row["trial"] for row in every if row["status"] == "failed"} == {9, 19, 29, 39}
+    assert {row["trial"] for row in every if row["front"]} == {trial.number for trial in members}
+
+
+def test_average_bits_are_measured_or_the_share_of_the_float_size(make_sweep: MakeSweep) -> None:
+    trial = make_sweep(trials=1).trials[0]  # 4 bits everywhere, 64 bytes a bit, 6 layers of 2,048 float bytes
+    assert average_bits(trial, {"weight_bytes": 64.0 * 32 * 6}) == pytest.approx(4.0)
+    measured = replace(trial, result=replace(trial.result, cost={"weight_bytes": 1.0, "bits_weight_avg": 4.125}))
+    assert average_bits(measured, {"weight_bytes": 100.0}) == 4.125
+    assert average_bits(trial, {}) is None
+
+
+def test_picking(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=40)
+    members = front(sweep)
+    knee = next(row["trial"] for row in front_rows(sweep, members) if row["knee"])
+    assert pick(sweep, "knee").number == knee
+    limit = 64.0 * 6 * 4
+    able = [trial for trial in members if trial.result.cost["weight_bytes"] <= limit]
+    assert pick(sweep, f"best-under:weight_bytes={limit}") == min(able, key=lambda trial: trial.result.metrics["error"])
+    assert pick(sweep, members[0].policy.id) == members[0]
+    assert pick(sweep, members[0].policy.id[:6]) == members[0]
+    assert pick(sweep, "5").number == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zzzz", r"'zzzz' names no policy of sweep 'made-up'; write knee, best-under:METRIC=LIMIT"),
+        ("", r"'' names no policy"),
+        ("best-under:weight_bytes=1", r"limit 1 given, but no policy keeps it: the smallest is"),
+        ("best-under:joules=1", r"write best-under:METRIC=LIMIT as in .*, METRIC one of accuracy, error, latency_s"),
+        ("best-under:latency_s", r"write best-under:METRIC=LIMIT"),
+    ],
+)
+def test_a_pick_that_names_nothing(make_sweep: MakeSweep, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pick(make_sweep(trials=20), text)
+
+
+def test_an_empty_front_has_nothing_to_pick(make_sweep: MakeSweep) -> None:
+    empty = make_sweep(trials=20, limits={"weight_bytes": 1.0})
+    assert front(empty) == ()
+    assert front_rows(empty, ()) == []
+    with pytest.raises(BitfrontError, match="sweep 'made-up' has an empty front"):
+        pick(empty, "knee")
