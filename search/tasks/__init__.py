@@ -15,6 +15,8 @@ TASKS: Mapping[str, str] = {
     "fashion_mnist": "search.tasks.fashion_mnist:fashion_mnist",
     "pneumoniamnist": "search.tasks.pneumoniamnist:pneumoniamnist",
     "cifar10": "search.tasks.cifar10:cifar10",
+    "mlperf_tiny": "search.tasks.agreement:mlperf_tiny",
+    "resnet20_cifar10": "search.tasks.agreement:resnet20_cifar10",
 }
 
 _SPLITS = ("train", "calib", "valid", "test")

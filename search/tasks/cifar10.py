@@ -16,13 +16,18 @@ from quant_core.errors import InputError
 from search.networks import build
 from search.networks.checkpoint import load_checkpoint
 from search.task import Task
-from search.tasks.files import locate
+from search.tasks.files import Source, locate
 from search.tasks.images import Images, Scale, Sizes, image_task
 from search.tasks.training import Recipe, fit
 
-ADVICE = "They are on https://www.cs.toronto.edu/~kriz/cifar.html (python or binary version, unpacked); bitfront never downloads."
-PYTHON = tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch"
-BINARY = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"
+BINARY = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+PYTHON = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+SOURCE = Source(
+    "cifar10",
+    (PYTHON, BINARY),
+    "They are on https://www.cs.toronto.edu/~kriz/cifar.html (python or binary version, unpacked); bitfront never downloads.",
+    ("cifar-10-batches-py", "cifar-10-batches-bin"),
+)
 PER_BATCH = 10_000
 VALID = 5_000
 ROW = 3 * 32 * 32
@@ -46,8 +51,8 @@ def cifar10(
     """Return CIFAR-10: 45,000 / 5,000 / 10,000 images for training, validation (the last of batch 5) and test.
 
     Args:
-        path: folder with the unpacked batches (python or binary version), or the folder above a `cifar10` that holds them; default
-            BITFRONT_DATA.
+        path: folder with the unpacked batches (python or binary version), or the folder above it (cifar-10-batches-py,
+            cifar-10-batches-bin or cifar10); default BITFRONT_DATA.
         network: resnet8, mobilenetv2, dscnn, resnet20, or the user's `package.module:function` of (channels, classes).
         checkpoint: a file of trained weights for `network`, e.g. resnet20-12fca82f.th of akamaster/pytorch_resnet_cifar10. Its authors
             trained on all 50,000 images, so `valid` was seen in training then. Without it the network is trained here, once.
@@ -70,17 +75,11 @@ def cifar10(
 
 def _splits(path: str | None) -> tuple[Images, Images]:
     """Return the official 50,000 training and 10,000 test images."""
-    for (parts, last), read in ((BINARY, read_binary), (PYTHON, read_python)):
-        try:
-            folder = locate("cifar10", path, [*parts, last], ADVICE)
-        except InputError:
-            if read is read_python:
-                raise
-            continue
-        batches = [read(folder / name) for name in parts]
-        train = Images(torch.cat([each.pixels for each in batches]), torch.cat([each.labels for each in batches]))
-        return _balanced(train, folder), _balanced(read(folder / last), folder)
-    raise AssertionError("unreachable")
+    folder, names = locate(SOURCE, path)
+    read = read_binary if names == BINARY else read_python
+    *parts, last = (read(folder / name) for name in names)
+    train = Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
+    return _balanced(train, folder), _balanced(last, folder)
 
 
 def _balanced(images: Images, folder: Path) -> Images:

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from quant_core.errors import InputError
 from search.networks import build
 from search.task import Task
-from search.tasks.files import locate, verified
+from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
 from search.tasks.training import Recipe, fit
 
-ADVICE = "They are on https://github.com/zalandoresearch/fashion-mnist (data/fashion, 30 MB); bitfront never downloads."
 FILES: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", (60_000, 28, 28)),
     "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", (60_000,)),
     "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", (10_000, 28, 28)),
     "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", (10_000,)),
 }
+SOURCE = Source(
+    "fashion_mnist",
+    (tuple(FILES),),
+    "They are on https://github.com/zalandoresearch/fashion-mnist (data/fashion, 30 MB); bitfront never downloads.",
+)
 VALID = 5_000
 RECIPE = Recipe(epochs=3, batch=128, rate=0.2, flip=True)
 
@@ -53,7 +57,7 @@ def fashion_mnist(
     Raises:
         InputError: no data, other data, unknown network, a size outside its split.
     """
-    folder = locate("fashion_mnist", path, list(FILES), ADVICE)
+    folder, _ = locate(SOURCE, path)
     first, last = (_images(folder, part) for part in ("train", "t10k"))
     train, valid = first.pick(slice(-VALID)), first.pick(slice(-VALID, None))
     recipe = replace(RECIPE, seed=seed, epochs=epochs)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from quant_core.errors import InputError
@@ -10,29 +10,45 @@ from quant_core.errors import InputError
 VARIABLE = "BITFRONT_DATA"
 
 
-def locate(dataset: str, path: str | None, names: Sequence[str], advice: str) -> Path:
-    """Return the folder that holds all of `names`.
+@dataclass(frozen=True)
+class Source:
+    """What a data set looks like on disk.
+
+    Attributes:
+        name: of the data set, also of its folder.
+        choices: sets of files, any of which will do.
+        advice: where the user gets them; the end of every message.
+        folders: further names that its folder may have.
+    """
+
+    name: str
+    choices: tuple[tuple[str, ...], ...]
+    advice: str
+    folders: tuple[str, ...] = ()
+
+
+def locate(source: Source, path: str | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that holds one of the source's sets of files, and that set.
 
     Args:
-        dataset: its name, also the name of its folder under `path` or BITFRONT_DATA.
-        path: a folder that holds the files or a folder `dataset` with them; None means the environment variable BITFRONT_DATA.
-        names: the files that must be there.
-        advice: where the user gets them, the end of the message.
+        source: what is looked for.
+        path: a folder that holds the files, or the folder above it; None means the environment variable BITFRONT_DATA.
 
     Raises:
         InputError: no path, or files are missing; the message says what to put where.
     """
+    files = " or ".join(", ".join(names) for names in source.choices)
+    wanted = f"Put {files} into a folder {source.name}, and give it or the folder above it as option path or in {VARIABLE}. {source.advice}"
     given = path or os.environ.get(VARIABLE)
-    wanted = f"{dataset}: put {', '.join(names)} into one folder, and give that folder or the one above it as option path or in {VARIABLE}"
     if not given:
-        raise InputError(f"no path to the data. {wanted}. {advice}")
+        raise InputError(f"no path to the data of {source.name}. {wanted}")
     root = Path(given).expanduser()
-    for folder in (root, root / dataset):
-        if all((folder / name).is_file() for name in names):
-            return folder
-    places = " nor ".join(str(folder) for folder in (root, root / dataset))
-    missing = [name for name in names if not (root / name).is_file() and not (root / dataset / name).is_file()]
-    raise InputError(f"data not found: neither {places} holds {', '.join(missing or names)}. {wanted}. {advice}")
+    folders = [root, root / source.name, *(base / name for name in source.folders for base in (root, root / source.name))]
+    for folder in folders:
+        for names in source.choices:
+            if all((folder / name).is_file() for name in names):
+                return folder, names
+    raise InputError(f"data of {source.name} not found: none of {', '.join(map(str, folders))} holds all of it. {wanted}")
 
 
 def verified(path: Path, md5: str) -> bytes:

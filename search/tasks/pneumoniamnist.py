@@ -12,14 +12,16 @@ import torch
 from quant_core.errors import InputError
 from search.networks import build
 from search.task import Task
-from search.tasks.files import locate, verified
+from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
 from search.tasks.training import Recipe, fit
 
-ADVICE = "It is on https://zenodo.org/records/10519652 (pneumoniamnist.npz, 4 MB); bitfront never downloads."
-FILE = "pneumoniamnist.npz"
-REPACKED = "pneumoniamnist_28.npz"
-MD5 = {FILE: "28209eda62fecd6e6a2d98b1501bb15f", REPACKED: "180ea72e067e50dd4da0120075544874"}
+MD5 = {"pneumoniamnist.npz": "28209eda62fecd6e6a2d98b1501bb15f", "pneumoniamnist_28.npz": "180ea72e067e50dd4da0120075544874"}
+SOURCE = Source(
+    "pneumoniamnist",
+    tuple((name,) for name in MD5),
+    "It is on https://zenodo.org/records/10519652 (pneumoniamnist.npz, 4 MB); bitfront never downloads.",
+)
 COUNTS = {"train": (1214, 3494), "val": (135, 389), "test": (234, 390)}
 RECIPE = Recipe(epochs=12, batch=64, rate=0.1, decay=1e-3, shift=2)
 
@@ -50,18 +52,12 @@ def pneumoniamnist(
     Raises:
         InputError: no data, other data, unknown network, a size outside its split.
     """
-    splits = read(_find(path))
+    folder, (name,) = locate(SOURCE, path)
+    splits = read(folder / name)
     train, valid, test = without(splits["train"], splits["val"]), splits["val"], splits["test"]
     recipe = replace(RECIPE, seed=seed, epochs=epochs)
     model = fit(f"pneumoniamnist-{network.rpartition(':')[2]}", partial(build, network, 1, 2), train, Scale(), recipe)
     return image_task(model, train, valid, test, Sizes(train_size, calib_size, valid_size, test_size, batch_size), Scale())
-
-
-def _find(path: str | None) -> Path:
-    try:
-        return locate("pneumoniamnist", path, [REPACKED], ADVICE) / REPACKED
-    except InputError:
-        return locate("pneumoniamnist", path, [FILE], ADVICE) / FILE
 
 
 def read(path: Path) -> dict[str, Images]:
