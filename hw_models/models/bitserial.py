@@ -3,8 +3,8 @@
 A word holds `word_bits` elements of one bit plane; `rows` x `cols` dot-product units each take one word of either operand per
 cycle. Per matrix product of M x K x N: kt = ceil(K / word_bits), mt = ceil(M / rows), nt = ceil(N / cols);
     compute = mt nt kt w a,   activations = M kt a,   weights = N kt w,   cycles = max of the three,
-w and a the planes of weight and activation. An operand that is not serial takes one pass and is stored at `parallel_bits`
-(Stripes: serial activations; UNPU: serial weights; Loom: both).
+w and a the planes of weight and activation. An operand that is not serial is loaded and multiplied whole, so up to `parallel_bits`
+of it count as one plane (Stripes: serial activations; UNPU: serial weights; Loom: both).
 """
 
 import math
@@ -45,11 +45,10 @@ def build(device: "Device") -> LayerModel:
 
 def layer_cycles(array: BitSerialCompute, layer: Layer, w: IntArray, a: IntArray, batch: int) -> tuple[FloatArray, FloatArray]:
     """Return the cycles of arithmetic and of memory of one call, each [K], for bits `w` and `a` [K]."""
-    passes_w, planes_w = _planes(w, array.serial_w, array.parallel_bits)
-    passes_a, planes_a = _planes(a, array.serial_a, array.parallel_bits)
+    planes_w, planes_a = _planes(w, array.serial_w, array), _planes(a, array.serial_a, array)
     repeats, m, k, n = products(layer, batch, array.channels_per_word)
     words = repeats * -(-k // array.word_bits)
-    compute = words * -(-m // array.rows) * -(-n // array.cols) * passes_w * passes_a
+    compute = words * -(-m // array.rows) * -(-n // array.cols) * planes_w * planes_a
     memory = np.maximum(words * m * planes_a, words * n * planes_w)
     return compute.astype(np.float64), memory.astype(np.float64)
 
@@ -71,12 +70,9 @@ def products(layer: Layer, batch: int, channels_per_word: int) -> tuple[int, int
     return batch * layer.groups, math.prod(layer.out_size), taps * ci, co
 
 
-def _planes(bits: IntArray, serial: bool, parallel: int) -> tuple[IntArray, IntArray]:
-    """Return (passes through the array, planes to load), [K] each, of one operand."""
-    if serial:
-        return bits, bits
-    passes = -(-bits // parallel)
-    return passes, passes * parallel
+def _planes(bits: IntArray, serial: bool, array: BitSerialCompute) -> IntArray:
+    """Return [K] planes of one operand."""
+    return bits if serial else -(-bits // array.parallel_bits)
 
 
 def peak(device: "Device", golden: Golden) -> Points:

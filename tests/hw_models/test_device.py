@@ -87,7 +87,7 @@ def test_a_wrong_file_is_refused_with_the_place(toy: str, old: str, new: str, me
 def test_all_faults_are_listed_at_once_in_file_order(toy: str) -> None:
     wrong = toy.replace("clock_hz", "clock").replace('"int2"', '"int20"').replace("rows = 4", "rows = 'x'").replace("sram_bytes", "sram")
     head, found, tail = wrong.rpartition('source = "made-up"')
-    with pytest.raises(DeviceError, match="toy.toml: 5 faults") as caught:
+    with pytest.raises(DeviceError, match=r"toy.toml: 5 faults") as caught:
         Device.parse(f'{head}source = "other"{tail}', where="toy.toml")
     assert found
     places = [line.split(":")[0].split(", ")[1] for line in str(caught.value).splitlines()[1:]]
@@ -142,7 +142,7 @@ def test_what_cannot_run_is_an_error_that_names_the_layer_and_what_is_legal(toy:
     with pytest.raises(InputError, match=r"layer 'd' \(depthwise\).*only in the pairs int8/int4, int8/int8"):
         device.cost((CONV, DEPTHWISE), {"a": choice("int4", "int8"), "d": choice("int4", "int8")})
     embedding = Layer("e", "embedding", 8, 8, (100, 8), (5,), (5,), 0)
-    with pytest.raises(InputError, match="layer 'e' .*legal: nothing: the device does not run layers of this kind"):
+    with pytest.raises(InputError, match=r"layer 'e' .*legal: nothing: the device does not run layers of this kind"):
         device.cost((embedding,), {"e": choice("int4", "float")})
 
 

@@ -52,5 +52,5 @@ def test_a_wrong_csv_says_what_is_wrong(tmp_path: Path, text: str, message: str)
 
 
 def test_a_missing_csv_is_named() -> None:
-    with pytest.raises(InputError, match="nowhere.csv: no such file"):
+    with pytest.raises(InputError, match=r"nowhere.csv: no such file"):
         read_layers(Path("nowhere.csv"))

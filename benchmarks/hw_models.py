@@ -1,0 +1,69 @@
+"""How fast the hardware models are, on one core: `python -m benchmarks.hw_models`.
+
+The 53 layers of MobileNetV2 (as HAQ's table lists them) under every legal pair of 1 to 8 bit integers: time to build the cost table
+of each model, time per policy and metric in a batch of 100,000, time of a single policy.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hw_models.device import FOLDER, Device
+from hw_models.shapes import read_layers
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy
+from quant_core.spec import make
+
+DEVICES = ("counts", "bitfusion", "vu9p-bitserial", "vu9p-lut", "stm32h743-tinyengine", "mpic", "t4", "a100", "horowitz-45nm")
+POLICIES = 100_000
+REPEATS = 5
+
+
+def seconds(action: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the least process CPU time of `repeats` runs."""
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        action()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def legal_choices(device: Device, layers: tuple[Layer, ...]) -> dict[str, tuple[LayerPolicy, ...]]:
+    """Return, per layer, every pair of 1 to 8 bit integers that the device runs."""
+    pairs = [LayerPolicy(make("int", w, "channel"), make("int", a, "tensor")) for w in range(1, 9) for a in range(1, 9)]
+    return {each.name: tuple(pair for pair in pairs if device.legal(each).allows(pair)) for each in layers}
+
+
+def measure(name: str, layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    """Return one row of the printed table."""
+    device = Device.load(name)
+    choices = legal_choices(device, layers)
+    build = seconds(lambda: device.table(layers, choices), 1)
+    table = device.table(layers, choices)
+    counts = [len(each) for each in table.choices]
+    index = np.random.default_rng(0).integers(counts, size=(POLICIES, len(layers)))
+    batch = seconds(lambda: table.cost(index)) / POLICIES / len(table.metrics)
+    one = index[:1]
+    single = seconds(lambda: [table.cost(one) for _ in range(1000)]) / 1000
+    policy = {layer.name: choices[layer.name][k] for layer, k in zip(layers, index[0], strict=True)}
+    named = seconds(lambda: [table.totals(policy) for _ in range(100)]) / 100
+    figures = (f"{build * 1e3:.1f}", f"{batch * 1e9:.0f}", f"{single * 1e6:.1f}", f"{named * 1e6:.0f}")
+    return name, device.file.identity.kind, str(max(counts)), str(len(table.metrics)), *figures
+
+
+def main() -> None:
+    """Print the table."""
+    layers = read_layers(FOLDER / "haq_vu9p_mobilenetv2.csv")
+    heads = ("device", "model", "choices", "metrics", "build ms", "ns / policy / metric", "one policy us", "one policy by name us")
+    table = Table(*heads, title=f"{len(layers)} layers, {POLICIES} policies, process CPU time")
+    for name in DEVICES:
+        table.add_row(*measure(name, layers))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

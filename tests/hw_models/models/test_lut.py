@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from hw_models.device import Device
+from hw_models.shapes import layer_of
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy
+from quant_core.spec import parse
+
+FILE = """
+schema = 1
+
+[identity]
+name = "mine"
+title = "Measured here"
+kind = "lut"
+source = "here"
+
+[[capability]]
+layers = ["conv", "linear"]
+weights = ["int8", "float"]
+activations = ["int8", "float"]
+source = "here"
+
+[compute]
+file = "mine.csv"
+source = "here"
+
+[[source]]
+id = "here"
+title = "This machine"
+"""
+FIT = """
+[[calibration]]
+pair = "int8/int8"
+c0_s = 1e-6
+c1_s_per_mac = 1e-9
+c2_s_per_byte = 1e-9
+c3_s_per_byte = 1e-9
+source = "here"
+"""
+ROWS = """kind,in_channels,out_channels,kernel,in_size,batch,weight,activation,weight_sign,activation_sign,seconds,joules
+conv,8,16,3,10,1,int8,int8,signed,unsigned,0.001,0.5
+conv,8,16,3,10,1,int8,int8,signed,signed,0.004,0.6
+conv,8,16,3,10,1,float,float,,,0.010,0.7
+"""
+
+
+def conv(size: int = 10) -> Layer:
+    return layer_of({"index": "a", "kind": "conv", "in_channels": "8", "out_channels": "16", "kernel": "3", "in_size": str(size)})
+
+
+def device(folder: Path, extra: str = "", rows: str = ROWS) -> Device:
+    (folder / "mine.csv").write_text(rows)
+    (folder / "mine.toml").write_text(FILE + extra)
+    return Device.load(folder / "mine.toml")
+
+
+def policy(weight: str, activation: str) -> dict[str, LayerPolicy]:
+    return {"a": LayerPolicy(parse(weight), parse(activation))}
+
+
+def test_the_key_holds_the_signs(tmp_path: Path) -> None:
+    found = device(tmp_path)
+    fast, slow = found.cost((conv(),), policy("int8", "int8:affine")), found.cost((conv(),), policy("int8", "int8"))
+    assert (fast["latency_s"], fast["energy_j"]) == (0.001, 0.5)
+    assert (slow["latency_s"], slow["energy_j"]) == (0.004, 0.6)
+    assert found.cost((conv(),), policy("float", "float"))["latency_s"] == 0.010
+    with pytest.raises(InputError, match="its shape was measured, but not at int8/int8"):
+        found.cost((conv(),), policy("int8:affine", "int8"))
+
+
+def test_an_unseen_shape_is_refused_or_interpolated_and_marked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"layer 'a' \(conv, 8 to 16 channels.*no layer of its shape was measured on mine"):
+        device(tmp_path).cost((conv(12),), policy("int8", "int8"))
+    layer = conv(12)
+    table = device(tmp_path, FIT).table((layer,), {"a": tuple(policy("int8", "int8").values())})
+    expected = 1e-6 + 1e-9 * layer.macs + 1e-9 * (layer.in_elements + 4 * layer.out_elements) + 1e-9 * layer.weights
+    (row,) = table.explain(policy("int8", "int8"))
+    assert row["latency_s"] == pytest.approx(expected, rel=1e-12)
+    assert row["note"] == "interpolated"
+    seen = device(tmp_path, FIT).table((conv(),), {"a": tuple(policy("int8", "int8").values())})
+    assert seen.explain(policy("int8", "int8"))[0]["note"] == ""
+
+
+def test_a_table_at_another_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch 2 in a row; the device file says 1"):
+        device(tmp_path, rows=ROWS.replace("10,1,", "10,2,")).cost((conv(),), policy("int8", "int8"))
+
+
+def test_a_table_without_times_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="columns cycles are missing"):
+        device(tmp_path, rows=ROWS.replace("seconds", "minutes")).cost((conv(),), policy("int8", "int8"))
