@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, codec
-from quant_core.codecs.affine import Grid, apply_grid
+from quant_core.codecs.affine import Grid, apply_grid, write_grid
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.errors import InputError
+from quant_core.kernels.run import not_finite
 from quant_core.spec import FLOAT, QuantSpec, parse
 
 
@@ -49,10 +50,9 @@ def fake_quantize(
     rows = as_rows(x, spec, channel_axis)
     form = codec(spec)
     if form.fused is not None and spec.rounding != "stochastic" and rows.device.type == "cpu":
-        fits = target.dtype == torch.float32 and target.is_contiguous() and (channel_axis in (0, -x.dim()) or x.dim() == 0)
-        written = target.view(rows.shape) if fits else torch.empty_like(rows)
+        written = _row_view(target, rows, channel_axis)
         if form.fused(rows, spec, bounds, written):
-            return target if fits else target.copy_(_restore(written, x, spec, channel_axis))
+            return target if written.data_ptr() == target.data_ptr() else target.copy_(_restore(written, x, spec, channel_axis))
     _require_finite(rows)
     return target.copy_(_restore(form.decode(form.encode(rows, spec, bounds, generator), spec), x, spec, channel_axis))
 
@@ -67,7 +67,7 @@ def fake_quantize_affine(
     channel_axis: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return (clamp(round(x (1/S)) + Z, low, high) - Z) S in float32, as torch.fake_quantize_per_tensor/channel_affine, in the dtype of `x`.
+    """Return (clamp(round(x (1/S)) + Z, low, high) - Z) S in float32, as torch.fake_quantize_per_channel_affine does.
 
     Args:
         x: finite floating-point tensor of any shape.
@@ -89,10 +89,14 @@ def fake_quantize_affine(
         raise InputError(f"{len(grids[0])} scales and {len(grids[1])} zero points given; 1 or {len(rows)} are needed.")
     if not bool(((grids[0] >= FLOAT_MIN) & (grids[0] <= FLOAT_MAX)).all()):
         raise InputError("scales that are zero, negative, subnormal or not finite given; give normal positive numbers.")
-    scales, zero_points = torch.broadcast_tensors(*grids)
-    _require_finite(rows)
-    values = apply_grid(rows, Grid(scales, zero_points, low, high, rows.shape[1]))
-    return target.copy_(_restore(values, x, FLOAT, channel_axis))
+    scales, zero_points = (each.expand(max(map(len, grids)), 1) for each in grids)
+    grid = Grid(scales, zero_points, low, high, rows.shape[1])
+    if rows.device.type != "cpu":
+        _require_finite(rows)
+        return target.copy_(_restore(apply_grid(rows, grid), x, FLOAT, channel_axis))
+    written = _row_view(target, rows, channel_axis)
+    write_grid(rows, grid, written)
+    return target if written.data_ptr() == target.data_ptr() else target.copy_(_restore(written, x, FLOAT, channel_axis))
 
 
 def encode(
@@ -143,6 +147,15 @@ def as_rows(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
     return moved.to(torch.float32).contiguous()
 
 
+def _row_view(target: Tensor, rows: Tensor, channel_axis: int) -> Tensor:
+    """Return `target` as a matrix like `rows` where it lies in memory like one, apart from `rows`; else a new matrix."""
+    same_memory = target.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
+    other_order = bool(target.dim()) and channel_axis % target.dim() != 0 and len(rows) > 1
+    if same_memory or other_order or target.dtype != torch.float32 or not target.is_contiguous():
+        return torch.empty_like(rows)
+    return target.view(rows.shape)
+
+
 def _restore(rows: Tensor, like: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
     """Return `rows` in the shape and dtype of `like`, saturated to the finite range of the dtype."""
     if like.dtype in (torch.float16, torch.bfloat16):
@@ -169,9 +182,3 @@ def _require_finite(rows: Tensor) -> None:
     finite = torch.isfinite(rows)
     if not bool(finite.all()):
         raise not_finite(rows)
-
-
-def not_finite(rows: Tensor) -> InputError:
-    """Return the error for values that are not finite as float32, with how many."""
-    nans, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
-    return InputError(f"{nans} NaN and {infinite} infinite of {rows.numel()} values (as float32); quantization needs finite values.")

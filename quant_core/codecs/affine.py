@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from quant_core.codecs import code_dtype
 from quant_core.codecs.blocks import spread
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, store_scale
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 
@@ -73,6 +75,23 @@ def apply_grid(rows: Tensor, grid: Grid) -> Tensor:
     zero_point = spread(grid.zero_point, grid.block, columns)
     integers = (rows * spread(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
     return (integers.clamp(grid.low, grid.high) - zero_point) * spread(grid.scale, grid.block, columns)
+
+
+def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
+    """Write `apply_grid(rows)` to `out` by a compiled loop; contiguous float32 rows on the CPU.
+
+    Raises:
+        InputError: a value of `rows` is NaN or infinite.
+    """
+    from quant_core.kernels import fused
+
+    block = grid.block
+    if grid.scale.numel() == 1:
+        rows, block = rows.view(1, -1), rows.numel()
+        rows = run.even(rows, 16)
+    scale, zero_point = grid.scale.contiguous(), grid.zero_point.contiguous()
+    grids = (each.numpy() for each in (scale.reciprocal(), scale, zero_point))
+    run.write(fused.linear, rows, out.view(rows.shape), *grids, np.float32(grid.low), np.float32(grid.high), block)
 
 
 def to_codes(rows: Tensor, grid: Grid, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from quant_core.clipping import ranges
 from quant_core.errors import InputError
+from quant_core.kernels.run import tops
 from quant_core.spec import QuantSpec
 
 
@@ -28,7 +29,13 @@ def spread(per_block: Tensor, block: int, columns: int) -> Tensor:
 
 
 def largest(rows: Tensor, block: int) -> Tensor:
-    """Return [R, B], the largest magnitude of every block."""
+    """Return [R, B], the largest magnitude of every block.
+
+    Raises:
+        InputError: a value is NaN or infinite.
+    """
+    if rows.device.type == "cpu":
+        return tops(rows, block)
     return torch.cat([part.abs().amax(dim=2) for part in split(rows, block)], dim=1)
 
 
@@ -40,9 +47,13 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
     Raises:
         InputError: bounds of the wrong shape, not finite, or with lo > hi.
     """
-    whole = spec.granularity == "tensor"
     if bounds is not None:
         return _given(rows, spec, bounds)
+    whole = spec.granularity == "tensor"
+    if spec.symmetric and spec.clipping in ("minmax", "ema"):
+        top = largest(rows, block_size(spec, rows))
+        top = top.amax().reshape(1, 1) if whole else top
+        return -top, top
     if whole:
         lo, hi = ranges(rows.reshape(1, -1), spec)
         return lo.reshape(1, 1), hi.reshape(1, 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, vector
-from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, to_codes, to_values
+from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, to_codes, to_values, write_grid
 from quant_core.codecs.blocks import block_ranges, block_size
 from quant_core.spec import QuantSpec
 
@@ -47,4 +47,10 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
     return (Field("scale", shape, spec.scale), *zero_point, code_field(spec, rows, columns))
 
 
-CODEC = Codec(encode, decode, layout, lowest)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    write_grid(rows, grid_of(rows, spec, bounds), out)
+    return True
+
+
+CODEC = Codec(encode, decode, layout, lowest, fused)

@@ -1,5 +1,6 @@
 """MX4, MX6 and MX9 (Darvish Rouhani et al., ISCA 2023): 16 numbers share an exponent, each pair of them a 1-bit micro-exponent."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from quant_core.codecs.blocks import largest, spread
 from quant_core.codecs.minifloat import floor_log2
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 PAIR = 2
@@ -66,4 +68,14 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
     )
 
 
-CODEC = Codec(encode, decode, layout)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    from quant_core.kernels import fused as loops
+
+    no_bounds(spec, bounds)
+    rows = run.even(rows, spec.block)
+    run.write(loops.micro_exponents, rows, out.view(rows.shape), np.int32(magnitude_bits(spec)))
+    return True
+
+
+CODEC = Codec(encode, decode, layout, fused=fused)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from quant_core.codecs.blocks import largest, spread
 from quant_core.codecs.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat, floor_log2
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 ELEMENTS: dict[str, Minifloat] = {"mxfp4": E2M1, "mxfp6e2m3": E2M3, "mxfp6e3m2": E3M2, "mxfp8e4m3": E4M3, "mxfp8e5m2": E5M2}
@@ -55,4 +57,19 @@ def lowest(spec: QuantSpec) -> int:
     return 0 if spec.format in ELEMENTS else _INT8_LOW
 
 
-CODEC = Codec(encode, decode, layout, lowest)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    from quant_core.kernels import fused as loops
+
+    no_bounds(spec, bounds)
+    rows = run.even(rows, spec.block)
+    if spec.format not in ELEMENTS:
+        run.write(loops.fixed_point, rows, out.view(rows.shape), np.int32(INT8_FRACTION_BITS), np.float32(_INT8_TOP))
+        return True
+    kind = ELEMENTS[spec.format]
+    figures = np.int32(kind.mantissa), np.int32(kind.emin), np.int32(kind.emax), np.float32(kind.largest)
+    run.write(loops.minifloat, rows, out.view(rows.shape), *figures)
+    return True
+
+
+CODEC = Codec(encode, decode, layout, lowest, fused)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from quant_core.codecs.minifloat import E2M1, E4M3
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.errors import InputError
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 SMALLEST_SCALE = 2.0**-9
@@ -66,4 +68,15 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
     )
 
 
-CODEC = Codec(encode, decode, layout)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    from quant_core.kernels import fused as loops
+
+    top = largest(rows, rows.shape[1]).max() if bounds is None else rows.new_zeros(())
+    coarse = tensor_scale(top, bounds)
+    rows = run.even(rows, spec.block)
+    run.write(loops.nvfp4, rows, out.view(rows.shape), np.float32(coarse.item()))
+    return True
+
+
+CODEC = Codec(encode, decode, layout, fused=fused)

@@ -1,6 +1,6 @@
 """One-dimensional k-means, compiled: the exact optimum by dynamic programming, and Lloyd's iteration over sorted points."""
 
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0917
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 import numba
@@ -85,7 +85,8 @@ def optimal_books(points, books):
 def lloyd(points, centres, iterations):
     """Move the ascending `centres` (float64) to a local optimum of the sorted `points` (float64 [n]); returns the steps taken.
 
-    A point half-way belongs to the lower centre. An empty cluster moves to the end of the costliest cluster that is farthest from its centre.
+    A point half-way belongs to the lower centre. An empty cluster moves to the end, of the costliest cluster, that is farthest from its
+    centre.
     """
     n, k = len(points), len(centres)
     sums = np.zeros((4, n + 1))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from quant_core.codecs import codec
 from quant_core.errors import InputError
 from quant_core.packing import pack, unpack
 from quant_core.quantize import decode, encode, fake_quantize, fake_quantize_affine
@@ -76,7 +77,9 @@ def test_every_spec_on_every_edge(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TENSORS))
-@pytest.mark.parametrize("text", ["int4:channel", "int4:group16:mse", "int4:vector16", "mx6", "mxfp4", "nvfp4", "kmeans2:tensor", "ternary"])
+@pytest.mark.parametrize(
+    "text", ["int4:channel", "int4:group16:mse", "int4:vector16", "mx6", "mxfp4", "nvfp4", "kmeans2:tensor", "ternary"]
+)
 def test_usual_specs_on_every_edge(text: str, name: str) -> None:
     check(TENSORS[name], parse(text))
 
@@ -84,14 +87,16 @@ def test_usual_specs_on_every_edge(text: str, name: str) -> None:
 @settings(max_examples=120, deadline=None)
 @given(
     spec=st.sampled_from(SPECS),
-    x=arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
+    x=arrays(
+        np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+    ),
     axis=st.integers(0, 1),
 )
 def test_any_finite_matrix_under_any_spec(spec: QuantSpec, x: np.ndarray, axis: int) -> None:
     check(torch.from_numpy(x), spec, axis)
 
 
-@pytest.mark.parametrize("spec", SPECS[::7] + [make("float")], ids=str)
+@pytest.mark.parametrize("spec", [*SPECS[::7], make("float")], ids=str)
 def test_zeros_stay_zero(spec: QuantSpec) -> None:
     y = fake_quantize(torch.zeros(3, 20), spec, generator=seeded())
     assert not y.any() or spec.granularity == "none"
@@ -156,6 +161,43 @@ def test_bad_arguments_are_named() -> None:
         fake_quantize(torch.ones(3, 3), "mx6", bounds=(torch.tensor(-1.0), torch.tensor(1.0)))
     with pytest.raises(InputError, match="not finite"):
         fake_quantize(torch.ones(3, 3), "int8", bounds=(torch.tensor(0.0), torch.tensor(torch.inf)))
+
+
+# ------------------------------------------------------------------------------------------------- compiled loops
+
+
+def wild_matrix(columns: int) -> torch.Tensor:
+    """Random finite bit patterns, ordinary rows, rows far up and down the exponents, signed zeros."""
+    generator = torch.Generator().manual_seed(5)
+    bits = torch.randint(-(2**31), 2**31 - 1, (40, columns), generator=generator).to(torch.int32).view(torch.float32)
+    normal = torch.randn(60, columns, generator=generator) * torch.logspace(-44, 38, 60, dtype=torch.float64).unsqueeze(1)
+    normal[::7, ::5] = -0.0
+    below_power = torch.nextafter(2.0 ** torch.randint(-20, 20, (10, columns), generator=generator).float(), torch.zeros(()))
+    return torch.cat([bits.nan_to_num(1.0, -1.0, 2.0), normal.clamp(-3.4e38, 3.4e38).float(), below_power])
+
+
+@pytest.mark.parametrize("columns", [64, 144, 37, 1])
+@pytest.mark.parametrize(
+    "spec", [spec for spec in SPECS if spec.rounding == "nearest" and spec.clipping in ("minmax", "twn", "ttq")][::3], ids=str
+)
+def test_compiled_loops_give_the_bits_of_the_eager_code(spec: QuantSpec, columns: int) -> None:
+    x = wild_matrix(columns)
+    form = codec(spec)
+    assert torch.equal(bits_of(fake_quantize(x, spec)), bits_of(form.decode(form.encode(x, spec, None, None), spec)))
+
+
+@pytest.mark.parametrize("text", ["int4:tensor", "int8:channel", "int4:vector16", "mx6", "mxfp4", "mxint8", "nvfp4", "binary", "ternary"])
+def test_two_threads_give_the_bits_of_one(text: str) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for shape in ((1, 2**19), (300, 1024), (1, 2**19 + 16 * 37)):
+            x = torch.randn(shape, generator=seeded())
+            torch.set_num_threads(1)
+            alone = fake_quantize(x, text)
+            torch.set_num_threads(2)
+            assert torch.equal(bits_of(fake_quantize(x, text)), bits_of(alone))
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------------------------- oracle: torch

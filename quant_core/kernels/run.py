@@ -1,0 +1,68 @@
+"""Starts the compiled loops: rows shared out to as many threads as torch uses, values checked for NaN and infinity on the way."""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quant_core.errors import InputError
+
+_INFINITY_BITS = 0x7F800000
+_PER_THREAD = 1 << 17
+F32 = NDArray[np.float32]
+
+
+def over_rows(loop: Callable[..., object], x: F32, *rest: object) -> list[object]:
+    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return what the calls return."""
+    threads = max(1, min(torch.get_num_threads(), x.size // _PER_THREAD, len(x)))
+    edges = [len(x) * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        return [loop(x, 0, len(x), *rest)]
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(loop, x, first, last, *rest) for first, last in itertools.pairwise(edges)]
+        return [job.result() for job in jobs]
+
+
+def write(loop: Callable[..., object], rows: Tensor, out: Tensor, *rest: object) -> None:
+    """Call `loop(x, first, last, out, *rest)` over all rows.
+
+    Raises:
+        InputError: a value is NaN or infinite; `out` is then without meaning.
+    """
+    worst = over_rows(loop, rows.numpy(), out.numpy(), *rest)
+    if max(int(bits) for bits in worst) >= _INFINITY_BITS:  # type: ignore[call-overload]
+        raise not_finite(rows)
+
+
+def even(rows: Tensor, block: int) -> Tensor:
+    """Return `rows` as a matrix of more and shorter rows with the same blocks, where no block is short, so that threads share one row."""
+    columns = rows.shape[1]
+    if len(rows) > 1 or columns % block:
+        return rows
+    per_row = block * max(1, 4096 // block)
+    return rows.view(-1, per_row) if columns % per_row == 0 else rows.view(-1, block)
+
+
+def tops(rows: Tensor, block: int) -> Tensor:
+    """Return [R, B], the largest magnitude of every block of contiguous float32 rows on the CPU.
+
+    Raises:
+        InputError: a value is NaN or infinite.
+    """
+    from quant_core.kernels import fused
+
+    found = torch.empty(len(rows), -(-rows.shape[1] // block))
+    over_rows(fused.tops, rows.numpy(), block, found.numpy())
+    if not bool(torch.isfinite(found).all()):
+        raise not_finite(rows)
+    return found
+
+
+def not_finite(rows: Tensor) -> InputError:
+    """Return the error for values that are not finite as float32, with how many."""
+    nans, infinite = int(torch.isnan(rows).sum()), int(torch.isinf(rows).sum())
+    return InputError(f"{nans} NaN and {infinite} infinite of {rows.numel()} values (as float32); quantization needs finite values.")
