@@ -2,7 +2,8 @@
 
 Differences from the paper, all measured better or equal here: the reconstruction error is the exact quadratic form of the input's second
 moments instead of minibatches, the input is the float network's (so that a result depends on layer and spec alone and can be cached; the
-paper's asymmetric form depends on every earlier layer), and after the soft optimisation single weights are flipped while that helps.
+paper's asymmetric form depends on every earlier layer), and after the soft optimisation single weights (pairs too,
+of up to 64 inputs) are flipped while that helps.
 """
 
 import math
@@ -22,6 +23,7 @@ from quant_core.spec import QuantSpec
 ZETA, GAMMA = 1.1, -0.1
 STEPS, WARM_UP, RATE, PULL = 300, 0.2, 0.1, 3.0
 SWEEPS = 20
+PAIRED = 64
 
 
 def adaround(module: nn.Module, weight: Tensor, spec: QuantSpec, channel_axis: int, moments: Tensor) -> Tensor:
@@ -102,14 +104,27 @@ def _flip_rows(
     step: NDArray[np.float32],
     moments: NDArray[np.float32],
 ) -> None:
+    """Flip one weight, or in short rows a weight with its best partner, while the error of the row falls; gains are relative to what is flipped."""
+    columns = h.shape[1]
     for row in range(first, last):
         for _ in range(SWEEPS):
             flips = 0
-            for j in range(h.shape[1]):
-                d = step[row, j] * (1 - 2 * h[row, j])
-                if d != 0 and d * (2 * gradient[row, j] + d * moments[j, j]) < -1e-7 * abs(d * gradient[row, j]):
+            for j in range(columns):
+                d = step[row, j] * (np.float32(1) - np.float32(2) * h[row, j])
+                alone = d * (2 * gradient[row, j] + d * moments[j, j])
+                partner, gain = j, alone
+                for k in range(j if columns <= PAIRED else 0):
+                    other = step[row, k] * (np.float32(1) - np.float32(2) * h[row, k])
+                    both = alone + other * (2 * gradient[row, k] + other * moments[k, k]) + 2 * d * other * moments[j, k]
+                    if both < gain and other != 0:
+                        partner, gain = k, both
+                if gain < -1e-5 * d * d * moments[j, j]:
                     h[row, j] = 1 - h[row, j]
                     gradient[row] += d * moments[j]
+                    if partner != j:
+                        e = step[row, partner] * (np.float32(1) - np.float32(2) * h[row, partner])
+                        h[row, partner] = 1 - h[row, partner]
+                        gradient[row] += e * moments[partner]
                     flips += 1
             if flips == 0:
                 break

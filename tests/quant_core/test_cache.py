@@ -1,0 +1,34 @@
+"""The cache keeps its limit and counts."""
+
+import torch
+
+from quant_core.cache import TensorCache, Tensors
+
+
+def test_least_recently_used_goes_first_and_bytes_stay_under_the_limit() -> None:
+    cache = TensorCache(limit=100)
+    made: list[str] = []
+
+    def make(key: str, elements: int = 10) -> Tensors:
+        def build() -> Tensors:
+            made.append(key)
+            return (torch.zeros(elements),)
+
+        return cache.get(key, build)
+
+    first = make("a")
+    make("b")
+    assert make("a") is first
+    make("c")
+    assert (cache.counts.hits, cache.counts.misses, cache.counts.evictions, cache.counts.bytes) == (1, 3, 1, 80)
+    assert make("a") is first
+    make("b")
+    assert made == ["a", "b", "c", "b"]
+    assert cache.counts.hit_rate == 2 / 6
+    assert len(cache) == 2
+
+
+def test_what_is_larger_than_the_limit_is_returned_and_not_kept() -> None:
+    cache = TensorCache(limit=10)
+    assert cache.get("a", lambda: (torch.ones(3),))[0].sum() == 3
+    assert (len(cache), cache.counts.bytes, cache.counts.hit_rate) == (0, 0, 0.0)
