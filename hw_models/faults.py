@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hw_models import schema, tomltext
+from hw_models.codes import expand_all
 from hw_models.models import MODELS, Model
 from hw_models.schema import Compute, DeviceFile
 from quant_core.errors import InputError
@@ -22,7 +23,7 @@ def check(data: dict[str, Any], folder: Path) -> tuple[list[Fault], DeviceFile |
     model = _model(data, faults)
     file = _validated(DeviceFile, data, (), model, faults)
     compute = _validated(model.compute, data["compute"], ("compute",), model, faults) if model and "compute" in data else None
-    faults += [*_sources(data), *_goldens(data, model, folder)]
+    faults += [*_sources(data), *_goldens(data, model, folder), *(_contradictions(file) if file else ())]
     return faults, file, model, compute
 
 
@@ -100,6 +101,27 @@ def _sources(data: dict[str, Any]) -> Iterator[Fault]:
                 yield from walk(inner, (*path, index))
 
     yield from walk(data, ())
+
+
+def _contradictions(file: DeviceFile) -> Iterator[Fault]:
+    """Yield what is well-formed but cannot be meant: a kind or a source id twice, a plateau onto what is not legal."""
+    kinds = [(kind, ("capability", n, "layers")) for n, rule in enumerate(file.capability) for kind in rule.layers]
+    ids = [(each.id, ("source", n, "id")) for n, each in enumerate(file.source)]
+    for what, named in (("layer kind", kinds), ("source id", ids)):
+        seen = [name for name, _ in named]
+        yield from ((path, f"{what} {name!r} is named twice") for n, (name, path) in enumerate(named) if name in seen[:n])
+    for n, rule in enumerate(file.capability):
+        for slot, legal, plateau in (
+            ("weight", rule.weights, rule.weight_plateau),
+            ("activation", rule.activations, rule.activation_plateau),
+        ):
+            for code, target in plateau.items():
+                if target not in expand_all(legal):
+                    legal_text = ", ".join(legal)
+                    yield ("capability", n, f"{slot}_plateau", code), f"{target!r} is not among the {slot}s {legal_text}"
+        for pair, target in rule.pair_plateau.items():
+            if target not in rule.pairs:
+                yield ("capability", n, "pair_plateau", pair), f"{target!r} is not among the pairs {', '.join(rule.pairs) or '(none)'}"
 
 
 def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PEAK = frozenset({"peak_activation_bytes"})
 _CHUNK = 2048
 _SMALL = 32
+_SHOWN = 6  # faults that an error message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,11 @@ class CostTable:
         """[L]: where each layer's row begins in `_flat`."""
         return np.arange(len(self.layers), dtype=np.int64) * self._width
 
+    @cached_property
+    def _counts(self) -> NDArray[np.uint64]:
+        """[L]: how many choices each layer has."""
+        return np.array([len(each) for each in self.choices], dtype=np.uint64)
+
     @property
     def _width(self) -> int:
         return max(map(len, self.choices))
@@ -79,10 +85,15 @@ class CostTable:
         Layers are added in network order, so a batch equals the plain sum of a loop over layers bit for bit.
 
         Raises:
-            InputError: the index array has the wrong shape.
+            InputError: the index array has the wrong shape, or an index is out of range.
         """
         if index.ndim != 2 or index.shape[1] != len(self.layers):
             raise InputError(f"index array of shape {index.shape} given; [N, {len(self.layers)}] is needed: one column per layer.")
+        index = index.astype(np.int64, copy=False)
+        if not (index.view(np.uint64) < self._counts).all():  # unsigned, a negative index is a large one
+            n, position = np.argwhere((index < 0) | (index >= self._counts.astype(np.int64)))[0]
+            legal = f"legal: 0 to {len(self.choices[position]) - 1}"
+            raise InputError(f"policy {n}, layer {self.layers[position].name!r}: choice {index[n, position]} given; {legal}.")
         if len(index) <= _SMALL:
             picked = self._flat.take(index + self._offsets, axis=1)
             return {
@@ -171,7 +182,7 @@ def build(device: "Device", layers: Sequence[Layer], choices: Mapping[str, Seque
     """Cost every choice of every layer.
 
     Raises:
-        InputError: a choice that the device cannot run, naming the layer and what is legal; every such layer at once.
+        InputError: a choice that the device cannot run, naming the layer and what is legal.
     """
     missing = [each.name for each in layers if not choices.get(each.name)]
     if missing or not layers:
@@ -192,7 +203,8 @@ def build(device: "Device", layers: Sequence[Layer], choices: Mapping[str, Seque
 
 def _legal_modes(device: "Device", layers: Sequence[Layer], listed: Sequence[tuple[LayerPolicy, ...]]) -> list[Modes]:
     """Return the modes of every layer; a layer that is never called may take anything."""
-    modes, faults = [], []
+    modes: list[Modes] = []
+    faults: list[str] = []
     for layer, choices in zip(layers, listed, strict=True):
         legal = device.legal(layer)
         codes = [legal.run_as(choice) if layer.calls else ("float", "float") for choice in choices]
@@ -205,7 +217,8 @@ def _legal_modes(device: "Device", layers: Sequence[Layer], listed: Sequence[tup
         stored = np.array([bits[choice.weight] for choice in choices])
         modes.append(Modes(choices, tuple(w for w, _ in pairs), tuple(a for _, a in pairs), stored))
     if faults:
-        raise InputError("\n".join(faults))
+        rest = [f"... and {len(faults) - _SHOWN} more layers"] if len(faults) > _SHOWN else []
+        raise InputError("\n".join([*faults[:_SHOWN], *rest]))
     return modes
 
 

@@ -75,6 +75,14 @@ def test_broken_toml_is_refused_with_its_line(tmp_path: Path) -> None:
         ('kind = "bitserial"', 'kind = "math:pi"', r"identity.kind: 'math:pi' is float; a hw_models.models.Model is needed"),
         ("schema = 1", "schema = 2", r"line 2, schema: Input should be 1"),
         ("batch = 2", "batch = 0", r"line 9, identity.batch: Input should be greater than or equal to 1 \(given: 0\)"),
+        ('layers = ["depthwise"]', 'layers = ["conv"]', r"capability\[1\].layers: layer kind 'conv' is named twice"),
+        ('int3 = "int4"', 'int3 = "int6"', r"capability\[0\].weight_plateau.int3: 'int6' is not among the weights int2, int4, int8"),
+        ('"int8/int4" = "int8/int8"', '"int8/int4" = "int4/int4"', r"pair_plateau.int8/int4: 'int4/int4' is not among the pairs int8/int8"),
+        (
+            "[constraints]",
+            '[[source]]\nid = "made-up"\ntitle = "x"\n\n[constraints]',
+            r"source\[1\].id: source id 'made-up' is named twice",
+        ),
         ("clock_hz = 1e6", "clock_hz = inf", r"identity.clock_hz: Input should be a finite number"),
     ],
 )

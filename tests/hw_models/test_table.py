@@ -66,6 +66,15 @@ def test_every_device_gives_the_counts_and_says_what_else(mobilenet: tuple[Layer
     assert all("latency_s" in metrics for name, metrics in given.items() if name not in ("counts", "horowitz-45nm"))
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_any_integer_index_will_do(dtype: type[np.integer], mobilenet: tuple[Layer, ...]) -> None:
+    table = legal_table("counts", mobilenet)
+    index = np.random.default_rng(2).integers(64, size=(50, 53))
+    expected = table.cost(index)["bit_ops"]
+    assert (table.cost(index.astype(dtype))["bit_ops"] == expected).all()
+    assert (table.cost(np.asfortranarray(index))["bit_ops"] == expected).all()
+
+
 def conv(name: str, **changes: object) -> Layer:
     layer = Layer(name, "conv", 4, 8, (8, 4, 3, 3), (6, 6), (6, 6), 36 * 8 * 4 * 9, (3, 3), (1, 1), (1, 1))
     return replace(layer, **changes)  # type: ignore[arg-type]
@@ -176,3 +185,11 @@ def test_wrong_indices_and_choices_are_refused() -> None:
         table.index({"x": PAIRS[-1]})
     with pytest.raises(InputError, match="no choices given for layers x"):
         Device.load("counts").table((conv("x"),), {})
+
+
+def test_a_long_list_of_faults_is_cut_short(mobilenet: tuple[Layer, ...]) -> None:
+    with pytest.raises(
+        InputError, match=r"layer '0' \(conv\): mpic cannot run weight=float,activation=float; legal: weights int2"
+    ) as caught:
+        Device.load("mpic").cost(mobilenet, {each.name: LayerPolicy() for each in mobilenet})
+    assert str(caught.value).splitlines()[-1] == "... and 47 more layers"
