@@ -16,6 +16,7 @@ TASKS: Mapping[str, str] = {
     "pneumoniamnist": "search.tasks.pneumoniamnist:pneumoniamnist",
     "cifar10": "search.tasks.cifar10:cifar10",
     "mlperf_tiny": "search.tasks.agreement:mlperf_tiny",
+    "stories260k": "search.tasks.stories260k:stories260k",
     "resnet20_cifar10": "search.tasks.agreement:resnet20_cifar10",
 }
 

@@ -13,7 +13,7 @@ from search.networks import build
 from search.networks.checkpoint import load_checkpoint
 from search.networks.mlperf_tiny import files, reference
 from search.networks.mlperf_tiny import mlperf_tiny as load_reference
-from search.task import Batch, Task, top1
+from search.task import Batch, Task
 from search.tasks.files import Source, locate
 from search.tasks.splits import take
 
