@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("dram", "activation_buffer", "weight_buffer", "output_buffer")
 PARTS = ("core", "sram", "dram")
+_UNIT_J = 2.0**-55
 
 
 class BitFusionCompute(Compute):
@@ -79,7 +80,7 @@ def build(device: "Device") -> LayerModel:
         total, spent = charged(cycles[1]), charged(energy)
         compute, memory = np.minimum(cycles[0], total), cycles[2]
         per_cycle, per_pj = groups / device.clock_hz, groups * 1e-12
-        parts = {part: (each * spent / energy)[at] * per_pj for part, each in zip(PARTS, picojoules, strict=True)}
+        parts = dict(zip(PARTS, _split(picojoules * per_pj, spent * per_pj)[:, *at], strict=True))
         changed = ((total != cycles[1]) | (spent != energy))[at]
         notes = tuple("charged with other modes" if each else "" for each in changed)
         return LayerCost(compute[at] * per_cycle, total[at] * per_cycle, memory[at] * per_cycle, parts, notes)
@@ -102,6 +103,14 @@ def charged(costs: FloatArray) -> FloatArray:
     capped = np.minimum(costs, equal[wider])
     np.fill_diagonal(capped, equal)
     found: FloatArray = np.maximum.accumulate(np.maximum.accumulate(capped, axis=0), axis=1)
+    return found
+
+
+def _split(parts: FloatArray, total: FloatArray) -> FloatArray:
+    """Scale `parts` [3, G, G] to `total` [G, G], in whole units of 2^-55 J: sums of parts are exact, so equal totals stay equal."""
+    units, whole = np.rint(parts * (total / parts.sum(axis=0)) / _UNIT_J), np.rint(total / _UNIT_J)
+    units[-1] = whole - units[:-1].sum(axis=0)
+    found: FloatArray = units * _UNIT_J
     return found
 
 
