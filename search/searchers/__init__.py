@@ -18,6 +18,9 @@ SEARCHERS: dict[str, str] = {
     "greedy": "search.searchers.greedy:GreedySearcher",
     "ilp": "search.searchers.ilp:IlpSearcher",
     "ilp_topk": "search.searchers.ilp:TopkSearcher",
+    "pairwise": "search.searchers.pairwise:PairwiseSearcher",
+    "swap": "search.searchers.swap:SwapSearcher",
+    "auto": "search.searchers.auto:AutoSearcher",
 }
 
 

@@ -7,6 +7,7 @@ from search.repair import Repairer, walls
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses
 from search.searchers.milp import solve
+from search.searchers.nextbest import next_best
 from search.searchers.targets import epsilon_limits, under
 
 
@@ -51,7 +52,7 @@ class TopkSearcher:
         """Return the best point that is not known yet, the budgets taking turns; None when all are."""
         while self._limits:
             limits = self._limits.pop(0)
-            found = solve(under(self._problem, limits), self._losses, self._ledger.points)
+            found = next_best(self._ledger, under(self._problem, limits), self._losses)
             if found is not None:
                 self._limits.append(limits)
                 return self._ledger.open(found)

@@ -80,15 +80,18 @@ class Ledger:
             point[d] = int(self.rng.integers(self.problem.cardinalities[d]))
         return tuple(point)
 
-    def incumbent(self) -> Values | None:
-        """Return the told point with the least error among those that keep the limits."""
+    def incumbents(self, target: Problem, count: int = 1) -> list[Values]:
+        """Return up to `count` told points with the least error among those that keep the limits of `target`, the best first."""
         points = list(self.told)
         if not points:
-            return None
+            return []
         errors = np.array([self.told[point][0] for point in points])
-        errors[infeasible(self.problem, np.array(points, dtype=np.int64))] = np.inf
-        best = int(np.argmin(errors))
-        return points[best] if np.isfinite(errors[best]) else None
+        errors[infeasible(target, np.array(points, dtype=np.int64))] = np.inf
+        return [points[n] for n in np.argsort(errors, kind="stable")[:count] if np.isfinite(errors[n])]
+
+    def unseen(self) -> IntArray | None:
+        """Return every point [N, D] that keeps the limits and is new; None where the space is too large to enumerate."""
+        return None if self._all is None else self._all[self._left]
 
     def _see(self, values: Values) -> None:
         if self._all is not None and values not in self._seen:

@@ -17,7 +17,7 @@ RETRIES = 50
 
 
 def solve(
-    problem: Problem, losses: Sequence[FloatArray], cuts: Sequence[Values] = (), pairs: Pairs | None = None, seconds: float = 60.0
+    problem: Problem, losses: Sequence[FloatArray], cuts: Sequence[Values] = (), pairs: Pairs | None = None, nodes: int = 100_000
 ) -> Values | None:
     """Return the point with the least loss that keeps the limits of `problem` and is none of `cuts`; None when there is none.
 
@@ -26,12 +26,12 @@ def solve(
         losses: per dimension [K_d]; the loss of a point is their sum.
         cuts: points that must not be returned (no-good cuts).
         pairs: (d, e) -> [K_d, K_e] added to the loss; each pair costs K_d K_e more variables.
-        seconds: after this long the best point found so far is returned.
+        nodes: after this many the best point found so far is returned (a bound in seconds would not be repeatable).
     """
     program = Program(problem, losses, dict(pairs or {}))
     banned = list(cuts)
     for _ in range(RETRIES):
-        found = program.solve(banned, seconds)
+        found = program.solve(banned, nodes)
         if found is None or problem.feasible(found):
             return found
         banned.append(found)  # within the solver's tolerance of a limit, but over it
@@ -56,7 +56,7 @@ class Program:
         self._limits = self._wall_rows(walls(problem))
         self._links = self._link_rows()
 
-    def solve(self, cuts: Sequence[Values], seconds: float) -> Values | None:
+    def solve(self, cuts: Sequence[Values], nodes: int) -> Values | None:
         """Return the best point that is none of `cuts` and keeps the limits within the solver's tolerance."""
         constraints = [LinearConstraint(self._ones, 1.0, 1.0)]
         if self._limits is not None:
@@ -70,7 +70,7 @@ class Program:
         binary[: self._start[-1]] = 1
         found = milp(
             self._objective, integrality=binary, bounds=Bounds(0, 1), constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": seconds},
+            options={"mip_rel_gap": 0.0, "node_limit": nodes},
         )  # fmt: skip
         return None if found.x is None else self._point(found.x)
 

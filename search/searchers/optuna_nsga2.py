@@ -27,7 +27,7 @@ class Nsga2Searcher:
         size = max(4, min(population, max(20, trials // 5)))
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         self._study = AskTellStudy(ledger, optuna.samplers.NSGAIISampler(population_size=size, seed=seed))
-        self._warm = warm_points(problem, min(warm, trials // 4))
+        self._warm = warm_points(ledger, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""

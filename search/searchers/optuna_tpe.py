@@ -25,7 +25,7 @@ class TpeSearcher:
         sampler = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         self._study = AskTellStudy(ledger, sampler)
-        self._warm = warm_points(problem, min(warm, trials // 4))
+        self._warm = warm_points(ledger, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""

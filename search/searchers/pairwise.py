@@ -1,0 +1,62 @@
+"""Second-order terms measured by forward passes and solved as a linearised integer program (after CLADO, arXiv 2307.05657)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from search.problem import Problem, Trial, Values
+from search.repair import Repairer, walls
+from search.searchers.ledger import Ledger
+from search.searchers.losses import losses
+from search.searchers.milp import Pairs
+from search.searchers.model import fitted
+from search.searchers.nextbest import next_best
+from search.searchers.swap import swapped
+from search.searchers.targets import random_limits, under
+
+
+class PairwiseSearcher:
+    """Half of the proposals change two dimensions of the best point (they measure pairs), half solve the program with the pairs so far.
+
+    CLADO measures every pair once around the float network; here the pairs are measured where they matter, around the incumbent and
+    within the limits, and the terms are fitted to all measurements.
+
+    Options:
+        terms: most product variables in the integer program; the pairs with the widest spread are taken.
+    """
+
+    def __init__(self, problem: Problem, *, seed: int, trials: int, terms: int = 400) -> None:  # noqa: ARG002
+        walls(problem)
+        self._problem = problem
+        self._losses = losses(problem)
+        self._ledger = Ledger(problem, seed, Repairer(problem, "random_wall"))
+        self._terms = terms
+        self._turn = 0
+
+    def ask(self) -> Trial | None:
+        """Return the next point, or None when all are proposed."""
+        self._turn += 1
+        found = self._solved() if self._turn % 2 else None
+        return swapped(self._ledger) if found is None else self._ledger.open(found)
+
+    def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Report a trial."""
+        self._ledger.note(trial, objectives)
+
+    def _solved(self) -> Values | None:
+        """Return the best new point under the limits by the model; before there is one, by the sensitivities."""
+        target = under(self._problem, random_limits(self._problem, self._ledger.rng))
+        model = fitted(self._ledger, self._losses)
+        linear, pairs = model.terms() if model else (self._losses, {})
+        return next_best(self._ledger, target, linear, widest(pairs, self._terms))
+
+
+def widest(pairs: Pairs, terms: int) -> Pairs:
+    """Return the pairs with the widest spread whose tables hold at most `terms` entries together."""
+    kept, used = {}, 0
+    for key in sorted(pairs, key=lambda each: -float(np.ptp(pairs[each]))):
+        used += pairs[key].size
+        if used > terms:
+            break
+        kept[key] = pairs[key]
+    return kept

@@ -1,0 +1,59 @@
+"""Local search: one or two dimensions of the incumbent changed at a time, drawn without bias, the better point kept."""
+
+from collections.abc import Sequence
+
+from search.problem import Problem, Trial, Values
+from search.repair import Repairer, padded
+from search.searchers.greedy import greedy_point
+from search.searchers.ledger import Ledger
+from search.searchers.losses import losses
+from search.searchers.neighbours import neighbours
+from search.searchers.targets import random_limits, under
+
+
+class SwapSearcher:
+    """Starts at the greedy point; each proposal is a random new two-coordinate neighbour of the best point told.
+
+    With several objectives each proposal is for a budget of its own, drawn at random, and starts from the best point under it.
+
+    Options:
+        repair: how a point is brought within the limits when the neighbourhood is used up.
+        start: begin at the greedy point of the sensitivities (else: at the best baseline, or a random point).
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        trials: int,  # noqa: ARG002
+        repair: str = "random_wall",
+        start: bool = True,
+    ) -> None:
+        table = padded(losses(problem)) if start or repair.startswith("smart") else None
+        self._ledger = Ledger(problem, seed, Repairer(problem, repair, table))
+        self._start = greedy_point(problem, table) if table is not None and start else None
+
+    def ask(self) -> Trial | None:
+        """Return the next point, or None when all are proposed."""
+        start, self._start = self._start, None
+        if start is not None and not self._ledger.seen(start):
+            return self._ledger.open(start)
+        return swapped(self._ledger)
+
+    def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
+        """Report a trial."""
+        self._ledger.note(trial, objectives)
+
+
+def swapped(ledger: Ledger) -> Trial | None:
+    """Open a random new neighbour of the best point under the limits (or a random budget); a new point further off if there is none."""
+    target = under(ledger.problem, random_limits(ledger.problem, ledger.rng))
+    best: list[Values] = ledger.incumbents(target) or ledger.incumbents(ledger.problem)
+    if best:
+        near = neighbours(ledger, target, best[0], most=1000)
+        if len(near):
+            return ledger.open(tuple(map(int, near[ledger.rng.integers(len(near))])))
+    wanted = ledger.mutated(best[0], 3) if best else ledger.draw()
+    found = ledger.fresh(wanted)
+    return None if found is None else ledger.open(found)
