@@ -12,6 +12,7 @@ from quant_core.spec import QuantSpec
 from quant_core.statistics import TensorStatistics
 
 TINY = 1e-30
+_CHUNK = 2**18
 
 
 class ActivationQuantizer:
@@ -44,9 +45,9 @@ class ActivationQuantizer:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the fake-quantized `x`."""
         if self._static is not None:
-            return torch.fake_quantize_per_tensor_affine(x, *self._static)
+            return to_grid(x, *self._static)
         if self.spec.format == "int" and self.spec.granularity == "tensor":
-            return torch.fake_quantize_per_tensor_affine(x, *codes(*_batch_range(x, self.spec), self.spec))
+            return to_grid(x, *codes(*_batch_range(x, self.spec), self.spec))
         return _along_channels(x, self._axis, lambda rows: fake_quantize(rows, self.spec))
 
 
@@ -58,6 +59,19 @@ def codes(low: float, high: float, spec: QuantSpec) -> tuple[float, int, int, in
         return max(high / max(half - 1, 1), TINY), 0, -half, half - 1
     scale = max((high - low) / top, TINY)
     return scale, min(max(round(-low / scale), 0), top), 0, top
+
+
+def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """Return (clamp(round(x / scale) + zero_point, low, high) - zero_point) scale, the bits of torch's fake_quantize_per_tensor_affine.
+
+    NaN stays NaN. It runs in pieces that stay in the cache, because every pass over a fresh tensor costs page faults.
+    """
+    out = torch.empty_like(x, memory_format=torch.preserve_format)
+    source, result = (x.view(-1), out.view(-1)) if x.is_contiguous() else (x[None], out[None])
+    for start in range(0, len(source), _CHUNK):
+        piece, target = source[start : start + _CHUNK], result[start : start + _CHUNK]
+        torch.mul(piece, 1.0 / scale, out=target).round_().clamp_(low - zero_point, high - zero_point).mul_(scale)
+    return out
 
 
 def _batch_range(x: Tensor, spec: QuantSpec) -> tuple[float, float]:

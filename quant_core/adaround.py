@@ -104,7 +104,7 @@ def _flip_rows(
     step: NDArray[np.float32],
     moments: NDArray[np.float32],
 ) -> None:
-    """Flip one weight, or in short rows a weight with its best partner, while the error of the row falls; gains are relative to what is flipped."""
+    """Flip one weight, or in short rows a weight with its best partner, while the error of the row falls."""
     columns = h.shape[1]
     for row in range(first, last):
         for _ in range(SWEEPS):
