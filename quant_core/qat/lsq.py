@@ -1,0 +1,121 @@
+"""`lsq`: learned step size quantization (Esser et al., ICLR 2020, arXiv:1902.08153), for symmetric integers."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.activation import TINY
+from quant_core.codecs import Bounds
+from quant_core.codecs.affine import Grid, apply_grid, integer_range, make_grid
+from quant_core.codecs.blocks import spread
+from quant_core.errors import InputError
+from quant_core.qat.functions import Codes, learned_step
+from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
+from quant_core.qat.rows import blocks, from_rows, per_block
+from quant_core.spec import QuantSpec
+from quant_core.statistics import TensorStatistics
+
+
+def initial_step(mean_magnitude: Tensor, top: int) -> Tensor:
+    """Return 2 mean|v| / sqrt(Qp) (section 2.1), at least `TINY`."""
+    return (2.0 * mean_magnitude / math.sqrt(max(top, 1))).clamp(min=TINY)
+
+
+class StepWeight(WeightQuantizer):
+    """One learned step per scale block: the parameter `step`, [R or 1, B]."""
+
+    def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int) -> None:
+        super().__init__(spec, channel_axis)
+        rows, self.block = blocks(weight, self.spec, channel_axis)
+        shape = torch.Size((1, 1)) if spec.granularity == "tensor" else torch.Size((len(rows), -(-rows.shape[1] // self.block)))
+        counts = per_block(torch.ones_like(rows), self.block, shape)
+        _, self.top = integer_range(spec, signed=True)
+        self.step = nn.Parameter(initial_step(per_block(rows.abs(), self.block, shape) / counts, self.top))
+        self.register_buffer("gradient_scale", 1.0 / torch.sqrt(counts * max(self.top, 1)), persistent=False)
+
+    def grid(self) -> Grid:
+        """Return the grid of the present steps, rounded to their storage."""
+        return make_grid(self.spec, *self._bounds(), self.block)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the quantized weight (equations 1 and 2)."""
+        arguments = (weight, self.step, self.gradient_scale, self.grid(), self.channel_axis, self.spec)
+        quantized: Tensor = _StepWeightFunction.apply(*arguments)  # type: ignore[no-untyped-call]
+        return quantized
+
+    def stored(self, weight: Tensor) -> Stored:
+        """Return the weight and spec with the range of the present steps."""
+        return weight, self.spec, self._bounds()
+
+    def constrain(self, weight: Tensor) -> None:  # noqa: ARG002
+        """Keep every step positive."""
+        self.step.data.clamp_(min=TINY)
+
+    def _bounds(self) -> Bounds:
+        high = self.step.detach() * max(self.top, 1)
+        return -high, high
+
+
+class _StepWeightFunction(torch.autograd.Function):
+    """As `StepFunction`, with one step per block of a weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, gradient_scale: Tensor, grid: Grid, channel_axis: int, spec: QuantSpec) -> Tensor:
+        rows, _ = blocks(weight, spec, channel_axis)
+        ctx.save_for_backward(rows, gradient_scale)
+        ctx.grid, ctx.axis, ctx.spec, ctx.shape = grid, channel_axis, spec, step.shape
+        return from_rows(apply_grid(rows, grid), weight, channel_axis)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        rows, gradient_scale = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        incoming, _ = blocks(gradient, ctx.spec, ctx.axis)
+        steps = rows * spread(grid.scale.reciprocal(), grid.block, rows.shape[1])
+        rounded = steps.round()
+        clipped = rounded.clamp(grid.low, grid.high)
+        inside = clipped == rounded
+        per_value = incoming * torch.where(inside, clipped - steps, clipped)
+        of_step = per_block(per_value, grid.block, ctx.shape) * gradient_scale
+        return from_rows(incoming * inside, gradient, ctx.axis), of_step, None, None, None, None
+
+
+class StepInput(InputQuantizer):
+    """One learned step for the input; unsigned codes where calibration saw no negative value. N of the gradient scale is one example's."""
+
+    def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, _channel_axis: int = -1) -> None:
+        super().__init__()
+        if statistics is None:
+            raise InputError(f"activation {spec}: lsq starts its step from calibration statistics; give them.")
+        self.low, self.high = integer_range(spec, signed=not statistics.unsigned)
+        mean = float(abs(statistics.sums).sum()) / max(statistics.count, 1)
+        self.step = nn.Parameter(initial_step(torch.tensor(mean, dtype=torch.float32), self.high))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantized input (equations 1 and 2)."""
+        features = max(x.numel() // max(x.shape[0], 1), 1)
+        scale = 1.0 / math.sqrt(features * max(self.high, 1))
+        return learned_step(x, self.step, self.low, self.high, scale)
+
+    def codes(self) -> Codes:
+        """Return (step, 0, Qn, Qp)."""
+        return max(float(self.step), TINY), 0, self.low, self.high
+
+
+def _covers_weight(spec: QuantSpec) -> bool:
+    return is_linear(spec) and spec.symmetric and spec.bits > 1 and spec.rounding != "stochastic"
+
+
+def _covers_input(spec: QuantSpec, statistics: TensorStatistics | None) -> bool:
+    return is_static(spec) and spec.symmetric and spec.bits > 1 and statistics is not None
+
+
+METHOD = Method(
+    StepWeight,
+    StepInput,
+    _covers_weight,
+    _covers_input,
+    "learned step size, symmetric integers (Esser et al., ICLR 2020)",
+)

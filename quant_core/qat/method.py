@@ -1,0 +1,106 @@
+"""What a method of quantization-aware training is made of: a weight quantizer, an input quantizer, and which specs they cover."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from quant_core.codecs import Bounds
+from quant_core.qat.functions import Codes
+from quant_core.spec import QuantSpec
+from quant_core.statistics import TensorStatistics
+
+Stored = tuple[Tensor, QuantSpec, Bounds | None]
+
+
+class WeightQuantizer(nn.Module):
+    """A parametrization: called with the float master weight, it returns the quantized weight through which the loss is taken.
+
+    In eval mode the result depends on the weight and on this module's state alone, and is what `stored` says.
+
+    `decays`: whether weight decay applies to what it learns.
+
+    Args:
+        spec: how to quantize; not float.
+        channel_axis: axis of the output channels of the weight.
+    """
+
+    decays = False
+
+    def __init__(self, spec: QuantSpec, channel_axis: int) -> None:
+        super().__init__()
+        self.spec = replace(spec, rounding="nearest")
+        self.channel_axis = channel_axis
+        self.stochastic = spec.rounding == "stochastic"
+
+    @abstractmethod
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the quantized weight, the shape of `weight`."""
+
+    def stored(self, weight: Tensor) -> Stored:
+        """Return the values, spec and bounds from which `quantize.encode` makes exactly the quantized `weight`."""
+        return weight, self.spec, None
+
+    def constrain(self, weight: Tensor) -> None:
+        """Bring the master weight and the learned values back into their domain, in place, after a step of the optimiser."""
+
+
+class InputQuantizer(nn.Module):
+    """Quantizes the input of a layer.
+
+    `tracking`: ranges follow the batches in train mode. `decays`: whether weight decay applies to what it learns.
+    """
+
+    decays = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracking = True
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantized input, the shape of `x`."""
+
+    def codes(self) -> Codes | None:
+        """Return (scale, zero point, smallest, largest code) of a static integer input, None of any other."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One entry of `QAT_METHODS`.
+
+    Attributes:
+        weight: (initial weight, spec, channel axis) -> its quantizer.
+        input: (spec, statistics of the input or None, channel axis) -> its quantizer.
+        covers_weight: which weight specs the method is for; `ste` takes the others.
+        covers_input: which (spec, statistics) of inputs it is for; `ste` takes the others.
+        about: one line.
+    """
+
+    weight: Callable[[Tensor, QuantSpec, int], WeightQuantizer]
+    input: Callable[[QuantSpec, TensorStatistics | None, int], InputQuantizer]
+    covers_weight: Callable[[QuantSpec], bool]
+    covers_input: Callable[[QuantSpec, TensorStatistics | None], bool]
+    about: str
+
+
+def is_linear(spec: QuantSpec) -> bool:
+    """Tell whether a weight spec is integers with one range per tensor, channel or group."""
+    return spec.format == "int" and spec.granularity in ("tensor", "channel", "group")
+
+
+def is_static(spec: QuantSpec) -> bool:
+    """Tell whether an input spec is integers over one range that is fixed before the batch is seen."""
+    return spec.format == "int" and spec.granularity == "tensor" and not spec.dynamic
+
+
+def no_weight(_spec: QuantSpec) -> bool:
+    """Return False: the method is for inputs alone."""
+    return False
+
+
+def no_input(_spec: QuantSpec, _statistics: TensorStatistics | None) -> bool:
+    """Return False: the method is for weights alone."""
+    return False

@@ -1,0 +1,216 @@
+"""`prepare` a network for quantization-aware training, and `finalize` it afterwards: torch parametrizations and input hooks."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from quant_core.codecs import Bounds
+from quant_core.errors import InputError
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.qat import QAT_METHODS, QatError
+from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
+from quant_core.qat.ste import METHOD as STE
+from quant_core.quantize import fake_quantize
+from quant_core.registry import resolve
+from quant_core.spec import QuantSpec
+from quant_core.statistics import TensorStatistics
+from quant_core.trace import is_transformers_conv1d, quantizable
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+INPUT = "input_quantizer"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A trained weight and how it is stored: fake-quantizing, encoding or packing `source` as below gives `tensor` bit for bit."""
+
+    tensor: Tensor
+    source: Tensor
+    spec: QuantSpec
+    channel_axis: int
+    bounds: Bounds | None
+
+
+def method_named(name: str) -> Method:
+    """Return a QAT method by its name or `package.module:attribute`.
+
+    Raises:
+        InputError: unknown, or it is no `Method`.
+    """
+    found = resolve(QAT_METHODS, "QAT method", name)
+    if not isinstance(found, Method):
+        raise InputError(f"QAT method {name!r} is a {type(found).__name__}; a quant_core.qat.method.Method is needed.")
+    return found
+
+
+def prepare(
+    model: nn.Module, policy: Policy, method: str = "lsq", *, statistics: Mapping[str, TensorStatistics] | None = None
+) -> nn.Module:
+    """Return a copy of `model` that computes with quantized weights and inputs while its float weights stay its parameters.
+
+    Modules and the names of their weights stay: the weight of a layer becomes a `torch.nn.utils.parametrize` parametrization, its input
+    passes a module `input_quantizer`. Tied weights share one quantizer. Tensors that `method` does not cover are trained by `ste`.
+    Embeddings keep their input, and with `statistics` given, layers that calibration never reached stay in float.
+
+    Args:
+        model: float; it is not touched.
+        policy: a `LayerPolicy` for every quantizable layer.
+        method: a key of `QAT_METHODS` or `package.module:attribute`.
+        statistics: of the layers' inputs, from `quant_core.statistics.collect`; needed where an input has static integers.
+
+    Raises:
+        InputError: the policy is for other layers; tied weights have different specs; the method covers nothing of the policy.
+    """
+    chosen = method_named(method)
+    model = copy.deepcopy(model)
+    modules = quantizable(model)
+    for given, known, where in ((policy, modules, "the network"), (modules, policy, "the policy")):
+        for name in given:
+            if name not in known:
+                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(modules)}.")
+    reached = {
+        name: module for name, module in modules.items() if statistics is None or name in statistics or isinstance(module, nn.Embedding)
+    }
+    found = statistics or {}
+    covered = [_quantize_input(name, reached[name], policy[name].activation, chosen, found.get(name)) for name in reached]
+    covered += _quantize_weights(reached, policy, chosen)
+    if not any(covered):
+        raise InputError(f"QAT method {method!r} ({chosen.about}) covers nothing of this policy; train it by 'ste'.")
+    return model
+
+
+def finalize(model: nn.Module) -> nn.Module:
+    """Return a copy of a prepared network in eval mode that holds quantized weights only; its outputs are the same to the last bit.
+
+    Raises:
+        QatError: a weight is not exactly what its spec stores.
+    """
+    model = copy.deepcopy(model).eval()
+    weights = quantized_weights(model)
+    parameters: dict[int, nn.Parameter] = {}
+    for name, module, quantizer in _quantized(model):
+        stored = weights[name]
+        again = fake_quantize(stored.source, stored.spec, channel_axis=stored.channel_axis, bounds=stored.bounds)
+        if not torch.equal(again, stored.tensor):
+            raise QatError(f"layer {name!r}: its trained weight is not exactly what {stored.spec} stores.")
+        _unparametrize(module, parameters.setdefault(id(quantizer), nn.Parameter(stored.tensor, requires_grad=False)))
+    return model.requires_grad_(False)
+
+
+def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
+    """Return layer name -> quantized weight, with what packing needs, of a prepared network; its mode does not matter."""
+    found = {}
+    for name, module, quantizer in _quantized(model):
+        before = quantizer.training
+        quantizer.eval()
+        with torch.no_grad():
+            tensor = quantizer(original(module)).detach().clone()
+            source, spec, bounds = quantizer.stored(original(module).detach())
+        found[name] = QuantizedWeight(tensor, source, spec, quantizer.channel_axis, bounds)
+        quantizer.train(before)
+    return found
+
+
+def constrain(model: nn.Module) -> None:
+    """Bring master weights and learned values back into their domains; to be called after every step of the optimiser."""
+    with torch.no_grad():
+        for _, module, quantizer in _quantized(model):
+            quantizer.constrain(original(module))
+
+
+def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
+    """Return layer name -> the quantizer of its input."""
+    held = {name: module._modules.get(INPUT) for name, module in model.named_modules()}
+    return {name: quantizer for name, quantizer in held.items() if isinstance(quantizer, InputQuantizer)}
+
+
+def float_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a prepared network under the names of the float network: what training of another policy may start from."""
+    state = {}
+    for key, tensor in model.state_dict().items():
+        plain = key.replace("parametrizations.weight.original", "weight")
+        if "parametrizations." not in plain and f"{INPUT}." not in plain:
+            state[plain] = tensor
+    return state
+
+
+def original(module: nn.Module) -> Tensor:
+    """Return the float master weight of a prepared layer."""
+    parametrizations: Any = module.parametrizations
+    weight: Tensor = parametrizations.weight.original
+    return weight
+
+
+def weight_axis(module: nn.Module) -> int:
+    """Return the axis of a layer's weight that runs over its output channels."""
+    return 1 if isinstance(module, _TRANSPOSED) or is_transformers_conv1d(module) else 0
+
+
+def _input_axis(module: Any) -> int:
+    """Return the axis of a layer's input that it sums over."""
+    return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+
+def _unparametrize(module: nn.Module, weight: nn.Parameter) -> None:
+    """Give a prepared layer a plain weight. (torch's remove_parametrizations would break every other copy: they share a class.)"""
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    module.register_parameter("weight", weight)
+
+
+def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, WeightQuantizer]]:
+    for name, module in list(model.named_modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrizations: Any = module.parametrizations
+            first = parametrizations.weight[0]
+            if isinstance(first, WeightQuantizer):
+                yield name, module, first
+
+
+def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Method, statistics: TensorStatistics | None) -> bool:
+    """Put the quantizer of one layer's input in place; tell whether the method covers it."""
+    if spec.is_float or isinstance(module, nn.Embedding):
+        return False
+    covers = method.covers_input(spec, statistics)
+    try:
+        quantizer = (method if covers else STE).input(spec, statistics, _input_axis(module))
+    except InputError as error:
+        raise InputError(f"layer {name!r}: {error}") from None
+    module.register_module(INPUT, quantizer)
+    module.register_forward_pre_hook(_quantized_input, with_kwargs=True)
+    return covers
+
+
+def _quantized_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    quantizer: Any = module._modules[INPUT]
+    if args:
+        return (quantizer(args[0]), *args[1:]), kwargs
+    key, *_ = kwargs
+    return args, {**kwargs, key: quantizer(kwargs[key])}
+
+
+def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:
+    """Parametrize every weight, tied weights by one quantizer; tell per layer whether the method covers it."""
+    owners: dict[int, tuple[str, LayerPolicy, WeightQuantizer]] = {}
+    covered = []
+    for name, module in modules.items():
+        if parametrize.is_parametrized(module):
+            raise InputError(f"layer {name!r} is parametrized already; remove that first (torch.nn.utils.parametrize).")
+        spec, weight = policy[name].weight, module.get_parameter("weight")
+        owner = owners.get(id(weight))
+        if owner is not None and owner[1].weight != spec:
+            raise InputError(f"layers {owner[0]!r} and {name!r} share one weight; {owner[1].weight} and {spec} given, give both the same.")
+        if spec.is_float:
+            continue
+        covers = method.covers_weight(spec)
+        if owner is None:
+            quantizer = (method if covers else STE).weight(weight.detach(), spec, weight_axis(module)).to(weight.device)
+            owner = owners[id(weight)] = (name, policy[name], quantizer.eval())
+        parametrize.register_parametrization(module, "weight", owner[2])
+        covered.append(covers)
+    return covered

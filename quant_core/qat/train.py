@@ -1,0 +1,70 @@
+"""`train`: calibrate, prepare and train one policy."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from quant_core.errors import InputError
+from quant_core.fold import fold_batch_norm
+from quant_core.policy import Policy
+from quant_core.qat import QatConfig
+from quant_core.qat.loop import Report, Saving, Step, fit
+from quant_core.qat.prepare import prepare
+from quant_core.statistics import collect
+from quant_core.trace import trace
+
+History = list[dict[str, float]]
+
+
+def train(
+    model: nn.Module,
+    policy: Policy,
+    batches: Iterable[Any],
+    step: Step,
+    config: QatConfig,
+    *,
+    calib: Iterable[Any],
+    start: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, History]:
+    """Calibrate, prepare and train `model` under `policy`; see `quant_core.qat.loop.fit`.
+
+    Args:
+        model: float; it is not touched, and it is the teacher where `config.distill` > 0.
+        policy: for every quantizable layer.
+        batches: the training split, re-iterable.
+        step: (model, batch) -> loss, such as `loop.supervised(loss)`.
+        config: how to train.
+        calib: model inputs that set the first ranges; at least one batch.
+        start: weights to start from in place of the model's, by name: `prepare.float_weights` of a trained policy.
+        report: as in `fit`.
+        saving: as in `fit`.
+
+    Returns:
+        The prepared, trained network in eval mode (`prepare.finalize` makes it plain), and the metrics of every epoch.
+
+    Raises:
+        InputError: the policy, the calibration, the start or the checkpoint does not fit.
+        QatError: the loss is not finite; the first layer that went non-finite is named.
+    """
+    inputs = list(calib)
+    if not inputs:
+        raise InputError("the calibration split is empty; give at least one batch.")
+    student = copy.deepcopy(model).eval()
+    if config.batch_norm == "fold":
+        student = fold_batch_norm(student, inputs[0])
+    if start is not None:
+        _load(student, start)
+    statistics = collect(student, trace(student, inputs[0]), inputs)
+    prepared = prepare(student, policy, config.method, statistics=statistics)
+    return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)
+
+
+def _load(model: nn.Module, start: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(dict(start))
+    except RuntimeError as error:
+        raise InputError(f"the weights to start from are of another network: {error}") from None
