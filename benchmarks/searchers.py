@@ -1,0 +1,102 @@
+"""The searchers against problems with known answers: `python -m benchmarks.searchers`; needs no GPU and no data.
+
+Without `--problem` every searcher is run on every case and `docs/benchmarks.md` is written. With it, one problem file is solved:
+`python -m benchmarks.searchers --problem FILE.json --searcher ilp --json`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.searchers_problems import bound
+from benchmarks.searchers_run import run
+from quant_core.errors import InputError
+from search.allocation import BoundProblem, read
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code: 0, or 2 for bad input."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if (given.budget_metric is None) != (given.ratio is None):
+        parser.error("--budget-metric and --ratio go together")
+    try:
+        if given.problem:
+            _one(given)
+        else:
+            from benchmarks.searchers_suite import suite
+
+            suite(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.searchers", description=__doc__)
+    parser.add_argument("--problem", type=Path, help="solve this one problem file")
+    parser.add_argument("--searcher", default="auto", help="which searcher solves it, or package.module:attribute (default: auto)")
+    parser.add_argument("--budget-metric", help="metric of the budget, where the file states a rule")
+    parser.add_argument("--ratio", type=float, help="ratio that the rule turns into a limit")
+    parser.add_argument("--evaluations", type=int, default=300, help="evaluations per run (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the one run (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: loss, choice, cost, seconds, evaluations")
+    parser.add_argument("--quick", action="store_true", help="one seed, one budget per problem, 50 evaluations; prints only")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds per searcher, half as many for the agents (default: 10)")
+    parser.add_argument("--families", default="P1,P2,P4,P5", help="problems of the full run (default: P1,P2,P4,P5)")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of benchmarks.md, .json and .svg (default: docs)")
+    return parser
+
+
+def _one(given: argparse.Namespace) -> None:
+    allocation = read(given.problem)
+    if given.ratio is None and not allocation.limits:
+        raise InputError(
+            f"{given.problem} has no `limits`; give --budget-metric ({', '.join(allocation.cost)}) and --ratio, or add limits to the file."
+        )
+    problem = bound(allocation, given.budget_metric, given.ratio)
+    with _quiet_stdout():
+        trace = run(problem.problem, problem.loss, given.searcher, seed=given.seed, evaluations=given.evaluations, baselines=False)
+    if trace.values is None:
+        raise InputError(f"{given.searcher} found no choice that keeps {dict(problem.problem.limits)}; are the limits together in reach?")
+    answer = _answer(problem, trace.values, trace.seconds, trace.found_at)
+    if given.json:
+        print(json.dumps(answer))
+    else:
+        for name, each in answer.items():
+            print(f"{name}: {each}")
+
+
+def _answer(problem: BoundProblem, values: tuple[int, ...], seconds: float, evaluations: int) -> dict[str, object]:
+    """Return what is printed; `evaluations` counts those made until the answer was found."""
+    found = problem.choice(values)
+    return {
+        "loss": problem.loss(values),
+        "choice": found,
+        "cost": problem.cost(values),
+        "seconds": round(seconds, 6),
+        "evaluations": evaluations,
+    }
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what compiled solvers print on standard output to standard error, so that the JSON stands alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

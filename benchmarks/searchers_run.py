@@ -1,0 +1,62 @@
+"""Runs one searcher on one problem, one evaluation at a time, and keeps what it found and how long its own work took."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search.problem import FloatArray, Problem, Trial, Values
+from search.searchers import build
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a run gave.
+
+    Attributes:
+        values: the best point under the limits; None when none was found.
+        error: its error.
+        found_at: evaluations made when it was found (0: it is a baseline).
+        best: [N] least error under the limits after each evaluation, baselines excluded.
+        seconds: the searcher's own time: building, asking and telling.
+    """
+
+    values: Values | None
+    error: float
+    found_at: int
+    best: FloatArray
+    seconds: float
+
+
+def run(
+    problem: Problem,
+    measure: Callable[[Values], float],
+    searcher: str,
+    *,
+    seed: int,
+    evaluations: int,
+    options: Mapping[str, Any] | None = None,
+    baselines: bool = True,
+) -> Trace:
+    """Tell the baselines (they are not counted), then ask and tell until the evaluations or the searcher's proposals are used up."""
+    start, spent = time.perf_counter(), 0.0
+    agent = build(searcher, problem, seed, evaluations, options)
+    values: Values | None = None
+    error, found_at = float("inf"), 0
+    best: list[float] = []
+    for each in problem.baselines if baselines else ():
+        agent.tell(Trial(-1, each), (measure(each),))
+    while len(best) < evaluations:
+        trial = agent.ask()
+        if trial is None:
+            break
+        before = time.perf_counter()
+        found = measure(trial.values)
+        spent += time.perf_counter() - before
+        agent.tell(trial, (found,))
+        if found < error and problem.feasible(trial.values):
+            values, error, found_at = trial.values, found, len(best) + 1
+        best.append(error)
+    return Trace(values, error, found_at, np.array(best), time.perf_counter() - start - spent)
