@@ -46,14 +46,6 @@ def volume(sweep: SweepRecord, trials: Sequence[TrialRecord]) -> float:
     return relative_hypervolume(points(trials, sweep.objectives), [sweep.reference[name] for name in sweep.objectives])
 
 
-def average_bits(trial: TrialRecord, baseline: Mapping[str, float]) -> float | None:
-    """Return the stored bits per weight, scales and codebooks counted: as measured, else 32 times the share of the float bytes."""
-    known = figures(trial)
-    if "bits_weight_avg" in known or not baseline.get("weight_bytes") or "weight_bytes" not in known:
-        return known.get("bits_weight_avg")
-    return 32.0 * known["weight_bytes"] / baseline["weight_bytes"]
-
-
 def row(sweep: SweepRecord, trial: TrialRecord, knee_trial: int) -> Row:
     """Return the figures of one policy as they are shown and written; None where a figure is not known."""
     known = figures(trial)
@@ -67,7 +59,7 @@ def row(sweep: SweepRecord, trial: TrialRecord, knee_trial: int) -> Row:
         "energy_j": known.get("energy_j"),
         "weight_bytes": known.get("weight_bytes"),
         "float_weight_bytes": sweep.baseline.get("weight_bytes"),
-        "bits_weight_avg": average_bits(trial, sweep.baseline),
+        "bits_weight_avg": known.get("bits_weight_avg"),
         "knee": trial.number == knee_trial,
     }
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from quant_core.spec import QuantSpec
-from search.front import average_bits, figures, front, keeps_limits, knee_number, points
+from search.front import figures, front, keeps_limits, knee_number, points
 from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.report.style import COLORS, label, unit
@@ -73,10 +73,8 @@ def _marker(color: str, symbol: str, size: int) -> dict[str, object]:
 
 
 def _hover(sweep: SweepRecord, trial: TrialRecord) -> str:
-    bits = average_bits(trial, sweep.baseline)
     lines = [f"<b>{trial.policy.id}</b> (trial {trial.number}, {trial.origin})"]
     lines += [f"{name} = {value:.6g}" for name, value in figures(trial).items()]
-    lines += [f"bits per weight = {bits:.3f}"] if bits is not None else []
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))
 
 
@@ -139,6 +137,6 @@ def _layout(title: str, height: int) -> dict[str, object]:
         "title": {"text": title, "font": {"size": 15}},
         "template": "plotly_white",
         "height": height,
-        "margin": {"l": 70, "r": 30, "t": 60, "b": 60},
-        "legend": {"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+        "margin": {"l": 70, "r": 30, "t": 60, "b": 90},
+        "legend": {"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},
     }

@@ -4,6 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from search.tracking import names
@@ -11,24 +12,32 @@ from search.tracking.client import Metric, MlflowClient, Param, RunTag
 from search.tracking.codec import Json, to_tags
 from search.tracking.view import TAG, state
 
+PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22"])
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Where a sweep's runs are, and how they are told from others': experiment, name, parent run, colour in MLflow's charts."""
+
+    experiment_id: str
+    sweep: str
+    run_id: str
+    color: str
 
 
 class Store:
     """One sweep's runs in MLflow.
 
     Args:
-        client, experiment_id: where.
-        sweep: its name and its parent run's id.
+        client: open on the store.
+        who: whose runs.
         children: trial number -> run id, of the trials that MLflow has.
         shown: `front` (trial numbers) and `knee` as MLflow shows them.
     """
 
-    def __init__(
-        self, client: MlflowClient, experiment_id: str, sweep: tuple[str, str], children: Mapping[int, str], shown: Json | None
-    ) -> None:
-        self._client, self._experiment_id = client, experiment_id
-        self._sweep, self._run_id = sweep
+    def __init__(self, client: MlflowClient, who: Identity, children: Mapping[int, str], shown: Json | None) -> None:
+        self._client, self._who = client, who
         self._children = dict(children)
         self._front = frozenset(shown["front"] if shown else ())
         self._knee = shown["knee"] if shown else -1
@@ -56,9 +65,9 @@ class Store:
     def _parent(self, line: Json) -> None:
         """Write what concerns the sweep as a whole."""
         if line["op"] in ("tags", "params"):
-            self._batch(self._run_id, tags=line.get("tags"), params=line.get("params"))
+            self._batch(self._who.run_id, tags=line.get("tags"), params=line.get("params"))
         elif line["op"] == "view":
-            self._client.set_experiment_tag(self._experiment_id, TAG, state(line["costs"]))
+            self._client.set_experiment_tag(self._who.experiment_id, TAG, state(line["costs"]))
         elif line["op"] == "status":
             self._status(line)
 
@@ -69,10 +78,10 @@ class Store:
         tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
         child = self._find(number)
         if child is None:
-            tags |= {"mlflow.runName": f"{self._sweep}/{number:04d}"}
+            tags |= {"mlflow.runName": f"{self._who.sweep}/{number:04d}"}
             start = max(0, end - int(1000 * result["seconds"]))
             self._begun.add(number)
-            child = self._client.create_run(self._experiment_id, start_time=start, tags=tags).info.run_id
+            child = self._client.create_run(self._who.experiment_id, start_time=start, tags=tags).info.run_id
             self._children[number] = child
             tags = {}
         figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": hypervolume}
@@ -85,23 +94,23 @@ class Store:
         result = trial["result"]
         tags = {
             names.KIND: "trial",
-            names.SWEEP: self._sweep,
+            names.SWEEP: self._who.sweep,
             names.TRIAL: str(trial["number"]),
-            names.UID: names.trial_uid(self._run_id, trial["number"]),
-            names.PARENT: self._run_id,
+            names.UID: names.trial_uid(self._who.run_id, trial["number"]),
+            names.PARENT: self._who.run_id,
             names.PARETO: _text(trial["number"] in shown["front"]),
             names.KNEE: _text(trial["number"] == shown["knee"]),
             names.STATUS: result["status"],
             names.SEARCHER: trial["origin"],
-            names.COLOR: sweep_color(self._run_id),
+            names.COLOR: self._who.color,
         }
         return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
 
     def _find(self, number: int) -> str | None:
         """Return the run of a trial; a creation whose answer was lost may have succeeded, so it is looked up."""
         if number not in self._children and number in self._begun:
-            query = f"tags.`{names.UID}` = '{names.trial_uid(self._run_id, number)}'"
-            for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+            query = f"tags.`{names.UID}` = '{names.trial_uid(self._who.run_id, number)}'"
+            for run in self._client.search_runs([self._who.experiment_id], query, max_results=1):
                 self._children[number] = run.info.run_id
         return self._children.get(number)
 
@@ -124,7 +133,7 @@ class Store:
                     self._policy(self._children[int(key)], policy)
         tags = to_tags(names.FRONT, {"front": sorted(new), "knee": knee})
         for i in range(0, len(curve), 500):
-            self._batch(self._run_id, metrics=curve[i : i + 500], tags=tags)
+            self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=tags)
         self._front, self._knee = new, knee
 
     def _policy(self, child: str, policy: Json) -> None:
@@ -135,15 +144,15 @@ class Store:
 
     def _artifact(self, path: Path, name: str) -> None:
         if path.exists():  # otherwise a replay: it was sent and removed
-            self._client.log_artifact(self._run_id, str(path), str(Path(name).parent) if "/" in name else None)
+            self._client.log_artifact(self._who.run_id, str(path), str(Path(name).parent) if "/" in name else None)
 
     def _status(self, line: Json) -> None:
         status = line["status"]
-        self._batch(self._run_id, tags={names.STATUS: status})
+        self._batch(self._who.run_id, tags={names.STATUS: status})
         if status == "running":
-            self._client.update_run(self._run_id, "RUNNING")
+            self._client.update_run(self._who.run_id, "RUNNING")
         else:
-            self._client.set_terminated(self._run_id, STATUSES[status], end_time=line["time"])
+            self._client.set_terminated(self._who.run_id, STATUSES[status], end_time=line["time"])
 
     def _batch(
         self,
@@ -163,9 +172,3 @@ class Store:
 
 def _text(flag: bool) -> str:
     return "true" if flag else "false"
-
-
-def sweep_color(run_id: str) -> str:
-    """Return the colour in which MLflow's charts draw a sweep: one of ten, chosen by its run id."""
-    palette = ("1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22")
-    return f"#{palette[int(run_id[:8], 16) % len(palette)]}"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from quant_core.errors import BitfrontError, InputError
 from search.front import Row as FrontRow
-from search.front import front, front_rows
+from search.front import figures, front, front_rows
 from search.front import volume as hypervolume_of
 from search.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.client import connect, experiment_id, reported
 from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json
-from search.tracking.reading import Row, family, find_sweep, journal_of, merged
+from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
 from search.tracking.spool import FOLDER, Spool
-from search.tracking.store import STATUSES, Store
+from search.tracking.store import PALETTE, STATUSES, Identity, Store
 from search.tracking.view import COSTS
 from search.tracking.writer import Writer
 
@@ -63,11 +63,13 @@ class Tracker:
         if not self._layers:
             self._layers = tuple(trial.policy)
             lines.append({"op": "tags", "tags": to_tags(names.LAYERS, list(self._layers))})
+            lines.append({"op": "view", "costs": [cost for cost in (*COSTS, *self._other_costs()) if cost in figures(trial)]})
         if trial.result.ok:
             self._candidates[trial.number] = trial
         self._numbers.add(trial.number)
         self._last = trial.number
-        self._write(*lines, {"op": "trial", "trial": trial_to_json(trial, self._layers), "hypervolume": self._volume})
+        data = trial_to_json(trial, self._layers)
+        self._write(*lines, {"op": "trial", "trial": data, "hypervolume": self._volume})
         self.blocked_s += time.perf_counter() - start
 
     def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
@@ -101,6 +103,9 @@ class Tracker:
         self.artifact(self._front_json(), "front.json")
         self.blocked_s += time.perf_counter() - start
 
+    def _other_costs(self) -> list[str]:
+        return [name for name in self.sweep.objectives if name not in (*COSTS, "error")]
+
     def _front_json(self) -> list[FrontRow]:
         return front_rows(self.sweep, [self._candidates[number] for number in sorted(self._candidates)])
 
@@ -128,10 +133,6 @@ class Tracker:
     def params(self, params: Mapping[str, str]) -> None:
         """Set parameters on the parent run; MLflow lets none be changed later."""
         self._write({"op": "params", "params": dict(params)})
-
-    def view(self, costs: Sequence[str]) -> None:
-        """Set the experiment's shared chart view: the fronts of all sweeps, error against each cost."""
-        self._write({"op": "view", "costs": list(costs)})
 
     def restart(self) -> None:
         """Set the status back to running."""
@@ -190,17 +191,19 @@ def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[st
     where = experiment_id(client, experiment_name, uri)
     header = replace(sweep, experiment=names.redact(sweep.experiment), trials=(), status="running")
     tags = {names.KIND: "sweep", names.SWEEP: sweep.name, names.STATUS: "running", "mlflow.runName": sweep.name}
-    tags |= {names.SPOOL: str(spool.resolve())}
+    color = PALETTE[len(sweeps(uri, experiment_name)) % len(PALETTE)]
+    tags |= {names.SPOOL: str(spool.resolve()), names.COLOR: color}
     tags |= {names.SEARCHER: str(params["searcher"])} if "searcher" in params else {}
     with reported(uri):
         run_id = client.create_run(where, tags=tags | to_tags(names.RECORD, sweep_to_json(header))).info.run_id
     journal = Spool(spool, run_id)
     journal.acquire()
-    tracker = Tracker(replace(header, run_id=run_id), journal, Writer(journal, Store(client, where, (sweep.name, run_id), {}, None)))
+    tracker = Tracker(
+        replace(header, run_id=run_id), journal, Writer(journal, Store(client, Identity(where, sweep.name, run_id, color), {}, None))
+    )
     shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
     tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
     tracker.artifact(header.experiment, "experiment.toml")
-    tracker.view([*COSTS, *(name for name in sweep.objectives if name not in (*COSTS, "error"))])
     return tracker
 
 
@@ -235,5 +238,6 @@ def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:
     parent, children = family(uri, parent)
     sweep = merged(parent, children, journal.unsent()[0])
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
-    store = Store(client, parent.experiment_id, (sweep.name, parent.run_id), known, from_tags(parent.tags, names.FRONT))
+    who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
+    store = Store(client, who, known, from_tags(parent.tags, names.FRONT))
     return Tracker(sweep, journal, Writer(journal, store))

@@ -29,7 +29,7 @@ def _trial(number: int, rng: random.Random, layers: int) -> TrialRecord:
     policy = Policy({f"body.{i}.conv": spec for i, spec in enumerate(specs)})
     error = 0.02 + 0.3 * sum(4.0**-each for each in bits) / layers + 0.01 * rng.random()
     cost = {"weight_bytes": 64.0 * sum(bits), "latency_s": 1e-5 * sum(bits) + 1e-6 * rng.random()}
-    metrics = {"accuracy": 1 - error, "error": error, "loss": 2 * error}
+    metrics = {"accuracy": 1 - error, "error": error, "loss": 2 * error, "bits_weight_avg": sum(bits) / layers, "bits_activation_avg": 8.0}
     result = Result(policy.id, metrics, cost, 0.125)
     if number % 10 == 9:
         result = Result(policy.id, {}, cost, 0.5, "failed", "RuntimeError: out of memory at postgresql://bob:hunter2-word@db/x")

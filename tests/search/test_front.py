@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from quant_core.errors import BitfrontError, InputError
-from search.front import all_rows, average_bits, front, front_rows, pick, points
+from search.front import all_rows, front, front_rows, pick, points
 from search.pareto import non_dominated
 from search.record import SweepRecord
 
@@ -54,14 +54,6 @@ def test_rows_have_exactly_the_promised_keys(make_sweep: MakeSweep) -> None:
     assert [row["trial"] for row in every] == list(range(40))
     assert {row["trial"] for row in every if row["status"] == "failed"} == {9, 19, 29, 39}
     assert {row["trial"] for row in every if row["front"]} == {trial.number for trial in members}
-
-
-def test_average_bits_are_measured_or_the_share_of_the_float_size(make_sweep: MakeSweep) -> None:
-    trial = make_sweep(trials=1).trials[0]  # 4 bits everywhere, 64 bytes a bit, 6 layers of 2,048 float bytes
-    assert average_bits(trial, {"weight_bytes": 64.0 * 32 * 6}) == pytest.approx(4.0)
-    measured = replace(trial, result=replace(trial.result, cost={"weight_bytes": 1.0, "bits_weight_avg": 4.125}))
-    assert average_bits(measured, {"weight_bytes": 100.0}) == 4.125
-    assert average_bits(trial, {}) is None
 
 
 def test_picking(make_sweep: MakeSweep) -> None:

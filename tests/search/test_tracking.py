@@ -108,7 +108,8 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     third = shown[3]
     assert third.info.run_name == "shown/0003"
     assert third.data.params == {"searcher": "random", "policy": sweep.trials[3].policy.id}
-    assert {"accuracy", "error", "loss", "weight_bytes", "latency_s", "seconds", "hypervolume"} == set(third.data.metrics)
+    shared = {"accuracy", "error", "loss", "weight_bytes", "latency_s", "seconds", "hypervolume", "bits_weight_avg", "bits_activation_avg"}
+    assert set(third.data.metrics) == shared
     assert third.data.metrics["weight_bytes"] == sweep.trials[3].result.cost["weight_bytes"]
     assert third.info.end_time - third.info.start_time == 125
     volumes = [shown[n].data.metrics["hypervolume"] for n in range(21)]
