@@ -152,7 +152,7 @@ def _print_checks(console: Console, checks: list[Check] | tuple[Check, ...]) -> 
     console.print(table if checks else "no golden values: there are no published figures for this device, so nothing is known of its error")
     for each in checks:
         console.print(f"{each.device}, {each.name}: {each.source}", soft_wrap=True)
-        for line in (*each.remarks, *(() if each.passed else (f"{each.exact} of {each.n} rows exact", *each.mismatches))):
+        for line in (f"{each.exact} of {each.n} rows exact", *each.remarks, *(() if each.passed else each.mismatches)):
             console.print(f"    {line}", soft_wrap=True)
 
 
