@@ -1,5 +1,6 @@
 """The four reference networks of MLPerf Tiny (Banbury et al. 2021, arXiv:2106.07597), from the user's copy of their weights."""
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def mlperf_tiny(name: str, folder: Path) -> nn.Module:
     path = folder / files(name)[0]
     try:
         nodes = _dscnn() if name == "dscnn" else json.loads((folder / files(name)[1]).read_text())
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             weights = {key: torch.from_numpy(file[key]) for key in file.files}
         found = sum(value.numel() for value in weights.values())
         if found != reference(name).numbers:

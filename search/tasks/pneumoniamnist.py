@@ -23,7 +23,7 @@ SOURCE = Source(
     "It is on https://zenodo.org/records/10519652 (pneumoniamnist.npz, 4 MB); bitfront never downloads.",
 )
 COUNTS = {"train": (1214, 3494), "val": (135, 389), "test": (234, 390)}
-RECIPE = Recipe(epochs=12, batch=64, rate=0.1, decay=1e-3, shift=2)
+RECIPE = Recipe(epochs=6, batch=64, rate=0.1, decay=1e-3, shift=2)
 
 
 def pneumoniamnist(
@@ -45,7 +45,7 @@ def pneumoniamnist(
         path: folder with pneumoniamnist.npz, or the folder above a `pneumoniamnist` that holds it; default BITFRONT_DATA.
         network: resnet8, mobilenetv2, dscnn, resnet20, or the user's `package.module:function` of (channels, classes).
         seed: of the float network's training.
-        epochs: of the float network's training (a minute on 2 cores, once; then cached).
+        epochs: of the float network's training (half a minute on 2 cores, once; then cached).
         train_size, calib_size, valid_size, test_size: take so many of a split, to save time; the float network always sees all.
         batch_size: of `train` and `calib`.
 
