@@ -1,7 +1,8 @@
 """How fast the hardware models are, on one core: `python -m benchmarks.hw_models`.
 
 The 53 layers of MobileNetV2 (as HAQ's table lists them) under every legal pair of 1 to 8 bit integers: time to build the cost table
-of each model with nothing cached, time per policy and metric in a batch of 100,000, time of a single policy.
+of each model with nothing cached, time per policy and metric in a batch of 100,000, time of a single policy. Then the 1-bit kernel
+against float32 `torch.matmul`, M = N = K = 1024, one thread.
 """
 
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +20,7 @@ from hw_models.shapes import read_layers, shape_of
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
 from quant_core.spec import make
+from quant_core.xnor import pack_signs, xnor_gemm
 
 DEVICES = ("counts", "bitfusion", "vu9p-bitserial", "vu9p-lut", "stm32h743-tinyengine", "mpic", "t4", "a100", "horowitz-45nm")
 POLICIES = 100_000
@@ -58,6 +61,23 @@ def measure(name: str, layers: tuple[Layer, ...]) -> tuple[str, ...]:
     return name, device.file.identity.kind, str(max(counts)), str(len(table.metrics)), *figures
 
 
+def xnor_row(size: int = 1024) -> tuple[str, ...]:
+    """Return one row of the printed table of products: packed, with packing of one operand, and the float32 product."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, size, size)).astype(np.float32)
+    a, b = pack_signs(x), pack_signs(w)
+    signs = (np.where(each >= 0, 1, -1) for each in (x, w))
+    left, right = (each.astype(np.float32) for each in signs)
+    assert np.array_equal(xnor_gemm(a, b, size), (left @ right.T).astype(np.int32))
+    floats = torch.from_numpy(left), torch.from_numpy(right.T.copy())
+    packed = seconds(lambda: xnor_gemm(a, b, size), 20)
+    packing = seconds(lambda: xnor_gemm(pack_signs(x), b, size), 20)
+    dense = seconds(lambda: torch.matmul(*floats), 20)
+    times = (f"{each * 1e3:.2f}" for each in (packed, packing, dense))
+    return str(size), *times, f"{dense / packed:.1f}", f"{dense / packing:.1f}"
+
+
 def main() -> None:
     """Print the table."""
     layers = read_layers(FOLDER / "haq_vu9p_mobilenetv2.csv")
@@ -77,7 +97,11 @@ def main() -> None:
         os.environ["BITFRONT_CACHE"] = empty  # schedules are searched, not read back
         for name in DEVICES:
             table.add_row(*measure(name, layers))
-    Console().print(table)
+    products = Table(
+        "M = N = K", "xnor ms", "with packing ms", "float32 ms", "ratio", "ratio with packing", title="1-bit product, one thread"
+    )
+    products.add_row(*xnor_row())
+    Console().print(table, products)
 
 
 if __name__ == "__main__":
