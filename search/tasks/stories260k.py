@@ -59,20 +59,30 @@ def stories260k(
         tokenizer = read_tokenizer(folder / tokens, model.config.vocab_size)
         sequences = _read(Path(text).expanduser(), tokenizer, sum(sizes), length)
     train, calib, valid, test = (_batches(part) for part in torch.split(sequences, sizes))
-    return Task(NextToken(model).eval(), train, calib, valid, test)
+    return Task(NextToken(model).eval(), train, calib, valid, test, token_top1, token_loss)
 
 
 class NextToken(nn.Module):
-    """A causal language model as a classifier of tokens: every position of every sequence is one example."""
+    """A causal language model that gives nothing but its logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [B, T] to the logits of what comes next, [B * T, vocabulary]."""
+        """Map tokens [B, T] to the logits of what comes next, [B, T, vocabulary]."""
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
-        return logits.flatten(0, 1)
+        return logits
+
+
+def token_top1(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return 1.0 where the likeliest token is the next one, else 0.0: [B, T, V], [B, T] -> [B * T]."""
+    return (logits.argmax(dim=-1) == targets).flatten().to(torch.float32)
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy per token in nats, the logarithm of the perplexity: [B, T, V], [B, T] -> scalar."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def read_model(path: Path) -> Any:
@@ -190,5 +200,5 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _batches(sequences: Tensor) -> list[Batch]:
-    """Return sequences [n, T + 1] as batches (tokens [b, T], next tokens [b * T])."""
-    return [(part[:, :-1], part[:, 1:].flatten()) for part in torch.split(sequences, STEP)]
+    """Return sequences [n, T + 1] as batches (tokens [b, T], next tokens [b, T])."""
+    return [(part[:, :-1], part[:, 1:]) for part in torch.split(sequences, STEP)]

@@ -13,7 +13,7 @@ from quant_core.errors import InputError
 from quant_core.trace import trace
 from search.task import Task
 from search.tasks import load
-from search.tasks.stories260k import halves, read_model
+from search.tasks.stories260k import halves, read_model, token_loss, token_top1
 from search.tasks.tokenizer import BOS, Tokenizer, read_tokenizer
 
 pytest.importorskip("transformers")
@@ -38,12 +38,21 @@ def judged(task: Task) -> tuple[float, float]:
     return float(score), float(torch.stack([task.loss(logits, targets) for logits, targets in outputs]).mean())
 
 
-def test_every_token_is_an_example(task: Task) -> None:
+def test_targets_are_the_tokens_that_come_next(task: Task) -> None:
     (tokens, targets), *_ = task.valid
-    assert tokens.shape == (16, 128)
-    assert task.model(tokens).shape == (16 * 128, 512)
+    assert tokens.shape == targets.shape == (16, 128)
     assert tokens[:, 0].tolist() == [BOS] * 16
-    assert torch.equal(tokens[:, 1:], targets.view(16, 128)[:, :-1]), "the target is the token that comes next"
+    assert torch.equal(tokens[:, 1:], targets[:, :-1])
+    with torch.no_grad():
+        assert task.model(tokens).shape == (16, 128, 512)
+
+
+def test_score_and_loss_are_per_token() -> None:
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]])
+    targets = torch.tensor([[0, 0, 0]])
+    assert token_top1(logits, targets).tolist() == [1.0, 0.0, 1.0]
+    expected = sum(np.log1p(np.exp(-margin)) for margin in (2.0, -1.0, 3.0)) / 3
+    assert float(token_loss(logits, targets)) == pytest.approx(expected)
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -148,7 +157,9 @@ def test_text_of_the_user_is_read_in_order(folder: Path, tmp_path: Path) -> None
     tokenizer = read_tokenizer(folder / "tok512.bin", 512)
     line = tokenizer.encode("Once upon a time, there was a little girl.\n")
     assert [BOS, *line, *line, *line][:32] == task.train[0][0][0].tolist()  # type: ignore[index]
-    whole = [token for split in (task.train, task.calib, task.valid, task.test) for _, targets in split for token in targets.tolist()]
+    whole = [
+        token for split in (task.train, task.calib, task.valid, task.test) for _, targets in split for token in targets.flatten().tolist()
+    ]
     assert whole == (line * 40)[: 7 * 32]
     with pytest.raises(InputError, match=r"has \d+ tokens; 7 sequences of 256 need 1792: ask for fewer"):
         load("stories260k", {"path": str(folder), "text": str(text), **sizes})
