@@ -42,9 +42,7 @@ def build(device: "Device") -> LayerModel:
 
 def network_latency(device: "Device", golden: Golden) -> Points:
     """Check the latency in ms of whole networks, each given by its `macs`."""
-    speed = device.compute_as(McuCompute).ms_per_mmac
-    predicted = np.array([float(point.given["macs"]) * speed * 1e-6 for point in golden.points])
-    return Points(tuple(point.name for point in golden.points), np.array([point.expected for point in golden.points]), predicted)
+    return _proportional(golden, "macs", device.compute_as(McuCompute).ms_per_mmac * 1e-6)
 
 
 def energy_from_latency(device: "Device", golden: Golden) -> Points:
@@ -55,9 +53,18 @@ def energy_from_latency(device: "Device", golden: Golden) -> Points:
     """
     if device.file.energy is None or device.file.energy.active_power_w is None:
         raise InputError(f"device {device.name}: [energy] states no active_power_w, which this check needs.")
-    power = device.file.energy.active_power_w
-    predicted = np.array([float(point.given["latency_ms"]) * 1e3 * power for point in golden.points])
-    return Points(tuple(point.name for point in golden.points), np.array([point.expected for point in golden.points]), predicted)
+    return _proportional(golden, "latency_ms", device.file.energy.active_power_w * 1e3)
+
+
+def _proportional(golden: Golden, key: str, factor: float) -> Points:
+    """Compare `factor` x what each point gives; the remark says how well a factor fitted to the other points predicts each."""
+    given = np.array([float(point.given[key]) for point in golden.points])
+    expected = np.array([point.expected for point in golden.points])
+    ratio = given / expected
+    others = ratio.sum() - ratio, (ratio**2).sum() - ratio**2  # relative least squares without the point: factor = sum r / sum r^2
+    error = np.abs(others[0] / others[1] * ratio - 1).mean()
+    remark = f"leave one out (factor fitted to the other points): mean error {100 * error:.2f} %"
+    return Points(tuple(point.name for point in golden.points), expected, given * factor, (remark,))
 
 
 CHECKS = {"network_latency": network_latency, "energy_from_latency": energy_from_latency}

@@ -163,3 +163,30 @@ def test_a_model_in_cycles_needs_a_clock(toy: str) -> None:
     device = Device.parse(toy.replace("clock_hz = 1e6\n", ""))
     with pytest.raises(DeviceError, match=r"\[identity\] has no clock_hz, which kind 'bitserial' needs"):
         device.cost((CONV,), {"a": choice("int4", "int8")})
+
+
+OWN_MODEL = """
+import numpy as np
+from hw_models.models import LayerCost, Model
+from hw_models.schema import Compute
+
+class OwnCompute(Compute):
+    seconds_per_bit: float
+
+def build(device):
+    given = device.compute_as(OwnCompute)
+    return lambda layer, modes: LayerCost(latency_s=given.seconds_per_bit * modes.w_bits.astype(np.float64))
+
+MODEL = Model(OwnCompute, build, "time follows the weight bits")
+"""
+
+
+def test_a_users_own_model_is_named_by_its_path(toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model_of_this_test.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = toy.replace('kind = "bitserial"', 'kind = "own_model_of_this_test:MODEL"')
+    with pytest.raises(DeviceError, match=r"compute.seconds_per_bit: needed, but not given") as caught:
+        Device.parse(text)
+    assert "compute.rows: unknown key" in str(caught.value)
+    device = Device.parse(text.replace("rows = 4\ncols = 4\nword_bits = 64", "seconds_per_bit = 0.5"))
+    assert device.cost((CONV,), {"a": choice("int3:channel", "int8")})["latency_s"] == 0.5 * 4

@@ -7,6 +7,7 @@ import pytest
 
 from hw_models.device import FOLDER, Device
 from hw_models.shapes import layer_of, read_layers
+from hw_models.validate import validate
 from quant_core.errors import InputError
 from quant_core.policy import LayerPolicy
 from quant_core.spec import FLOAT, QuantSpec, parse
@@ -59,6 +60,17 @@ def test_mcu_energy_is_power_times_latency() -> None:
     found = cost(Device.load("nucleo-u575zi-q"), "int8", "int8")
     assert found["energy_j"] == pytest.approx(0.026 * found["latency_s"], rel=1e-12)
     assert "energy_j" not in cost(Device.load("stm32h743-cmsis-nn"), "int8", "int8")
+
+
+def test_a_fit_says_how_well_it_predicts_what_it_was_not_fitted_to(golden: Path) -> None:
+    published = json.loads((golden / "published.json").read_text())["mlperf_tiny_v1_1_int8"]["nucleo_h7a3zi_q"]
+    errors = []
+    for left_out in range(4):
+        ratio = [ms / uj for n, (ms, uj) in enumerate(zip(published["ms"], published["uj"], strict=True)) if n != left_out]
+        factor = sum(ratio) / sum(each**2 for each in ratio)
+        errors.append(abs(factor * published["ms"][left_out] / published["uj"][left_out] - 1))
+    check = validate(Device.load("nucleo-h7a3zi-q"))[0]
+    assert check.remarks == (f"leave one out (factor fitted to the other points): mean error {25 * sum(errors):.2f} %",)
 
 
 def test_mpic_cycles_are_exact_and_plateaus_cost_as_the_next_code(golden: Path) -> None:
