@@ -74,7 +74,11 @@ class Device:
         path = Path(name_or_path)
         if not path.is_file():
             raise InputError(f"{unknown('device', str(name_or_path), device_names())} Your own goes in as the path of a TOML file.")
-        return Device.parse(path.read_text(encoding="utf-8"), path.parent, str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DeviceError(f"{path}: cannot be read as text: {error}") from None
+        return Device.parse(text, path.parent, str(path))
 
     @staticmethod
     def parse(text: str, folder: Path = FOLDER, where: str = "device") -> "Device":

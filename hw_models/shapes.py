@@ -5,6 +5,7 @@ optionally `stride` (1), `out_size` (in_size / stride, rounded up), `groups` (1;
 """
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,12 +17,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file.
 
     Raises:
-        InputError: there is no such file, or it holds no rows.
+        InputError: there is no such file, it is no text, or it holds no rows.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}.") from None
     if not rows:
         raise InputError(f"{path}: no rows; a header line and one row per figure are needed.")
     return rows
@@ -38,6 +42,21 @@ def need_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path)
         raise InputError(f"{path}: columns {', '.join(missing)} are missing; given: {', '.join(rows[0])}.")
 
 
+def figure(row: Mapping[str, str], column: str, path: Path) -> float:
+    """Return a positive number from a row.
+
+    Raises:
+        InputError: it is not there or is no positive number.
+    """
+    try:
+        found = float(row[column] or "nan")
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise InputError(f"{path}: {column} is {row[column]!r} in row {dict(row)}; a positive number is needed.")
+    return found
+
+
 def layer_of(row: Mapping[str, str]) -> Layer:
     """Return the layer that a row describes.
 
@@ -52,7 +71,7 @@ def layer_of(row: Mapping[str, str]) -> Layer:
         stride = int(row.get("stride") or 1)
         groups = ci if kind == "depthwise" else int(row.get("groups") or 1)
         out = int(row.get("out_size") or -(-size // stride))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"row {dict(row)}: {error}.") from None
     name = row.get("layer") or row.get("index") or f"{kind}_{ci}_{co}_{k}_{size}"
     if kind in ("linear", "embedding"):

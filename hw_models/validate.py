@@ -10,7 +10,7 @@ import numpy as np
 from hw_models.codes import spec_of
 from hw_models.models import FloatArray, Points
 from hw_models.schema import Golden
-from hw_models.shapes import layer_of, need_columns, read_layers, read_rows
+from hw_models.shapes import figure, layer_of, need_columns, read_layers, read_rows
 from quant_core.errors import InputError
 from quant_core.policy import LayerPolicy
 
@@ -166,7 +166,7 @@ def _grids(device: "Device", golden: Golden) -> tuple[FloatArray, FloatArray, li
     measured = np.full((len(layers), len(pairs)), np.nan)
     places = {name: position for position, name in enumerate(layers)}
     for row in rows:
-        measured[places[row["index"]], pairs.index((row["w_bits"], row["a_bits"]))] = float(row["cycles"])
+        measured[places[row["index"]], pairs.index((row["w_bits"], row["a_bits"]))] = figure(row, "cycles", path)
     labels = [f"layer {name} at {w}/{a}" for name in layers for w, a in pairs]
     return measured, table.values["latency_s"] * device.clock_hz, labels
 

@@ -14,7 +14,7 @@ import numpy as np
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes
 from hw_models.models.roofline import calibrated_s
 from hw_models.schema import Compute
-from hw_models.shapes import layer_of, need_columns, read_rows, shape_of
+from hw_models.shapes import figure, layer_of, need_columns, read_rows, shape_of
 from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.spec import QuantSpec
@@ -45,11 +45,12 @@ def read_table(device: "Device") -> Mapping[Key, tuple[float, float]]:
     scale = 1.0 if time == "seconds" else 1 / device.clock_hz
     table = {}
     for row in rows:
-        if int(row["batch"]) != device.batch:
+        if row["batch"] != str(device.batch):
             raise InputError(f"{path}: batch {row['batch']} in a row; the device file says {device.batch}.")
         codes = (row["weight"], row["activation"]) if coded else (f"int{row['w_bits']}", f"int{row['a_bits']}")
         key = (shape_of(layer_of(row)), *codes, row.get("weight_sign") or "", row.get("activation_sign") or "")
-        table[key] = float(row[time]) * scale, float(row.get("joules") or "nan")
+        joules = figure(row, "joules", path) if row.get("joules") else float("nan")
+        table[key] = figure(row, time, path) * scale, joules
     return table
 
 

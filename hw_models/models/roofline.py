@@ -8,6 +8,7 @@ what a wider calibrated pair does, and an uncalibrated one at least what narrowe
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from hw_models.codes import code_bits
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
 from hw_models.schema import Calibration, Compute, Golden, Pair, Positive, SourceIds, Table
-from hw_models.shapes import layer_of, need_columns, read_rows
+from hw_models.shapes import figure, layer_of, need_columns, read_rows
 from quant_core.errors import InputError
 from quant_core.layer import Layer
 
@@ -149,17 +150,17 @@ def measured_layers(device: "Device", golden: Golden) -> Points:
     pair = golden.metric
     column = f"{pair.split('/')[0]}_ms"
     need_columns(rows, (*_COLUMNS, column), path)
-    seconds = np.array([float(row[column]) * 1e-3 for row in rows])
-    matrix = np.concatenate([_row_features(row, pair) for row in rows])
+    seconds = np.array([figure(row, column, path) * 1e-3 for row in rows])
+    matrix = np.concatenate([_row_features(row, pair, path) for row in rows])
     labels = tuple(f"{row['network']} {row.get('index', n)}" for n, row in enumerate(rows))
     remarks = (_transfer(rows, matrix, seconds), _datasheet_error(device, pair, matrix, seconds, rows))
     return Points(labels, seconds, leave_one_out(matrix, seconds), tuple(each for each in remarks if each))
 
 
-def _row_features(row: dict[str, str], pair: str) -> FloatArray:
+def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
     layer = layer_of({"kind": "conv", **row})
     w_bits, a_bits = (code_bits(code) for code in pair.split("/"))
-    return features(layer, int(row["batch"]), np.array([layer.weights * w_bits / 8]), np.array([float(a_bits)]))
+    return features(layer, int(figure(row, "batch", path)), np.array([layer.weights * w_bits / 8]), np.array([float(a_bits)]))
 
 
 def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArray) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from hw_models.device import Device, DeviceError, device_names
 from hw_models.schema import LayerKind
+from hw_models.shapes import read_layers
 from quant_core.errors import InputError
 from quant_core.layer import KINDS, Layer
 from quant_core.policy import LayerPolicy
@@ -48,6 +49,15 @@ def test_broken_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     path.write_text("schema = 1\n[identity\n")
     with pytest.raises(DeviceError, match=r"x.toml: not TOML: .*line 2"):
         Device.load(path)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DeviceError, match=r"x.toml: cannot be read as text"):
+        Device.load(path)
+    with pytest.raises(InputError, match=r"x.toml: cannot be read as CSV"):
+        read_layers(path)
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,8 @@ def test_golden_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         validate(Device.load("vu9p-lut"), write(tmp_path / "b.csv", [{**row, "batch": "1"} for row in rows]))
     with pytest.raises(InputError, match=r"layer '0' \(conv, 3 to 33 channels.*no layer of its shape was measured on vu9p-lut"):
         validate(Device.load("vu9p-lut"), write(tmp_path / "c.csv", [{**row, "out_channels": "33"} for row in rows]))
+    for wrong in ("many", "", "-3", "nan"):
+        with pytest.raises(InputError, match=f"cycles is {wrong!r} in row .*; a positive number is needed"):
+            validate(Device.load("vu9p-lut"), write(tmp_path / "d.csv", [{**row, "cycles": wrong} for row in rows]))
+    with pytest.raises(InputError, match="columns network, out_size, int8_ms are missing"):
+        validate(Device.load("t4"), TABLE)
