@@ -28,6 +28,7 @@ MODELS = {
     "bitfusion": "hw_models.models.bitfusion:MODEL",
     "bitserial": "hw_models.models.bitserial:MODEL",
     "lut": "hw_models.models.lut:MODEL",
+    "measured": "hw_models.models.measured:MODEL",
     "mcu": "hw_models.models.mcu:MODEL",
     "mpic": "hw_models.models.mpic:MODEL",
     "roofline": "hw_models.models.roofline:MODEL",

@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from hw_models.device import Device, device_names
+from hw_models.models import MODELS, Model, Modes
+from hw_models.schema import Compute
+from quant_core.policy import LayerPolicy
+from quant_core.registry import load
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_name_is_a_model_whose_numbers_have_a_source(name: str) -> None:
+    model = load(MODELS[name])
+    assert isinstance(model, Model)
+    assert issubclass(model.compute, Compute)
+    assert model.compute.model_fields["source"].is_required()
+    assert model.about
+
+
+def test_every_model_but_that_of_own_measurements_has_a_device() -> None:
+    assert {Device.load(name).file.identity.kind for name in device_names()} == set(MODELS) - {"measured"}
+
+
+def test_modes_read_the_bits_of_what_runs() -> None:
+    modes = Modes((LayerPolicy(),) * 3, ("int4", "ternary", "float"), ("int8", "mxfp4", "float"), np.zeros(3))
+    assert modes.w_bits.tolist() == [4, 2, 32]
+    assert modes.a_bits.tolist() == [8, 4, 32]
