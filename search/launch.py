@@ -69,11 +69,11 @@ def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
     baseline = {f"{name}_valid": value for name, value in ready.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(ready.setup.layers)
     problem = ready.problem(baseline)
-    searcher = _searcher(experiment, problem)
+    searcher, backend = _searcher(experiment, problem), _backend(experiment)
     header = _header(ready.setup, problem, baseline)
     tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
     sweep = _sweep(ready.setup, problem, searcher, header, tracker)
-    return _finish(ready, sweep, tracker, begun, log)
+    return _finish(ready, sweep, backend, tracker, begun, log)
 
 
 def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> Ended:
@@ -88,11 +88,11 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     ready = _ready(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
     check_fingerprints(recorded, ready.setup)
     problem = ready.problem(recorded.baseline)
-    searcher = _searcher(ready.setup.experiment, problem)
+    searcher, backend = _searcher(ready.setup.experiment, problem), _backend(ready.setup.experiment)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
     sweep = _sweep(ready.setup, problem, searcher, recorded, tracker)
     sweep.replay(tracker.sweep.trials)
-    return _finish(ready, sweep, tracker, begun, log)
+    return _finish(ready, sweep, backend, tracker, begun, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +119,10 @@ def _ready(experiment: Experiment) -> _Ready:
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
     section = experiment.search
     return build(section.searcher, problem, section.seed, section.trials, section.options)
+
+
+def _backend(experiment: Experiment) -> Backend:
+    return cast(Backend, resolve(BACKENDS, "backend", experiment.run.backend))
 
 
 def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: "tracking.Tracker") -> Sweep:
@@ -173,13 +177,12 @@ def check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
         )
 
 
-def _finish(ready: _Ready, sweep: Sweep, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
+def _finish(ready: _Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
-    run = cast(Backend, resolve(BACKENDS, "backend", ready.setup.experiment.run.backend))
     looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
     try:
         with StopSignal() as stopping, Progress(sweep, log) as progress:
-            run(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
+            backend(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
     except BaseException:
         tracker.finish("stopped")
         raise

@@ -1,0 +1,75 @@
+"""A user's own task, for tests that run the command line: a small trained network, and ways in which it goes wrong."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from search.task import Task
+
+
+class Slow(nn.Module):
+    """A network that takes its time."""
+
+    def __init__(self, body: nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.body, self.seconds = body, seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return self.body(x)
+
+
+class BreaksWhenCoarse(nn.Module):
+    """Returns NaN (or raises) once its first layer holds few distinct weights: a kernel that fails for some policies only."""
+
+    def __init__(self, body: nn.Sequential, levels: int, raises: bool) -> None:
+        super().__init__()
+        self.body, self.levels, self.raises = body, levels, raises
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.body[0].weight[0].unique()) <= self.levels:
+            if self.raises:
+                raise RuntimeError("no kernel for this policy")
+            return self.body(x) * float("nan")
+        return self.body(x)
+
+
+def trained(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """Return a network that has learnt to add signs, and its data."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inputs = torch.randn(700, 12)
+        targets = (inputs[:, :4].sum(dim=1) > 0).long() + (inputs[:, 4:8].sum(dim=1) > 0).long()
+        model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(80):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[:400]), targets[:400]).backward()
+            optimizer.step()
+    return model.eval(), inputs, targets
+
+
+def make(seed: int = 0, sleep: float = 0.0, breaks: int = 0, raises: bool = False, nan: bool = False, data_shift: float = 0.0) -> Task:
+    """Return the task; options make it slow, or break it."""
+    body, inputs, targets = trained(seed)
+    model: nn.Module = body
+    if sleep:
+        model = Slow(body, sleep)
+    if breaks:
+        model = BreaksWhenCoarse(body, breaks, raises)
+    if nan:
+        body[2].weight.data[0, 0] = float("nan")
+    inputs = inputs + data_shift
+    calib, valid, test = ((inputs[a:b], targets[a:b]) for a, b in ((0, 128), (400, 550), (550, 700)))
+    return Task(model, train=[(inputs[:400], targets[:400])], calib=[calib], valid=[valid], test=[test])
+
+
+def raises() -> Task:
+    """Fail."""
+    raise RuntimeError("the disk is gone")
+
+
+def not_a_task() -> int:
+    """Return something else."""
+    return 3

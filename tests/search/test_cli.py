@@ -1,0 +1,304 @@
+"""The command line as a user runs it: whole sweeps, kill -9 and resume, the same seed twice, bad input."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search.cli import main
+from search.tracking import sweeps
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = """
+name = "{name}"
+[task]
+name = "own_task:make"
+options = {options}
+[space]
+weight = {{ bits = [2, 4, 8], granularity = "channel", clipping = "mse" }}
+activation = ["int8:tensor", "int4:tensor:mse"]
+[device]
+name = "vu9p-bitserial"
+objectives = ["error", "weight_bytes", "latency_s"]
+budget = {{ weight_bytes = "0.3 of float" }}
+[search]
+searcher = "tpe"
+trials = 16
+seed = 5
+[track]
+uri = "sqlite:///{folder}/mlflow.db"
+"""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": paths,
+        "HOME": str(home),
+        "BITFRONT_CACHE": str(home / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in this process, as `main` does: exit code and output as a shell would see them."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["bitfront", *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        return subprocess.CompletedProcess([], code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+    return call
+
+
+def experiment(folder: Path, name: str = "one", options: str = "{}", change: tuple[str, str] = ("", "")) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(EXPERIMENT.format(name=name, options=options, folder=folder).replace(*change))
+    return path
+
+
+def trials(run: Run, ref: str) -> list[dict[str, object]]:
+    found = run("front", ref, "--all", "--json")
+    assert found.returncode == 0, found.stderr
+    rows: list[dict[str, object]] = json.loads(found.stdout)
+    return rows
+
+
+def test_sweep_front_show_export_apply(run: Run, tmp_path: Path) -> None:
+    done = run("sweep", experiment(tmp_path), "--log", "json")
+    assert done.returncode == 0, done.stderr
+    name, run_id = done.stdout.splitlines()[-1].split(" ")
+    assert name == "one"
+    assert json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))["trials"] == 16
+    rows = json.loads(run("front", run_id, "--json").stdout)
+    keys = (
+        "id trial accuracy_valid accuracy_test accuracy_float_test latency_s energy_j weight_bytes float_weight_bytes bits_weight_avg knee"
+    )
+    assert set(keys.split()) <= set(rows[0])
+    assert sum(bool(row["knee"]) for row in rows) == 1
+    assert all(row["weight_bytes"] <= 0.3 * row["float_weight_bytes"] for row in rows)
+    assert all(row["accuracy_test"] is not None for row in rows)
+    everything = trials(run, name)
+    assert [row["trial"] for row in everything] == list(range(16))
+    assert {row["status"] for row in everything} == {"ok"}
+    best = max(rows, key=lambda row: row["accuracy_valid"])
+    assert run("show", name, best["id"]).returncode == 0
+    out = tmp_path / "out"
+    assert run("export", name, "--pick", best["id"], "--out", out).returncode == 0
+    assert run("export", name, "--pick", best["id"], "--out", out).returncode == 2, "an existing folder needs --force"
+    applied = json.loads(run("apply", out / "policy.json", "--task", "own_task:make", "--json").stdout)
+    assert (applied["id"], applied["accuracy_test"]) == (best["id"], best["accuracy_test"])
+    assert applied["weight_bytes"] == best["weight_bytes"]
+
+
+def test_same_seed_gives_the_same_policies_and_figures(run: Run, tmp_path: Path) -> None:
+    figures = []
+    for name in ("one", "two"):
+        assert run("sweep", experiment(tmp_path, name)).returncode == 0
+        figures.append([(row["id"], row["accuracy_valid"], row["weight_bytes"], row["latency_s"]) for row in trials(run, name)])
+    assert figures[0] == figures[1]
+    assert run("sweep", experiment(tmp_path, "three"), "search.seed=6").returncode == 0
+    assert [row["id"] for row in trials(run, "three")] != [row[0] for row in figures[0]]
+
+
+def test_kill_and_resume_equals_an_undisturbed_sweep(run: Run, tmp_path: Path) -> None:
+    options = "{ sleep = 0.05 }"
+    assert run("sweep", experiment(tmp_path, "whole", options)).returncode == 0
+    command = [sys.executable, "-m", "search", "sweep", str(experiment(tmp_path, "part", options)), "--log", "json"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["done"] >= 9:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    before = len(trials(run, "part"))
+    assert 9 <= before < 16
+    resumed = run("resume", "part")
+    assert resumed.returncode == 0, resumed.stderr
+    keys = ("trial", "id", "accuracy_valid", "accuracy_test", "weight_bytes", "latency_s", "status", "origin")
+    part, whole = ([[row[key] for key in keys] for row in trials(run, name)] for name in ("part", "whole"))
+    assert part == whole
+    assert run("resume", "part").returncode == 0, "resuming a finished sweep changes nothing"
+    assert [[row[key] for key in keys] for row in trials(run, "part")] == whole
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert len(sweeps(uri)) == 2
+    assert _children(uri) == {"whole": 16, "part": 16}
+
+
+def _children(uri: str) -> dict[str, int]:
+    """Count the MLflow runs of trials by sweep, through MLflow itself."""
+    code = (
+        "import json, sys, collections; from mlflow import MlflowClient\n"
+        f"client = MlflowClient({uri!r}); ids = [e.experiment_id for e in client.search_experiments()]\n"
+        "runs = client.search_runs(ids, 'tags.`bitfront.trial` != \"\"', max_results=1000)\n"
+        "print(json.dumps(collections.Counter(r.data.tags['bitfront.sweep'] for r in runs if r.info.status == 'FINISHED')))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    counted: dict[str, int] = json.loads(found.stdout.splitlines()[-1])
+    return counted
+
+
+def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(run: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "search", "sweep", str(experiment(tmp_path, options="{ sleep = 0.05 }")), "--log", "json"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert process.stdout
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["done"] >= 8:
+            break
+    process.send_signal(signal.SIGINT)
+    rest, stdout = process.stderr.read(), process.stdout.read()
+    assert process.wait(timeout=60) == 0, rest
+    process.stderr.close()
+    process.stdout.close()
+    assert "`bitfront resume one` continues it" in rest
+    assert stdout.splitlines()[-1].startswith("one ")
+    assert 8 <= len(trials(run, "one")) < 16
+    assert run("resume", "one").returncode == 0
+    assert len(trials(run, "one")) == 16
+
+
+@pytest.mark.parametrize(
+    ("named", "old", "new"),
+    [("weights", "seed: int = 0", "seed: int = 2"), ("data", "data_shift: float = 0.0", "data_shift: float = 0.5")],
+)
+def test_resume_refuses_other_weights_or_data(run: Run, tmp_path: Path, named: str, old: str, new: str) -> None:
+    """The experiment names the user's function; what it returns has changed since."""
+    module = (Path(__file__).parent / "own_task.py").read_text()
+    sys.modules.pop("changing", None)
+    (tmp_path / "changing.py").write_text(module)
+    assert run("sweep", experiment(tmp_path, change=("own_task:make", "changing:make"))).returncode == 0
+    (tmp_path / "changing.py").write_text(module.replace(old, new))
+    sys.modules.pop("changing")
+    found = run("resume", "one")
+    assert found.returncode == 2
+    assert f"bound to other {named} than" in found.stderr
+
+
+BAD_EXPERIMENTS = {
+    "missing section": (("[device]", "[search2]"), r"\[device\] is missing"),
+    "unknown key": (("trials = 16", "trails = 16"), r"\[search.trails\] unknown key.*Did you mean 'trials'"),
+    "zero bits": (("[2, 4, 8]", "[0, 4]"), "0 bits given; int takes 1 to 16"),
+    "33 bits": (("[2, 4, 8]", "[33]"), "33 bits given"),
+    "bits in words": (("[2, 4, 8]", '"four"'), "bits = 'four' given"),
+    "unknown searcher": (('"tpe"', '"tpee"'), "unknown searcher 'tpee'.*Did you mean 'tpe'"),
+    "unknown searcher option": (("seed = 5", "seed = 5\noptions = { starup = 1 }"), "no option 'starup'.*Did you mean 'startup'"),
+    "pattern that matches nothing": (
+        ("[device]", '[[space.rules]]\nfix = "encoder.*"\nweight = "int8:channel"\n[device]'),
+        "'encoder.*' matches nothing",
+    ),
+    "budget that nothing meets": (("0.3 of float", "0.01 of float"), "no policy can meet the budget weight_bytes"),
+    "budget in words": (("0.3 of float", "small"), "'small' given; write a positive number"),
+    "unknown objective": (('"latency_s"]', '"latency_ms"]'), "unknown objective.*'latency_ms'"),
+    "unknown device": (('"vu9p-bitserial"', '"vu9q"'), "vu9q"),
+    "device that cannot run the bits": (("[2, 4, 8]", "[2, 4, 16]"), "layer 'body.0'|layer '0'.*cannot run int16"),
+    "unknown task": (('"own_task:make"', '"digit"'), "unknown task 'digit'.*Did you mean 'digits'"),
+    "task that is not there": (('"own_task:make"', '"own_task:mak"'), "has no 'mak'.*Did you mean 'make'"),
+    "task that returns something else": (('"own_task:make"', '"own_task:not_a_task"'), "returned a int; it must return a search.task.Task"),
+    "unknown task option": (("options = {}", "options = { sede = 1 }"), "no option 'sede'.*Did you mean 'seed'"),
+    "missing data": (('"own_task:make"', '"fashion_mnist"'), "train-images-idx3-ubyte|BITFRONT_DATA"),
+    "nan in a weight": (("options = {}", "options = { nan = true }"), "NaN"),
+    "task that raises": (('"own_task:make"', '"own_task:raises"'), "failed with RuntimeError: the disk is gone"),
+    "every trial fails": (("options = {}", "options = { breaks = 99, raises = true }"), "no kernel for this policy"),
+    "unwritable store": (('uri = "sqlite:///', 'uri = "sqlite:////proc/none'), "/proc/none"),
+    "unknown backend": (("[search]", '[run]\nbackend = "cloud"\n[search]'), "unknown backend 'cloud'"),
+}
+FAILURES = {"task that raises", "every trial fails", "nan in a weight", "unwritable store"}
+
+
+@pytest.mark.parametrize("case", BAD_EXPERIMENTS)
+def test_bad_experiments_are_one_clear_message(run: Run, tmp_path: Path, case: str) -> None:
+    change, message = BAD_EXPERIMENTS[case]
+    found = run("sweep", experiment(tmp_path, change=change))
+    assert found.returncode in ({1, 2} if case in FAILURES else {2}), found.stderr
+    assert re.search(message, found.stderr, flags=re.S), found.stderr
+    assert "Traceback" not in found.stderr
+    assert not found.stdout
+    if case != "every trial fails":
+        assert not (tmp_path / "mlflow.db").exists(), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["swep"], 2, "No such command 'swep'"),
+        (["sweep"], 2, "Missing argument"),
+        (["sweep", "none.toml"], 2, "cannot read the experiment file none.toml"),
+        (["front", "none"], 2, "no record at sqlite:.*mlflow.db does not exist"),
+        (["resume", "none"], 2, "no record at sqlite:.*mlflow.db does not exist"),
+        (["list", "searcher"], 2, "Did you mean 'searchers'"),
+        (["evaluate", "--task", "own_task:make"], 2, "either --policy TEXT"),
+        (["evaluate", "--task", "own_task:make", "--policy", "weight=int4:chanel"], 2, "Did you mean 'channel'"),
+        (["evaluate", "--task", "own_task:make", "--policy-file", "none.json"], 2, "cannot read the policy none.json"),
+        (["evaluate", "--task", "own_task:make", "--policy", "weight=int4:channel", "--option", "seed"], 2, "not of the form key=value"),
+        (["init", "/proc/none/x.toml"], 2, "cannot write /proc/none/x.toml"),
+        (["devices", "show", "none"], 2, "none"),
+    ],
+)
+def test_bad_command_lines_are_one_clear_message(run: Run, arguments: list[str], code: int, message: str) -> None:
+    found = run(*arguments)
+    assert found.returncode == code
+    assert re.search(message, found.stderr, flags=re.S), found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_policy_of_another_network_is_refused(run: Run, tmp_path: Path) -> None:
+    policy = {"schema": "bitfront.policy/1", "layers": {"conv1": {"weight": "int4:channel", "activation": "int8:tensor"}}}
+    (tmp_path / "p.json").write_text(json.dumps(policy))
+    found = run("apply", "p.json", "--task", "own_task:make")
+    assert found.returncode == 2
+    assert "is for another network" in found.stderr
+
+
+def test_sweep_with_failing_trials_goes_on_and_says_so(run: Run, tmp_path: Path) -> None:
+    found = run("sweep", experiment(tmp_path, options="{ breaks = 4 }"))
+    assert found.returncode == 0, found.stderr
+    rows = trials(run, "one")
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert failed
+    assert len(rows) == 16
+    assert all("NaN or infinity" in str(row["reason"]) for row in failed)
+    assert f"{len(failed)} failed" in found.stderr
+    assert f"trial {failed[0]['trial']} failed" in found.stderr
+
+
+def test_init_writes_an_experiment_that_is_valid(run: Run, tmp_path: Path) -> None:
+    assert run("init", "mine.toml").returncode == 0
+    assert "exists" in run("init", "mine.toml").stderr
+    assert run("init", "mine.toml", "--force").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "formats"], ["list", "searchers"], ["list", "tasks"], ["devices"]])
+def test_quick_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    heavy = "{'torch', 'mlflow', 'ray', 'optuna', 'stable_baselines3', 'plotly', 'onnx'}"
+    code = f"import sys; sys.argv = ['bitfront', *{arguments}]\nfrom search.cli import main\ntry: main()\nexcept SystemExit as e: assert not e.code\n"
+    code += f"loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
