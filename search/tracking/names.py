@@ -12,6 +12,7 @@ KNEE = "bitfront.knee"
 STATUS = "bitfront.status"
 REASON = "bitfront.reason"
 SEARCHER = "bitfront.searcher"
+POLICY = "bitfront.policy"  # its id
 RECORD = "bitfront.record"  # the exact record, in as many tags as it needs
 LAYERS = "bitfront.layers"  # names of the layers, once per sweep
 FRONT = "bitfront.front"  # the front and its knee as the trials' tags show it, on the parent run

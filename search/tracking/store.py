@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from search.tracking import names
@@ -13,6 +14,7 @@ from search.tracking.codec import Json, to_tags
 from search.tracking.view import TAG, state
 
 PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22"])
+PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -86,7 +88,7 @@ class Store:
             tags = {}
         figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": hypervolume}
         figures |= {f"{name}_test": value for name, value in trial["test"].items()}
-        params = {"searcher": trial["origin"], "policy": result["policy_id"]}
+        params = {"sweep": self._who.sweep, "searcher": trial["origin"], **policy_params(trial)}
         self._batch(child, metrics=[(key, value, end, 0) for key, value in figures.items()], params=params, tags=tags)
         self._client.set_terminated(child, "FINISHED" if result["status"] == "ok" else "FAILED", end_time=end)
 
@@ -102,6 +104,7 @@ class Store:
             names.KNEE: _text(trial["number"] == shown["knee"]),
             names.STATUS: result["status"],
             names.SEARCHER: trial["origin"],
+            names.POLICY: result["policy_id"],
             names.COLOR: self._who.color,
         }
         return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
@@ -172,3 +175,13 @@ class Store:
 
 def _text(flag: bool) -> str:
     return "true" if flag else "false"
+
+
+def policy_params(trial: Json) -> dict[str, str]:
+    """Return the text forms of a policy, `weight` and `activation`, layer by layer with repeats counted; cut where they are long."""
+    found = {}
+    for slot, name in enumerate(("weight", "activation")):
+        runs = [(trial["specs"][code], len(list(same))) for code, same in groupby(codes[slot] for codes in trial["codes"])]
+        text = " ".join(spec if count == 1 else f"{count}x{spec}" for spec, count in runs)
+        found[name] = text if len(text) <= PARAM else text[: PARAM - 3] + "..."
+    return found

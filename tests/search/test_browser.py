@@ -61,6 +61,9 @@ class Browser:
     def open(self, address: str) -> None:
         self._call("POST", "/url", {"url": "about:blank"})  # only the part behind # may differ, which alone would load nothing
         self._call("POST", "/url", {"url": address})
+        for key, value in (("panelOpen_v1", "false"), ("fab.autoOpenedOnFirstLoad_v1", "true")):  # a panel that covers a third of it
+            self.script("localStorage.setItem(arguments[0], arguments[1])", f"mlflow.assistant.{key}", value)
+        self._call("POST", "/refresh")
 
     def script(self, code: str, *arguments: object) -> Any:
         return self._call("POST", "/execute/sync", {"script": code, "args": list(arguments)})
@@ -90,10 +93,6 @@ class Browser:
     def picture(self, name: str) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         (PICTURES / f"{name}.png").write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
-
-    def close_assistant(self) -> None:
-        """Close the panel that a first visit opens."""
-        self.script("document.querySelector('[data-component-id=\"mlflow.assistant.chat_panel.close\"]')?.click()")
 
     def close(self) -> None:
         self._call("DELETE", "")
@@ -174,7 +173,7 @@ def test_the_shared_view_shows_the_fronts_of_all_sweeps(browser: Browser, site: 
     assert browser.script("return [...document.querySelectorAll('input,textarea')].some(e => e.value.includes('bitfront.pareto'))")
     browser.wait("return document.body.innerText.includes('Pareto fronts')")
     browser.wait(f"return document.querySelectorAll('.scatterlayer path.point').length >= {2 * members}")
-    browser.wait("return document.body.innerText.includes('Parallel Coordinates')")
+    browser.wait("return [...document.querySelectorAll('text')].some(t => t.textContent === 'searcher')")  # the parallel coordinates
     browser.picture("pareto-view")
 
 
@@ -185,6 +184,22 @@ def test_a_tag_filters_every_sweeps_front(browser: Browser, site: dict[str, Any]
     browser.picture("filter")
 
 
+def test_the_fronts_of_two_sweeps_compare(browser: Browser, site: dict[str, Any]) -> None:
+    members = sum(len(front(sweep)) for sweep in site["sweeps"])
+    query = quote(f"tags.`{names.PARETO}` = 'true'")
+    browser.open(f"{site['base']}/#/experiments/{site['experiment']}/runs?searchFilter={query}&orderByKey={quote('metrics.`error`')}")
+    browser.wait(f"return document.body.innerText.includes('{members} matching runs')")
+    browser.script("document.querySelector('.ag-header-select-all input, .ag-header input[type=checkbox]').click()")
+    compare = "[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Compare' && !b.disabled)"
+    browser.wait(f"return !!{compare}")
+    browser.script(f"{compare}.click()")
+    browser.wait(f"return document.body.innerText.includes('Comparing {members} Runs')")
+    text = browser.wait("return document.body.innerText.includes('weight_bytes') && document.body.innerText")
+    assert "demo-random/" in text
+    assert "demo-tpe/" in text
+    browser.picture("compare")
+
+
 def test_two_sweeps_compare(browser: Browser, site: dict[str, Any]) -> None:
     runs, experiments = quote(json.dumps(site["runs"])), quote(json.dumps([site["experiment"]]))
     browser.open(f"{site['base']}/#/compare-runs?runs={runs}&experiments={experiments}")
@@ -192,4 +207,4 @@ def test_two_sweeps_compare(browser: Browser, site: dict[str, Any]) -> None:
     text = browser.wait("return document.body.innerText.includes('hypervolume') && document.body.innerText")
     assert "demo-random" in text
     assert "demo-tpe" in text
-    browser.picture("compare")
+    browser.picture("compare-sweeps")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
 from search.tracking.client import MlflowClient
-from search.tracking.store import Store
+from search.tracking.store import Store, policy_params
 
 MakeSweep = Callable[..., SweepRecord]
 ROOT = Path(__file__).parent.parent.parent
@@ -107,7 +108,12 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     assert {n for n, child in shown.items() if child.info.status == "FAILED"} == {9, 19}
     third = shown[3]
     assert third.info.run_name == "shown/0003"
-    assert third.data.params == {"searcher": "random", "policy": sweep.trials[3].policy.id}
+    weights = " ".join(str(each.weight) for each in sweep.trials[3].policy.values())
+    assert third.data.params["sweep"] == "shown"
+    assert third.data.params["searcher"] == "random"
+    assert third.data.params["activation"] == "6xint8:tensor:ema"
+    assert re.sub(r"(\d)x(\S+)", lambda m: " ".join([m[2]] * int(m[1])), third.data.params["weight"]) == weights
+    assert third.data.tags[names.POLICY] == sweep.trials[3].policy.id
     shared = {"accuracy", "error", "loss", "weight_bytes", "latency_s", "seconds", "hypervolume", "bits_weight_avg", "bits_activation_avg"}
     assert set(third.data.metrics) == shared
     assert third.data.metrics["weight_bytes"] == sweep.trials[3].result.cost["weight_bytes"]
@@ -123,6 +129,13 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     assert [row["trial"] for row in rows] == list(archive.numbers)
     assert Path(client.download_artifacts(run_id, "experiment.toml")).read_text() == names.redact(sweep.experiment)
     assert Path("mlartifacts/bitfront").is_dir()
+
+
+def test_a_long_policy_is_cut_in_its_parameters() -> None:
+    texts = policy_params({"specs": ["int4:channel:mse", "int8:tensor"], "codes": [[0, 1], [1, 1]] * 40})
+    assert texts["activation"] == "80xint8:tensor"
+    assert len(texts["weight"]) == 250
+    assert texts["weight"].endswith("...")
 
 
 def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
