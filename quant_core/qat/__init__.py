@@ -9,6 +9,12 @@ from quant_core.registry import unknown
 QAT_METHODS: Mapping[str, str] = {
     "ste": "quant_core.qat.ste:METHOD",
     "lsq": "quant_core.qat.lsq:METHOD",
+    "pact": "quant_core.qat.pact:METHOD",
+    "dorefa": "quant_core.qat.dorefa:METHOD",
+    "mad": "quant_core.qat.mad:METHOD",
+    "ttq": "quant_core.qat.ttq:METHOD",
+    "binary": "quant_core.qat.binary:METHOD",
+    "codebook": "quant_core.qat.codebook:METHOD",
 }
 
 BATCH_NORMS = ("freeze", "fold")

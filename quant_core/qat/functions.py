@@ -127,6 +127,23 @@ def learned_clip(x: Tensor, clip: Tensor, top: int) -> Tensor:
     return result
 
 
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return `x`; its gradient is the incoming one times `scale`."""
+    result: Tensor = _ScaledGradient.apply(x, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None
+
+
 def quantize(x: Tensor, codes: Codes) -> Tensor:
     """Return `x` fake-quantized by given codes, in its dtype and memory order; the arithmetic is float32."""
     scale, zero, low, high = codes

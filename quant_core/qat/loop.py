@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from quant_core.errors import InputError
 from quant_core.forward import forward, to_device
 from quant_core.qat import QatConfig, QatError, checkpoint, rng
+from quant_core.qat.batch_norm import BATCHES, reestimate, tracked
 from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation
 from quant_core.qat.optimizers import make_optimizer, make_schedule
@@ -115,6 +115,7 @@ class _Run:
         self.schedule = make_schedule(self.optimizer, config.epochs * self.per_epoch, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.autocast == "float16")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.freeze_epoch = math.ceil(config.freeze_after * config.epochs)
         self.progress = Progress()
         sizes = f"{len(self.parameters)} parameters of {sum(p.numel() for p in self.parameters)} values, {self.per_epoch} batches"
         self.identity = f"{asdict(config)}, {sizes}"
@@ -131,8 +132,10 @@ class _Run:
 
     def _epoch(self, generators: rng.State | None, saving: Saving | None) -> None:
         """Take the steps of one epoch that are left; `generators` are those of the moment when the epoch was interrupted."""
-        self._set_mode()
         self._start = time.perf_counter()
+        if self.progress.epoch == self.freeze_epoch and not self.progress.position:
+            self._reestimate()
+        self._set_mode()
         rng.seed(self.config.seed, self.progress.epoch)
         batches = self._ordered()
         for _ in itertools.islice(batches, self.progress.position):
@@ -148,13 +151,17 @@ class _Run:
     def _set_mode(self) -> None:
         """Train mode, with batch norm and ranges standing still in the last epochs."""
         self.model.train()
-        frozen = self.progress.epoch >= math.ceil(self.config.freeze_after * self.config.epochs)
+        frozen = self.progress.epoch >= self.freeze_epoch
         for quantizer in input_quantizers(self.model).values():
             quantizer.tracking = not frozen
-        if frozen:
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for norm in tracked(self.model) if frozen else ():
+            norm.eval()
+
+    def _reestimate(self) -> None:
+        """Take the statistics of batch norm anew, over batches of their own order."""
+        rng.seed(self.config.seed, self.progress.epoch, 1)
+        batches = (to_device(batch, self.device) for batch in itertools.islice(self._ordered(), BATCHES))
+        reestimate(self.model, self._loss, batches)
 
     def _ordered(self) -> Iterator[Any]:
         if isinstance(self.batches, Sequence):
@@ -197,6 +204,8 @@ class _Run:
 
     def _finish_epoch(self, report: Report | None) -> None:
         progress = self.progress
+        if progress.epoch + 1 == self.config.epochs == self.freeze_epoch:
+            self._reestimate()
         self.model.eval()
         metrics = {
             "epoch": float(progress.epoch + 1),

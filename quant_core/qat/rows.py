@@ -13,10 +13,11 @@ from quant_core.spec import QuantSpec
 
 
 def from_rows(rows: Tensor, like: Tensor, channel_axis: int) -> Tensor:
-    """Return `rows` [C, everything else] in the shape and dtype of `like`, whose `channel_axis` they run along."""
+    """Return `rows` [C, everything else] in the shape of `like` and its dtype (masks stay masks), whose `channel_axis` they run along."""
     axis = channel_axis % like.dim()
     moved = (like.shape[axis], *like.shape[:axis], *like.shape[axis + 1 :])
-    return rows.reshape(moved).movedim(0, axis).to(like.dtype)
+    rows = rows if rows.dtype == torch.bool else rows.to(like.dtype)
+    return rows.reshape(moved).movedim(0, axis)
 
 
 def blocks(weight: Tensor, spec: QuantSpec, channel_axis: int) -> tuple[Tensor, int]:
@@ -51,4 +52,4 @@ def unsaturated(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
     top = 2**spec.bits - 1 if offset_binary else 2 ** (spec.bits - 1) - 1
     largest = decode(replace(encoded, codes=torch.full_like(encoded.codes, top)), spec)
     smallest = decode(replace(encoded, codes=torch.zeros_like(encoded.codes)), spec) if offset_binary else -largest
-    return from_rows((rows >= smallest) & (rows <= largest), torch.empty_like(x, dtype=torch.bool), channel_axis)
+    return from_rows((rows >= smallest) & (rows <= largest), x, channel_axis)

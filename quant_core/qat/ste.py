@@ -3,6 +3,7 @@
 The gradient is 1 inside the clip range and 0 outside (Jacob et al., CVPR 2018; Krishnamoorthi 2018, arXiv:1806.08342, section 2.4).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -26,14 +27,18 @@ REFRESH = 16
 
 
 class RangeWeight(WeightQuantizer):
-    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and stands still in eval mode."""
+    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and stands still in eval mode.
+
+    `factor`: (rows, their grid) -> what the gradient of each value is multiplied by, [R, C].
+    """
 
     low: Tensor
     high: Tensor
     steps: Tensor
 
-    def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int) -> None:
+    def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int, factor: Callable[[Tensor, Grid], Tensor] = inside) -> None:
         super().__init__(spec, channel_axis)
+        self.factor = factor
         rows, self.block = blocks(weight, self.spec, channel_axis)
         for name, end in zip(("low", "high"), block_ranges(rows, self.spec, None), strict=True):
             self.register_buffer(name, end.clone())
@@ -67,8 +72,7 @@ class RangeWeight(WeightQuantizer):
         values = from_rows(self.values(rows, grid), weight, self.channel_axis)
         if not weight.requires_grad:
             return values
-        mask = from_rows(inside(rows, grid), torch.empty_like(weight, dtype=torch.bool), self.channel_axis)
-        return straight_through(weight, values, mask)
+        return straight_through(weight, values, from_rows(self.factor(rows, grid), weight, self.channel_axis))
 
     def stored(self, weight: Tensor) -> Stored:
         """Return the weight and spec with the present range."""
