@@ -4,6 +4,7 @@ A sign is one bit, 1 for x >= 0 (so sign(0) = +1). With K signs, dot = K - 2 pop
 zero in both operands and cancel. Results are exact int32. Free of torch: arrays come and go as NumPy.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,23 @@ _BYTE = 8
 Array = NDArray[Any]
 Words = NDArray[np.uint64]
 Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedConv:
+    """Kernels of a binary convolution.
+
+    Attributes:
+        words: [O, W] the signs of a kernel, channels innermost, filled to whole bytes per tap and to whole words.
+        tap_sums: [O, kh kw] sums of a kernel's signs over its channels, which correct the border.
+        channels: input channels.
+        kernel: (kh, kw).
+    """
+
+    words: Words
+    tap_sums: Ints
+    channels: int
+    kernel: tuple[int, int]
 
 
 def pack_signs(x: Array) -> Words:
@@ -74,7 +92,7 @@ def binary_conv2d(
     """
     _check_conv(x_signs, w_signs, padding, dilation, groups)
     parts = [
-        _conv_group(x, w, stride, padding, dilation)
+        conv2d_packed(x, pack_conv(w), stride, padding, dilation)
         for x, w in zip(np.split(x_signs, groups, axis=1), np.split(w_signs, groups, axis=0), strict=True)
     ]
     return np.concatenate(parts, axis=1) if groups > 1 else parts[0]
@@ -92,25 +110,27 @@ def _check_conv(x: Array, w: Array, padding: tuple[int, int], dilation: tuple[in
             raise InputError(f"kernel {w.shape[2:]} with dilation {dilation} covers {reach} inputs; the padded map has {size}.")
 
 
-def _conv_group(x: Array, w: Array, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> Ints:
-    """Convolve one group: pack channels to bytes, gather windows of bytes, multiply, correct the border."""
-    taps = w.shape[2] * w.shape[3]
-    pixels = np.pad(_sign_bytes(np.moveaxis(x, 1, -1)), ((0, 0), _both(padding[0]), _both(padding[1]), (0, 0)))
-    windows = _windows(pixels, w.shape[2:], stride, dilation)
+def pack_conv(w_signs: Array) -> PackedConv:
+    """Pack the kernels w [O, C, kh, kw] of a convolution once, for `conv2d_packed`."""
+    out, channels, *kernel = w_signs.shape
+    words = _words(_sign_bytes(np.moveaxis(w_signs, 1, -1)).reshape(out, -1))
+    sums = np.where(w_signs >= 0, 1, -1).sum(axis=1, dtype=np.int32).reshape(out, -1)
+    return PackedConv(words, sums, channels, (kernel[0], kernel[1]))
+
+
+def conv2d_packed(x_signs: Array, weight: PackedConv, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> Ints:
+    """Return what `binary_conv2d` does, for one group and packed kernels: pack channels to bytes, gather windows, multiply, correct."""
+    taps = weight.kernel[0] * weight.kernel[1]
+    edges = ((0, 0), (padding[0], padding[0]), (padding[1], padding[1]), (0, 0))
+    windows = _windows(np.pad(_sign_bytes(np.moveaxis(x_signs, 1, -1)), edges), weight.kernel, stride, dilation)
     batch, height, width = windows.shape[:3]
-    kernels = _sign_bytes(np.moveaxis(w, 1, -1)).reshape(len(w), -1)
-    products = _product(_words(windows.reshape(batch * height * width, -1)), _words(kernels), w.shape[1] * taps)
-    found = products.reshape(batch, height, width, len(w))
+    rows = _words(windows.reshape(batch * height * width, -1))
+    found = _product(rows, weight.words, weight.channels * taps).reshape(batch, height, width, -1)
     if any(padding):
-        inside = np.pad(np.zeros((1, *x.shape[2:], 1), np.int32), ((0, 0), _both(padding[0]), _both(padding[1]), (0, 0)), constant_values=1)
-        border = _windows(inside, w.shape[2:], stride, dilation).reshape(height, width, taps)
-        sums = np.where(w >= 0, 1, -1).astype(np.int32).sum(axis=1, dtype=np.int32).reshape(len(w), taps)
-        found = found + border @ sums.T
+        outside = np.pad(np.zeros((1, *x_signs.shape[2:], 1)), edges, constant_values=1)  # float64: BLAS has no integers
+        border = _windows(outside, weight.kernel, stride, dilation).reshape(height, width, taps)
+        found += (border @ weight.tap_sums.T.astype(np.float64)).astype(np.int32)
     return np.ascontiguousarray(np.moveaxis(found, -1, 1))
-
-
-def _both(count: int) -> tuple[int, int]:
-    return count, count
 
 
 def _windows(x: Array, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
@@ -126,7 +146,7 @@ def _sign_bytes(x: Array) -> NDArray[np.uint8]:
         raise InputError("an array with NaN given; NaN has no sign. Check the layer's input and weights.")
     if not np.issubdtype(x.dtype, np.signedinteger) and not np.issubdtype(x.dtype, np.floating):
         raise InputError(f"an array of {x.dtype} given; its signs are needed, so it has to be of floats or signed integers.")
-    return np.packbits(x >= 0, axis=-1, bitorder="little")
+    return np.packbits(np.ascontiguousarray(x >= 0), axis=-1, bitorder="little")
 
 
 def _words(data: Array) -> Words:

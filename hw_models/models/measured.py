@@ -1,0 +1,150 @@
+"""`measured`: what `bitfront profile` measured on a machine, per shape of layer, codes and SIGNS of both operands.
+
+A shape that was not measured is costed by the calibrated roofline (`roofline.calibrate`) through the shapes of the same kind that
+were measured in the same mode, or through those of every kind where there are fewer than `_ENOUGH`, and marked `interpolated`. A mode
+that has no kernel runs as the nearest one: a signed activation with an unsigned weight as unsigned.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hw_models.codes import code_bits
+from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.models.lut import LutCompute
+from hw_models.models.roofline import calibrate, features, leave_one_out
+from hw_models.profile_rows import Measurement, Mode, read_measurements, shape_key
+from hw_models.schema import Golden, Table
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy
+
+if TYPE_CHECKING:
+    from hw_models.device import Device
+
+_ENOUGH = 6
+_COEFFICIENTS = 4
+
+
+class Host(Table):
+    """The machine and the software that was measured; a second run continues only on an equal one."""
+
+    cpu: str
+    cores: int
+    machine: str
+    system: str
+    threads: int
+    onnxruntime: str
+    numba: str
+    fingerprint: str
+
+
+class MeasuredCompute(LutCompute):
+    """The file of what was measured, beside the device file, and the machine."""
+
+    host: Host
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A calibrated roofline and what it was fitted to."""
+
+    layers: tuple[Layer, ...]
+    matrix: FloatArray
+    seconds: FloatArray
+
+
+def build(device: "Device") -> LayerModel:
+    """Return the look-up of one layer.
+
+    Raises:
+        InputError: the file is missing or damaged; on a look-up, nothing was measured in the mode of a choice.
+    """
+    rows = read_measurements(device.folder / device.compute_as(MeasuredCompute).file, device.batch)
+    table = {(shape_key(row.layer), row.mode): row.seconds for row in rows}
+    known = {row.mode for row in rows}
+
+    @cache
+    def coefficients(kind: str, mode: Mode) -> FloatArray | None:
+        fit = fit_of(rows, kind, mode, device.batch)
+        return calibrate(fit.matrix, fit.seconds) if fit else None
+
+    def one(layer: Layer, mode: Mode) -> tuple[float, str]:
+        exact = table.get((shape_key(layer), mode))
+        if exact is not None:
+            return exact, ""
+        found = coefficients(layer.kind, mode)
+        if found is None:
+            raise InputError(_unseen(device, layer, mode))
+        return float(_features(layer, mode, device.batch) @ found), "interpolated"
+
+    def cost(layer: Layer, modes: Modes) -> LayerCost:
+        wanted = [mode_of(w, a, policy, known) for w, a, policy in zip(modes.weight, modes.activation, modes.policies, strict=True)]
+        once: Mapping[Mode, tuple[float, str]] = {mode: one(layer, mode) for mode in dict.fromkeys(wanted)}
+        seconds = np.array([once[mode][0] for mode in wanted])
+        return LayerCost(None, seconds, None, {}, tuple(once[mode][1] for mode in wanted))
+
+    return cost
+
+
+def mode_of(weight: str, activation: str, policy: LayerPolicy, known: set[Mode]) -> Mode:
+    """Return the mode that a choice runs in: that of its codes and signs, or the nearest one that was measured."""
+    w_sign, a_sign = ("signed" if each.symmetric else "unsigned" for each in (policy.weight, policy.activation))
+    signs = ((w_sign, a_sign), (w_sign, "unsigned"), ("signed", "unsigned"), ("unsigned", "unsigned"), ("signed", "signed"), ("", ""))
+    modes = [Mode(weight, activation, *each) for each in signs]
+    return next((mode for mode in modes if mode in known), modes[0])
+
+
+def fit_of(rows: Sequence[Measurement], kind: str, mode: Mode, batch: int) -> Fit | None:
+    """Return what a mode is interpolated through: the shapes of `kind`, or of every kind; None where there are too few."""
+    every = [row for row in rows if row.mode == mode]
+    same = [row for row in every if row.layer.kind == kind]
+    used = same if len(same) >= _ENOUGH else every
+    if len(used) < _COEFFICIENTS:
+        return None
+    matrix = np.stack([_features(row.layer, mode, batch) for row in used])
+    return Fit(tuple(row.layer for row in used), matrix, np.array([row.seconds for row in used]))
+
+
+def _features(layer: Layer, mode: Mode, batch: int) -> FloatArray:
+    """Return the [4] features of one call; see `roofline.features`."""
+    weight_bytes = np.array([layer.weights * code_bits(mode.weight) / 8])
+    found: FloatArray = features(layer, batch, weight_bytes, np.array([float(code_bits(mode.activation))]))[0]
+    return found
+
+
+def _unseen(device: "Device", layer: Layer, mode: Mode) -> str:
+    return (
+        f"layer {layer.name!r} ({layer.kind}): neither its shape nor {_COEFFICIENTS} others were measured in {mode} on {device.name}; run "
+        f"`bitfront profile --device-name {device.name} --layers FILE` with the layers of this network."
+    )
+
+
+def interpolation(device: "Device", golden: Golden) -> Points:
+    """Check the interpolation by leave-one-out: each measured shape as a fit of the others in the same mode predicts it."""
+    rows = read_measurements(Path(device.folder) / golden.file, device.batch)
+    labels: list[str] = []
+    expected, predicted = [], []
+    for mode in dict.fromkeys(row.mode for row in rows):
+        for kind in dict.fromkeys(row.layer.kind for row in rows if row.mode == mode):
+            fit = fit_of(rows, kind, mode, device.batch)
+            if fit is None or len(fit.layers) < _ENOUGH or {each.kind for each in fit.layers} != {kind}:
+                continue
+            labels += [f"{each.kind} {each.weight_shape} on {each.in_size}, {mode}" for each in fit.layers]
+            expected.append(fit.seconds)
+            predicted.append(leave_one_out(fit.matrix, fit.seconds))
+    if not labels:
+        raise InputError(f"{golden.file}: no kind of layer was measured in {_ENOUGH} shapes or more; leave this check out.")
+    return Points(tuple(labels), np.concatenate(expected), np.concatenate(predicted))
+
+
+MODEL = Model(
+    MeasuredCompute,
+    build,
+    "the measured entry; a roofline calibrated on the other entries where there is none",
+    {"interpolation": interpolation},
+)
