@@ -1,7 +1,7 @@
 """The table of tasks and the one way to get a `Task`: by a name of the table or a user's own `package.module:function`. Free of torch."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from quant_core.errors import BitfrontError, InputError
@@ -52,7 +52,10 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
 
 
 def _check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        raise InputError(f"task {name!r} is no function of keyword options that returns a search.task.Task.") from None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     known = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
@@ -66,16 +69,26 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
 
 
 def _checked(name: str, made: object) -> "Task":
+    from torch import nn
+
     from search.task import Task
 
-    if not isinstance(made, Task):
-        raise InputError(f"task {name!r} returned a {type(made).__name__}; it must return a search.task.Task.")
+    if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
+        what = type(made.model if isinstance(made, Task) else made).__name__
+        raise InputError(f"task {name!r} gave a {what}; it must return a search.task.Task whose model is a torch.nn.Module.")
     for split in _SPLITS:
-        try:
-            empty = next(iter(getattr(made, split)), None) is None
-        except TypeError:
-            raise InputError(f"task {name!r}: its {split} is not iterable; give a list of (inputs, targets) batches.") from None
-        if empty:
-            raise InputError(f"task {name!r}: its {split} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
+        _check_split(f"task {name!r}: its {split}", getattr(made, split))
     made.model.eval()
     return made
+
+
+def _check_split(what: str, split: object) -> None:
+    from torch import Tensor
+
+    if not isinstance(split, Iterable) or isinstance(split, Iterator):
+        raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
+    first = next(iter(split), None)
+    if first is None:
+        raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
+    if not isinstance(first, tuple | list) or len(first) != 2 or not isinstance(first[1], Tensor):
+        raise InputError(f"{what} gives batches of type {type(first).__name__}; every batch must be (inputs, targets), targets a tensor.")

@@ -31,6 +31,18 @@ def endless() -> Task:
     return replace(good(), calib=5)  # type: ignore[arg-type]
 
 
+def no_model() -> Task:
+    return replace(good(), model="net")  # type: ignore[arg-type]
+
+
+def no_targets() -> Task:
+    return replace(good(), valid=[torch.zeros(2, 3)])  # type: ignore[list-item]
+
+
+def read_once() -> Task:
+    return replace(good(), train=iter(good().train))
+
+
 def raises() -> Task:
     raise KeyError("pixels")
 
@@ -76,10 +88,14 @@ def test_own_task_gets_its_options_and_is_put_in_eval_mode() -> None:
         ("digit", {}, InputError, r"unknown task 'digit'; known: .*digits.* Did you mean 'digits'\?.*package.module:function|attribute"),
         ("digits", {"sed": 1}, InputError, r"has no option 'sed'; its options: seed: int = 0, .* Did you mean 'seed'\?"),
         (f"{HERE}:needs", {}, InputError, r"needs the option path; its options: path: str, other: int = 1"),
-        (f"{HERE}:not_a_task", {}, InputError, "returned a int; it must return a search.task.Task"),
+        (f"{HERE}:not_a_task", {}, InputError, "gave a int; it must return a search.task.Task whose model is a torch.nn.Module"),
+        (f"{HERE}:no_model", {}, InputError, "gave a str; it must return a search.task.Task whose model is a torch.nn.Module"),
+        (f"{HERE}:no_targets", {}, InputError, r"its valid gives batches of type Tensor; every batch must be \(inputs, targets\)"),
+        (f"{HERE}:read_once", {}, InputError, "its train is a list_iterator; give what can be read again and again"),
+        ("builtins:dict", {}, InputError, "is no function of keyword options"),
         (f"{HERE}:NOT_CALLABLE", {}, InputError, "is a int, not a function"),
         (f"{HERE}:no_test_split", {}, InputError, "its test is empty; every one of train, calib, valid, test"),
-        (f"{HERE}:endless", {}, InputError, "its calib is not iterable"),
+        (f"{HERE}:endless", {}, InputError, "its calib is a int; give what can be read again and again"),
         (f"{HERE}:raises", {}, BitfrontError, f"task '{HERE}:raises' failed with KeyError: 'pixels'"),
         (f"{HERE}:refuses", {}, InputError, r"^put the files there.$"),
         (f"{HERE}:missing", {}, InputError, "has no 'missing'"),
