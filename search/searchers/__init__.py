@@ -20,6 +20,8 @@ SEARCHERS: dict[str, str] = {
     "ilp_topk": "search.searchers.ilp:TopkSearcher",
     "pairwise": "search.searchers.pairwise:PairwiseSearcher",
     "swap": "search.searchers.swap:SwapSearcher",
+    "haq": "search.searchers.haq:HaqSearcher",
+    "haq+": "search.searchers.haq_plus:HaqPlusSearcher",
     "auto": "search.searchers.auto:AutoSearcher",
 }
 
