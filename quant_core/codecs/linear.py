@@ -49,6 +49,8 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 
 def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
     """Write decode(encode(rows)) to `out` by a compiled loop."""
+    if spec.granularity == "vector" and vector.fused(rows, spec, bounds, out):
+        return True
     write_grid(rows, grid_of(rows, spec, bounds), out)
     return True
 

@@ -1,13 +1,18 @@
 """VSQuant (Dai et al., MLSys 2021, section 4): an integer scale per vector under a float scale per channel or tensor."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, Field, code_field
 from quant_core.codecs.affine import Grid, integer_range, scale_ceiling, to_codes, to_values
-from quant_core.codecs.blocks import block_ranges
+from quant_core.codecs.blocks import block_ranges, largest
 from quant_core.codecs.scales import FLOAT_MIN
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
+
+VECTOR = 16
+"""The usual length, the one that the compiled loop knows."""
 
 
 def _levels(spec: QuantSpec) -> int:
@@ -51,6 +56,21 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
     assert encoded.scale is not None
     assert encoded.coarse is not None
     return to_values(encoded.codes, _grid(encoded.scale, encoded.coarse, spec, spec.block))
+
+
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by one compiled loop; False unless min-max ranges of whole vectors of 16 are asked for."""
+    from quant_core.kernels import fused as loops
+
+    if bounds is not None or spec.block != VECTOR or rows.shape[1] % VECTOR or spec.clipping not in ("minmax", "ema"):
+        return False
+    coarse = 0.0
+    if spec.coarse == "tensor":
+        coarse = float(two_level(largest(rows, rows.shape[1]), spec)[1])
+    low, high = (np.float32(end) for end in integer_range(spec, signed=True))
+    rest = np.float32(_levels(spec)), np.float32(scale_ceiling(spec)), np.float32(coarse)
+    run.write(loops.vectors, rows, out, low, high, *rest)
+    return True
 
 
 def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:

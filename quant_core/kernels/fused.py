@@ -13,58 +13,121 @@ import math
 import numba
 import numpy as np
 
-F, N = np.float32, np.int32
+F, N, U = np.float32, np.int32, np.uint64
 _ABS, _SIGN, _EXPONENT, _HALF = N(0x7FFFFFFF), N(-0x80000000), N(0x7F800000), N(0x400000)
 _LANES = 16
+_SMALLEST = F(2.0**-126)
 _MX = 32
 _SAFE_LOW, _SAFE_HIGH = N(48), N(208)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _halve(values, out):
+    for j in range(len(out)):
+        out[j] = max(values[2 * j], values[2 * j + 1])
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _tree(row, pairs, fours, eights, sixteens):
+    """Write the largest magnitudes (float bits) of every 2, 4, 8 and 16 elements of `row`; long loops, which LLVM vectorizes."""
+    for j in range(len(pairs)):
+        pairs[j] = max(F(row[2 * j]).view(N) & _ABS, F(row[2 * j + 1]).view(N) & _ABS)
+    _halve(pairs, fours)
+    _halve(fours, eights)
+    _halve(eights, sixteens)
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _scratch(columns):
+    """Return the arrays that `_tree` writes to."""
+    n = columns // _LANES
+    return np.empty(8 * n, dtype=N), np.empty(4 * n, dtype=N), np.empty(2 * n, dtype=N), np.empty(n, dtype=N)
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def tops(x, first, last, block, out):
     """Write to out[row, b] the largest magnitude of every block; the last block of a row may be short."""
     columns = x.shape[1]
+    per_block = block // _LANES if block % _LANES == 0 and block <= 256 else 0
+    full = columns // block if per_block else 0
+    pairs, fours, eights, sixteens = _scratch(full * block)
     for r in range(first, last):
-        for b in range(out.shape[1]):
+        _tree(x[r], pairs, fours, eights, sixteens)
+        for b in range(full):
+            top = N(0)
+            for k in range(b * per_block, (b + 1) * per_block):
+                top = max(top, sixteens[k])
+            out[r, b] = N(top).view(F)
+        for b in range(full, out.shape[1]):
             start, stop, top = b * block, min(columns, (b + 1) * block), N(0)
             whole = (stop - start) // _LANES
             for c in range(whole):
+                base = U(start + c * _LANES)
                 for k in range(_LANES):
-                    top = max(top, F(x[r, start + c * _LANES + k]).view(N) & _ABS)
+                    top = max(top, F(x[r, base + U(k)]).view(N) & _ABS)
             for j in range(start + whole * _LANES, stop):
                 top = max(top, F(x[r, j]).view(N) & _ABS)
             out[r, b] = N(top).view(F)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def linear(x, first, last, out, inverse, scale, zero, low, high, block):
     """Write (clamp(round(x inverse) + zero, low, high) - zero) scale; the grids are [R or 1, B] in blocks of `block` columns."""
-    columns, many, worst = x.shape[1], scale.shape[0] > 1, N(0)
+    many, worst, single = scale.shape[0] > 1, N(0), scale.shape[1] == 1
+    whole = x.shape[1] // _LANES if single or block % _LANES == 0 else 0
+    per_block = x.shape[1] if single else max(1, block // _LANES)
     for r in range(first, last):
         g = r if many else 0
-        for b in range(scale.shape[1]):
+        for c in range(whole):
+            b = c // per_block
             i, s, z = inverse[g, b], scale[g, b], zero[g, b]
-            start, stop = b * block, min(columns, (b + 1) * block)
-            whole = (stop - start) // _LANES
-            for c in range(whole):
-                for k in range(_LANES):
-                    v = x[r, start + c * _LANES + k]
-                    worst = max(worst, F(v).view(N) & _ABS)
-                    out[r, start + c * _LANES + k] = (min(max(np.rint(v * i) + z, low), high) - z) * s
-            for j in range(start + whole * _LANES, stop):
-                v = x[r, j]
+            for k in range(_LANES):
+                v = x[r, c * _LANES + k]
                 worst = max(worst, F(v).view(N) & _ABS)
-                out[r, j] = (min(max(np.rint(v * i) + z, low), high) - z) * s
+                out[r, c * _LANES + k] = (min(max(np.rint(v * i) + z, low), high) - z) * s
+        for j in range(whole * _LANES, x.shape[1]):
+            b = 0 if single else j // block
+            v = x[r, j]
+            worst = max(worst, F(v).view(N) & _ABS)
+            out[r, j] = (min(max(np.rint(v * inverse[g, b]) + zero[g, b], low), high) - zero[g, b]) * scale[g, b]
     return worst
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def vectors(x, first, last, out, low, high, levels, ceiling, tensor_coarse):
+    """VSQuant with vectors of 16 in rows of whole vectors; `tensor_coarse` > 0 is the float scale, else every row has its own."""
+    count, worst = x.shape[1] // _LANES, N(0)
+    fine, inverse = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
+    pairs, fours, eights, tops_ = _scratch(x.shape[1])
+    for r in range(first, last):
+        _tree(x[r], pairs, fours, eights, tops_)
+        largest = N(0)
+        for b in range(count):
+            worst = max(worst, tops_[b])
+            fine[b] = min(N(tops_[b]).view(F) / max(high, F(1.0)), ceiling)
+            largest = max(largest, F(fine[b]).view(N))
+        coarse = tensor_coarse
+        if coarse == F(0.0):
+            coarse = max(N(largest).view(F) / levels, _SMALLEST) if largest > 0 else F(1.0)
+        for b in range(count):
+            fine[b] = min(max(np.rint(fine[b] / coarse), F(1.0)), levels) * coarse
+        for b in range(count):
+            inverse[b] = F(1.0) / fine[b]
+        for b in range(count):
+            s, i = fine[b], inverse[b]
+            for k in range(_LANES):
+                q = min(max(np.rint(x[r, b * _LANES + k] * i) + F(0.0), low), high)
+                out[r, b * _LANES + k] = q * s
+    return worst
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def _floor_log2(value):
     """Return floor(log2(value)) of a positive float64."""
     return math.frexp(value)[1] - 1
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def _largest(x, r, start, stop):
     top = N(0)
     for j in range(start, stop):
@@ -72,7 +135,7 @@ def _largest(x, r, start, stop):
     return top
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def _slow_minifloat(x, r, start, stop, out, top, mantissa, emin, emax, largest):
     """One block of any length and any magnitude, in float64."""
     peak = np.float64(N(top).view(F))
@@ -85,7 +148,7 @@ def _slow_minifloat(x, r, start, stop, out, top, mantissa, emin, emax, largest):
         out[r, j] = F(math.copysign(q, x[r, j])) * scale
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def minifloat(x, first, last, out, mantissa, emin, emax, largest):
     """OCP MX with minifloat elements: blocks of 32 under 2^(floor(log2(top)) - emax)."""
     blocks, worst = -(-x.shape[1] // _MX), N(0)
@@ -114,7 +177,7 @@ def minifloat(x, first, last, out, mantissa, emin, emax, largest):
     return worst
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def fixed_point(x, first, last, out, fraction, high):
     """MXINT8: blocks of 32 integers in [-high, high] of 2^(floor(log2(top)) - fraction)."""
     blocks, worst = -(-x.shape[1] // _MX), N(0)
@@ -144,39 +207,40 @@ def fixed_point(x, first, last, out, fraction, high):
     return worst
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def micro_exponents(x, first, last, out, magnitude_bits):
     """MX4, MX6, MX9: blocks of 16 under 2^E, pairs with a micro-exponent, signed magnitudes of `magnitude_bits`."""
-    blocks, worst = -(-x.shape[1] // _LANES), N(0)
+    columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
     shift, high = N(magnitude_bits - 1), F(2**magnitude_bits - 1)
+    powers, fours, eights, tops_ = _scratch(columns)
     for r in range(first, last):
-        for b in range(blocks):
-            start, top = b * _LANES, N(0)
-            stop = min(start + _LANES, x.shape[1])
-            whole = stop - start == _LANES
-            if whole:
-                for k in range(_LANES):
-                    top = max(top, F(x[r, start + k]).view(N) & _ABS)
-            else:
-                top = _largest(x, r, start, stop)
+        row, to = x[r], out[r]
+        _tree(row, powers, fours, eights, tops_)
+        for b in range(whole):
+            worst = max(worst, tops_[b])
+            e = N(min(max(tops_[b] >> 23, _SAFE_LOW), _SAFE_HIGH))
+            for k in range(_LANES // 2):
+                powers[b * (_LANES // 2) + k] = N(e - shift - N(powers[b * (_LANES // 2) + k] < N(e << 23)))
+        for j in range(len(powers)):
+            v, w, power = row[2 * j], row[2 * j + 1], powers[j]
+            inverse, step = N((N(254) - power) << 23).view(F), N(power << 23).view(F)
+            p = min(max(np.rint(v * inverse), -high), high) * step
+            q = min(max(np.rint(w * inverse), -high), high) * step
+            to[2 * j] = N((F(p).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
+            to[2 * j + 1] = N((F(q).view(N) & _ABS) | (F(w).view(N) & _SIGN)).view(F)
+        for b in range(whole):
+            if tops_[b] < (_SAFE_LOW << 23) or tops_[b] >= ((_SAFE_HIGH + 1) << 23):
+                _slow_micro(x, r, b * _LANES, (b + 1) * _LANES, out, tops_[b], magnitude_bits)
+        if whole * _LANES < columns:
+            top = _largest(x, r, whole * _LANES, columns)
             worst = max(worst, top)
-            e = N(top >> 23)
-            if not whole or e < _SAFE_LOW or e > _SAFE_HIGH:
-                _slow_micro(x, r, start, stop, out, top, magnitude_bits)
-                continue
-            peak = N(e << 23)
-            for k in range(_LANES):
-                v = x[r, start + k]
-                bits, other = F(v).view(N), F(x[r, start + (k ^ 1)]).view(N)
-                power = N(e - shift - N(max(bits & _ABS, other & _ABS) < peak))
-                q = min(max(np.rint(v * N((N(254) - power) << 23).view(F)), -high), high) * N(power << 23).view(F)
-                out[r, start + k] = N((F(q).view(N) & _ABS) | (bits & _SIGN)).view(F)
+            _slow_micro(x, r, whole * _LANES, columns, out, top, magnitude_bits)
     return worst
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def _slow_micro(x, r, start, stop, out, top, magnitude_bits):
-    """One block of any length and any magnitude, in float64; pairs are read before they are written, for `out` may be `x`."""
+    """One block of any length and any magnitude, in float64."""
     peak = np.float64(N(top).view(F))
     e = max(_floor_log2(peak), -127) if peak > 0.0 else -127
     high, edge = 2.0**magnitude_bits - 1.0, math.ldexp(1.0, e)
@@ -189,39 +253,38 @@ def _slow_micro(x, r, start, stop, out, top, magnitude_bits):
             out[r, j] = F(math.ldexp(math.copysign(q, x[r, j]), power))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(error_model="numpy", nogil=True, cache=True, inline="always")
+def _nvfp4_scale(top, coarse):
+    """Return the E4M3 scale in [2^-9, 448] of a block (1 of zeros) times the tensor scale."""
+    wanted = min(max(N(top).view(F) / (F(6.0) * coarse), F(2.0**-9)), F(448.0))
+    c = N(max(F(wanted).view(N) & _EXPONENT, N(121 << 23)) + N((20 << 23) | _HALF)).view(F)
+    return ((wanted + c) - c if top > 0 else F(1.0)) * coarse
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True, inline="always")
+def _nvfp4_value(v, scale):
+    """Return v / scale rounded to E2M1, times scale."""
+    q = min(max(v / scale, F(-6.0)), F(6.0))
+    c = N(max(F(q).view(N) & _EXPONENT, N(127 << 23)) + N((22 << 23) | _HALF)).view(F)
+    q = ((q + c) - c) * scale
+    return N((F(q).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
 def nvfp4(x, first, last, out, coarse):
-    """NVFP4 under the tensor scale `coarse`: blocks of 16 E2M1 numbers with an E4M3 scale in [2^-9, 448]."""
-    blocks, worst = -(-x.shape[1] // _LANES), N(0)
-    add, smallest = N((22 << 23) | _HALF), N(127 << 23)
+    """NVFP4 under the tensor scale `coarse`: blocks of 16 E2M1 numbers with an E4M3 scale."""
+    columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
+    pairs, fours, eights, tops_ = _scratch(columns)
     for r in range(first, last):
-        for b in range(blocks):
-            start, top = b * _LANES, N(0)
-            stop = min(start + _LANES, x.shape[1])
-            if stop - start == _LANES:
-                for k in range(_LANES):
-                    top = max(top, F(x[r, start + k]).view(N) & _ABS)
-            else:
-                top = _largest(x, r, start, stop)
-            worst = max(worst, top)
-            scale = F(1.0)
-            if top > 0:
-                wanted = min(max(N(top).view(F) / (F(6.0) * coarse), F(2.0**-9)), F(448.0))
-                c = N(max(F(wanted).view(N) & _EXPONENT, N(121 << 23)) + N((20 << 23) | _HALF)).view(F)
-                scale = (wanted + c) - c
-            scale *= coarse
-            if stop - start == _LANES:
-                for k in range(_LANES):
-                    v = x[r, start + k]
-                    q = min(max(v / scale, F(-6.0)), F(6.0))
-                    c = N(max(F(q).view(N) & _EXPONENT, smallest) + add).view(F)
-                    q = ((q + c) - c) * scale
-                    out[r, start + k] = N((F(q).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
-            else:
-                for j in range(start, stop):
-                    v = x[r, j]
-                    q = min(max(v / scale, F(-6.0)), F(6.0))
-                    c = N(max(F(q).view(N) & _EXPONENT, smallest) + add).view(F)
-                    q = ((q + c) - c) * scale
-                    out[r, j] = N((F(q).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
+        _tree(x[r], pairs, fours, eights, tops_)
+        for b in range(whole):
+            worst = max(worst, tops_[b])
+            scale = _nvfp4_scale(tops_[b], coarse)
+            for k in range(_LANES):
+                out[r, b * _LANES + k] = _nvfp4_value(x[r, b * _LANES + k], scale)
+        if whole * _LANES < columns:
+            top = _largest(x, r, whole * _LANES, columns)
+            worst, scale = max(worst, top), _nvfp4_scale(top, coarse)
+            for j in range(whole * _LANES, columns):
+                out[r, j] = _nvfp4_value(x[r, j], scale)
     return worst

@@ -13,6 +13,7 @@ from quant_core.errors import InputError
 
 _INFINITY_BITS = 0x7F800000
 _PER_THREAD = 1 << 17
+_ROW = 4096
 F32 = NDArray[np.float32]
 
 
@@ -39,12 +40,14 @@ def write(loop: Callable[..., object], rows: Tensor, out: Tensor, *rest: object)
 
 
 def even(rows: Tensor, block: int) -> Tensor:
-    """Return `rows` as a matrix of more and shorter rows with the same blocks, where no block is short, so that threads share one row."""
-    columns = rows.shape[1]
-    if len(rows) > 1 or columns % block:
+    """Return `rows` as rows of about 4096 elements with the same blocks, for cache and threads; as they are where blocks are short."""
+    if rows.shape[1] % block:
         return rows
-    per_row = block * max(1, 4096 // block)
-    return rows.view(-1, per_row) if columns % per_row == 0 else rows.view(-1, block)
+    blocks = rows.numel() // block
+    per_row = max(1, min(_ROW // block, blocks))
+    while blocks % per_row:
+        per_row -= 1
+    return rows.view(-1, per_row * block)
 
 
 def tops(rows: Tensor, block: int) -> Tensor:
