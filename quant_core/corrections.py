@@ -1,27 +1,34 @@
-"""Post-training corrections: bias correction and cross-layer equalisation (Nagel et al., "Data-Free Quantization", ICCV 2019)."""
+"""Post-training corrections: of the bias, of the scale, and cross-layer equalisation (Nagel et al., ICCV 2019, arXiv 1906.04721)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quant_core.codecs import Encoded
+from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.dataflow import Dataflow, record
 from quant_core.fold import TRANSPOSED, per_output
 from quant_core.forward import forward
 from quant_core.layer import Layer
+from quant_core.moments import weight_rows
+from quant_core.quantize import decode
+from quant_core.spec import QuantSpec
 from quant_core.statistics import TensorStatistics
 from quant_core.trace import first_example, is_transformers_conv1d
 
 _HOMOGENEOUS = ("relu", "relu_", "leaky_relu", "leaky_relu_")
 _ROUNDS = 20
+LARGEST_GAIN = 3.0
 
 
 def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStatistics) -> Tensor:
     """Return E[e x] per output channel, [C_out]: the mean shift of a layer's output when its weight is off by `weight_error`.
 
-    Section 4.2 of the paper with the measured mean input. A layer is linear in its input, so its response to the mean input, averaged
+    Nagel et al., section 4.2, with the measured mean input. A layer is linear in its input, so its response to the mean input, averaged
     over positions, is the exact mean over the calibration data: padding, stride and groups included. Subtract it from the bias.
     """
     parameters = {"weight": weight_error}
@@ -38,13 +45,54 @@ def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStat
     return torch.as_tensor(total / max(positions, 1))
 
 
-def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tuple[str, str]]:
-    """Move scale between consecutive layers, in place, so that both use their weight ranges alike; return the pairs (section 4.1).
+def match_variance(encoded: Encoded, spec: QuantSpec, module: nn.Module, weight: Tensor, channel_axis: int, moments: Tensor) -> Encoded:
+    """Return `encoded` with its float scales multiplied so that the layer's outputs keep their variance.
 
-    Layer b follows a directly or through ReLU or leaky ReLU (which commute with positive factors; ReLU6 does not), nothing else reads
-    what lies between, each is called once, and no weight is shared. With r1, r2 the largest weights of a's output channel and b's input
-    channel, a's weight and bias are divided by s = sqrt(r1 / r2) and b's weight is multiplied by it (equation 11), until nothing moves.
-    The outputs of the network do not change. It serves depthwise networks whose weights have one scale per tensor; fold batch norms first.
+    Rounding to least squared error shrinks weights, and the outputs of layer after layer with them; Banner et al. (NeurIPS 2019, section
+    3.3) restore the variance of the weights, here it is that of the outputs, w M w with the covariance M of the input patches
+    [groups, K, K]. The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
+    as they are. The codes stay, so the storage does too.
+    """
+    scales = _float_scales(encoded, spec)
+    if scales is None:
+        return encoded
+    quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
+    wanted, found = (_row_energy(module, each, moments) for each in (weight, quantized))
+    if len(scales) == 1:
+        wanted, found = wanted.sum()[None], found.sum()[None]
+    if len(scales) != len(wanted):
+        return encoded
+    gain = torch.where((wanted > 0) & (found > 0), (wanted / found).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+    scaled = scales * gain[:, None]
+    if encoded.coarse is not None:
+        return replace(encoded, coarse=scaled)
+    if encoded.codebook is not None:
+        return replace(encoded, codebook=scaled)
+    return replace(encoded, scale=store_scale(scaled, spec.scale, FLOAT_MAX))
+
+
+def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
+    """Return the scales that may take any factor: those over integer scales, a codebook, or floats; None where there are none."""
+    if encoded.coarse is not None or encoded.codebook is not None:
+        return encoded.coarse if encoded.coarse is not None else encoded.codebook
+    return encoded.scale if spec.scale in ("fp32", "fp16") else None
+
+
+def _row_energy(module: nn.Module, weight: Tensor, moments: Tensor) -> Tensor:
+    """Return w M w summed over the output channels that share a row of the encoded weight."""
+    rows = weight_rows(module, weight.float())
+    energy = ((rows @ moments) * rows).sum(dim=2)
+    return energy.sum(dim=0) if isinstance(module, TRANSPOSED) else energy.flatten()
+
+
+def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tuple[str, str]]:
+    """Move scale between consecutive layers, in place, so that both use their weight ranges alike; return the pairs.
+
+    Nagel et al., section 4.1. Layer b follows a directly or through ReLU or leaky ReLU (which commute with positive factors; ReLU6 does
+    not), nothing else reads what lies between, each is called once, and no weight is shared. With r1, r2 the largest weights of a's
+    output channel and b's input channel, a's weight and bias are divided by s = sqrt(r1 / r2) and b's weight is multiplied by it
+    (equation 11), until nothing moves. The outputs of the network do not change. It serves depthwise networks whose weights have one
+    scale per tensor; fold batch norms first.
     """
     shared = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
     usable = {

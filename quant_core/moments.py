@@ -1,6 +1,7 @@
 """A layer as a matrix product: its input as patches, its weight as rows, and the second moments of the patches over calibration data."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from quant_core.fold import TRANSPOSED
 from quant_core.forward import forward
 from quant_core.trace import is_transformers_conv1d
 
-_CHUNK = 2**24
+POSITIONS = 16_384
 
 
 def weight_rows(module: Any, weight: Tensor) -> Tensor:
@@ -34,44 +35,74 @@ def weight_from_rows(module: Any, rows: Tensor) -> Tensor:
     return rows[0].t() if is_transformers_conv1d(module) else rows.reshape(shape)
 
 
-def patches(module: Any, x: Tensor) -> Tensor:
-    """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias."""
+def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
+    """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias.
+
+    Of more than `limit` positions a fixed random choice of that many is taken.
+    """
     if isinstance(module, nn.Linear) or is_transformers_conv1d(module):
-        return x.reshape(1, -1, x.shape[-1])
+        flat = x.reshape(1, -1, x.shape[-1])
+        return flat[:, _choice(flat.shape[1], limit)] if flat.shape[1] > limit else flat
     spatial = len(module.kernel_size)
     x = x if x.dim() == spatial + 2 else x[None]
     x, stride = (_spread(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
     for axis, (kernel, step, dilation) in enumerate(zip(module.kernel_size, stride, module.dilation, strict=True)):
         x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, step)[..., ::dilation]
     x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
-    order = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
-    return x.permute(order).flatten(1, 1 + spatial).flatten(2)
+    x = x.permute(1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
+    sites = x.shape[1 : 2 + spatial]
+    if math.prod(sites) <= limit:
+        return x.flatten(1, 1 + spatial).flatten(2)
+    chosen = torch.unravel_index(_choice(math.prod(sites), limit), sites)
+    return x.movedim(0, -1)[chosen].movedim(-1, 0).flatten(2)
 
 
-def second_moments(model: nn.Module, module: nn.Module, batches: Iterable[Any], *, centered: bool) -> Tensor:
-    """Return the mean outer product of the patches that reach `module`, [groups, K, K]; with `centered` their covariance."""
-    total: Tensor | float = 0.0
-    mean: Tensor | float = 0.0
-    count = 0
+def second_moments(model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Any], *, centered: bool) -> dict[str, Tensor]:
+    """Return, per module, the mean outer product of its patches, [groups, K, K], in one pass; with `centered` their covariance.
 
-    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        nonlocal total, mean, count
-        x = args[0] if args else next(iter(kwargs.values()))
-        for part in x.split(max(1, _CHUNK // max(x[:1].numel() * module.get_parameter("weight")[0, 0].numel(), 1))):
-            rows = patches(module, part).to(torch.float32)
-            total = total + rows.transpose(1, 2) @ rows
-            mean = mean + rows.sum(dim=1)
-            count += rows.shape[1]
-
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    At most 16,384 (or 8 K, where that is more) positions of each module are used.
+    """
+    found = {
+        name: _Moments(module, max(1, max(POSITIONS, 8 * _patch_size(module)) // max(len(batches), 1))) for name, module in modules.items()
+    }
+    handles = [module.register_forward_pre_hook(found[name].hook, with_kwargs=True) for name, module in modules.items()]
     try:
         with torch.no_grad():
             for inputs in batches:
                 forward(model, inputs)
     finally:
-        handle.remove()
-    moments, mean = torch.as_tensor(total) / max(count, 1), torch.as_tensor(mean) / max(count, 1)
-    return moments - mean[:, :, None] * mean[:, None, :] if centered else moments
+        for handle in handles:
+            handle.remove()
+    return {name: each.result(centered) for name, each in found.items()}
+
+
+class _Moments:
+    """Sums over the patches that reach one module."""
+
+    def __init__(self, module: nn.Module, limit: int) -> None:
+        self._module, self._limit = module, limit
+        self._outer: Tensor | float = 0.0
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+
+    def hook(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        rows = patches(self._module, args[0] if args else next(iter(kwargs.values())), self._limit).to(torch.float32)
+        self._outer = self._outer + rows.transpose(1, 2) @ rows
+        self._sum = self._sum + rows.sum(dim=1)
+        self._count += rows.shape[1]
+
+    def result(self, centered: bool) -> Tensor:
+        moments = torch.as_tensor(self._outer) / max(self._count, 1)
+        mean = torch.as_tensor(self._sum) / max(self._count, 1)
+        return moments - mean[:, :, None] * mean[:, None, :] if centered else moments
+
+
+def _patch_size(module: Any) -> int:
+    return weight_rows(module, module.weight).shape[2]
+
+
+def _choice(count: int, limit: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:limit]
 
 
 def _groups(module: Any) -> int:

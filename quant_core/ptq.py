@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor, nn
 from quant_core.activation import ActivationQuantizer
 from quant_core.adaround import adaround
 from quant_core.cache import CacheCounts, TensorCache
+from quant_core.codecs import Encoded
 from quant_core.corrections import equalize as equalize_layers
-from quant_core.corrections import output_shift
+from quant_core.corrections import match_variance, output_shift
 from quant_core.errors import InputError
 from quant_core.fold import fold_batch_norm
 from quant_core.layer import Layer
 from quant_core.moments import second_moments
 from quant_core.policy import LayerPolicy, Policy
-from quant_core.quantize import fake_quantize
+from quant_core.quantize import decode, encode
 from quant_core.spec import QuantSpec
 from quant_core.statistics import collect
 
@@ -33,8 +35,9 @@ class PostTraining:
         batches: model inputs for calibration; at least one.
         example: one batch of model inputs.
         bias_correction: subtract the mean output shift that the weight error causes from each quantized layer's bias.
+        scale_correction: multiply float scales so that each quantized layer's outputs keep their variance.
         equalize: run cross-layer equalisation first.
-        cache_bytes: limit of the cache of quantized weights and corrected biases.
+        cache_bytes: limit of the cache of quantized weights, corrected biases and second moments.
 
     Raises:
         InputError: no calibration batch; NaN or infinity in a weight or a calibration input (the layer is named).
@@ -48,11 +51,13 @@ class PostTraining:
         example: Any,
         *,
         bias_correction: bool = True,
+        scale_correction: bool = True,
         equalize: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
         self._layers = {each.name: each for each in layers}
-        self._bias_correction = bias_correction
+        self._bias_correction, self._scale_correction = bias_correction, scale_correction
+        self._gathered = False
         self.model = fold_batch_norm(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
@@ -62,7 +67,8 @@ class PostTraining:
         self._floats = {name: _own_parameters(module) for name, module in self._modules.items()}
         self._batches = list(batches)
         self.statistics = collect(self.model, layers, self._batches)
-        self._cache = TensorCache(cache_bytes)
+        self._cache, self._covariances = TensorCache(cache_bytes * 3 // 4), TensorCache(cache_bytes // 4)
+        self._tied = {each.tied_to for each in layers} | {each.name for each in layers if each.tied_to}
         self._applied = dict.fromkeys(self._layers, _FLOAT)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
         self._active: dict[str, ActivationQuantizer] = {}
@@ -76,8 +82,8 @@ class PostTraining:
 
     @property
     def statistics_bytes(self) -> int:
-        """Bytes held by calibration statistics."""
-        return sum(each.nbytes for each in self.statistics.values())
+        """Bytes held by calibration statistics and second moments."""
+        return sum(each.nbytes for each in self.statistics.values()) + self._covariances.counts.bytes
 
     def apply(self, policy: Policy) -> nn.Module:
         """Return the private network quantized by `policy`; it stays so until the next `apply` or `restore`.
@@ -117,30 +123,49 @@ class PostTraining:
         if "bias" in module._parameters:
             module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
+    def encoded(self, name: str, spec: QuantSpec) -> Encoded:
+        """Return a layer's weight as `spec` stores it, with the corrections of this engine: what `apply` uses and packing writes.
+
+        A tied weight is stored once for all its layers, so it is encoded without a look at their inputs: no AdaRound, no correction.
+        """
+        layer, module, weight = self._layers[name], self._modules[name], self._floats[name][0]
+        measured = name in self.statistics and name not in self._tied
+        if spec.rounding == "adaround" and measured:
+            found = adaround(module, weight, spec, layer.channel_axis, self._moments(name))
+        else:
+            found = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
+        if not self._scale_correction or not measured:
+            return found
+        return match_variance(found, spec, module, weight, layer.channel_axis, self._moments(name))
+
     def _quantized(self, name: str, spec: QuantSpec) -> tuple[Tensor, ...]:
         """Return the quantized weight and, with bias correction, the bias that goes with it."""
         layer, module, (weight, bias) = self._layers[name], self._modules[name], self._floats[name]
-        if spec.rounding == "adaround" and name in self.statistics:
-            quantized = adaround(module, weight, spec, layer.channel_axis, self._moments(name))
-        else:
-            quantized = fake_quantize(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
+        quantized = decode(self.encoded(name, spec), spec, tuple(weight.shape), channel_axis=layer.channel_axis).to(weight.dtype)
         if not self._bias_correction or name not in self.statistics:
             return (quantized,)
         shift = output_shift(module, quantized - weight, self.statistics[name])
         return quantized, (-shift if bias is None else bias - shift).to(weight.dtype)
 
     def _moments(self, name: str) -> Tensor:
-        """Return the second moments of a layer's input in the float network; bias correction takes care of their mean."""
+        """Return the covariance of a layer's input patches in the float network. The first call gathers those of all layers."""
+        wanted = {name: self._modules[name]} if self._gathered else {each: self._modules[each] for each in self.statistics}
+        self._gathered = True
 
-        def gather() -> tuple[Tensor, ...]:
+        def gather() -> dict[str, Tensor]:
             before = Policy(self._applied)
             self.restore()
-            found = second_moments(self.model, self._modules[name], self._batches, centered=self._bias_correction)
+            found = second_moments(self.model, wanted, self._batches, centered=True)
             self.apply(before)
             self._active = {}
-            return (found,)
+            return found
 
-        return self._cache.get((name, "moments"), gather)[0]
+        if len(wanted) == 1:
+            return self._covariances.get(name, lambda: (gather()[name],))[0]
+        found = gather()
+        for each in found:
+            self._covariances.get(each, partial(_one, found[each]))
+        return found[name]
 
     def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
         if (name, spec) not in self._quantizers:
@@ -159,6 +184,10 @@ class PostTraining:
             return args, {**kwargs, key: quantizer(kwargs[key])}
 
         return hook
+
+
+def _one(tensor: Tensor) -> tuple[Tensor, ...]:
+    return (tensor,)
 
 
 def seeded(name: str, spec: QuantSpec) -> torch.Generator:

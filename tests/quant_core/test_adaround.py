@@ -10,7 +10,7 @@ from quant_core import parse
 from quant_core.adaround import adaround, round_up
 from quant_core.clipping import ranges
 from quant_core.moments import second_moments
-from quant_core.quantize import fake_quantize
+from quant_core.quantize import decode, fake_quantize
 
 
 def _moments(columns: int, seed: int) -> Tensor:
@@ -46,10 +46,10 @@ def test_output_error_falls_and_values_stay_on_the_grid(text: str) -> None:
     module = nn.Linear(24, 16)
     batches = [torch.randn(400, 24) @ torch.randn(24, 24)]
     model = nn.Sequential(module)
-    moments = second_moments(model, module, batches, centered=False)
+    moments = second_moments(model, {"0": module}, batches, centered=False)["0"]
     weight = module.weight.detach()
     nearest = fake_quantize(weight, parse(text))
-    rounded = adaround(module, weight, parse(f"{text}:adaround"), 0, moments)
+    rounded = decode(adaround(module, weight, parse(f"{text}:adaround"), 0, moments), text, (16, 24))
 
     def error(q: Tensor) -> float:
         return float((batches[0] @ (q - weight).t()).square().sum())
@@ -63,7 +63,7 @@ def test_every_weight_goes_to_a_neighbour_on_the_grid() -> None:
     module = nn.Linear(24, 16)
     weight, spec = module.weight.detach(), parse("int4:channel:mse:adaround")
     scale = ranges(weight, spec)[1][:, None] / 7
-    codes = adaround(module, weight, spec, 0, _moments(24, 0)) / scale
+    codes = decode(adaround(module, weight, spec, 0, _moments(24, 0)), spec, (16, 24)) / scale
     torch.testing.assert_close(codes, codes.round(), atol=1e-4, rtol=0)
     inside = (weight / scale).clamp(-8, 7)
     assert ((codes - inside).abs() < 1 + 1e-4).all()
@@ -79,10 +79,11 @@ def test_transposed_convolutions_and_depthwise_layers_are_rounded_too() -> None:
         axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
         spec = parse("int3:channel:mse:adaround")
         weight, reference = module.weight.detach().clone(), module(x).detach()
-        moments = second_moments(nn.Sequential(module), module, [x], centered=False)
+        moments = second_moments(nn.Sequential(module), {"0": module}, [x], centered=False)["0"]
 
         def error(q: Tensor, module: nn.Module = module, x: Tensor = x, reference: Tensor = reference) -> float:
             module.get_parameter("weight").data = q
             return float((module(x).detach() - reference).square().sum())
 
-        assert error(adaround(module, weight, spec, axis, moments)) < 0.8 * error(fake_quantize(weight, spec, channel_axis=axis))
+        rounded = decode(adaround(module, weight, spec, axis, moments), spec, tuple(weight.shape), channel_axis=axis)
+        assert error(rounded) < 0.8 * error(fake_quantize(weight, spec, channel_axis=axis))

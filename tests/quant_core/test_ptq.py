@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from quant_core import FLOAT, InputError, LayerPolicy, Policy, parse, parse_layer_policy
 from quant_core.ptq import PostTraining, seeded
-from quant_core.quantize import fake_quantize
+from quant_core.quantize import decode, fake_quantize
 from quant_core.trace import trace
 
 WEIGHT4 = "weight=int4:channel:mse"
@@ -87,8 +87,14 @@ def test_each_weight_is_the_quantizers_own() -> None:
     floats = {name: engine.model.get_submodule(name).get_parameter("weight").clone() for name in ("stem", "shared", "up", "head")}
     network = engine.apply(_uniform(model, batches, "weight=int3:channel:octav"))
     for name, weight in floats.items():
-        expected = fake_quantize(weight, "int3:channel:octav", channel_axis=1 if name == "up" else 0)
-        assert torch.equal(network.get_submodule(name).get_parameter("weight"), expected)
+        axis = 1 if name == "up" else 0
+        expected = fake_quantize(weight, "int3:channel:octav", channel_axis=axis)
+        found = network.get_submodule(name).get_parameter("weight")
+        gain = (found / expected).nan_to_num(nan=0.0).movedim(axis, 0).flatten(1).amax(dim=1)
+        torch.testing.assert_close(found.movedim(axis, 0), expected.movedim(axis, 0) * gain.view(-1, *(1,) * (weight.dim() - 1)))
+        assert torch.equal(
+            found, decode(engine.encoded(name, parse("int3:channel:octav")), "int3:channel:octav", tuple(weight.shape), channel_axis=axis)
+        )
 
 
 @pytest.mark.parametrize("bits", [2, 4])
