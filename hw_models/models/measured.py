@@ -8,7 +8,6 @@ that has no kernel runs as the nearest one: a signed activation with an unsigned
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,22 +123,30 @@ def _unseen(device: "Device", layer: Layer, mode: Mode) -> str:
     )
 
 
+def _checkable(rows: Sequence[Measurement], batch: int) -> list[tuple[Mode, Fit]]:
+    """Return every mode and kind of layer with shapes enough to leave one out."""
+    pairs = dict.fromkeys((row.mode, row.layer.kind) for row in rows)
+    fits = [(mode, kind, fit_of(rows, kind, mode, batch)) for mode, kind in pairs]
+    return [(mode, fit) for mode, kind, fit in fits if fit and len(fit.layers) >= _ENOUGH and {each.kind for each in fit.layers} == {kind}]
+
+
+def can_check(rows: Sequence[Measurement], batch: int) -> bool:
+    """Tell whether there is anything for `interpolation` to check."""
+    return bool(_checkable(rows, batch))
+
+
 def interpolation(device: "Device", golden: Golden) -> Points:
-    """Check the interpolation by leave-one-out: each measured shape as a fit of the others in the same mode predicts it."""
-    rows = read_measurements(Path(device.folder) / golden.file, device.batch)
-    labels: list[str] = []
-    expected, predicted = [], []
-    for mode in dict.fromkeys(row.mode for row in rows):
-        for kind in dict.fromkeys(row.layer.kind for row in rows if row.mode == mode):
-            fit = fit_of(rows, kind, mode, device.batch)
-            if fit is None or len(fit.layers) < _ENOUGH or {each.kind for each in fit.layers} != {kind}:
-                continue
-            labels += [f"{each.kind} {each.weight_shape} on {each.in_size}, {mode}" for each in fit.layers]
-            expected.append(fit.seconds)
-            predicted.append(leave_one_out(fit.matrix, fit.seconds))
-    if not labels:
+    """Check the interpolation by leave-one-out: each measured shape as a fit of the others in the same mode predicts it.
+
+    Raises:
+        InputError: nothing was measured in enough shapes.
+    """
+    found = _checkable(read_measurements(device.folder / golden.file, device.batch), device.batch)
+    if not found:
         raise InputError(f"{golden.file}: no kind of layer was measured in {_ENOUGH} shapes or more; leave this check out.")
-    return Points(tuple(labels), np.concatenate(expected), np.concatenate(predicted))
+    labels = tuple(f"{each.kind} {each.weight_shape} on {each.in_size}, {mode}" for mode, fit in found for each in fit.layers)
+    predicted = np.concatenate([leave_one_out(fit.matrix, fit.seconds) for _, fit in found])
+    return Points(labels, np.concatenate([fit.seconds for _, fit in found]), predicted)
 
 
 MODEL = Model(
