@@ -25,7 +25,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the writer retries by itself, and must not block for minutes first
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer retries by itself: it must not block for minutes, nor create a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")

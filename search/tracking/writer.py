@@ -11,6 +11,7 @@ from search.tracking.store import Store
 GATHER_S = 0.1  # what comes within this time goes together
 BATCH = 50
 PATIENCE_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # waits between attempts while the store is away; the last repeats
+WARN_AT = 2  # failures in a row; a single one is a connection that idled too long
 log = logging.getLogger("bitfront.tracking")
 
 
@@ -79,7 +80,7 @@ class Writer:
             return self._failed(error)
         self._spool.mark_sent(offset)
         self.busy_s += time.monotonic() - start
-        if self._failures:
+        if self._failures >= WARN_AT:
             log.warning("MLflow is back; sending what was kept.")
         self._failures = 0
         return True
@@ -94,7 +95,7 @@ class Writer:
             self._spool.mark_sent(offset)
             self._failures = 0
             return True
-        if self._failures == 1:
+        if self._failures == WARN_AT:
             log.warning(
                 "MLflow does not answer (%s). The sweep goes on; records are kept in %s and sent later.", explain(error), self._spool.path
             )
