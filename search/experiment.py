@@ -158,16 +158,20 @@ Budget = Annotated[Limit, BeforeValidator(_read_limit), PlainSerializer(_write_l
 
 
 class DeviceSection(_Section):
-    """The target: a device of `bitfront devices` or the path of a device file; what is minimized and what is limited."""
+    """The target: a device of `bitfront devices` or the path of a device file; what is minimized (`error`, or the
+    finer `loss`, first) and what is limited."""
 
     name: str
     objectives: tuple[str, ...] = ("error", "weight_bytes")
     budget: dict[str, Budget] = {}
 
     @model_validator(mode="after")
-    def _error_first(self) -> "DeviceSection":
-        if not self.objectives or self.objectives[0] != "error" or len(set(self.objectives)) != len(self.objectives):
-            raise ValueError(f"objectives = {list(self.objectives)} given; 'error' comes first, each name once: ['error', 'weight_bytes']")
+    def _quality_first(self) -> "DeviceSection":
+        if self.objectives[:1] not in (("error",), ("loss",)) or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(
+                f"objectives = {list(self.objectives)} given; 'error' comes first (or the finer 'loss'), each name once: "
+                "['error', 'weight_bytes']"
+            )
         return self
 
 

@@ -128,18 +128,20 @@ def _backend(experiment: Experiment) -> Backend:
 def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: "tracking.Tracker") -> Sweep:
     section = setup.experiment.search
     reference = tuple(header.reference[name] for name in header.objectives)
-    return Sweep(setup.space, problem, searcher, section.searcher, section.trials, reference, tracker)
+    return Sweep(setup.space, problem, searcher, section.searcher, section.trials, header.objectives, reference, tracker)
 
 
 def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
     """Return what is known of a sweep before its first trial.
 
-    The reference point of the hypervolume is 1 for the error and 1.05 times the dearest policy of the space for every cost.
+    The reference point of the hypervolume is 1 for the error, four times the float network's for the loss (at least 1), and 1.05 times
+    the dearest policy of the space for every cost.
     """
     experiment = setup.experiment
     stamp = datetime.now().strftime("%m%d-%H%M%S")
     name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
-    reference = {metric: 1.0 if metric == "error" else 1.05 * problem.dearest(metric) for metric in problem.objectives}
+    quality = {"error": 1.0, "loss": max(1.0, 4.0 * baseline["loss_valid"])}
+    reference = {metric: quality.get(metric) or 1.05 * problem.dearest(metric) for metric in experiment.device.objectives}
     return SweepRecord(
         name,
         "",

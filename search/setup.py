@@ -1,6 +1,7 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def prepare(experiment: Experiment) -> Setup:
     device = Device.load(experiment.device.name)
     table = device.table(layers, space.layer_choices)
     _check_objectives(experiment.device, table)
-    limits = {name: _limit(name, limit, device, layers) for name, limit in experiment.device.budget.items()}
+    limits = _limits(experiment.device, device, table, layers)
     _check_limits(limits, table, space)
     prints = {
         "weights": _hash_tensors(task.model.state_dict().values()),
@@ -89,7 +90,10 @@ def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
 
 
 def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
-    """Return the allocation problem that searchers see: cardinalities, objectives, limits and exact cost tables per site."""
+    """Return the allocation problem that searchers see: cardinalities, objectives, limits and exact cost tables per site.
+
+    What is measured stands first and is called "error" there, also where the experiment minimizes the loss.
+    """
     space, table = setup.space, setup.table
     site_cost: dict[str, list[FloatArray]] = {metric: [] for metric in table.metrics}
     names = list(space.base)
@@ -107,7 +111,7 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
     return Problem(
         cardinalities=space.cardinalities,
-        objectives=setup.experiment.device.objectives,
+        objectives=("error", *setup.experiment.device.objectives[1:]),
         sites=space.sites,
         site_cost={metric: tuple(tables) for metric, tables in site_cost.items()},
         limits=setup.limits,
@@ -126,10 +130,16 @@ def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArr
 
 
 def _check_objectives(section: DeviceSection, table: CostTable) -> None:
-    known = ["error", *table.metrics]
+    known = ["error", "loss", *table.metrics]
     for name in (*section.objectives, *section.budget):
         if name not in known:
             raise unknown(f"objective or budget of device {section.name!r}", name, known)
+
+
+def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...]) -> dict[str, float]:
+    """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
+    asked = {name: _limit(name, limit, device, layers) for name, limit in section.budget.items()}
+    return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}
 
 
 def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...]) -> float:

@@ -57,7 +57,8 @@ class Sweep:
         searcher: proposes after the baselines.
         searcher_name: written to the record as the origin of its proposals.
         trials: how many trials to run, baselines and repeats included.
-        reference: reference point of the hypervolume, in the order of `problem.objectives`.
+        objectives: names of what is minimized, as results hold them.
+        reference: reference point of the hypervolume, in the order of `objectives`.
         recorder: keeps what happens.
     """
 
@@ -66,6 +67,7 @@ class Sweep:
     searcher: Searcher
     searcher_name: str
     trials: int
+    objectives: tuple[str, ...]
     reference: tuple[float, ...]
     recorder: Recorder
     asked: int = 0
@@ -201,7 +203,7 @@ class Sweep:
 
     def _objectives(self, result: Result) -> tuple[float, ...] | None:
         known = {**result.cost, **result.metrics}
-        return tuple(known[name] for name in self.problem.objectives) if result.ok else None
+        return tuple(known[name] for name in self.objectives) if result.ok else None
 
 
 def _row(values: Values) -> IntArray:

@@ -13,10 +13,10 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 HOMES = {
     "mlflow": ("search/tracking.py", "search/tracking/"),
     "ray": ("search/ray_backend.py", "search/ray_backend/"),
-    "optuna": ("search/searchers/optuna_",),
+    "optuna": ("search/searchers/optuna_", "search/searchers/auto.py"),
     "stable_baselines3": ("search/searchers/haq",),
     "gymnasium": ("search/searchers/haq",),
-    "onnx": ("quant_core/export/",),
+    "onnx": ("quant_core/export/", "hw_models/profile"),
     "onnxruntime": ("quant_core/export/", "hw_models/profile"),
     "plotly": ("search/report.py", "search/report/"),
 }

@@ -39,7 +39,7 @@ class Notes:
 
 def make(notes: Notes, searcher: str = "random", trials: int = 12, seed: int = 0) -> Sweep:
     p = problem()
-    return Sweep(SPACE, p, build(searcher, p, seed, trials), searcher, trials, (1.0, 26.0), notes)
+    return Sweep(SPACE, p, build(searcher, p, seed, trials), searcher, trials, p.objectives, (1.0, 26.0), notes)
 
 
 def evaluate(policy: Policy, cost: dict[str, float] | None = None) -> Result:
@@ -102,7 +102,7 @@ class Repeats:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_policy_is_evaluated_at_most_once(workers: int) -> None:
     notes, searcher = Notes(), Repeats()
-    sweep = Sweep(SPACE, problem(), searcher, "repeats", 10, (1.0, 26.0), notes)
+    sweep = Sweep(SPACE, problem(), searcher, "repeats", 10, ("error", "weight_bytes"), (1.0, 26.0), notes)
     evaluated: list[str] = []
     jobs: list[Job] = []
     while not sweep.done:
