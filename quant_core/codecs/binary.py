@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
+from quant_core.codecs.sides import mean_magnitude
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 
@@ -14,11 +16,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     to [-a, a].
     """
     no_bounds(spec, bounds)
-    scale = None
-    if spec.granularity != "none":
-        magnitude = rows.abs().to(torch.float64)
-        means = magnitude.mean(dim=1, keepdim=True) if spec.granularity == "channel" else magnitude.mean().reshape(1, 1)
-        scale = means.to(torch.float32)
+    scale = None if spec.granularity == "none" else mean_magnitude(rows, spec).to(torch.float32)
     plus = rows >= 0
     if spec.rounding == "stochastic":
         unit = rows if scale is None else torch.where(scale > 0, rows / scale, 0.0)
@@ -38,4 +36,14 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
     return (*(() if spec.granularity == "none" else (scale,)), code_field(spec, rows, columns))
 
 
-CODEC = Codec(encode, decode, layout)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    from quant_core.kernels import signs
+
+    no_bounds(spec, bounds)
+    scale = torch.ones(1, 1) if spec.granularity == "none" else mean_magnitude(rows, spec).to(torch.float32)
+    run.write(signs.binary, rows, out, scale.reshape(-1).numpy())
+    return True
+
+
+CODEC = Codec(encode, decode, layout, fused=fused)

@@ -16,6 +16,7 @@ EXACT_STEPS = 2**27
 _ITERATIONS = 300
 _SEEDS = 3
 _SAMPLE = 1 << 15
+_LLOYD_POINTS = 1 << 18
 F64 = NDArray[np.float64]
 
 
@@ -58,7 +59,7 @@ def centres(units: NDArray[np.float32], k: int) -> F64:
 
     Exact where it takes at most `EXACT_STEPS`, else the best of a few runs of Lloyd's iteration from k-means++ (seeded).
     """
-    points = np.sort(units.astype(np.float64), axis=1)
+    points = np.sort(units, axis=1).astype(np.float64)
     found = np.empty((len(points), k))
     if points.size * k * math.log2(points.shape[1] + 1) <= EXACT_STEPS:
         kmeans.optimal_books(points, found)
@@ -69,13 +70,17 @@ def centres(units: NDArray[np.float32], k: int) -> F64:
 
 
 def _best_of_lloyd(points: F64, k: int) -> F64:
+    """Return the best of a few runs over evenly spaced order statistics of the sorted `points`, each centre moved to the mean of its points."""
+    stride = -(-len(points) // _LLOYD_POINTS)
+    sample = points[stride // 2 :: stride]
     best, least = np.repeat(points[-1], k), math.inf
     for seed in range(_SEEDS):
-        book = _plus_plus(points, k, np.random.default_rng(seed))
-        kmeans.lloyd(points, book, _ITERATIONS)
-        error = float(((points - book[np.searchsorted((book[1:] + book[:-1]) / 2.0, points)]) ** 2).sum())
+        book = _plus_plus(sample, k, np.random.default_rng(seed))
+        kmeans.lloyd(sample, book, _ITERATIONS)
+        error = float(((sample - book[np.searchsorted((book[1:] + book[:-1]) / 2.0, sample)]) ** 2).sum())
         if error < least:
             best, least = book, error
+    kmeans.lloyd(points, best, 1)
     return best
 
 

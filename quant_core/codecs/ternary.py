@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
+from quant_core.codecs.blocks import largest
+from quant_core.codecs.sides import mean_magnitude, sides
 from quant_core.errors import InputError
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 TWN_THRESHOLD = 0.7
@@ -13,9 +16,20 @@ TTQ_THRESHOLD = 0.05
 
 def thresholds(rows: Tensor, spec: QuantSpec) -> Tensor:
     """Return D, [R or 1, 1] float32: 0.7 mean |x| (TWN, equation 6) or 0.05 max |x| (TTQ, equation 9)."""
-    units = rows.abs().to(torch.float64) if spec.granularity == "channel" else rows.abs().to(torch.float64).reshape(1, -1)
-    middle = TWN_THRESHOLD * units.mean(dim=1) if spec.clipping == "twn" else TTQ_THRESHOLD * units.amax(dim=1)
-    return middle.to(torch.float32).reshape(-1, 1)
+    if spec.clipping == "twn":
+        return (TWN_THRESHOLD * mean_magnitude(rows, spec)).to(torch.float32)
+    tops = largest(rows, rows.shape[1])
+    return (TTQ_THRESHOLD * (tops if spec.granularity == "channel" else tops.amax().reshape(1, 1)).to(torch.float64)).to(torch.float32)
+
+
+def levels(rows: Tensor, threshold: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Tensor:
+    """Return the levels, [R or 1, 1] of TWN, [R or 1, 2] as (negative, positive) magnitudes of TTQ, float32."""
+    if bounds is not None:
+        return _given(rows, spec, bounds)
+    sums = sides(rows, threshold, spec)
+    if spec.clipping == "twn":
+        sums = sums[:, :2] + sums[:, 2:]
+    return (sums[:, ::2] / sums[:, 1::2].clamp(min=1.0)).to(torch.float32)
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:  # noqa: ARG001
@@ -24,9 +38,9 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     x > D gives +1, x < -D gives -1. A level is the mean magnitude of the values that take it (TTQ trains its levels; this is where
     training starts); 0 where there are none. `bounds` (lo <= 0 <= hi) set the levels to -lo and hi, the larger of them for TWN.
     """
-    signs = (rows > thresholds(rows, spec)).to(torch.int8) - (rows < -thresholds(rows, spec)).to(torch.int8)
-    levels = _levels(rows, signs, spec) if bounds is None else _given(rows, spec, bounds)
-    return Encoded((signs + 1).to(torch.uint8), -1, scale=levels)
+    threshold = thresholds(rows, spec)
+    signs = (rows > threshold).to(torch.int8) - (rows < -threshold).to(torch.int8)
+    return Encoded((signs + 1).to(torch.uint8), -1, scale=levels(rows, threshold, spec, bounds))
 
 
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:  # noqa: ARG001
@@ -35,14 +49,6 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:  # noqa: ARG001
     signs = encoded.codes.to(torch.float32) + encoded.low
     negative, positive = encoded.scale[:, :1], encoded.scale[:, -1:]
     return torch.where(signs > 0, positive, torch.where(signs < 0, -negative, 0.0))
-
-
-def _levels(rows: Tensor, signs: Tensor, spec: QuantSpec) -> Tensor:
-    shape = rows.shape if spec.granularity == "channel" else (1, rows.numel())
-    magnitude, sign = rows.abs().to(torch.float64).reshape(shape), signs.reshape(shape)
-    sides = [sign != 0] if spec.clipping == "twn" else [sign < 0, sign > 0]
-    means = [(magnitude * side).sum(dim=1) / side.sum(dim=1).clamp(min=1) for side in sides]
-    return torch.stack(means, dim=1).to(torch.float32)
 
 
 def _given(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
@@ -65,4 +71,15 @@ def lowest(spec: QuantSpec) -> int:  # noqa: ARG001
     return -1
 
 
-CODEC = Codec(encode, decode, layout, lowest)
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    from quant_core.kernels import signs
+
+    threshold = thresholds(rows, spec)
+    chosen = levels(rows, threshold, spec, bounds)
+    figures = (threshold, chosen[:, :1], chosen[:, -1:])
+    run.write(signs.ternary, rows, out, *(each.expand(len(threshold), 1).reshape(-1).contiguous().numpy() for each in figures))
+    return True
+
+
+CODEC = Codec(encode, decode, layout, lowest, fused)

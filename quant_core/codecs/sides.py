@@ -1,0 +1,31 @@
+"""Sums over the negative and the positive side of rows: what the levels of binary and ternary formats are the means of."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from quant_core.kernels import run
+from quant_core.spec import QuantSpec
+
+
+def sides(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
+    """Return [R or 1, 4] float64: (sum, count) of |x| over x < -threshold, then over x > threshold, per channel or over the tensor."""
+    if rows.device.type == "cpu":
+        from quant_core.kernels import signs
+
+        found = torch.empty(len(rows), 4, dtype=torch.float64)
+        run.over_rows(signs.sides, rows.numpy(), thresholds.to(torch.float64).reshape(-1).numpy(), found.numpy())
+    else:
+        below, above, wide = rows < -thresholds, rows > thresholds, rows.abs().to(torch.float64)
+        found = torch.stack([(wide * below).sum(1), below.sum(1), (wide * above).sum(1), above.sum(1)], dim=1).to(torch.float64)
+    if spec.granularity == "channel":
+        return found
+    return found.new_tensor([[math.fsum(column) for column in found.t().tolist()]])
+
+
+def mean_magnitude(rows: Tensor, spec: QuantSpec) -> Tensor:
+    """Return mean |x|, [R or 1, 1] float64, per channel or over the tensor."""
+    found = sides(rows, torch.zeros(1, 1, device=rows.device), spec)
+    count = rows.shape[1] if spec.granularity == "channel" else rows.numel()
+    return (found[:, :1] + found[:, 2:3]) / count
