@@ -57,7 +57,7 @@ def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[floa
     top = max(-low, high)
     if spec.symmetric and not unsigned:
         return -top, top
-    return min(low, 0.0) + 0.0, max(high, 0.0)
+    return (0.0 if unsigned else min(low, 0.0) + 0.0), max(high, 0.0)
 
 
 def _histogram_percentile(statistics: TensorStatistics, symmetric: bool) -> tuple[float, float]:

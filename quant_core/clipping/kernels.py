@@ -3,7 +3,7 @@
 A row is a weighted sample: `points` [B, n] and `weights` [B, n] or [1, n] (counts of a histogram, or ones).
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0917
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, assignment, no-untyped-call, untyped-decorator"
 
 import itertools
