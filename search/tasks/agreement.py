@@ -15,7 +15,7 @@ from search.networks.mlperf_tiny import files, reference
 from search.networks.mlperf_tiny import mlperf_tiny as load_reference
 from search.task import Batch, Task
 from search.tasks.files import Source, locate
-from search.tasks.splits import take
+from search.tasks.splits import take, whole
 
 CELLS = (2, 4, 8)
 GRAIN = 0.3
@@ -95,7 +95,7 @@ def agreement(
         seed: of the noise.
         sizes: inputs in train, calib, valid and test.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     counts = [take(f"{split}_size", n, MOST) for split, n in zip(("train", "calib", "valid", "test"), sizes, strict=True)]
     train, calib, valid, test = (_batches(model, noise(n, shape, values, generator)) for n in counts)
     if train[0][1].dim() == 1:

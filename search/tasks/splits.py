@@ -1,4 +1,4 @@
-"""Seeded, checked subsets."""
+"""Seeded, checked subsets and the whole numbers that options are."""
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ def take(option: str, size: int | None, most: int) -> int:
     """
     if size is None:
         return most
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
+    if not _is_whole(size) or not 1 <= size <= most:
         raise InputError(f"{option} = {size!r}: give a whole number from 1 to {most}, or leave it out for all {most}.")
     return size
+
+
+def whole(option: str, value: int, least: int) -> int:
+    """Return a whole number of at least `least`.
+
+    Raises:
+        InputError: it is another thing, or smaller.
+    """
+    if not _is_whole(value) or value < least:
+        raise InputError(f"{option} = {value!r}: give a whole number of at least {least}.")
+    return value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

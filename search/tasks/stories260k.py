@@ -13,7 +13,7 @@ from quant_core.errors import InputError
 from search.task import Batch, Task
 from search.tasks.cache import digest, trained
 from search.tasks.files import Source, locate
-from search.tasks.splits import take
+from search.tasks.splits import take, whole
 from search.tasks.tokenizer import BOS, Tokenizer, read_tokenizer
 
 SOURCE = Source(
@@ -51,6 +51,7 @@ def stories260k(
     folder, (weights, tokens) = locate(SOURCE, path)
     model = read_model(folder / weights)
     take("length", length, model.config.max_position_embeddings)
+    whole("seed", seed, 0)
     named = {"train_size": train_size, "calib_size": calib_size, "valid_size": valid_size, "test_size": test_size}
     sizes = [take(name, size, MOST) for name, size in named.items()]
     if text is None:

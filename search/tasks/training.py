@@ -1,6 +1,7 @@
 """The recipe by which bitfront trains its own networks: SGD with momentum, a one-cycle learning rate, small random shifts and flips."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from quant_core.errors import BitfrontError
 from search.tasks.cache import digest, trained
 from search.tasks.images import Images, Scale
+from search.tasks.splits import whole
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,15 @@ class Recipe:
     flip: bool = False
     threads: int = 0
     revision: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what the user may give as an option: a seed below 0, no epoch.
+
+        Raises:
+            InputError: which option, and what is allowed.
+        """
+        whole("seed", self.seed, 0)
+        whole("epochs", self.epochs, 1)
 
 
 def fit(name: str, build: Callable[[], nn.Module], images: Images, scale: Scale, recipe: Recipe) -> nn.Module:
@@ -105,6 +117,10 @@ def _train(name: str, model: nn.Module, images: Images, scale: Scale, recipe: Re
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
+        if not math.isfinite(total):
+            raise BitfrontError(
+                f"training {name} diverged: loss {total} in epoch {epoch + 1}. A lower learning rate or another seed may help."
+            )
         seconds = time.perf_counter() - start
         logger.info("%s: epoch %d of %d, loss %.3f, %.0f s", name, epoch + 1, recipe.epochs, total / steps, seconds)
 

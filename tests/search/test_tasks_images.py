@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from quant_core.errors import InputError
 from search.networks import build
@@ -75,6 +77,16 @@ def test_unknown_network_is_refused_with_the_known_ones(small_fashion: Path) -> 
         InputError, match=r"unknown network 'resnet9'; known: dscnn, mobilenetv2, resnet20, resnet8\. Did you mean 'resnet8'"
     ):
         load("fashion_mnist", {"path": str(small_fashion), "network": "resnet9"})
+
+
+def own_network(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 784, classes))
+
+
+def test_own_network_is_trained(small_fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "my_networks", sys.modules[__name__])
+    options = {"path": str(small_fashion), "network": "my_networks:own_network", "epochs": 1, "calib_size": 8, "batch_size": 8}
+    assert isinstance(load("fashion_mnist", options).model[1], nn.Linear)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "pneumoniamnist", "cifar10", "mlperf_tiny", "resnet20_cifar10", "stories260k"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quant_core.errors import BitfrontError, InputError
 from search.tasks.cache import digest
 from search.tasks.images import Images, Scale
 from search.tasks.training import Recipe, augment, fit
@@ -118,6 +119,25 @@ def test_flip_mirrors_about_half_of_the_images_left_to_right() -> None:
     same = (flipped == images).all(dim=(1, 2, 3))
     assert bool((mirrored | same).all())
     assert 140 < int(mirrored.sum()) < 260
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"), [("seed", -1, 0), ("seed", 1.5, 0), ("epochs", 0, 1), ("epochs", True, 1), ("epochs", "3", 1)]
+)
+def test_bad_recipes_are_refused(option: str, value: object, least: int) -> None:
+    with pytest.raises(InputError, match=rf"{option} = {value!r}: give a whole number of at least {least}\."):
+        replace(RECIPE, **{option: value})
+
+
+def test_diverging_training_is_an_error_and_is_not_kept(images: Images, tmp_path: Path) -> None:
+    def overflowing() -> nn.Module:
+        model = network()
+        nn.init.constant_(model[0].weight, torch.inf)  # type: ignore[index]
+        return model
+
+    with pytest.raises(BitfrontError, match="training net diverged: loss nan in epoch 1"):
+        fit("net", overflowing, images, Scale(), RECIPE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_asked_changes_nothing() -> None:
