@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from quant_core.errors import BitfrontError, InputError
-from search import cli_catalog, cli_devices, cli_evaluate, cli_export, cli_report, cli_sweep
+from search import cli_catalog, cli_devices, cli_evaluate, cli_export, cli_profile, cli_report, cli_solve, cli_sweep
 
 app = typer.Typer(
     name="bitfront",
@@ -45,10 +45,12 @@ for _name, _command in (
     ("export", cli_export.export_command),
     ("apply", cli_export.apply_command),
     ("evaluate", cli_evaluate.evaluate_command),
+    ("solve", cli_solve.solve_command),
     ("init", cli_catalog.init_command),
     ("list", cli_catalog.list_command),
     ("inspect", cli_catalog.inspect_command),
     ("cost", cli_devices.cost_command),
+    ("profile", cli_profile.profile_command),
 ):
     app.command(_name)(_command)
 app.add_typer(cli_devices.devices_app, name="devices")

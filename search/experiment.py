@@ -2,11 +2,11 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from quant_core.errors import InputError
 from quant_core.formats import FORMATS
@@ -220,6 +220,19 @@ class Experiment(_Section):
     evaluate: EvaluateSection = EvaluateSection()
     track: TrackSection = TrackSection()
     run: RunSection = RunSection()
+
+    def with_budget(self, budget: Mapping[str, object]) -> "Experiment":
+        """Return the same experiment under another budget.
+
+        Raises:
+            InputError: a limit cannot be read.
+        """
+        data = self.model_dump(mode="json")
+        data["device"]["budget"] = dict(budget)
+        try:
+            return Experiment.model_validate(data)
+        except ValidationError as error:
+            raise InputError("; ".join(f"budget {'.'.join(map(str, each['loc'][2:]))}: {each['msg']}" for each in error.errors())) from None
 
 
 def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:

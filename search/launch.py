@@ -1,7 +1,7 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -25,7 +25,7 @@ from search.record import SweepRecord
 from search.report.publish import publish
 from search.searchers import build
 from search.sensitivity import Sensitivity
-from search.setup import Setup, build_problem, prepare
+from search.setup import Setup, build_problem, choices_text, prepare
 from search.sweep import Sweep
 
 
@@ -65,7 +65,7 @@ def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
-    ready = _ready(experiment)
+    ready = ready_for(experiment)
     baseline = {f"{name}_valid": value for name, value in ready.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(ready.setup.layers)
     problem = ready.problem(baseline)
@@ -85,7 +85,7 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     """
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
-    ready = _ready(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    ready = ready_for(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
     check_fingerprints(recorded, ready.setup)
     problem = ready.problem(recorded.baseline)
     searcher, backend = _searcher(ready.setup.experiment, problem), _backend(ready.setup.experiment)
@@ -96,7 +96,7 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
 
 
 @dataclass(frozen=True, eq=False)
-class _Ready:
+class Ready:
     """A setup with its evaluator and sensitivities."""
 
     setup: Setup
@@ -104,16 +104,19 @@ class _Ready:
     sensitivity: Sensitivity
 
     def problem(self, baseline: Mapping[str, float]) -> Problem:
+        """Return what the searcher sees; `baseline` holds the float network's `error_valid`."""
         return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
 
 
-def _ready(experiment: Experiment) -> _Ready:
+def ready_for(experiment: Experiment) -> Ready:
+    """Prepare everything that an experiment needs before its first trial."""
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment)
     evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate)
-    key = repr((sorted(setup.fingerprints.items()), experiment.evaluate.calib, experiment.evaluate.bias_correction))
-    return _Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))
+    prints, section = setup.fingerprints, experiment.evaluate
+    key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction))
+    return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))
 
 
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
@@ -168,18 +171,18 @@ def _params(experiment: Experiment) -> dict[str, object]:
     }
 
 
-def check_fingerprints(recorded: SweepRecord, setup: Setup) -> None:
+def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:
     """Refuse weights, data or a space other than what the sweep is bound to."""
-    changed = [name for name, print_ in recorded.fingerprints.items() if setup.fingerprints.get(name) != print_]
+    changed = [name for name in names if setup.fingerprints[name] != recorded.fingerprints[name]]
     if changed:
+        hashes = ", ".join(f"{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints[name]}" for name in changed)
         raise InputError(
-            f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives "
-            f"({', '.join(f'{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints.get(name)}' for name in changed)}). "
+            f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives ({hashes}). "
             f"Restore them, or start a new sweep."
         )
 
 
-def _finish(ready: _Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
+def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
     looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
     try:

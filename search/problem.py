@@ -62,6 +62,10 @@ class Problem:
             found[metric] = np.max([base, *parts], axis=0) if metric in self.peak else np.sum([base, *parts], axis=0)
         return found
 
+    def costs_of(self, values: Sequence[int]) -> dict[str, float]:
+        """Return every metric of one point."""
+        return {metric: float(each[0]) for metric, each in self.costs(np.asarray([values], dtype=np.int64)).items()}
+
     def excess(self, values: IntArray) -> FloatArray:
         """Return [N, len(limits)]: how far each point is over each limit, relative to it; <= 0 keeps the limit."""
         costs = self.costs(values)

@@ -38,7 +38,7 @@ class Sensitivity:
         engine: quantizes the network.
         space: what may be chosen.
         calib: inputs of the calibration batches; the first `EXAMPLES` examples are used.
-        key: what the figures depend on: fingerprints of weights, data and space.
+        key: what the figures depend on: weights, data, choices; limits do not matter.
         evaluations: forward passes spent; 0 when the figures came from disk.
     """
 

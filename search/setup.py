@@ -181,6 +181,11 @@ def _hash_data(task: Task) -> str:
     return _hash_tensors(leaf for split in splits for batch in split for leaf in tree_leaves(batch))
 
 
+def choices_text(space: Space) -> str:
+    """Return everything that may be chosen, and what is fixed, as text."""
+    return repr((space.base.to_json(), [(each.layers, each.slot, [str(choice) for choice in each.choices]) for each in space.dimensions]))
+
+
 def _hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> str:
     digest = hashlib.sha256(
         repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from quant_core.errors import BitfrontError
 from quant_core.policy import Policy
 from search.pareto import Archive
-from search.problem import IntArray, Problem, Searcher, Trial, Values
+from search.problem import Problem, Searcher, Trial
 from search.record import TrialRecord
 from search.result import Result
 from spaces.space import Space
@@ -180,10 +178,7 @@ class Sweep:
             self._waiting[policy].append(number)
             return None
         self._waiting[policy] = []
-        return Job(number, policy, self._cost(self._open[number].trial.values))
-
-    def _cost(self, values: Values) -> dict[str, float]:
-        return {metric: float(each[0]) for metric, each in self.problem.costs(_row(values)).items()}
+        return Job(number, policy, self.problem.costs_of(self._open[number].trial.values))
 
     def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
         """End an open trial: learn from it, keep it, move the front."""
@@ -204,7 +199,3 @@ class Sweep:
     def _objectives(self, result: Result) -> tuple[float, ...] | None:
         known = {**result.cost, **result.metrics}
         return tuple(known[name] for name in self.objectives) if result.ok else None
-
-
-def _row(values: Values) -> IntArray:
-    return np.asarray([values], dtype=np.int64)

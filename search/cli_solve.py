@@ -1,0 +1,80 @@
+"""`bitfront solve`: the best policy of other budgets, from the sensitivities of a sweep, without evaluating anything again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.files import write_text
+from search.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+
+
+def solve_command(
+    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    budget: Annotated[
+        list[str], typer.Option("--budget", help="METRIC=LIMIT, as 12000, '0.2 of float' or '60% of int8'; may be repeated.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront apply`.")] = None,
+    uri: Uri = DEFAULT_URI,
+    experiment: ExperimentName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again.
+
+    Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
+    """
+    from quant_core.layer import layers_to_json
+    from search import tracking
+    from search.experiment_file import loads
+    from search.launch import check_fingerprints, ready_for
+    from search.searchers.losses import losses
+    from search.searchers.milp import solve
+
+    record = tracking.read(uri, sweep, experiment)
+    asked = loads(record.experiment, f"experiment of sweep {record.name}")
+    ready = ready_for(asked.with_budget(_budget(budget)))
+    check_fingerprints(record, ready.setup, ("weights", "data"))
+    problem = ready.problem(record.baseline)
+    sensitivities = losses(problem)
+    start = time.perf_counter()
+    found = solve(problem, sensitivities)
+    seconds = time.perf_counter() - start
+    if found is None:
+        raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
+    policy = ready.setup.space.policy(found)
+    cost = problem.costs_of(found)
+    result = {
+        "id": policy.id,
+        "estimated_loss_rise": float(sum(each[k] for each, k in zip(sensitivities, found, strict=True))),
+        "cost": cost,
+        "seconds": seconds,
+        "scored": ready.sensitivity.evaluations,
+    }
+    if out:
+        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(ready.setup.layers)}, indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(result | policy.to_json(), indent=2))
+        return
+    table = Table("layer", "weight", "activation", box=None)
+    for name, each in policy.items():
+        table.add_row(name, str(each.weight), str(each.activation))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(", ".join(f"{metric} {value:.6g}" for metric, value in cost.items()), markup=False)
+    console.print(f"policy {policy.id}: solved in {1e3 * seconds:.1f} ms; {ready.sensitivity.evaluations} evaluations", markup=False)
+
+
+def _budget(given: list[str]) -> dict[str, object]:
+    """Read METRIC=LIMIT texts."""
+    read: dict[str, object] = {}
+    for each in given:
+        metric, equals, limit = each.partition("=")
+        if not equals or not metric.strip():
+            raise InputError(f"budget {each!r} is not of the form METRIC=LIMIT, for example weight_bytes=12000 or 'latency_s=60% of int8'.")
+        read[metric.strip()] = limit.strip()
+    return read
