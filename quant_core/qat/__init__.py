@@ -56,7 +56,7 @@ class QatConfig:
     weight_decay: float = 1e-4
     seed: int = 0
     batch_norm: str = "freeze"
-    freeze_after: float = 0.7
+    freeze_after: float = 1.0
     clip: float = 0.0
     distill: float = 0.0
     temperature: float = 2.0

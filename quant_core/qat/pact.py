@@ -14,7 +14,7 @@ from quant_core.statistics import TensorStatistics
 
 
 class ClipInput(InputQuantizer):
-    """Clips to [0, a] and rounds to 2^bits levels; `clip` is a. It starts at the calibrated range; the L2 penalty of section 3 decays it."""
+    """Clips to [0, a] and rounds to 2^bits levels; `clip` is a. It starts at the calibrated range, and decays (L2, section 3)."""
 
     decays = True
 
