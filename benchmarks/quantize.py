@@ -21,37 +21,15 @@ from benchmarks.quantize_peers import peers
 from quant_core.quantize import fake_quantize, fake_quantize_affine
 
 COLUMNS = 4096
-FORMATS = tuple(
-    [
-        "int4:tensor",
-        "int4:channel",
-        "int4:channel:affine",
-        "int4:group128",
-        "int4:group32",
-        "int4:vector16",
-        "int4:vector16:tensor",
-        "mx4",
-        "mx6",
-        "mx9",
-        "mxfp4",
-        "mxfp6e2m3",
-        "mxfp6e3m2",
-        "mxfp8e4m3",
-        "mxfp8e5m2",
-        "mxint8",
-        "nvfp4",
-        "binary:channel",
-        "ternary:twn",
-        "ternary:ttq",
-        "kmeans4:tensor",
-    ]
-)
+_INTEGERS = ("int4:tensor", "int4:channel", "int4:channel:affine", "int4:group128", "int4:group32", "int4:vector16", "int4:vector16:tensor")
+_BLOCKS = ("mx4", "mx6", "mx9", "mxfp4", "mxfp6e2m3", "mxfp6e3m2", "mxfp8e4m3", "mxfp8e5m2", "mxint8", "nvfp4")
+FORMATS = (*_INTEGERS, *_BLOCKS, "binary:channel", "ternary:twn", "ternary:ttq", "kmeans4:tensor")
 _ENOUGH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One operation on `threads` threads: GB/s of input by wall clock and per second of process CPU time, and the latter over the copy's."""
+    """One operation on `threads` threads: GB/s of input by wall clock, per CPU second, and the latter over that of the copy."""
 
     name: str
     threads: int

@@ -70,7 +70,7 @@ def centres(units: NDArray[np.float32], k: int) -> F64:
 
 
 def _best_of_lloyd(points: F64, k: int) -> F64:
-    """Return the best of a few runs over evenly spaced order statistics of the sorted `points`, each centre moved to the mean of its points."""
+    """Return the best of a few runs over evenly spaced order statistics of the sorted `points`, and one step over all of them."""
     stride = -(-len(points) // _LLOYD_POINTS)
     sample = points[stride // 2 :: stride]
     best, least = np.repeat(points[-1], k), math.inf
