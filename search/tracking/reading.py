@@ -39,6 +39,8 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
         ref: the sweep's name or MLflow run id.
         experiment_name: where to look; None looks everywhere.
 
+    What a writer that died on this machine left is sent, and its sweep set to stopped.
+
     Raises:
         InputError: no sweep, or more than one, is called `ref`; lists near names.
         BitfrontError: the store cannot be reached.
@@ -47,11 +49,12 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     journal = journal_of(parent)
     lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
     sweep = merged(*family(uri, parent), lines)
-    if lines and journal.try_acquire():  # its writer is gone: send what it left
-        from search.tracking.tracker import send_rest
+    if not journal.path.exists() or not journal.try_acquire():
+        return sweep
+    from search.tracking.tracker import close_dead  # its writer died: end what it left
 
-        send_rest(uri, parent, journal)
-    return sweep
+    close_dead(uri, parent, journal)
+    return replace(sweep, status="stopped") if sweep.status == "running" else sweep
 
 
 def journal_of(parent: Row) -> Spool:
@@ -141,11 +144,16 @@ def _client_rows(uri: str, key: str, value: str, experiment_name: str | None) ->
             for each in _pages(lambda token: client.search_experiments(ViewType.ACTIVE_ONLY, page_token=token))
             if experiment_name in (None, each.name)
         }
-        query, runs = f"tags.`{key}` = '{value}'", []
+        query, runs = f"tags.`{key}` = {_quoted(value)}", []
         if known:
             runs = _pages(lambda token: client.search_runs(list(known), query, max_results=1000, order_by=["start_time"], page_token=token))
     rows = {run.info.run_id: Row(run.info.run_id, run.info.experiment_id, known[run.info.experiment_id], run.data.tags) for run in runs}
     return list(rows.values())
+
+
+def _quoted(text: str) -> str:
+    """Return a text as MLflow's search language takes it, which knows no escapes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def _pages(fetch: Any) -> list[Any]:

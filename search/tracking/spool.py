@@ -3,12 +3,14 @@
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 
 from quant_core.errors import BitfrontError, InputError
 from search.tracking.codec import Json, dumps
 
 FOLDER = Path(".bitfront")
+WAIT_S = 2.0  # a reader may look at the journal for a moment
 
 
 class Spool:
@@ -30,7 +32,11 @@ class Spool:
             InputError: another process holds it.
             BitfrontError: the folder cannot be written.
         """
-        if not self.try_acquire():
+        deadline = time.monotonic() + WAIT_S
+        while not self.try_acquire():
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             raise InputError(f"another process is writing this sweep ({self.path} is held); stop that one first.")
 
     def try_acquire(self) -> bool:

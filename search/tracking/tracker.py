@@ -222,14 +222,18 @@ def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
     return tracker
 
 
-def send_rest(uri: str, parent: Row, journal: Spool) -> bool:
-    """Send what a dead writer left in the spool, which this process holds; tell whether MLflow now has it. Never raises."""
+def close_dead(uri: str, parent: Row, journal: Spool) -> None:
+    """Send what a dead writer left in the journal, which this process holds, and set its sweep to stopped. Never raises."""
     try:
-        return _resume(uri, parent, journal).close(timeout_s=10.0)
+        tracker = _resume(uri, parent, journal)
     except BitfrontError as error:
         log.warning("%s What is in %s is sent later.", error, journal.path)
         journal.release(remove=False)
-        return False
+        return
+    if tracker.sweep.status == "running":
+        tracker.finish("stopped", timeout_s=10.0)
+    else:
+        tracker.close(timeout_s=10.0)
 
 
 def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:

@@ -220,3 +220,23 @@ def test_ui_refuses_what_it_cannot_serve(store_uri: str, app: typer.Typer, make_
         port = str(taken.getsockname()[1])
         with pytest.raises(InputError, match=rf"port {port} is taken on 127\.0\.0\.1; give another one"):
             run(app, "ui", "--port", port)
+
+
+def test_ui_prints_where_to_look(store_uri: str, app: typer.Typer, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = keep(store_uri, make_sweep("one", trials=5))
+
+    class Ended:
+        def __init__(self, uri: str, port: int) -> None:
+            assert (uri, port) == (store_uri, 5055)
+
+        def wait(self) -> int:
+            return 0
+
+        def terminate(self) -> None:
+            pass
+
+    monkeypatch.setattr("search.tracking.server.serve", Ended)
+    text = run(app, "ui", "one", "--port", "5055", "--uri", store_uri)
+    base = "http://127.0.0.1:5055/#/experiments/1/runs"
+    assert f"fronts of experiment bitfront: {base}?viewStateShareKey=bitfront&compareRunsMode=CHART\n" in text
+    assert f"sweep one: {base}/{run_id}\n" in text

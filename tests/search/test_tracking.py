@@ -294,6 +294,24 @@ def test_kill_9_loses_and_doubles_nothing(store_uri: str, make_sweep: MakeSweep)
     assert numbers == list(range(30))
 
 
+def test_reading_what_a_dead_writer_left_sets_it_to_stopped(store_uri: str, make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("dead", trials=5)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    drive(tracker, sweep)
+    assert tracking.read(store_uri, "dead").status == "running"
+    assert tracker.close()  # everything is sent, but nobody said how it ended
+    (Path(".bitfront") / f"{tracker.run_id}.jsonl").touch()
+    assert tracking.read(store_uri, "dead") == expected(sweep, tracker.run_id, status="stopped")
+    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "KILLED"
+    assert [path.name for path in Path(".bitfront").iterdir()] == ["mlflow.lock"]
+
+
+def test_a_name_may_hold_an_apostrophe(store_uri: str, make_sweep: MakeSweep) -> None:
+    run_id, _ = run(store_uri, make_sweep("ann's", trials=2))
+    assert {row.run_id for row in reading._client_rows(store_uri, names.SWEEP, "ann's", None)} >= {run_id}
+    assert tracking.read(store_uri, "ann's").run_id == run_id
+
+
 def test_a_resumed_sweep_passes_over_the_fronts_of_its_past(store_uri: str, make_sweep: MakeSweep) -> None:
     sweep = make_sweep("resumed", trials=20)
     tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
