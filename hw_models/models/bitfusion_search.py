@@ -23,8 +23,7 @@ from quant_core.errors import InputError
 OUT_BITS = 32
 BATCH, ROW, COLUMN, IN, OUT = range(5)
 DEPENDS = ((BATCH, ROW, COLUMN, IN), (IN, OUT), (BATCH, ROW, COLUMN, OUT))  # activations, weights, outputs
-ORDERS = np.array(list(permutations(range(5))), dtype=np.int64)  # [120, 5], innermost first
-_FIRST = 4
+_FIRST = 16
 
 FIELDS = (
     "cycles",
@@ -102,6 +101,16 @@ def _reach(outputs: Ints, work: Work, axis: int) -> Ints:
     return (work.kernel[axis] - 1) * work.dilation[axis] + 1 + (outputs - 1) * work.stride[axis]
 
 
+def orders(work: Work) -> Ints:
+    """Return the loop orders [R, loops], innermost first, that can differ: loops of one trip and the twins of a square map left out."""
+    extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
+    loops = [loop for loop, extent in enumerate(extents) if extent > 1] or [BATCH]
+    every = permutations(loops)
+    if work.height == work.width > 1:
+        return np.array([each for each in every if each.index(ROW) < each.index(COLUMN)], dtype=np.int64)
+    return np.array(list(every), dtype=np.int64)
+
+
 def bound(array: Array, tiles: Tiles) -> Ints:
     """Return [T] cycles that no loop order can be below: every operand fetched once, only one tile of each resident."""
     bw, total = array.dram_bits_per_cycle, tiles.foot.sum(axis=0)
@@ -115,15 +124,15 @@ def _times(tiles: Tiles, operand: int) -> Ints:
     return found
 
 
-def walk(array: Array, tiles: Tiles, pick: Ints) -> tuple[Ints, Ints]:
-    """Return the traffic and the largest resident footprint of the three operands, both [3, P, 120], for tiles `pick` [P]."""
-    trips = tiles.trips[:, pick].T[:, ORDERS]  # [P, 120, 5]
-    traffic, resident = (np.empty((3, len(pick), len(ORDERS)), dtype=np.int64) for _ in range(2))
+def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """Return the traffic and the largest resident footprint of the three operands, both [3, P, R], for tiles `pick` [P]."""
+    trips = tiles.trips[:, pick].T[:, order]  # [P, R, loops]
+    traffic, resident = (np.empty((3, len(pick), len(order)), dtype=np.int64) for _ in range(2))
     for operand, half in enumerate(array.half_bits):
         size = np.broadcast_to(tiles.foot[operand, pick][:, None], trips.shape[:2]).copy()
         moved, inside = size.copy(), np.ones(trips.shape[:2], dtype=np.bool_)
-        depends = np.isin(ORDERS, DEPENDS[operand])
-        for step in range(5):
+        depends = np.isin(order, DEPENDS[operand])
+        for step in range(order.shape[1]):
             trip, needs = trips[:, :, step], depends[:, step]
             moved *= np.where(needs | ~inside, trip, 1)
             grown = size * trip
@@ -142,13 +151,14 @@ def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
     """
     tiles = cut(array, work, a, w)
     least = bound(array, tiles)
+    order = orders(work)
     first = np.argsort(least, kind="stable")[:_FIRST]
-    found = _cycles(array, tiles, first, *walk(array, tiles, first)).min()
+    found = _cycles(array, tiles, first, *walk(array, tiles, first, order)).min()
     pick = np.flatnonzero(least <= found)
-    traffic, resident = walk(array, tiles, pick)
+    traffic, resident = walk(array, tiles, pick, order)
     cycles = _cycles(array, tiles, pick, traffic, resident)
-    where, order = np.nonzero(cycles == cycles.min())
-    bits = buffer_bits(tiles, pick[where], traffic[:, where, order], a, w)
+    where, which = np.nonzero(cycles == cycles.min())
+    bits = buffer_bits(tiles, pick[where], traffic[:, where, which], a, w)
     energy = energy_pj(array, tiles.compute[pick[where]], bits).sum(axis=0)
     best = int(energy.argmin())
     total = int(cycles.min())
@@ -156,7 +166,7 @@ def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
 
 
 def _cycles(array: Array, tiles: Tiles, pick: Ints, traffic: Ints, resident: Ints) -> Ints:
-    """Return [P, 120] cycles in all."""
+    """Return [P, R] cycles in all."""
     bw, compute = array.dram_bits_per_cycle, tiles.compute[pick][:, None]
     first, last = resident.sum(axis=0), resident[2]
     mid = traffic.sum(axis=0) + traffic[2] - first - last
