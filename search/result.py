@@ -17,6 +17,7 @@ class Result:
         seconds: wall time of the evaluation.
         status: "ok" or "failed".
         reason: why it failed; empty when ok.
+        epochs: figures after each epoch of training (`loss`, `accuracy`, `lr`, ...), in order; empty without training.
     """
 
     policy_id: str
@@ -25,6 +26,7 @@ class Result:
     seconds: float = 0.0
     status: str = "ok"
     reason: str = ""
+    epochs: tuple[Mapping[str, float], ...] = ()
 
     @property
     def ok(self) -> bool:

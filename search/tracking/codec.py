@@ -39,7 +39,7 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "values": list(trial.values),
         "specs": list(specs),
         "codes": codes,
-        "result": asdict(trial.result),
+        "result": {key: value for key, value in asdict(trial.result).items() if key != "epochs" or value},
         "asked": trial.asked,
         "told": trial.told,
         "repeated": trial.repeated,
@@ -53,7 +53,8 @@ def trial_from_json(data: Json, layers: Sequence[str]) -> TrialRecord:
     names, specs = data.get("layers", layers), data["specs"]
     policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
     fields = {key: data[key] for key in ("number", "origin", "asked", "told", "repeated", "test")}
-    return TrialRecord(values=tuple(data["values"]), policy=policy, result=Result(**data["result"]), **fields)
+    result = Result(**(data["result"] | {"epochs": tuple(data["result"].get("epochs", ()))}))
+    return TrialRecord(values=tuple(data["values"]), policy=policy, result=result, **fields)
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:

@@ -74,11 +74,15 @@ class Store:
             self._status(line)
 
     def _trial(self, line: Json, shown: Json, hypervolume: float) -> None:
-        """Write one trial as a child run: create, one batch, end."""
+        """Write one trial as a child run: create, one batch, end. One that is there and now has test figures only gets these."""
         trial, result = line["trial"], line["trial"]["result"]
         number, end = trial["number"], line["time"]
+        test = [(f"{name}_test", value, end, 0) for name, value in trial["test"].items()]
         tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
         child = self._find(number)
+        if child is not None and test:
+            self._batch(child, metrics=test, tags=tags)
+            return
         if child is None:
             tags |= {"mlflow.runName": f"{self._who.sweep}/{number:04d}"}
             start = max(0, end - int(1000 * result["seconds"]))
@@ -87,9 +91,12 @@ class Store:
             self._children[number] = child
             tags = {}
         figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": hypervolume}
-        figures |= {f"{name}_test": value for name, value in trial["test"].items()}
+        metrics = [(key, value, end, 0) for key, value in figures.items()] + test
+        for step, epoch in enumerate(result.get("epochs", ()), start=1):
+            metrics += [(f"epoch_{key}", value, end, step) for key, value in epoch.items() if key != "epoch"]
         params = {"sweep": self._who.sweep, "searcher": trial["origin"], **policy_params(trial)}
-        self._batch(child, metrics=[(key, value, end, 0) for key, value in figures.items()], params=params, tags=tags)
+        for i in range(0, len(metrics), 500):
+            self._batch(child, metrics=metrics[i : i + 500], params=params, tags=tags)
         self._client.set_terminated(child, "FINISHED" if result["status"] == "ok" else "FAILED", end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:

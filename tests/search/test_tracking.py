@@ -165,6 +165,19 @@ def test_the_test_figures_and_the_header_can_follow(store_uri: str, make_sweep: 
     knee = next(each for each in runs if each.data.tags[names.KNEE] == "true")
     assert int(knee.data.tags[names.TRIAL]) == archive.knee
     assert knee.data.metrics["accuracy_test"] == judged[archive.knee].test["accuracy"]
+    assert len(MlflowClient(store_uri).get_metric_history(knee.info.run_id, "accuracy")) == 1
+
+
+def test_training_curves_are_charts_over_epochs(store_uri: str, make_sweep: MakeSweep) -> None:
+    sweep = make_sweep("trained", trials=2)
+    epochs = tuple({"epoch": float(n), "loss": 1.0 / n, "accuracy": 0.5 + n / 10} for n in (1, 2, 3))
+    first = replace(sweep.trials[0], result=replace(sweep.trials[0].result, epochs=epochs))
+    sweep = replace(sweep, trials=(first, sweep.trials[1]))
+    run_id, _ = run(store_uri, sweep)
+    assert tracking.read(store_uri, "trained") == expected(sweep, run_id)
+    child = next(each for each in children(store_uri, run_id) if each.data.tags[names.TRIAL] == "0")
+    history = MlflowClient(store_uri).get_metric_history(child.info.run_id, "epoch_loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
 def test_a_replay_changes_nothing(store_uri: str, make_sweep: MakeSweep, tmp_path: Path) -> None:
