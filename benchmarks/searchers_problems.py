@@ -8,13 +8,14 @@ Fisher sensitivities `fis`, float figures `fp`. The latency table is `hw_models/
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hw_models.device import FOLDER
 from search.allocation import Allocation, BoundProblem, read
+from search.pareto import hypervolume
 from search.problem import FloatArray, Problem, Values
 from search.searchers.milp import solve
 
@@ -82,6 +83,23 @@ def digits() -> list[Case]:
         kept = (problem.excess(everything) <= 0).all(axis=1)
         found.append(_case("P4", f"{metric} {ratio:g}", problem, lambda values: float(table[values]), float(table.ravel()[kept].min())))
     return found
+
+
+def digits_front() -> tuple[Problem, Callable[[Values], float], float]:
+    """Return the exhaustive table with two objectives (error, size) and no limit, and the hypervolume of its true front."""
+    data = np.load(PROBLEMS / "digits_cnn_16384.npz")
+    table = data["ce"].astype(np.float64)
+    tables = {"size": data["par"][:, None] * BITS}
+    given = _separable(table.shape, tables, {}, tuple(data["fis"]), float(data["fp"][0]))
+    problem = replace(given, objectives=("error", "size"))
+    everything = np.stack(np.unravel_index(np.arange(table.size), table.shape), axis=1).astype(np.int64)
+    points = np.stack([table.ravel(), problem.costs(everything)["size"]], axis=1)
+    return problem, lambda values: float(table[values]), hypervolume(points, front_reference(problem))
+
+
+def front_reference(problem: Problem) -> tuple[float, float]:
+    """Return the reference point: cross-entropy of guessing one of ten classes, size of the dearest policy."""
+    return float(np.log(10)), float(sum(each.max() for each in problem.site_cost["size"]))
 
 
 def haq_table() -> list[Case]:

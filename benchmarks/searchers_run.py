@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.searchers_problems import front_reference
+from search.pareto import hypervolume
 from search.problem import FloatArray, Problem, Trial, Values
 from search.searchers import build
 
@@ -60,3 +62,33 @@ def run(
             values, error, found_at = trial.values, found, len(best) + 1
         best.append(error)
     return Trace(values, error, found_at, np.array(best), time.perf_counter() - start - spent)
+
+
+def front_run(
+    problem: Problem,
+    measure: Callable[[Values], float],
+    searcher: str,
+    *,
+    seed: int,
+    evaluations: int,
+    options: Mapping[str, Any],
+    at: tuple[int, ...],
+) -> dict[int, float]:
+    """Search for the front of (error, size), baselines told first and counted in; return its hypervolume after each number of `at`."""
+    agent = build(searcher, problem, seed, evaluations, options)
+    points = []
+
+    def both(values: Values) -> tuple[float, float]:
+        found = measure(values), float(problem.costs(np.array([values], dtype=np.int64))["size"][0])
+        points.append(found)
+        return found
+
+    for each in problem.baselines:
+        agent.tell(Trial(-1, each), both(each))
+    for _ in range(evaluations):
+        trial = agent.ask()
+        if trial is None:
+            break
+        agent.tell(trial, both(trial.values))
+    first = len(problem.baselines)
+    return {n: hypervolume(np.array(points[: first + n]), front_reference(problem)) for n in at if n <= evaluations}

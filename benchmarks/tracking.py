@@ -1,4 +1,4 @@
-"""What recording costs: `python benchmarks/tracking.py [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
+"""What recording costs: `python -m benchmarks.tracking [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
 
 Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless told otherwise), several sweeps at once where
 asked, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, how the

@@ -36,17 +36,18 @@ class HaqPlusSearcher:
 
     Options:
         algorithm: ppo (discrete choices, masked), ddpg, td3 or sac (one continuous action in [0, 1] per step).
-        repair: what follows the mask; fill takes up the slack that the walk leaves.
+        repair: what follows the mask; the mask alone keeps any one limit, but not always several at once.
         strength: how much the first episodes follow the sensitivities (0: not at all).
         warm: episodes taken from the integer program, at most a tenth of the trials.
-        batch: episodes per PPO update.
+        batch: new episodes per PPO update.
+        elite: best episodes so far that each PPO update sees again (at most `batch`).
         candidates: actions drawn per step by the other algorithms; the one that the guide likes best is taken.
         updates: their gradient steps per episode.
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "smart_wall+fill", strength: float = 4.0,
-        warm: int = 10, batch: int = 10, candidates: int = 5, updates: int = 10,
+        self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "smart_wall", strength: float = 1.0,
+        warm: int = 10, batch: int = 5, elite: int = 5, candidates: int = 5, updates: int = 10,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm of haq+", algorithm, ALGORITHMS)
@@ -55,16 +56,19 @@ class HaqPlusSearcher:
         self._ledger = Ledger(problem, seed, Repairer(problem, repair, self._losses))
         self._warm = warm_points(self._ledger, min(warm, trials // 10))
         self._way = course(problem, tables, full=True)
-        self._strength, self._batch, self._candidates, self._updates = strength, batch, candidates, updates
+        self._strength, self._batch, self._elite = strength, batch, min(elite, batch)
+        self._candidates, self._updates = candidates, updates
         self._sigma, self._fade = 0.5, 0.05 ** (1.0 / trials)
         steps, width = len(problem.cardinalities), max(problem.cardinalities)
         inputs = self._way.static.shape[1] + 2 + width
-        self._ppo = PpoAgent(inputs, width, steps * batch, seed=seed) if algorithm == "ppo" else None
+        self._ppo = PpoAgent(inputs, width, steps * (batch + self._elite), seed=seed) if algorithm == "ppo" else None
         self._other = None
         if algorithm != "ppo":
             self._other = OffPolicyAgent(algorithm, inputs, seed=seed, buffer=64 * steps, gamma=1.0 - 1.0 / (5 * steps))
         self._open: dict[int, Limits] = {}
         self._ended: list[tuple[_Walk, float]] = []
+        self._best: list[tuple[_Walk, float]] = []
+        self._guided: tuple[Limits, FloatArray] | None = None
 
     def ask(self) -> Trial | None:
         """Return the next policy: warm-up first, then the agent's; None when all are proposed."""
@@ -89,8 +93,10 @@ class HaqPlusSearcher:
         self._sigma *= self._fade
         self._ended.append((self._walk(limits, trial.values)[1], float(objectives[0])))
         if self._ppo and len(self._ended) == self._batch:
-            rewards = self._rewards([error for _, error in self._ended])
-            self._ppo.learn([(walk.states, walk.choices, reward) for (walk, _), reward in zip(self._ended, rewards, strict=True)])
+            self._best = sorted(self._best + self._ended, key=lambda each: each[1])[: self._elite]
+            shown = self._ended + self._best
+            rewards = self._rewards([error for _, error in shown])
+            self._ppo.learn([(walk.states, walk.choices, reward) for (walk, _), reward in zip(shown, rewards, strict=True)])
             self._ended.clear()
         elif self._other:
             walk, error = self._ended.pop()
@@ -108,7 +114,9 @@ class HaqPlusSearcher:
 
     def _walk(self, limits: Limits, values: Values | None) -> tuple[Values, _Walk]:
         """Walk the dimensions, by the agent, or along `values` to see the states on the way."""
-        episode, logits = Episode(self._way, limits), guide(self._way, limits, self._strength)
+        if self._guided is None or self._guided[0] != limits:
+            self._guided = (limits, guide(self._way, limits, self._strength))
+        episode, logits = Episode(self._way, limits), self._guided[1]
         states, choices, previous = [], [], 0.0
         for d in self._way.order:
             fits = np.zeros(logits.shape[1], dtype=np.bool_)

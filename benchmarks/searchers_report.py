@@ -1,0 +1,123 @@
+"""The tables, the JSON and the plot of the searcher benchmark."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+
+TITLES = {
+    "P1": "P1: HAWQ-V3 ResNet-18, 19 layers, int4/int8, additive loss, nine budgets",
+    "P2": "P2: HAWQ-V3 ResNet-50, 52 layers, int4/int8, additive loss, nine budgets",
+    "P4": "P4: 16,384 measured policies of a digits CNN, five budgets (the sensitivities are one-pass Fisher scores, not the truth)",
+    "P5": "P5: HAQ's 53 x 8 x 8 latency table, 106 dimensions, SYNTHETIC additive sensitivity (weights x 4^-w + activations x 4^-a)",
+}
+INTRODUCTION = """# Searchers on problems with known answers
+
+Written by `python -m benchmarks.searchers` (options: `--seeds`, `--families`, `--evaluations`); every run is a line of `benchmarks.jsonl`
+beside this file, and a run that is there is not made again. Regret is (f - f*) / (f_uniform - f*): 0 is the optimum, 1 the best uniform
+policy; it may exceed 1, as the uniform policies are told to the searcher but not counted as found by it. Median [quartiles] over budgets
+and seeds; "solved" is the share of runs that reach the optimum; "to 1 %" the median number of evaluations to a regret of 0.01 (-: less
+than half of the runs get there); "ms" the searcher's own time per evaluation (median), on a machine shared with other work.
+Sensitivities are given with the problem and not counted as evaluations.
+"""
+
+
+def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None) -> str:
+    """Return the tables as markdown; with `out`, also write benchmarks.md, benchmarks.json and benchmarks.svg there."""
+    parts = [INTRODUCTION]
+    summary: dict[str, Any] = {}
+    for family, title in TITLES.items():
+        mine = [row for row in rows if row["family"] == family]
+        own = [row for row in mine if "," not in row["label"]]
+        same = [row for row in mine if "," in row["label"]]
+        for heading, each in ((f"## {title}\n\nEach with its own repair.", own), ("All with the same repair, the paper's wall.", same)):
+            if each:
+                lines, figures = _table(each, budgets)
+                parts.append("\n".join([heading, "", *lines, ""]))
+                summary.setdefault(family, {}).update(figures)
+    fronts = [row for row in rows if row["family"] == "front"]
+    if fronts:
+        parts.append(
+            "\n".join(["## Fronts of P4: hypervolume of (cross-entropy, size) over the best possible", "", *_fronts(fronts, budgets), ""])
+        )
+    text = "\n".join(parts)
+    if out is not None:
+        _save(out / "benchmarks.md", text)
+        _save(out / "benchmarks.json", json.dumps(summary, indent=1) + "\n")
+        _save(out / "benchmarks.svg", _plot(summary, budgets))
+    return text
+
+
+def _table(rows: Sequence[Row], budgets: Sequence[int]) -> tuple[list[str], dict[str, Any]]:
+    lines = [
+        "| searcher | runs | " + " | ".join(f"regret at {n}" for n in budgets) + " | solved | to 1 % | ms |",
+        "|---|---|" + "---|" * (len(budgets) + 3),
+    ]
+    figures = {}
+    for label in dict.fromkeys(row["label"] for row in rows):
+        mine = [row for row in rows if row["label"] == label]
+        cells, medians = [], {}
+        for n in map(str, budgets):
+            regrets = [row["regret"][n] for row in mine if n in row["regret"]]
+            cells.append(_quartiles(regrets))
+            if regrets:
+                medians[n] = float(np.median(regrets))
+        solved = float(np.mean([row["solved_at"] is not None for row in mine]))
+        near = float(np.median([np.inf if row["near_at"] is None else row["near_at"] for row in mine]))
+        spent = float(np.median([row["ms_per_evaluation"] for row in mine]))
+        near_text = f"{near:.0f}" if np.isfinite(near) else "-"
+        lines.append(f"| {label} | {len(mine)} | " + " | ".join(cells) + f" | {solved:.0%} | {near_text} | {spent:.1f} |")
+        figures[label] = {"runs": len(mine), "median_regret": medians, "solved": solved, "ms_per_evaluation": spent}
+    return lines, figures
+
+
+def _quartiles(regrets: Sequence[float]) -> str:
+    if not regrets or not np.isfinite(regrets).all():
+        return "none found" if regrets else "-"
+    low, middle, high = np.percentile(regrets, [25, 50, 75])
+    return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _fronts(rows: Sequence[Row], budgets: Sequence[int]) -> list[str]:
+    lines = ["| searcher | runs | " + " | ".join(f"at {n}" for n in budgets) + " |", "|---|---|" + "---|" * len(budgets)]
+    for label in dict.fromkeys(row["label"] for row in rows):
+        mine = [row["hypervolume"] for row in rows if row["label"] == label]
+        cells = [f"{np.median([each[str(n)] for each in mine if str(n) in each]):.4f}" for n in budgets]
+        lines.append(f"| {label} | {len(mine)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _plot(summary: Mapping[str, Any], budgets: Sequence[int]) -> str:
+    """Return an SVG: median regret (log scale, 1e-4 and below on the floor) over evaluations, one panel per problem."""
+    wide, high, colours = 260, 220, ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#000000")
+    names = ("random", "tpe", "nsga2", "ilp", "pairwise", "haq", "haq+", "auto")
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{(wide + 40) * len(summary) + 40}" height="{high + 90}" font-size="11">']
+    for panel, (family, figures) in enumerate(summary.items()):
+        left = 40 + panel * (wide + 40)
+        out.append(f'<text x="{left}" y="14">{family}: median regret</text>')
+        out.append(f'<rect x="{left}" y="20" width="{wide}" height="{high}" fill="none" stroke="#999"/>')
+        for power in range(5):
+            y = 20 + high * power / 5
+            out.append(f'<text x="{left - 32}" y="{y + 10:.0f}">1e-{power}</text>')
+            out.append(f'<line x1="{left}" x2="{left + wide}" y1="{y}" y2="{y}" stroke="#eee"/>')
+        for name, colour in zip(names, colours, strict=True):
+            medians = figures.get(name, {}).get("median_regret", {})
+            shown = [(int(n), value) for n, value in medians.items() if np.isfinite(value)]
+            points = " ".join(
+                f"{left + wide * n / max(budgets):.1f},{20 + high * min(-np.log10(min(max(value, 1e-5), 1.0)), 5) / 5:.1f}"
+                for n, value in shown
+            )
+            out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+    for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        out.append(f'<text x="{40 + 90 * place}" y="{high + 60}" fill="{colour}">{name}</text>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def _save(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

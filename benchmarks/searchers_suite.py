@@ -1,0 +1,134 @@
+"""All searchers on all cases: runs what is not in the results file yet, then writes the tables."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.searchers_problems import Case, cases, digits_front
+from benchmarks.searchers_report import write
+from benchmarks.searchers_run import front_run, run
+
+BUDGETS = (20, 50, 100, 200, 300)
+WALL = "haq_wall"
+"""The repair of the table in which all searchers have the same."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One searcher as it is entered: `seeds` is how many of the suite's seeds it gets ("all", "half" for agents, "one" without chance)."""
+
+    label: str
+    searcher: str
+    options: Mapping[str, Any]
+    seeds: str = "all"
+
+
+OWN = (
+    Entry("uniform", "uniform", {}, "one"),
+    Entry("random", "random", {}),
+    Entry("tpe cold", "tpe", {"warm": 0}),
+    Entry("tpe", "tpe", {}),
+    Entry("nsga2", "nsga2", {}),
+    Entry("greedy", "greedy", {}, "one"),
+    Entry("ilp", "ilp", {}, "one"),
+    Entry("ilp_topk", "ilp_topk", {}, "one"),
+    Entry("pairwise", "pairwise", {}),
+    Entry("swap", "swap", {}),
+    Entry("haq", "haq", {}, "half"),
+    Entry("haq+", "haq+", {}, "half"),
+    Entry("auto", "auto", {}),
+)
+SAME = tuple(
+    Entry(f"{name}, {WALL}", name, {"repair": WALL}, "half" if name.startswith("haq") else "all")
+    for name in ("random", "tpe", "nsga2", "swap", "haq", "haq+")
+)
+SLOW_ON_P5 = ("ilp_topk", "pairwise", "haq", "haq+", "auto", "tpe", "tpe cold")
+"""Searchers that get one seed and 50 evaluations on the 106 dimensions, which is there for scale."""
+
+
+def suite(given: argparse.Namespace) -> None:
+    """Run what is missing, one line per run into `<out>/benchmarks.jsonl`, then write the tables from all that is there."""
+    families = tuple(given.families.split(","))
+    found = cases(families)
+    if given.quick:
+        seen = {case.family: case for case in reversed(found)}
+        rows = [_row(case, entry, 0, 50) for case in seen.values() for entry in (*OWN, *SAME)]
+        print(write(rows, (20, 50), None))
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    store = given.out / "benchmarks.jsonl"
+    done = {_key(row) for row in _read(store)}
+    for case, entry, seed, evaluations in _plan(found, given.seeds, given.evaluations):
+        if (case.family, case.name, entry.label, seed) not in done:
+            _append(store, _row(case, entry, seed, evaluations))
+    if "P4" in families:
+        for entry in OWN[1:]:
+            for seed in range(min(_count(entry, given.seeds), 2)):
+                if ("front", "P4", entry.label, seed) not in done:
+                    _append(store, _front_row(entry, seed, given.evaluations))
+    print(write(_read(store), BUDGETS, given.out))
+
+
+def _plan(found: list[Case], seeds: int, evaluations: int) -> Iterator[tuple[Case, Entry, int, int]]:
+    """Yield the runs, all first seeds before all second ones, so that a run that is stopped early is still even."""
+    for seed in range(seeds):
+        for case in found:
+            for entry in OWN if case.family == "P5" else (*OWN, *SAME):
+                slow = case.family == "P5" and entry.label in SLOW_ON_P5
+                if seed < (1 if slow else _count(entry, seeds)):
+                    yield case, entry, seed, min(evaluations, 50) if slow else evaluations
+
+
+def _count(entry: Entry, seeds: int) -> int:
+    return {"all": seeds, "half": max(1, seeds // 2), "one": 1}[entry.seeds]
+
+
+def _row(case: Case, entry: Entry, seed: int, evaluations: int) -> dict[str, Any]:
+    """Run one searcher on one case; regret is (f - f*) / (f_uniform - f*) after each number of evaluations."""
+    trace = run(
+        case.problem,
+        case.measure,
+        entry.searcher,
+        seed=seed,
+        evaluations=evaluations,
+        options=entry.options,
+        baselines=entry.searcher != "uniform",
+    )
+    made = max(len(trace.best), 1)
+    best = np.concatenate([trace.best, np.full(evaluations - len(trace.best), trace.error)])
+    regret = (best - case.best) / (case.uniform - case.best)
+    near = np.flatnonzero(regret <= 0.01)
+    return {
+        "family": case.family, "case": case.name, "label": entry.label, "seed": seed, "evaluations": evaluations,
+        "regret": {str(n): float(regret[n - 1]) for n in (1, *BUDGETS) if n <= evaluations},
+        "solved_at": int(np.flatnonzero(regret <= 1e-9)[0]) + 1 if (regret <= 1e-9).any() else None,
+        "near_at": int(near[0]) + 1 if len(near) else None,
+        "ms_per_evaluation": 1e3 * trace.seconds / made,
+    }  # fmt: skip
+
+
+def _front_row(entry: Entry, seed: int, evaluations: int) -> dict[str, Any]:
+    problem, measure, best = digits_front()
+    volumes = front_run(problem, measure, entry.searcher, seed=seed, evaluations=evaluations, options=entry.options, at=BUDGETS)
+    return {
+        "family": "front", "case": "P4", "label": entry.label, "seed": seed, "evaluations": evaluations,
+        "hypervolume": {str(n): each / best for n, each in volumes.items()},
+    }  # fmt: skip
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    return row["family"], row["case"], row["label"], row["seed"]
+
+
+def _read(store: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+
+
+def _append(store: Path, row: Mapping[str, Any]) -> None:
+    with store.open("a") as file:
+        file.write(json.dumps(row) + "\n")
