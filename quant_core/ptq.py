@@ -37,10 +37,12 @@ class PostTraining:
         bias_correction: subtract the mean output shift that the weight error causes from each quantized layer's bias.
         scale_correction: multiply float scales so that each quantized layer's outputs keep their variance.
         equalize: run cross-layer equalisation first.
+        reestimate: take activation ranges anew under each policy's quantized weights; a calibration pass per trial.
         cache_bytes: limit of the cache of quantized weights, corrected biases and second moments.
 
     Raises:
-        InputError: no calibration batch; NaN or infinity in a weight or a calibration input (the layer is named).
+        InputError: no calibration batch; NaN or infinity in a weight or a calibration input, or a weight that is no parameter but
+            computed in each call (parametrizations, weight norm); the layer is named.
     """
 
     def __init__(
@@ -53,15 +55,16 @@ class PostTraining:
         bias_correction: bool = True,
         scale_correction: bool = True,
         equalize: bool = False,
+        reestimate: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
         self._layers = {each.name: each for each in layers}
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
-        self._gathered = False
+        self._reestimate, self._gathered = reestimate, False
         self.model = fold_batch_norm(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
-            _refuse_non_finite(name, module)
+            _require_plain_weight(name, module)
         if equalize:
             equalize_layers(self.model, layers, example)
         self._floats = {name: _own_parameters(module) for name, module in self._modules.items()}
@@ -103,11 +106,12 @@ class PostTraining:
             if wanted.weight != self._applied[name].weight:
                 self._set_weight(name, wanted.weight)
                 self._applied[name] = wanted
-        self._active = {
-            name: self._quantizer(name, each.activation)
-            for name, each in policy.items()
-            if name in self.statistics and not each.activation.is_float
-        }
+        quantized = {name: each.activation for name, each in policy.items() if name in self.statistics and not each.activation.is_float}
+        if self._reestimate and quantized:
+            found = collect(self.model, list(self._layers.values()), self._batches)
+            self._active = {name: ActivationQuantizer(spec, found[name], self._input_axis(name)) for name, spec in quantized.items()}
+        else:
+            self._active = {name: self._quantizer(name, spec) for name, spec in quantized.items()}
         return self.model
 
     def restore(self) -> nn.Module:
@@ -169,9 +173,11 @@ class PostTraining:
 
     def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
         if (name, spec) not in self._quantizers:
-            axis = -1 - len(self._layers[name].kernel)
-            self._quantizers[name, spec] = ActivationQuantizer(spec, self.statistics[name], axis)
+            self._quantizers[name, spec] = ActivationQuantizer(spec, self.statistics[name], self._input_axis(name))
         return self._quantizers[name, spec]
+
+    def _input_axis(self, name: str) -> int:
+        return -1 - len(self._layers[name].kernel)
 
     def _input_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -196,12 +202,13 @@ def seeded(name: str, spec: QuantSpec) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
-def _refuse_non_finite(name: str, module: nn.Module) -> None:
+def _require_plain_weight(name: str, module: nn.Module) -> None:
+    if module._parameters.get("weight") is None:
+        advice = "fix it with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm"
+        raise InputError(f"layer {name!r}: its weight is no parameter but computed in each call; {advice}.")
     for which, parameter in module.named_parameters(recurse=False):
         if not bool(torch.isfinite(parameter).all()):
-            raise InputError(
-                f"layer {name!r}: its {which} holds NaN or infinity (batch norm folded in, where there was one); repair the network."
-            )
+            raise InputError(f"layer {name!r}: its {which} (with its batch norm folded in) holds NaN or infinity; repair the network.")
 
 
 def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -218,7 +218,7 @@ def test_non_finite_weights_and_empty_calibration_are_refused() -> None:
     with pytest.raises(InputError, match="calibration split is empty"):
         PostTraining(model, layers, [], batches[0])
     model.get_submodule("head").get_parameter("weight").data[0, 0] = torch.nan
-    with pytest.raises(InputError, match="layer 'head': its weight holds NaN or infinity"):
+    with pytest.raises(InputError, match=r"layer 'head': its weight \(with its batch norm folded in\) holds NaN or infinity"):
         PostTraining(model, layers, batches, batches[0])
 
 
@@ -293,3 +293,43 @@ def test_float_slots_are_untouched() -> None:
     before = engine.restore().get_submodule("head").get_parameter("weight").clone()
     network = engine.apply(Policy({**layers, "head": LayerPolicy(FLOAT, FLOAT)}))
     assert torch.equal(network.get_submodule("head").get_parameter("weight"), before)
+
+
+def test_computed_weights_are_refused() -> None:
+    batches = [torch.rand(5, 4)]
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    with pytest.raises(InputError, match="layer '0': its weight is no parameter but computed in each call; fix it with"):
+        PostTraining(model, trace(model, batches[0]), batches, batches[0])
+
+
+def test_reestimated_ranges_follow_the_quantized_weights() -> None:
+    model, batches = _branching(), _images()
+    policy = _uniform(model, batches, "weight=int2:channel,activation=int8:tensor")
+    ranges = {}
+    for reestimate in (False, True):
+        engine = PostTraining(model, trace(model, batches[0]), batches, batches[0], reestimate=reestimate)
+        seen: list[Tensor] = []
+        network = engine.apply(policy)
+        network.get_submodule("head").register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[0]))
+        network(torch.cat(batches))
+        found = engine.statistics["head"]
+        ranges[reestimate] = float(seen[0].detach().abs().max()) / max(-found.low, found.high)
+    assert ranges[False] <= 1.01
+    assert ranges[True] != pytest.approx(ranges[False], rel=1e-3)
+
+
+def test_equalisation_helps_a_depthwise_network_with_one_scale_per_tensor() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.ReLU(), nn.Conv2d(12, 4, 1)).eval()
+    factors = torch.logspace(-1, 1, 12)
+    with torch.no_grad():
+        model[0].weight *= factors[:, None, None, None]
+        model[0].bias *= factors
+        model[2].weight /= factors[:, None, None, None]
+    batches = _images()
+    errors = []
+    for equalize in (False, True):
+        engine = PostTraining(model, trace(model, batches[0]), batches, batches[0], equalize=equalize)
+        network = engine.apply(_uniform(model, batches, "weight=int4:tensor:mse"))
+        errors.append(float((network(batches[0]) - model(batches[0])).detach().square().mean()))
+    assert errors[1] < 0.5 * errors[0]
