@@ -120,17 +120,28 @@ def pack_conv(w_signs: Array) -> PackedConv:
 
 def conv2d_packed(x_signs: Array, weight: PackedConv, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> Ints:
     """Return what `binary_conv2d` does, for one group and packed kernels: pack channels to bytes, gather windows, multiply, correct."""
-    taps = weight.kernel[0] * weight.kernel[1]
-    edges = ((0, 0), (padding[0], padding[0]), (padding[1], padding[1]), (0, 0))
-    windows = _windows(np.pad(_sign_bytes(np.moveaxis(x_signs, 1, -1)), edges), weight.kernel, stride, dilation)
+    windows = _windows(_pixels(x_signs, padding), weight.kernel, stride, dilation)
     batch, height, width = windows.shape[:3]
-    rows = _words(windows.reshape(batch * height * width, -1))
-    found = _product(rows, weight.words, weight.channels * taps).reshape(batch, height, width, -1)
+    length, images = weight.channels * weight.kernel[0] * weight.kernel[1], (batch, height * width)
+    found = _product(weight.words, _words(windows.reshape(batch * height * width, -1)), length).reshape(-1, *images)
     if any(padding):
-        outside = np.pad(np.zeros((1, *x_signs.shape[2:], 1)), edges, constant_values=1)  # float64: BLAS has no integers
-        border = _windows(outside, weight.kernel, stride, dilation).reshape(height, width, taps)
-        found += (border @ weight.tap_sums.T.astype(np.float64)).astype(np.int32)
-    return np.ascontiguousarray(np.moveaxis(found, -1, 1))
+        inside = np.zeros((1, x_signs.shape[2], x_signs.shape[3], 1))
+        outside = np.pad(inside, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)), constant_values=1)  # float64: BLAS has no integers
+        border = _windows(outside, weight.kernel, stride, dilation).reshape(height * width, -1)
+        touched = np.flatnonzero(border.any(axis=1))
+        found[:, :, touched] += (weight.tap_sums.astype(np.float64) @ border[touched].T).astype(np.int32)[:, None]
+    return np.ascontiguousarray(np.moveaxis(found, 0, 1)).reshape(batch, -1, height, width)
+
+
+def _pixels(x: Array, padding: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the signs of x [B, C, H, W] as bytes [B, H + 2 p, W + 2 q, ceil(C / 8)], the border -1."""
+    from quant_core.kernels.xnor import pack_channels
+
+    positive = _positive(x)
+    batch, channels, height, width = x.shape
+    found = np.zeros((batch, height + 2 * padding[0], width + 2 * padding[1], -(-channels // _BYTE)), np.uint8)
+    pack_channels(np.ascontiguousarray(positive).view(np.uint8), padding[0], padding[1], found)
+    return found
 
 
 def _windows(x: Array, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
@@ -142,11 +153,17 @@ def _windows(x: Array, kernel: tuple[int, ...], stride: tuple[int, int], dilatio
 
 def _sign_bytes(x: Array) -> NDArray[np.uint8]:
     """Return the signs of x [..., K] as bytes [..., ceil(K / 8)], least bit first."""
+    return np.packbits(np.ascontiguousarray(_positive(x)), axis=-1, bitorder="little")
+
+
+def _positive(x: Array) -> NDArray[np.bool_]:
+    """Return x >= 0, refusing what has no sign."""
     if np.issubdtype(x.dtype, np.floating) and np.isnan(x).any():
         raise InputError("an array with NaN given; NaN has no sign. Check the layer's input and weights.")
     if not np.issubdtype(x.dtype, np.signedinteger) and not np.issubdtype(x.dtype, np.floating):
         raise InputError(f"an array of {x.dtype} given; its signs are needed, so it has to be of floats or signed integers.")
-    return np.packbits(np.ascontiguousarray(x >= 0), axis=-1, bitorder="little")
+    positive: NDArray[np.bool_] = x >= 0
+    return positive
 
 
 def _words(data: Array) -> Words:

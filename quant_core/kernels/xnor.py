@@ -41,3 +41,16 @@ def gemm(a, b, length, out):
             word = a[i, k]
             for j in range(columns):
                 out[i, j] -= 2 * np.int32(popcount(word ^ b[k, j]))
+
+
+@numba.njit(nogil=True, cache=True)
+def pack_channels(positive, top, left, out):
+    """Pack positive [B, C, H, W] (0 or 1) into out [B, H + 2 top, W + 2 left, ceil(C / 8)], which is zero; channel c is bit c % 8."""
+    batch, channels, height, width = positive.shape
+    for b in range(batch):
+        for y in range(height):
+            for c in range(channels):
+                byte, bit = c >> 3, np.uint8(c & 7)
+                row = out[b, y + top]
+                for x in range(width):
+                    row[x + left, byte] |= positive[b, c, y, x] << bit
