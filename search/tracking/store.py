@@ -49,13 +49,12 @@ class Store:
         """Write lines in order; the last front in them is the one that is tagged, the last content of an artifact the one that is sent."""
         fronts = [line for line in lines if line["op"] == "front"]
         shown: Json = fronts[-1] if fronts else {"front": self._front, "knee": self._knee}
-        volumes: dict[int, float] = {line["trial"]: line["hypervolume"] for line in fronts}
         last_use = {line["name"]: i for i, line in enumerate(lines) if line["op"] == "artifact"}
         ended: set[int] = set()
         for i, line in enumerate(lines):
             if line["op"] == "trial":
                 number: int = line["trial"]["number"]
-                self._trial(line, shown, volumes.get(number, float(line["hypervolume"])))
+                self._trial(line, shown)
                 ended.add(number)
             elif line["op"] == "artifact" and last_use[line["name"]] == i:
                 self._artifact(files / line["name"], line["name"])
@@ -73,7 +72,7 @@ class Store:
         elif line["op"] == "status":
             self._status(line)
 
-    def _trial(self, line: Json, shown: Json, hypervolume: float) -> None:
+    def _trial(self, line: Json, shown: Json) -> None:
         """Write one trial as a child run: create, one batch, end. One that is there and now has test figures only gets these."""
         trial, result = line["trial"], line["trial"]["result"]
         number, end = trial["number"], line["time"]
@@ -90,7 +89,7 @@ class Store:
             child = self._client.create_run(self._who.experiment_id, start_time=start, tags=tags).info.run_id
             self._children[number] = child
             tags = {}
-        figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": hypervolume}
+        figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": line["hypervolume"]}
         metrics = [(key, value, end, 0) for key, value in figures.items()] + test
         for step, epoch in enumerate(result.get("epochs", ()), start=1):
             metrics += [(f"epoch_{key}", value, end, step) for key, value in epoch.items() if key != "epoch"]
@@ -136,7 +135,7 @@ class Store:
         for line in fronts:
             step, time = line["step"], line["time"]
             curve += [("hypervolume", line["hypervolume"], time, step), ("front_size", float(len(line["front"])), time, step)]
-            if line["trial"] not in ended and line["trial"] in self._children:
+            if line["trial"] in self._children:  # its own run has the figure from before it moved the front
                 self._batch(self._children[line["trial"]], metrics=[("hypervolume", line["hypervolume"], time, 0)])
             for key, policy in line["policies"].items():
                 if int(key) in new and int(key) in self._children:

@@ -230,7 +230,9 @@ def test_a_store_that_is_away_costs_a_warning(
     monkeypatch.setattr(Store, "apply", sometimes)
     with caplog.at_level(logging.WARNING, logger="bitfront.tracking"):
         drive(tracker, sweep)
-        time.sleep(0.3)
+        deadline = time.monotonic() + 30
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert tracking.read(store_uri, "patient").trials == expected(sweep, "").trials  # the journal is read too
         away = False
         assert tracker.finish("finished")
