@@ -8,7 +8,7 @@ from search.experiment import Experiment
 from search.result import Result
 from search.sweep import Sweep
 
-BACKENDS: dict[str, str] = {"local": "search.local:run"}
+BACKENDS: dict[str, str] = {"local": "search.local:run", "ray": "search.ray_backend.backend:run"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,10 +203,25 @@ class TrackSection(_Section):
 
 
 class RunSection(_Section):
-    """Where trials run. One torch thread per trial is the fastest for small networks and keeps figures the same on every machine."""
+    """Where trials run. One torch thread per trial is the fastest for small networks and keeps figures the same on every machine.
+
+    Attributes:
+        backend: "local" (this process), "ray", or "package.module:function".
+        threads: torch threads per trial; 0 leaves torch's own choice.
+        address: Ray cluster to join: "" starts one on this machine, "auto" or "host:port" joins a running one.
+        workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray).
+        max_retries: how often a trial whose worker died or failed is run again (ray).
+        trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
+    """
 
     backend: str = "local"
     threads: int = Field(default=1, ge=0)
+    address: str = ""
+    workers: int = Field(default=2, ge=1)
+    cpus_per_trial: float = Field(default=1, gt=0)
+    gpus_per_trial: float = Field(default=0, ge=0)
+    max_retries: int = Field(default=2, ge=0)
+    trial_timeout_s: float = Field(default=0, ge=0)
 
 
 class Experiment(_Section):

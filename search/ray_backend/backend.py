@@ -1,0 +1,55 @@
+"""The `ray` backend: Ray Tune runs the trials of a sweep on several workers."""
+
+import logging
+import tempfile
+from typing import cast
+
+from search.backend import Work
+from search.evaluator import Evaluator
+from search.ray_backend.cluster import connected
+from search.sweep import Sweep
+
+
+def run(sweep: Sweep, work: Work) -> None:
+    """Drive `sweep` to its end, or until `work.stopping()` is true after the running trials.
+
+    The evaluator (network, calibration data, statistics, quantized weights so far) goes into the object store once; actors are kept
+    from trial to trial. A trial whose worker dies, hangs or fails is run again up to `max_retries` times, then recorded as failed.
+
+    Raises:
+        InputError: no cluster at `[run] address`.
+    """
+    section = work.experiment.run
+    with connected(section.address, section.workers, section.cpus_per_trial, section.gpus_per_trial):
+        _tune(sweep, work)
+
+
+def _tune(sweep: Sweep, work: Work) -> None:
+    from ray import tune
+
+    from search.ray_backend.adapter import Reasons, SweepSearcher
+    from search.ray_backend.trainable import PolicyTrial
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    section, reasons = work.experiment.run, Reasons()
+    evaluator = cast(Evaluator, work.evaluate)
+    trainable = tune.with_parameters(PolicyTrial, evaluator=evaluator, threads=section.threads, timeout_s=section.trial_timeout_s)
+    resources = {"cpu": section.cpus_per_trial, "gpu": section.gpus_per_trial}
+    with tempfile.TemporaryDirectory(prefix="bf-tune-", ignore_cleanup_errors=True) as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=SweepSearcher(sweep, work, reasons),
+                num_samples=-1,
+                max_concurrent_trials=section.workers,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="sweep",
+                verbose=0,
+                callbacks=[reasons],
+                failure_config=tune.FailureConfig(max_failures=section.max_retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()

@@ -1,0 +1,63 @@
+"""Joining or starting a Ray cluster: quiet, without telemetry or dashboard, bound to this machine unless an address is given."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from quant_core.errors import InputError
+
+OBJECT_STORE_BYTES = 200 * 2**20
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_AUTH = "RAY_AUTH_MODE"
+
+
+@contextmanager
+def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
+    """Be connected to a Ray cluster within the context.
+
+    Args:
+        address: "" starts a cluster of this machine alone, which ends with the context; "auto" or "host:port" joins a running one.
+        workers, cpus_per_trial, gpus_per_trial: size of the cluster that is started.
+
+    Raises:
+        InputError: no cluster answers at `address`.
+    """
+    if address.startswith("ray://"):
+        host = address.removeprefix("ray://").partition(":")[0]
+        raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault(_AUTH, "disabled")
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            if address:
+                ray.init(address, log_to_driver=False, logging_level="ERROR")
+            else:
+                ray.init(
+                    num_cpus=max(1, round(workers * cpus_per_trial)),
+                    num_gpus=round(workers * gpus_per_trial) or None,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=folder,
+                    _node_ip_address="127.0.0.1",
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
