@@ -86,10 +86,6 @@ def _ends(x: F32, spec: QuantSpec) -> Ends:
     return np.where(found, low, widest[0]), np.where(found, high, widest[1])
 
 
-def _ones(x: F32) -> F32:
-    return np.ones((1, x.shape[1]), dtype=np.float32)
-
-
 def _minmax(x: F32, spec: QuantSpec) -> Ends:
     low, high = np.minimum(x.min(axis=1), 0.0).astype(np.float64), np.maximum(x.max(axis=1), 0.0).astype(np.float64)
     if spec.symmetric:
@@ -115,7 +111,7 @@ def _rank(x: F32) -> NDArray[np.float64]:
 
 def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ends:
     """Least squared error: a grid of scales (times zero points), each with its least-squares scale, then a local search."""
-    codes, w = 2.0**spec.bits - 1.0, _ones(x) if w is None else w
+    codes = 2.0**spec.bits - 1.0
     if not spec.symmetric:
         found = np.zeros((len(x), 2))
         kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
@@ -134,7 +130,7 @@ def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False
     """Equation 7 of OCTAV; for unsigned and affine ranges with its noise of (hi - lo)."""
     symmetric = spec.symmetric and not unsigned
     found = np.zeros((len(x), 2))
-    kernels.over_rows(kernels.octav, x, _ones(x) if w is None else w, 4.0**-spec.bits, symmetric, found)
+    kernels.over_rows(kernels.octav, x, w, 4.0**-spec.bits, symmetric, found)
     return found[:, 0], found[:, 1]
 
 

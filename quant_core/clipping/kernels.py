@@ -1,6 +1,6 @@
 """Loops over the rows of a block matrix, compiled by numba, one thread per slice of rows. float32 in, float32 out.
 
-A row is a weighted sample: `points` [B, n] and `weights` [B, n] or [1, n] (counts of a histogram, or ones).
+A row is a sample: `points` [B, n], with `weights` [B, n] (the counts of a histogram) or None (numba then leaves them out of the loops).
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -47,9 +47,14 @@ def _errors(x, w, scale, low, high):
         for j in range(start, min(start + _CHUNK, n)):
             k = np.rint(min(max(x[j] * inverse, low), high))
             r = x[j] - k * scale
-            e += w[j] * r * r
-            c += w[j] * r * k
-            q += w[j] * k * k
+            if w is None:
+                e += r * r
+                c += r * k
+                q += k * k
+            else:
+                e += w[j] * r * r
+                c += w[j] * r * k
+                q += w[j] * k * k
         error += e
         cross += c
         square += q
@@ -99,7 +104,7 @@ def mse_symmetric(points, first, last, weights, low, high, grid, out):
     """Write to out[row] the scale with the least error of codes [low, high]; `grid` holds fractions of the min-max scale."""
     best = np.empty(3)
     for row in range(first, last):
-        x, w = points[row], weights[min(row, len(weights) - 1)]
+        x, w = points[row], None if weights is None else weights[row]
         top = np.max(np.abs(x))
         best[0], best[1], best[2] = np.inf, 0.0, -low
         if 0.0 < top < np.inf:
@@ -113,7 +118,7 @@ def mse_symmetric(points, first, last, weights, low, high, grid, out):
 def mse_power_of_two(points, first, last, weights, low, high, out):
     """Write to out[row] the power of two with the least error of codes [low, high]."""
     for row in range(first, last):
-        x, w = points[row], weights[min(row, len(weights) - 1)]
+        x, w = points[row], None if weights is None else weights[row]
         top, best, found = np.max(np.abs(x)), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
@@ -130,7 +135,7 @@ def mse_affine(points, first, last, weights, levels, grid, out):
     """Write to out[row] (scale, zero point) with the least error of `levels` steps: scales of `grid` times five zero points each."""
     best = np.empty(3)
     for row in range(first, last):
-        x, w = points[row], weights[min(row, len(weights) - 1)]
+        x, w = points[row], None if weights is None else weights[row]
         low, high = min(np.min(x), 0.0), max(np.max(x), 0.0)
         best[0], best[1], best[2] = np.inf, 0.0, 0.0
         if 0.0 < high - low < np.inf:
@@ -149,25 +154,18 @@ def mse_affine(points, first, last, weights, levels, grid, out):
 
 
 @numba.njit(fastmath=_FAST, nogil=True, cache=True)
-def _tails(x, w, low, high):
-    """Return (weight, sum) of x > high, the same of x < low, and the weight of the other x != 0."""
-    above = above_sum = below = below_sum = inside = 0.0
-    zero = np.float32(0.0)
-    for start in range(0, len(x), _CHUNK):
-        a = a_sum = b = b_sum = i = zero
-        for j in range(start, min(start + _CHUNK, len(x))):
-            is_above, is_below = x[j] > high, x[j] < low
-            a += w[j] if is_above else zero
-            a_sum += w[j] * x[j] if is_above else zero
-            b += w[j] if is_below else zero
-            b_sum += w[j] * x[j] if is_below else zero
-            i += w[j] if x[j] != zero else zero
-        above += a
-        above_sum += a_sum
-        below += b
-        below_sum += b_sum
-        inside += i
-    return above, above_sum, below, below_sum, inside - above - below
+def _beyond(values, w, end):
+    """Return (weight, sum) of the values above `end`."""
+    count = total = 0.0
+    for start in range(0, len(values), _CHUNK):
+        c = t = np.float32(0.0)
+        for j in range(start, min(start + _CHUNK, len(values))):
+            above = np.float32(values[j] > end) if w is None else np.float32(values[j] > end) * w[j]
+            c += above
+            t += above * values[j]
+        count += c
+        total += t
+    return count, total
 
 
 @numba.njit(nogil=True, cache=True)
@@ -179,19 +177,23 @@ def octav(points, first, last, weights, noise, symmetric, out):
     signed and unsigned forms.
     """
     for row in range(first, last):
-        x, w = points[row], weights[min(row, len(weights) - 1)]
+        x, w = points[row], None if weights is None else weights[row]
         low = high = 0.0
-        for _ in range(31):
-            above, above_sum, below, below_sum, inside = _tails(x, w, np.float32(low), np.float32(high))
-            t = noise / 12.0 * inside
+        magnitudes, mirrored = np.abs(x), -x
+        filled = _beyond(magnitudes, w, np.float32(0.0))[0]
+        for _ in range(30):
             was_low, was_high = low, high
             if symmetric:
-                count = above + below + 4.0 * t
-                high = (above_sum - below_sum) / count if count > 0.0 else 0.0
+                count, total = _beyond(magnitudes, w, np.float32(high))
+                count += noise / 3.0 * (filled - count)
+                high = total / count if count > 0.0 else 0.0
                 low = -high
             else:
+                above, above_sum = _beyond(x, w, np.float32(high))
+                below, below_sum = _beyond(mirrored, w, np.float32(-low))
+                t = noise / 12.0 * (filled - above - below)
                 high = max((above_sum + low * t) / (above + t), 0.0) if above + t > 0.0 else 0.0
-                low = min((below_sum + was_high * t) / (below + t), 0.0) if below + t > 0.0 else 0.0
+                low = min((was_high * t - below_sum) / (below + t), 0.0) if below + t > 0.0 else 0.0
             if abs(high - was_high) + abs(low - was_low) <= 1e-6 * (high - low):
                 break
         out[row, 0], out[row, 1] = low, high
