@@ -101,7 +101,7 @@ class StepInput(InputQuantizer):
 
     def codes(self) -> Codes:
         """Return (step, 0, Qn, Qp)."""
-        return max(float(self.step), TINY), 0, self.low, self.high
+        return max(float(self.step.detach()), TINY), 0, self.low, self.high
 
 
 def _covers_weight(spec: QuantSpec) -> bool:

@@ -31,7 +31,7 @@ class ClipInput(InputQuantizer):
 
     def codes(self) -> Codes:
         """Return (a / (2^bits - 1), 0, 0, 2^bits - 1)."""
-        return max(float(self.clip), TINY) / self.top, 0, 0, self.top
+        return max(float(self.clip.detach()), TINY) / self.top, 0, 0, self.top
 
 
 def _covers_input(spec: QuantSpec, statistics: TensorStatistics | None) -> bool:
