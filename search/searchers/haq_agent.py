@@ -129,12 +129,12 @@ class PpoAgent:
             )  # fmt: skip
         self._model.set_logger(Logger(folder=None, output_formats=[]))
 
-    def probabilities(self, state: FloatArray) -> FloatArray:
-        """Return the policy's probabilities [K] in a state [F]."""
+    def probabilities(self, states: FloatArray) -> FloatArray:
+        """Return the policy's probabilities [N, K] in states [N, F]."""
         with torch.no_grad():
-            found = self._model.policy.get_distribution(torch.as_tensor(state[None], dtype=torch.float32))
+            found = self._model.policy.get_distribution(torch.as_tensor(states, dtype=torch.float32))
         assert isinstance(found.distribution, torch.distributions.Categorical)
-        probabilities: FloatArray = found.distribution.probs[0].numpy().astype(np.float64)
+        probabilities: FloatArray = found.distribution.probs.numpy().astype(np.float64)
         return probabilities
 
     def learn(self, episodes: Sequence[tuple[FloatArray, FloatArray, float]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant_core.registry import unknown
 from search.problem import FloatArray, Problem, Trial, Values
@@ -13,10 +14,13 @@ from search.searchers.haq_agent import OFF_POLICY, OffPolicyAgent, PpoAgent
 from search.searchers.haq_state import MASKED, SHARPNESS, Episode, course, guide
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses
-from search.searchers.model import compressed
+from search.searchers.model import compressed, fitted
 from search.searchers.targets import Limits, random_limits, under
 from search.searchers.warm import warm_points
 
+MOST_STEPS = 220
+"""Most steps that are walked for one proposal, all its episodes together (but two episodes at least)."""
+BoolArray = NDArray[np.bool_]
 ALGORITHMS = ("ppo", *OFF_POLICY)
 
 
@@ -41,17 +45,20 @@ class HaqPlusSearcher:
         warm: episodes taken from the integer program, at most a tenth of the trials.
         batch: new episodes per PPO update.
         elite: best episodes so far that each PPO update sees again (at most `batch`).
+        walks: episodes walked per proposal, half of them with every other step at random; a second-order critic, fitted to all that was
+            told, picks one (fewer on long episodes).
         candidates: actions drawn per step by the other algorithms; the one that the guide likes best is taken.
         updates: their gradient steps per episode.
     """
 
     def __init__(
         self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "smart_wall", strength: float = 1.0,
-        warm: int = 10, batch: int = 5, elite: int = 5, candidates: int = 5, updates: int = 10,
+        warm: int = 10, batch: int = 5, elite: int = 5, walks: int = 16, candidates: int = 5, updates: int = 10,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm of haq+", algorithm, ALGORITHMS)
-        tables = losses(problem)
+        self._tables = tables = losses(problem)
+        self._walks = walks
         self._problem, self._repair, self._losses = problem, repair, padded(tables)
         self._ledger = Ledger(problem, seed, Repairer(problem, repair, self._losses))
         self._warm = warm_points(self._ledger, min(warm, trials // 10))
@@ -75,9 +82,7 @@ class HaqPlusSearcher:
         limits = random_limits(self._problem, self._ledger.rng)
         values = next(self._warm, None)
         if values is None:
-            wanted = self._walk(limits, None)[0]
-            repairer = Repairer(under(self._problem, limits), self._repair, self._losses)
-            values = self._ledger.fresh(repairer(wanted, self._ledger.rng))
+            values = self._ledger.fresh(self._picked(limits))
         if values is None:
             return None
         trial = self._ledger.open(values)
@@ -91,7 +96,7 @@ class HaqPlusSearcher:
         if limits is None or objectives is None:
             return
         self._sigma *= self._fade
-        self._ended.append((self._walk(limits, trial.values)[1], float(objectives[0])))
+        self._ended.append((self._retraced(limits, trial.values), float(objectives[0])))
         if self._ppo and len(self._ended) == self._batch:
             self._best = sorted(self._best + self._ended, key=lambda each: each[1])[: self._elite]
             shown = self._ended + self._best
@@ -104,6 +109,18 @@ class HaqPlusSearcher:
             actions = np.array([centre(int(k), self._problem.cardinalities[d]) for k, d in zip(walk.choices, self._way.order, strict=True)])
             self._other.learn(walk.states, actions, np.full(len(actions), reward), self._updates)
 
+    def _picked(self, limits: Limits) -> Values:
+        """Walk several episodes and return the one, repaired, that the critic expects most of; new ones before known ones."""
+        rng, repairer = self._ledger.rng, Repairer(under(self._problem, limits), self._repair, self._losses)
+        count = max(2, min(self._walks, MOST_STEPS // len(self._way.order)))
+        points = [repairer(values, rng) for values in self._walked(limits, count)]
+        points = [point for point in dict.fromkeys(points) if not self._ledger.seen(point)] or points[:1]
+        model = fitted(self._ledger, self._tables)
+        if model is None:
+            return points[0]
+        mean, deviation = model.predict(np.array(points, dtype=np.int64))
+        return points[int(np.argmin(mean - rng.exponential() * deviation))]
+
     def _rewards(self, errors: Sequence[float]) -> FloatArray:
         """Return minus the compressed errors, centred and scaled by what was told so far."""
         known = np.array([each[0] for each in self._ledger.told.values()])
@@ -112,32 +129,55 @@ class HaqPlusSearcher:
         found: FloatArray = (scale[: len(known)].mean() - scale[len(known) :]) / spread
         return found
 
-    def _walk(self, limits: Limits, values: Values | None) -> tuple[Values, _Walk]:
-        """Walk the dimensions, by the agent, or along `values` to see the states on the way."""
+    def _logits(self, limits: Limits) -> FloatArray:
+        """Return the guide under `limits`, kept while they do not change."""
         if self._guided is None or self._guided[0] != limits:
             self._guided = (limits, guide(self._way, limits, self._strength))
-        episode, logits = Episode(self._way, limits), self._guided[1]
-        states, choices, previous = [], [], 0.0
-        for d in self._way.order:
-            fits = np.zeros(logits.shape[1], dtype=np.bool_)
-            fits[: self._problem.cardinalities[d]] = episode.fits(d)
-            shown = np.where(fits, logits[d] / SHARPNESS, MASKED)
-            state = np.concatenate([self._way.static[d], [previous, episode.left()], shown])
-            choice = self._act(state, d, fits, logits[d]) if values is None else values[d]
-            episode.choose(d, choice)
-            states.append(state)
-            choices.append(choice)
-            previous = centre(choice, self._problem.cardinalities[d])
-        return episode.values, _Walk(np.array(states), np.array(choices))
+        return self._guided[1]
 
-    def _act(self, state: FloatArray, d: int, fits: np.ndarray[tuple[int], np.dtype[np.bool_]], logits: FloatArray) -> int:
-        """Return a choice that fits."""
-        rng = self._ledger.rng
+    def _walked(self, limits: Limits, count: int) -> list[Values]:
+        """Walk `count` episodes side by side by the agent; in every other one half of the steps are random."""
+        rng, logits = self._ledger.rng, self._logits(limits)
+        episodes, previous = [Episode(self._way, limits) for _ in range(count)], [0.0] * count
+        for d in self._way.order:
+            fits = [self._fits(each, d) for each in episodes]
+            states = np.array([self._state(*each, d, logits) for each in zip(episodes, previous, fits, strict=True)])
+            for n, choice in enumerate(self._act(states, d, fits, logits[d])):
+                taken = int(rng.choice(np.flatnonzero(fits[n]))) if n % 2 and rng.random() < 0.5 else choice
+                episodes[n].choose(d, taken)
+                previous[n] = centre(taken, self._problem.cardinalities[d])
+        return [each.values for each in episodes]
+
+    def _retraced(self, limits: Limits, values: Values) -> _Walk:
+        """Walk along `values`, the policy that was evaluated, to see the states on the way."""
+        episode, logits, previous, states = Episode(self._way, limits), self._logits(limits), 0.0, []
+        for d in self._way.order:
+            states.append(self._state(episode, previous, self._fits(episode, d), d, logits))
+            episode.choose(d, values[d])
+            previous = centre(values[d], self._problem.cardinalities[d])
+        return _Walk(np.array(states), np.array([values[d] for d in self._way.order]))
+
+    def _fits(self, episode: Episode, d: int) -> BoolArray:
+        fits = np.zeros(self._losses.shape[1], dtype=np.bool_)
+        fits[: self._problem.cardinalities[d]] = episode.fits(d)
+        return fits
+
+    def _state(self, episode: Episode, previous: float, fits: BoolArray, d: int, logits: FloatArray) -> FloatArray:
+        shown = np.where(fits, logits[d] / SHARPNESS, MASKED)
+        return np.concatenate([self._way.static[d], [previous, episode.left()], shown])
+
+    def _act(self, states: FloatArray, d: int, fits: list[BoolArray], logits: FloatArray) -> list[int]:
+        """Return a choice that fits for each of the states [N, F]."""
+        rng, found = self._ledger.rng, []
         if self._ppo:
-            shares = np.where(fits, self._ppo.probabilities(state) + 1e-9, 0.0)
-            return int(rng.choice(len(shares), p=shares / shares.sum()))
+            for shares, allowed in zip(self._ppo.probabilities(states), fits, strict=True):
+                kept = np.where(allowed, shares + 1e-9, 0.0)
+                found.append(int(rng.choice(len(kept), p=kept / kept.sum())))
+            return found
         assert self._other is not None
-        mean, legal = self._other.act(state), np.flatnonzero(fits)
-        wanted = [chosen(truncated_normal(rng, mean, self._sigma), self._problem.cardinalities[d]) for _ in range(self._candidates)]
-        drawn = [int(legal[np.abs(legal - each).argmin()]) for each in wanted]
-        return max(drawn, key=lambda k: float(logits[k]))
+        for state, allowed in zip(states, fits, strict=True):
+            mean, legal = self._other.act(state), np.flatnonzero(allowed)
+            wanted = [chosen(truncated_normal(rng, mean, self._sigma), self._problem.cardinalities[d]) for _ in range(self._candidates)]
+            drawn = [int(legal[np.abs(legal - each).argmin()]) for each in wanted]
+            found.append(max(drawn, key=lambda k: float(logits[k])))
+        return found
