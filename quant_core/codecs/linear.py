@@ -1,11 +1,13 @@
 """Linear quantization of 1 to 16 bits, symmetric or affine, by tensor, channel, group, token, or vector (see `vector`)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, vector
-from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, to_codes, to_values, write_grid
+from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, scale_ceiling, to_codes, to_values, write_grid
 from quant_core.codecs.blocks import block_ranges, block_size
+from quant_core.kernels import run
 from quant_core.spec import QuantSpec
 
 
@@ -51,7 +53,25 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     if spec.granularity == "vector" and vector.fused(rows, spec, bounds, out):
         return True
+    if bounds is None and spec.symmetric and spec.clipping in ("minmax", "ema") and _in_one_pass(rows, spec, out):
+        return True
     write_grid(rows, grid_of(rows, spec, bounds), out)
+    return True
+
+
+def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
+    """Measure and quantize each row in turn; False for the shapes that the loops do not know."""
+    from quant_core.kernels import ranged
+
+    low, high = (np.float32(end) for end in integer_range(spec, signed=True))
+    ceiling = np.float32(scale_ceiling(spec))
+    if spec.granularity in ("channel", "token"):
+        run.write(ranged.by_row, rows, out, low, high, ceiling, ranged.STORAGE[spec.scale])
+        return True
+    if spec.granularity != "group" or spec.block % 16 or rows.shape[1] % spec.block:
+        return False
+    rows = run.even(rows, spec.block)
+    run.write(ranged.by_group, rows, out.view(rows.shape), low, high, ceiling, ranged.STORAGE[spec.scale], spec.block)
     return True
 
 

@@ -70,7 +70,7 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 
 def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
     """Write decode(encode(rows)) to `out` by a compiled loop."""
-    from quant_core.kernels import fused as loops
+    from quant_core.kernels import shared_exponents as loops
 
     no_bounds(spec, bounds)
     rows = run.even(rows, spec.block)

@@ -1,106 +1,126 @@
 """Quantize and dequantize in one pass over memory, compiled. Every loop gives the bits of the eager `decode(encode(x))`.
 
 Loops take a contiguous float32 matrix `x` [R, C] and rows [first, last) of it; those that write return the largest magnitude seen as its
-float bits (NaN and infinity are 0x7f800000 and above). Inner loops run over a fixed 16 or 32 elements, which is what lets LLVM vectorize
-them; rounding to a minifloat adds and subtracts 1.5 x 2^23 steps, which rounds to nearest even in the step wanted.
+float bits (NaN and infinity are 0x7f800000 and above). Inner loops run over a whole row (a slice that starts at 0) or a fixed 32 elements,
+which is what lets LLVM vectorize them. A cached loop that calls a loop of another module is not recompiled when that one changes: delete
+`__pycache__` after an edit here.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, operator"
 
-import math
-
 import numba
 import numpy as np
 
-F, N, U = np.float32, np.int32, np.uint64
-_ABS, _SIGN, _EXPONENT, _HALF = N(0x7FFFFFFF), N(-0x80000000), N(0x7F800000), N(0x400000)
+F, N = np.float32, np.int32
+_ABS = N(0x7FFFFFFF)
 _LANES = 16
 _SMALLEST = F(2.0**-126)
 _MX = 32
-_SAFE_LOW, _SAFE_HIGH = N(48), N(208)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _halve(values, out):
-    for j in range(len(out)):
-        out[j] = max(values[2 * j], values[2 * j + 1])
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _tree(row, pairs, fours, eights, sixteens):
-    """Write the largest magnitudes (float bits) of every 2, 4, 8 and 16 elements of `row`; long loops, which LLVM vectorizes."""
-    for j in range(len(pairs)):
-        pairs[j] = max(F(row[2 * j]).view(N) & _ABS, F(row[2 * j + 1]).view(N) & _ABS)
-    _halve(pairs, fours)
-    _halve(fours, eights)
-    _halve(eights, sixteens)
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _scratch(columns):
-    """Return the arrays that `_tree` writes to."""
-    n = columns // _LANES
-    return np.empty(8 * n, dtype=N), np.empty(4 * n, dtype=N), np.empty(2 * n, dtype=N), np.empty(n, dtype=N)
+def tops16(row, out):
+    """Write the largest magnitude (float bits) of the first len(out) times 16 elements of `row`; two at a time, in loops of 32."""
+    for c in range(len(out) // 2):
+        a = b = N(0)
+        for k in range(_MX):
+            v = F(row[c * _MX + k]).view(N) & _ABS
+            a = max(a, v if k < _LANES else N(0))
+            b = max(b, N(0) if k < _LANES else v)
+        out[2 * c], out[2 * c + 1] = a, b
+    if len(out) % 2:
+        part, top = row[(len(out) - 1) * _LANES : len(out) * _LANES], N(0)
+        for j in range(len(part)):
+            top = max(top, F(part[j]).view(N) & _ABS)
+        out[len(out) - 1] = top
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def tops(x, first, last, block, out):
     """Write to out[row, b] the largest magnitude of every block; the last block of a row may be short."""
-    columns = x.shape[1]
     per_block = block // _LANES if block % _LANES == 0 and block <= 256 else 0
-    full = columns // block if per_block else 0
-    pairs, fours, eights, sixteens = _scratch(full * block)
+    full = x.shape[1] // block if per_block else 0
+    sixteens = np.empty(full * per_block, dtype=N)
     for r in range(first, last):
-        _tree(x[r], pairs, fours, eights, sixteens)
+        tops16(x[r], sixteens)
         for b in range(full):
             top = N(0)
-            for k in range(b * per_block, (b + 1) * per_block):
-                top = max(top, sixteens[k])
+            for k in range(per_block):
+                top = max(top, sixteens[b * per_block + k])
             out[r, b] = N(top).view(F)
         for b in range(full, out.shape[1]):
-            start, stop, top = b * block, min(columns, (b + 1) * block), N(0)
-            whole = (stop - start) // _LANES
-            for c in range(whole):
-                base = U(start + c * _LANES)
-                for k in range(_LANES):
-                    top = max(top, F(x[r, base + U(k)]).view(N) & _ABS)
-            for j in range(start + whole * _LANES, stop):
-                top = max(top, F(x[r, j]).view(N) & _ABS)
+            part, top = x[r, b * block : (b + 1) * block], N(0)
+            for j in range(len(part)):
+                top = max(top, F(part[j]).view(N) & _ABS)
             out[r, b] = N(top).view(F)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def linear(x, first, last, out, inverse, scale, zero, low, high, block):
     """Write (clamp(round(x inverse) + zero, low, high) - zero) scale; the grids are [R or 1, B] in blocks of `block` columns."""
-    many, worst, single = scale.shape[0] > 1, N(0), scale.shape[1] == 1
-    whole = x.shape[1] // _LANES if single or block % _LANES == 0 else 0
-    per_block = x.shape[1] if single else max(1, block // _LANES)
+    many, worst, blocks = scale.shape[0] > 1, N(0), scale.shape[1]
     for r in range(first, last):
         g = r if many else 0
-        for c in range(whole):
-            b = c // per_block
-            i, s, z = inverse[g, b], scale[g, b], zero[g, b]
-            for k in range(_LANES):
-                v = x[r, c * _LANES + k]
-                worst = max(worst, F(v).view(N) & _ABS)
-                out[r, c * _LANES + k] = (min(max(np.rint(v * i) + z, low), high) - z) * s
-        for j in range(whole * _LANES, x.shape[1]):
-            b = 0 if single else j // block
-            v = x[r, j]
-            worst = max(worst, F(v).view(N) & _ABS)
-            out[r, j] = (min(max(np.rint(v * inverse[g, b]) + zero[g, b], low), high) - zero[g, b]) * scale[g, b]
+        if blocks == 1:
+            worst = max(worst, _on_one_grid(x[r], out[r], inverse[g, 0], scale[g, 0], zero[g, 0], low, high))
+        elif block % _LANES == 0:
+            worst = max(worst, _on_grids16(x[r], out[r], inverse[g], scale[g], zero[g], low, high, block // _LANES))
+        else:
+            for b in range(blocks):
+                part, to = x[r, b * block : (b + 1) * block], out[r, b * block : (b + 1) * block]
+                worst = max(worst, _on_one_grid(part, to, inverse[g, b], scale[g, b], zero[g, b], low, high))
     return worst
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _on_one_grid(row, to, inverse, scale, zero, low, high):
+    top = N(0)
+    for j in range(len(row)):
+        top = max(top, F(row[j]).view(N) & _ABS)
+        to[j] = (min(max(np.rint(row[j] * inverse) + zero, low), high) - zero) * scale
+    return top
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _on_grids16(row, to, inverse, scale, zero, low, high, per_block):
+    """The grids of every `per_block` times 16 elements; two at a time, in loops of 32."""
+    top, pairs = N(0), len(row) // _MX
+    for c in range(pairs):
+        a, b = 2 * c // per_block, (2 * c + 1) // per_block
+        for k in range(_MX):
+            v, i = row[c * _MX + k], inverse[a] if k < _LANES else inverse[b]
+            s, z = scale[a] if k < _LANES else scale[b], zero[a] if k < _LANES else zero[b]
+            top = max(top, F(v).view(N) & _ABS)
+            to[c * _MX + k] = (min(max(np.rint(v * i) + z, low), high) - z) * s
+    for j in range(pairs * _MX, len(row)):
+        b = j // (per_block * _LANES)
+        top = max(top, F(row[j]).view(N) & _ABS)
+        to[j] = (min(max(np.rint(row[j] * inverse[b]) + zero[b], low), high) - zero[b]) * scale[b]
+    return top
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def symmetric16(row, to, inverses, scales, low, high):
+    """Write clamp(round(row inverse), low, high) scale, with one inverse and scale per 16 elements of a row of whole sixteens."""
+    for c in range(len(scales) // 2):
+        i, j, s, t = inverses[2 * c], inverses[2 * c + 1], scales[2 * c], scales[2 * c + 1]
+        for k in range(_MX):
+            q = np.rint(row[c * _MX + k] * (i if k < _LANES else j)) + F(0.0)
+            to[c * _MX + k] = min(max(q, low), high) * (s if k < _LANES else t)
+    if len(scales) % 2:
+        b = len(scales) - 1
+        for k in range(b * _LANES, b * _LANES + _LANES):
+            to[k] = min(max(np.rint(row[k] * inverses[b]) + F(0.0), low), high) * scales[b]
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def vectors(x, first, last, out, low, high, levels, ceiling, tensor_coarse):
     """VSQuant with vectors of 16 in rows of whole vectors; `tensor_coarse` > 0 is the float scale, else every row has its own."""
     count, worst = x.shape[1] // _LANES, N(0)
-    fine, inverse = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.float32)
-    pairs, fours, eights, tops_ = _scratch(x.shape[1])
+    fine, inverse, tops_ = np.empty(count, dtype=F), np.empty(count, dtype=F), np.empty(count, dtype=N)
     for r in range(first, last):
-        _tree(x[r], pairs, fours, eights, tops_)
+        tops16(x[r], tops_)
         largest = N(0)
         for b in range(count):
             worst = max(worst, tops_[b])
@@ -111,180 +131,6 @@ def vectors(x, first, last, out, low, high, levels, ceiling, tensor_coarse):
             coarse = max(N(largest).view(F) / levels, _SMALLEST) if largest > 0 else F(1.0)
         for b in range(count):
             fine[b] = min(max(np.rint(fine[b] / coarse), F(1.0)), levels) * coarse
-        for b in range(count):
             inverse[b] = F(1.0) / fine[b]
-        for b in range(count):
-            s, i = fine[b], inverse[b]
-            for k in range(_LANES):
-                q = min(max(np.rint(x[r, b * _LANES + k] * i) + F(0.0), low), high)
-                out[r, b * _LANES + k] = q * s
-    return worst
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _floor_log2(value):
-    """Return floor(log2(value)) of a positive float64."""
-    return math.frexp(value)[1] - 1
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _largest(x, r, start, stop):
-    top = N(0)
-    for j in range(start, stop):
-        top = max(top, F(x[r, j]).view(N) & _ABS)
-    return top
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _slow_minifloat(x, r, start, stop, out, top, mantissa, emin, emax, largest):
-    """One block of any length and any magnitude, in float64."""
-    peak = np.float64(N(top).view(F))
-    e = min(max(_floor_log2(peak) - emax if peak > 0.0 else -127, -127), 127)
-    scale = F(math.ldexp(1.0, e))
-    for j in range(start, stop):
-        a = math.ldexp(abs(np.float64(x[r, j])), -e)
-        step = math.ldexp(1.0, (max(_floor_log2(a), emin) if a > 0.0 else emin) - mantissa)
-        q = min(np.rint(a / step) * step, np.float64(largest))
-        out[r, j] = F(math.copysign(q, x[r, j])) * scale
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def minifloat(x, first, last, out, mantissa, emin, emax, largest):
-    """OCP MX with minifloat elements: blocks of 32 under 2^(floor(log2(top)) - emax)."""
-    blocks, worst = -(-x.shape[1] // _MX), N(0)
-    for r in range(first, last):
-        for b in range(blocks):
-            start = b * _MX
-            short, top = start + _MX > x.shape[1], N(0)
-            if short:
-                top = _largest(x, r, start, x.shape[1])
-            else:
-                for k in range(_MX):
-                    top = max(top, F(x[r, start + k]).view(N) & _ABS)
-            worst = max(worst, top)
-            e = N(top >> 23)
-            if short or e < _SAFE_LOW or e > _SAFE_HIGH:
-                _slow_minifloat(x, r, start, min(start + _MX, x.shape[1]), out, top, mantissa, emin, emax, largest)
-                continue
-            smallest, add = N((e - emax + emin) << 23), N(((23 - mantissa) << 23) | _HALF)
-            limit = N((e - emax) << 23).view(F) * largest
-            for k in range(_MX):
-                v = x[r, start + k]
-                bits = F(v).view(N)
-                c = N(max(bits & _EXPONENT, smallest) + add).view(F)
-                q = min(max((v + c) - c, -limit), limit)
-                out[r, start + k] = N((F(q).view(N) & _ABS) | (bits & _SIGN)).view(F)
-    return worst
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def fixed_point(x, first, last, out, fraction, high):
-    """MXINT8: blocks of 32 integers in [-high, high] of 2^(floor(log2(top)) - fraction)."""
-    blocks, worst = -(-x.shape[1] // _MX), N(0)
-    for r in range(first, last):
-        for b in range(blocks):
-            start = b * _MX
-            stop, top = min(start + _MX, x.shape[1]), N(0)
-            if stop - start == _MX:
-                for k in range(_MX):
-                    top = max(top, F(x[r, start + k]).view(N) & _ABS)
-            else:
-                top = _largest(x, r, start, stop)
-            worst = max(worst, top)
-            e = N(top >> 23)
-            if stop - start == _MX and _SAFE_LOW <= e <= _SAFE_HIGH:
-                inverse, step = N((254 - e + fraction) << 23).view(F), N((e - fraction) << 23).view(F)
-                for k in range(_MX):
-                    q = min(max(np.rint(x[r, start + k] * inverse) + F(0.0), -high), high)
-                    out[r, start + k] = q * step
-            else:
-                peak = np.float64(N(top).view(F))
-                power = max(_floor_log2(peak) if peak > 0.0 else -127, -127)
-                for j in range(start, stop):
-                    steps = np.rint(math.ldexp(np.float64(x[r, j]), fraction - power)) + 0.0
-                    q = F(min(max(steps, -np.float64(high)), np.float64(high)))
-                    out[r, j] = q * F(math.ldexp(1.0, -fraction)) * F(math.ldexp(1.0, power))
-    return worst
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def micro_exponents(x, first, last, out, magnitude_bits):
-    """MX4, MX6, MX9: blocks of 16 under 2^E, pairs with a micro-exponent, signed magnitudes of `magnitude_bits`."""
-    columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
-    shift, high = N(magnitude_bits - 1), F(2**magnitude_bits - 1)
-    powers, fours, eights, tops_ = _scratch(columns)
-    for r in range(first, last):
-        row, to = x[r], out[r]
-        _tree(row, powers, fours, eights, tops_)
-        for b in range(whole):
-            worst = max(worst, tops_[b])
-            e = N(min(max(tops_[b] >> 23, _SAFE_LOW), _SAFE_HIGH))
-            for k in range(_LANES // 2):
-                powers[b * (_LANES // 2) + k] = N(e - shift - N(powers[b * (_LANES // 2) + k] < N(e << 23)))
-        for j in range(len(powers)):
-            v, w, power = row[2 * j], row[2 * j + 1], powers[j]
-            inverse, step = N((N(254) - power) << 23).view(F), N(power << 23).view(F)
-            p = min(max(np.rint(v * inverse), -high), high) * step
-            q = min(max(np.rint(w * inverse), -high), high) * step
-            to[2 * j] = N((F(p).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
-            to[2 * j + 1] = N((F(q).view(N) & _ABS) | (F(w).view(N) & _SIGN)).view(F)
-        for b in range(whole):
-            if tops_[b] < (_SAFE_LOW << 23) or tops_[b] >= ((_SAFE_HIGH + 1) << 23):
-                _slow_micro(x, r, b * _LANES, (b + 1) * _LANES, out, tops_[b], magnitude_bits)
-        if whole * _LANES < columns:
-            top = _largest(x, r, whole * _LANES, columns)
-            worst = max(worst, top)
-            _slow_micro(x, r, whole * _LANES, columns, out, top, magnitude_bits)
-    return worst
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _slow_micro(x, r, start, stop, out, top, magnitude_bits):
-    """One block of any length and any magnitude, in float64."""
-    peak = np.float64(N(top).view(F))
-    e = max(_floor_log2(peak), -127) if peak > 0.0 else -127
-    high, edge = 2.0**magnitude_bits - 1.0, math.ldexp(1.0, e)
-    for left in range(start, stop, 2):
-        right = min(left + 1, stop - 1)
-        micro = 1 if max(abs(np.float64(x[r, left])), abs(np.float64(x[r, right]))) < edge else 0
-        power = e - micro - (magnitude_bits - 1)
-        for j in range(left, right + 1):
-            q = min(np.rint(math.ldexp(abs(np.float64(x[r, j])), -power)), high)
-            out[r, j] = F(math.ldexp(math.copysign(q, x[r, j]), power))
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True, inline="always")
-def _nvfp4_scale(top, coarse):
-    """Return the E4M3 scale in [2^-9, 448] of a block (1 of zeros) times the tensor scale."""
-    wanted = min(max(N(top).view(F) / (F(6.0) * coarse), F(2.0**-9)), F(448.0))
-    c = N(max(F(wanted).view(N) & _EXPONENT, N(121 << 23)) + N((20 << 23) | _HALF)).view(F)
-    return ((wanted + c) - c if top > 0 else F(1.0)) * coarse
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True, inline="always")
-def _nvfp4_value(v, scale):
-    """Return v / scale rounded to E2M1, times scale."""
-    q = min(max(v / scale, F(-6.0)), F(6.0))
-    c = N(max(F(q).view(N) & _EXPONENT, N(127 << 23)) + N((22 << 23) | _HALF)).view(F)
-    q = ((q + c) - c) * scale
-    return N((F(q).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def nvfp4(x, first, last, out, coarse):
-    """NVFP4 under the tensor scale `coarse`: blocks of 16 E2M1 numbers with an E4M3 scale."""
-    columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
-    pairs, fours, eights, tops_ = _scratch(columns)
-    for r in range(first, last):
-        _tree(x[r], pairs, fours, eights, tops_)
-        for b in range(whole):
-            worst = max(worst, tops_[b])
-            scale = _nvfp4_scale(tops_[b], coarse)
-            for k in range(_LANES):
-                out[r, b * _LANES + k] = _nvfp4_value(x[r, b * _LANES + k], scale)
-        if whole * _LANES < columns:
-            top = _largest(x, r, whole * _LANES, columns)
-            worst, scale = max(worst, top), _nvfp4_scale(top, coarse)
-            for j in range(whole * _LANES, columns):
-                out[r, j] = _nvfp4_value(x[r, j], scale)
+        symmetric16(x[r], out[r], inverse, fine, low, high)
     return worst
