@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -12,11 +13,12 @@ from quant_core.errors import InputError
 from search import front as fronts
 from search.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.record import SweepRecord
-from search.report.style import show
+from search.report.style import label, show, unit
 from search.tracking import names, read
 from search.tracking.reading import find_sweep
 
 _NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
+_TITLES = {"bits_weight_avg": "bits"}
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or MLflow run id of the sweep.")]
 
 
@@ -172,28 +174,38 @@ def _figure(name: str, value: object) -> str:
 
 
 def _print_front(sweep: SweepRecord, rows: list[fronts.Row]) -> None:
-    """Print the front (or every trial) as a table, in one line per policy."""
+    """Print the front (or every trial), one line per policy, each column in one unit."""
     constant = ("accuracy_float_test", "float_weight_bytes")
     shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
     failed = sum(not trial.result.ok for trial in sweep.trials)
-    table = Table(title=f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}")
-    for name in shown:
-        title = name.removesuffix("_s").removesuffix("_j").replace("_", " ")
-        table.add_column(title, justify="left" if name == "id" else "right", no_wrap=name == "id")
-    for row in rows:
-        table.add_row(*(_figure(name, row[name]) for name in shown), style="bold" if row["knee"] else None)
-    console = Console()
-    if rows:
-        console.print(table)
-    else:
-        console.print(f"{sweep.name}: no policy yet that ended well within the limits ({len(sweep.trials)} trials, {failed} failed)")
-    known = {
-        "float accuracy on test": ("accuracy", sweep.baseline.get("accuracy_test")),
-        "float size": ("weight_bytes", sweep.baseline.get("weight_bytes")),
-    }
-    console.print(
-        "; ".join(f"{title} {_figure(name, value)}" for title, (name, value) in known.items() if value is not None), highlight=False
+    summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
+    table, columns = (
+        Table(title=summary, box=box.SIMPLE_HEAD, padding=0),
+        {name: _column(name, [row[name] for row in rows]) for name in shown},
     )
+    for name in shown:
+        table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
+    for i, row in enumerate(rows):
+        table.add_row(*(columns[name][1][i] for name in shown), style="bold" if row["knee"] else None)
+    console = Console()
+    console.print(table if rows else f"{summary}; no policy yet that ended well within the limits")
+    accuracy, size = sweep.baseline.get("accuracy_test"), sweep.baseline.get("weight_bytes")
+    known = [f"{100 * accuracy:.2f} % on test"] if accuracy is not None else []
+    known += [show("weight_bytes", size)] if size is not None else []
+    console.print(f"float network: {', '.join(known) or 'not measured'}", highlight=False)
+
+
+def _column(name: str, values: list[object]) -> tuple[str, list[str]]:
+    """Return the title and the cells of one column."""
+    numbers = [value for value in values if isinstance(value, float)]
+    if not numbers:
+        return name, ["-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values]
+    scale, title = (0.01, f"{name.removeprefix('accuracy_')}\n%") if name.startswith("accuracy") else (1.0, _TITLES.get(name, name))
+    if scale == 1.0:
+        scale, unit_name = unit(name, numbers)
+        title = f"{label(name, unit_name).partition(' [')[0]}\n{unit_name}" if unit_name else title
+    digits = 2 if scale == 0.01 else 3
+    return title, [f"{value / scale:.{digits}f}" if isinstance(value, float) else "-" for value in values]
 
 
 def _tables(data: dict[str, object]) -> list[tuple[str, list[dict[str, object]]]]:

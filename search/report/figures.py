@@ -99,7 +99,8 @@ def bits_figure(sweep: SweepRecord) -> go.Figure:
         figure.add_trace(heat, row=1, col=column)
         figure.update_xaxes(type="category", tickangle=60, row=1, col=column)
     figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 1, "cmax": 16, "colorbar": {"title": "bits (16: more)"}})
+    most = max((bits for heat in figure.data for line in heat.z for bits in line), default=8)
+    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 1, "cmax": max(8, most), "colorbar": {"title": "bits (16: more)"}})
     title = f"bits per layer over the front, by {label(cost)}"
     return figure.update_layout(_layout(title, max(320, 140 + 18 * len(layers))))
 

@@ -43,7 +43,8 @@ def bits_png(sweep: SweepRecord) -> bytes:
     axes = canvas.subplots()
     if members:
         bits = [[shown_bits(trial.policy[layer].weight) for trial in members] for layer in layers]
-        canvas.colorbar(axes.imshow(bits, aspect="auto", vmin=1, vmax=16), label="bits per weight (16: more)")
+        most = max(8, *(max(line) for line in bits))
+        canvas.colorbar(axes.imshow(bits, aspect="auto", vmin=1, vmax=most), label="bits per weight (16: more)")
     axes.set_yticks(range(len(layers)), layers)
     axes.set_xticks(range(len(members)), [trial.policy.id for trial in members], rotation=70, fontsize=7)
     axes.set_title(f"{sweep.name}: bits per layer over the front")
