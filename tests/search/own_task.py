@@ -1,6 +1,9 @@
 """A user's own task, for tests that run the command line: a small trained network, and ways in which it goes wrong."""
 
+import contextlib
+import os
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +38,22 @@ class BreaksWhenCoarse(nn.Module):
         return self.body(x)
 
 
+class Trouble(nn.Module):
+    """Ends its process, or hangs, the first time that it runs in another process than the one that made it; `folder` remembers."""
+
+    def __init__(self, body: nn.Module, folder: str, home: int) -> None:
+        super().__init__()
+        self.body, self.folder, self.home = body, Path(folder), home
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home:
+            for name in ("die", "hang"):
+                with contextlib.suppress(FileExistsError):
+                    (self.folder / name).touch(exist_ok=False)
+                    os._exit(9) if name == "die" else time.sleep(600)
+        return self.body(x)
+
+
 def trained(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
     """Return a network that has learnt to add signs, and its data."""
     with torch.random.fork_rng():
@@ -50,7 +69,9 @@ def trained(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
     return model.eval(), inputs, targets
 
 
-def make(seed: int = 0, sleep: float = 0.0, breaks: int = 0, raises: bool = False, nan: bool = False, data_shift: float = 0.0) -> Task:
+def make(
+    seed: int = 0, sleep: float = 0.0, breaks: int = 0, raises: bool = False, nan: bool = False, data_shift: float = 0.0, trouble: str = ""
+) -> Task:
     """Return the task; options make it slow, or break it."""
     body, inputs, targets = trained(seed)
     model: nn.Module = body
@@ -58,6 +79,8 @@ def make(seed: int = 0, sleep: float = 0.0, breaks: int = 0, raises: bool = Fals
         model = Slow(body, sleep)
     if breaks:
         model = BreaksWhenCoarse(body, breaks, raises)
+    if trouble:
+        model = Trouble(body, trouble, os.getpid())
     if nan:
         body[2].weight.data[0, 0] = float("nan")
     inputs = inputs + data_shift
