@@ -333,3 +333,17 @@ def test_equalisation_helps_a_depthwise_network_with_one_scale_per_tensor() -> N
         network = engine.apply(_uniform(model, batches, "weight=int4:tensor:mse"))
         errors.append(float((network(batches[0]) - model(batches[0])).detach().square().mean()))
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_transformers_conv1d_layers() -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    model, batches = nn.Sequential(Conv1D(12, 6), nn.GELU(), Conv1D(5, 12)).eval(), [torch.rand(4, 7, 6) for _ in range(2)]
+    engine = _engine(model, batches)
+    for weight in ("int4:channel:mse", "int4:channel:mse:adaround", "int4:group4:affine"):
+        network = engine.apply(_uniform(model, batches, f"weight={weight},activation=int8:token"))
+        assert len(network.get_submodule("0").get_parameter("weight")[:, 0].unique()) <= 16
+        error = (network(batches[0]) - model(batches[0])).abs().max() / model(batches[0]).abs().max()
+        assert 0 < float(error.detach()) < 0.3
