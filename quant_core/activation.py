@@ -28,6 +28,9 @@ class ActivationQuantizer:
         statistics: of this layer's input; needed for the static integers.
         channel_axis: 1 for the input of convolutions, -1 for linear layers.
 
+    Attributes:
+        static: (scale, zero point, smallest code, largest code) where the range comes from calibration, else None.
+
     Raises:
         InputError: the spec has one range per channel (a sum over channels cannot undo that), or is static without statistics.
     """
@@ -36,16 +39,16 @@ class ActivationQuantizer:
         if spec.granularity == "channel":
             raise InputError(f"activation {spec}: one range per channel cannot be taken out of a layer's sum; use tensor or token.")
         self.spec, self._axis = spec, channel_axis
-        self._static: tuple[float, int, int, int] | None = None
+        self.static: tuple[float, int, int, int] | None = None
         if spec.format == "int" and spec.granularity == "tensor" and not spec.dynamic:
             if statistics is None:
                 raise InputError(f"activation {spec}: it is static, but there are no calibration statistics; write {spec}:dynamic.")
-            self._static = codes(*from_statistics(statistics, spec), spec)
+            self.static = codes(*from_statistics(statistics, spec), spec)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the fake-quantized `x`."""
-        if self._static is not None:
-            return to_grid(x, *self._static)
+        if self.static is not None:
+            return to_grid(x, *self.static)
         if self.spec.format == "int" and self.spec.granularity == "tensor":
             return to_grid(x, *codes(*_batch_range(x, self.spec), self.spec))
         return _along_channels(x, self._axis, lambda rows: fake_quantize(rows, self.spec))
