@@ -2,8 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.table import Table
 from quant_core.errors import BitfrontError, InputError
 from quant_core.files import write_text
 from search.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+
+if TYPE_CHECKING:
+    from quant_core.policy import Policy
 
 
 def solve_command(
@@ -47,26 +51,27 @@ def solve_command(
     if found is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
     policy = ready.setup.space.policy(found)
-    cost = problem.costs_of(found)
+    if out:
+        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(ready.setup.layers)}, indent=1) + "\n")
     result = {
         "id": policy.id,
         "estimated_loss_rise": float(sum(each[k] for each, k in zip(sensitivities, found, strict=True))),
-        "cost": cost,
+        "cost": problem.costs_of(found),
         "seconds": seconds,
         "scored": ready.sensitivity.evaluations,
     }
-    if out:
-        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(ready.setup.layers)}, indent=1) + "\n")
-    if as_json:
-        typer.echo(json.dumps(result | policy.to_json(), indent=2))
-        return
+    typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
+
+
+def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
+    """Print the policy layer by layer, its cost, and what solving took."""
     table = Table("layer", "weight", "activation", box=None)
     for name, each in policy.items():
         table.add_row(name, str(each.weight), str(each.activation))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(", ".join(f"{metric} {value:.6g}" for metric, value in cost.items()), markup=False)
-    console.print(f"policy {policy.id}: solved in {1e3 * seconds:.1f} ms; {ready.sensitivity.evaluations} evaluations", markup=False)
+    console.print(", ".join(f"{metric} {value:.6g}" for metric, value in result["cost"].items()), markup=False)
+    console.print(f"policy {policy.id}: solved in {1e3 * result['seconds']:.1f} ms; {result['scored']} evaluations", markup=False)
 
 
 def _budget(given: list[str]) -> dict[str, object]:

@@ -303,3 +303,17 @@ def test_quick_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str])
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_other_budgets_are_solved_without_scoring_again(run: Run, tmp_path: Path) -> None:
+    assert run("sweep", experiment(tmp_path), "search.searcher=ilp", "search.trials=8").returncode == 0
+    found = run("solve", "one", "--budget", "weight_bytes=0.2 of float", "--budget", "latency_s=1", "--out", "tight.json", "--json")
+    assert found.returncode == 0, found.stderr
+    solved = json.loads(found.stdout)
+    assert solved["scored"] == 0
+    assert solved["cost"]["weight_bytes"] <= 0.2 * 4 * (12 * 24 + 24 * 24 + 24 * 3)
+    applied = json.loads(run("apply", "tight.json", "--task", "own_task:make", "--json").stdout)
+    assert applied["weight_bytes"] == solved["cost"]["weight_bytes"]
+    assert run("cost", "tight.json", "--device", "vu9p-bitserial").returncode == 0
+    assert "'tiny' given" in run("solve", "one", "--budget", "weight_bytes=tiny").stderr
+    assert "METRIC=LIMIT" in run("solve", "one", "--budget", "small").stderr
