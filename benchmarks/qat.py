@@ -8,6 +8,7 @@ and its ratio to the float step. Peers that are not installed are left out.
 
 import argparse
 import copy
+import importlib
 import statistics
 import time
 import warnings
@@ -93,10 +94,8 @@ def torch_ao(model: nn.Module, inputs: Tensor) -> nn.Module:
 
 def brevitas(model: nn.Module, _inputs: Tensor) -> nn.Module:
     """Return the network with brevitas layers: 8-bit per-channel weights, per-tensor inputs whose scales are learned."""
-    from brevitas import nn as qnn
-    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
-
-    quantizers = {"weight_quant": Int8WeightPerChannelFloat, "input_quant": Int8ActPerTensorFloat}
+    qnn, kinds = importlib.import_module("brevitas.nn"), importlib.import_module("brevitas.quant")
+    quantizers = {"weight_quant": kinds.Int8WeightPerChannelFloat, "input_quant": kinds.Int8ActPerTensorFloat}
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -111,17 +111,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--rows", default="", help="comma-separated names of rows; default all")
+    parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
+    parser.add_argument("--methods", default="", help="comma-separated; default all")
     parser.add_argument("--write", type=Path, help="file with the markers of the table")
     parser.add_argument("--label", default="", help="of the markers; default the task")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     options = {key: _value(text) for key, _, text in (option.partition("=") for option in arguments.option)}
-    rows = [row for row in ROWS if not arguments.rows or row[0] in arguments.rows.split(",")]
+    rows, methods = arguments.rows.split(";"), arguments.methods.split(",")
+    chosen = [
+        (name, weight, activation, tuple(each for each in every if not arguments.methods or each in methods))
+        for name, weight, activation, every in ROWS
+        if not arguments.rows or name in rows
+    ]
     start, seeds = time.perf_counter(), []
     for seed in range(arguments.seeds):
         task = tasks.load(arguments.task, {"seed": seed, **options})
-        seeds.append(accuracies(task, QatConfig(epochs=arguments.epochs, lr=arguments.lr, seed=seed), rows))
+        seeds.append(accuracies(task, QatConfig(epochs=arguments.epochs, lr=arguments.lr, seed=seed), chosen))
         print(markdown(seeds), flush=True)
     print(f"{time.perf_counter() - start:.0f} s")
     if arguments.write:
