@@ -9,11 +9,14 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array
 
+from search.pareto import non_dominated
 from search.problem import FloatArray, Problem, Values
 from search.repair import Walls, walls
 
 Pairs = Mapping[tuple[int, int], FloatArray]
 RETRIES = 50
+MOST_COMPARED = 1000
+"""Joint choices per site up to which dominated ones are taken out before solving."""
 
 
 def solve(
@@ -55,6 +58,12 @@ class Program:
         self._ones = self._one_hot()
         self._limits = self._wall_rows(walls(problem))
         self._links = self._link_rows()
+        self._useful = np.ones(self._width)
+        if not self._pairs:
+            costs = self._limits[0].toarray() if self._limits is not None else np.zeros((0, self._width))
+            points = np.concatenate([self._objective[None], costs]).T
+            spans = zip(self._start[:-1], self._start[1:], strict=True)
+            self._useful[:] = np.concatenate([_undominated(points[first:last]) for first, last in spans])
 
     def solve(self, cuts: Sequence[Values], nodes: int) -> Values | None:
         """Return the best point that is none of `cuts` and keeps the limits within the solver's tolerance."""
@@ -66,10 +75,11 @@ class Program:
         if cuts:
             rows = self._matrix([(n, column, 1.0) for n, point in enumerate(cuts) for column in self._columns(point)], len(cuts))
             constraints.append(LinearConstraint(rows, -np.inf, len(self._shapes) - 1.0))
+        upper = np.ones(self._width) if cuts else self._useful  # a cut may make a dominated choice the answer
         binary = np.zeros(self._width, dtype=np.int64)
         binary[: self._start[-1]] = 1
         found = milp(
-            self._objective, integrality=binary, bounds=Bounds(0, 1), constraints=constraints,
+            self._objective, integrality=binary, bounds=Bounds(0, upper), constraints=constraints,
             options={"mip_rel_gap": 0.0, "node_limit": nodes},
         )  # fmt: skip
         return None if found.x is None else self._point(found.x)
@@ -115,6 +125,11 @@ class Program:
     def _matrix(self, entries: Sequence[tuple[int, int, float]], rows: int | None = None) -> csr_array:
         at, column, value = (np.array(each) for each in zip(*entries, strict=True))
         return csr_array(coo_array((value, (at, column)), shape=(rows or int(at.max()) + 1, self._width)))
+
+
+def _undominated(points: FloatArray) -> FloatArray:
+    """Return [J]: 0 for the choices [J, 1 + M] of a site that another one equals or betters in loss and in every limited cost, else 1."""
+    return non_dominated(points).astype(np.float64) if len(points) <= MOST_COMPARED else np.ones(len(points))
 
 
 def _joint(tables: Sequence[FloatArray]) -> FloatArray:

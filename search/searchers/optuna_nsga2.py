@@ -22,7 +22,7 @@ class Nsga2Searcher:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", population: int = 50, warm: int = 12
+        self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", population: int = 50, warm: int = 4
     ) -> None:
         size = max(4, min(population, max(20, trials // 5)))
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))

@@ -51,7 +51,7 @@ def swapped(ledger: Ledger) -> Trial | None:
     target = under(ledger.problem, random_limits(ledger.problem, ledger.rng))
     best: list[Values] = ledger.incumbents(target) or ledger.incumbents(ledger.problem)
     if best:
-        near = neighbours(ledger, target, best[0], most=1000)
+        near = neighbours(ledger, target, best[0], most=300)
         if len(near):
             return ledger.open(tuple(map(int, near[ledger.rng.integers(len(near))])))
     wanted = ledger.mutated(best[0], 3) if best else ledger.draw()
