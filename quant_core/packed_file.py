@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from quant_core.codecs import Encoded
 from quant_core.errors import InputError
 from quant_core.files import write_bytes
-from quant_core.packing import pack, unpack
+from quant_core.packing import pack, pack_encoded, unpack
 from quant_core.spec import QuantSpec, parse
 
 SCHEMA = "bitfront.packed/1"
+_DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
 
@@ -32,8 +34,8 @@ class Entry:
 
     spec: str
     shape: tuple[int, ...]
-    channel_axis: int
-    dtype: str
+    channel_axis: int = 0
+    dtype: str = "float32"
 
 
 def save_packed(
@@ -42,11 +44,13 @@ def save_packed(
     *,
     plain: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, str] | None = None,
+    encoded: Mapping[str, Encoded] | None = None,
 ) -> None:
     """Write name -> (tensor, spec, channel axis) packed, and `plain` tensors (biases, running statistics) as they are, to `path`.
 
     The file is a safetensors file with one uint8 tensor per packed tensor; its metadata hold `bitfront` (the schema), one JSON entry per
-    packed tensor under `tensor.NAME`, and `metadata`. It is written to a temporary name first.
+    packed tensor under `tensor.NAME`, and `metadata`. It is written to a temporary name first. Codes given in
+    `encoded` (of AdaRound, say) are stored instead of encoding the tensor of that name afresh.
 
     Raises:
         InputError: a tensor that cannot be packed (its name is in the message), or a name given twice.
@@ -58,13 +62,19 @@ def save_packed(
     notes = dict(metadata or {}) | {"bitfront": SCHEMA}
     for name, (tensor, spec, axis) in tensors.items():
         try:
-            data = pack(tensor, spec, channel_axis=axis)
+            given = (encoded or {}).get(name)
+            data = pack(tensor, spec, channel_axis=axis) if given is None else pack_encoded(given, spec)
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
         stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
         entry = Entry(str(spec), tuple(tensor.shape), axis, str(tensor.dtype).removeprefix("torch."))
-        notes[f"tensor.{name}"] = json.dumps(asdict(entry))
+        notes[f"tensor.{name}"] = json.dumps(_short(entry))
     write_bytes(path, save(stored, metadata=notes))
+
+
+def _short(entry: Entry) -> dict[str, object]:
+    """Return an entry without what it has by default."""
+    return {key: value for key, value in asdict(entry).items() if value != _DEFAULTS.get(key)}
 
 
 def load_packed(path: Path) -> dict[str, Tensor]:
@@ -101,7 +111,7 @@ def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[s
 
 def _entry(path: Path, key: str, text: str) -> Entry:
     try:
-        raw = json.loads(text)
+        raw = _DEFAULTS | json.loads(text)
         entry = Entry(str(parse(raw["spec"])), tuple(int(size) for size in raw["shape"]), int(raw["channel_axis"]), str(raw["dtype"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: metadata {key!r} is no packed tensor: {error}") from None

@@ -15,21 +15,29 @@ def export_command(
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
     pick: Annotated[str, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number.")] = "knee",
     formats: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="What to write; may be repeated. policy and card always are.")
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", help="policy, safetensors, onnx, c-array, torchao, vllm or card; may be repeated. policy and card always are."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    allow_dequantized: Annotated[
+        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot say as float constants of their values.")
+    ] = False,
+    register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,
     experiment: ExperimentName = None,
 ) -> None:
     """Export one policy of a sweep, verified.
 
-    Example: `bitfront export digits-auto-1124-101500 --pick best-under:latency_s=0.001 --out out/digits`
+    Example: `bitfront export digits-auto-1124-101500 --pick best-under:latency_s=0.001 -f onnx -f safetensors --out out/digits`
     """
     from search.exporting import export
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
     console = Console(highlight=False, soft_wrap=True)
-    for name, done in export(uri, sweep, pick, wanted, out, experiment, force).items():
+    written = export(uri, sweep, pick, wanted, out, experiment, force=force, allow_dequantized=allow_dequantized, register=register)
+    for name, done in written.items():
         checks = ", ".join(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in done.checks.items())
         console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}", markup=False)
         for note in done.notes:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,16 @@ REPORT = "export.json"
 
 
 def export(
-    uri: str, ref: str, choice: str, formats: Sequence[str], out: Path, experiment: str | None = None, force: bool = False
+    uri: str,
+    ref: str,
+    choice: str,
+    formats: Sequence[str],
+    out: Path,
+    experiment: str | None = None,
+    *,
+    force: bool = False,
+    allow_dequantized: bool = False,
+    register: str = "",
 ) -> dict[str, Exported]:
     """Export one policy of a sweep.
 
@@ -31,9 +41,11 @@ def export(
         formats: names of `EXPORTERS`, or "package.module:function".
         out: the folder to make; it appears whole or not at all.
         force: replace `out` if it exists.
+        allow_dequantized: what a format cannot say may be stored as float constants of the quantized values.
+        register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
 
     Returns:
-        format -> what was written and verified.
+        format -> what was written and verified; "mlflow" of what was registered.
 
     Raises:
         InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
@@ -41,11 +53,15 @@ def export(
     """
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
     _check_target(out, force)
-    bundle = open_bundle(uri, ref, choice, experiment)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
+        bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
         done = {name: exporter(bundle, temporary) for name, exporter in exporters.items()}
+        if register:
+            from search.tracking.registry import register_policy
+
+            done["mlflow"] = register_policy(uri, bundle, register, temporary)
         (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
         _move(temporary, out)
     except OSError as error:
@@ -77,12 +93,24 @@ def _check_target(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists and is no export of bitfront (it has no {REPORT}); --force replaces exports only.")
 
 
+def _existing_parent(out: Path) -> Path:
+    """Return the nearest folder above `out` that exists: folders are made when everything is verified, not before."""
+    return next(each for each in out.absolute().parents if each.is_dir())
+
+
 def _move(temporary: Path, out: Path) -> None:
-    """Put the finished folder in place; an older export is replaced."""
+    """Put the finished folder in place; an older export is replaced, or stays where that fails."""
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        temporary.rename(out)
+        return
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

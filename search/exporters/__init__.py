@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 EXPORTERS: dict[str, str] = {
     "policy": "search.exporters.policy:export",
+    "safetensors": "search.exporters.safetensors:export",
+    "onnx": "search.exporters.onnx_qdq:export",
     "card": "search.exporters.card:export",
 }
 
@@ -30,6 +32,7 @@ class Bundle:
         evaluator: quantizes (`evaluator.engine.apply(policy)`) and measures.
         record, trial: the sweep and the trial that was picked.
         metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
+        allow_dequantized: what the format cannot say may be stored as float constants of the quantized values.
     """
 
     policy: Policy
@@ -40,6 +43,7 @@ class Bundle:
     record: "SweepRecord"
     trial: "TrialRecord"
     metrics: Mapping[str, Mapping[str, float]]
+    allow_dequantized: bool = False
 
 
 @dataclass(frozen=True)

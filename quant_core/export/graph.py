@@ -1,0 +1,175 @@
+"""A network quantized by a policy as an ONNX graph: QuantizeLinear and DequantizeLinear around float operators (QDQ)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from torch import nn
+
+from quant_core.errors import BitfrontError, InputError
+from quant_core.export import marks
+from quant_core.export.carriers import IR, OPSET, activation_carrier
+from quant_core.export.constants import Pieces, refusal, weight
+from quant_core.export.stored import Grid, StoredLayer, installed
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An ONNX model and what its weights take.
+
+    Attributes:
+        model: checked by onnx.checker.
+        payload: bytes of the constants that hold quantized weights: codes, scales, zero points.
+        extra: bytes of it that wider types than the formats' own take.
+        notes: what is carried in more bits than it has, and what is stored in float.
+    """
+
+    model: onnx.ModelProto
+    payload: int
+    extra: float
+    notes: tuple[str, ...]
+
+
+def quantized_graph(model: nn.Module, stored: Sequence[StoredLayer], example: Any, allow_dequantized: bool = False) -> Graph:
+    """Return the ONNX graph of a network.
+
+    Args:
+        model: the network with batch norms folded, in eval mode; nothing in it quantizes inputs.
+        stored: its layers as the simulation quantizes them.
+        example: one batch of model inputs.
+        allow_dequantized: put weights that ONNX cannot say into the graph as float constants of their quantized values.
+
+    Raises:
+        InputError: a weight or an activation that ONNX cannot say (every one is named), or an operator.
+        BitfrontError: the graph is not valid.
+    """
+    faults = [f"layer {each.layer.name!r}: {fault}" for each in stored for fault in _faults(each, allow_dequantized)]
+    if faults:
+        raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
+    by_name = {each.layer.name: each for each in stored}
+    quantized = [name for name, each in by_name.items() if each.encoded is not None and not refusal(each.policy.weight)]
+    graph = marks.traced(installed(model, stored), example, quantized, [name for name, each in by_name.items() if each.grid is not None])
+    pieces = _replace_marks(graph.graph, by_name)
+    _finish(graph, pieces)
+    names = {each.name for each in pieces.constants}
+    payload = sum(len(each.raw_data) for each in graph.graph.initializer if each.name in names and not each.name.startswith("grid"))
+    floats = [
+        (f"{each.policy.weight} weights are stored dequantized, in float32", name)
+        for name, each in by_name.items()
+        if each.encoded is not None and refusal(each.policy.weight)
+    ]
+    grouped: dict[str, list[str]] = {}
+    for what, name in (*pieces.carried, *floats):
+        grouped.setdefault(what, []).append(name)
+    return Graph(graph, payload, pieces.extra_bits / 8, tuple(f"{what}: {', '.join(names)}" for what, names in grouped.items()))
+
+
+def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
+    """Return what ONNX cannot say of a layer."""
+    found = []
+    if stored.encoded is not None and not allow_dequantized and (fault := refusal(stored.policy.weight)):
+        found.append(fault)
+    activation = stored.policy.activation
+    if not activation.is_float and stored.grid is None and stored.layer.calls and stored.layer.kind != "embedding":
+        found.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
+    return found
+
+
+def _replace_marks(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> Pieces:
+    """Put the quantized weights and the grids of the activations where the marks are. What is said twice is stored once."""
+    all_pieces, nodes, renamed, known = Pieces(), [], dict[str, str](), dict[object, str]()
+    for node in graph.node:
+        inputs = [renamed.get(name, name) for name in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+        if node.domain != marks.DOMAIN:
+            nodes.append(node)
+            continue
+        layer = stored[helper.get_node_attr_value(node, "layer").decode()]
+        is_weight = node.op_type == marks.WEIGHT
+        key = (layer.owner, layer.policy.weight) if is_weight else (inputs[0], layer.grid)
+        if key in known:
+            renamed[node.output[0]] = known[key]
+            continue
+        known[key] = node.output[0]
+        prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(known)}"
+        if is_weight and any(each.name == f"{prefix}.codes" for each in all_pieces.constants):
+            prefix = f"{layer.layer.name}.weight"
+        found = weight(layer, prefix, node.output[0]) if is_weight else _activation(layer, inputs[0], prefix, node.output[0])
+        nodes += found.nodes
+        all_pieces.add(found)
+    for output in graph.output:
+        output.name = renamed.get(output.name, output.name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return all_pieces
+
+
+def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> Pieces:
+    """Return QuantizeLinear and DequantizeLinear of a layer's input, with a Clip where the type has more codes than the grid."""
+    assert stored.grid is not None
+    scale, zero_point, low, high = stored.grid
+    pieces = Pieces()
+    kind = activation_carrier((high - low).bit_length(), signed=low < 0)
+    if kind.range != (low, high):
+        ends = (np.float32((low - zero_point) * scale), np.float32((high - zero_point) * scale))
+        limits = [pieces.floats(f"{prefix}.{name}", np.array(end)) for name, end in zip(("low", "high"), ends, strict=True)]
+        source = pieces.node("Clip", [source, *limits], f"{output}.clipped")
+        pieces.carry(f"{stored.policy.activation.bits}-bit activations", stored.layer.name, kind, stored.policy.activation.bits)
+    step = pieces.floats(f"{prefix}.scale", np.array(divisor(stored.grid)))
+    grid = [step, pieces.integers(f"{prefix}.zero_point", np.array(zero_point), kind)]
+    codes = pieces.node("QuantizeLinear", [source, *grid], f"{output}.codes")
+    pieces.node("DequantizeLinear", [codes, *grid], output)
+    return pieces
+
+
+def divisor(grid: Grid) -> np.float32:
+    """Return the float32 scale by which division rounds like the simulation's multiplication by 1 / scale, halves above all.
+
+    Images are full of values half-way between two codes (0.5 under a scale of 1/255); of the nearest number and its two neighbours the
+    one is taken that puts the fewest of all half-way values on the other side.
+    """
+    scale, zero_point, low, high = grid
+    nearest = np.float32(scale)
+    halves = ((np.arange(low - zero_point, high - zero_point) + 0.5) * scale).astype(np.float32)
+    wanted = np.rint(halves * np.float32(1.0 / scale))
+    near = (nearest, np.nextafter(nearest, np.float32(0)), np.nextafter(nearest, np.float32(np.inf)))
+    return min(near, key=lambda each: int((np.rint(halves / each) != wanted).sum()))
+
+
+def _shorten(graph: onnx.GraphProto) -> None:
+    """Number the inner values: their names, after the path of each module, take more bytes than small layers."""
+    fixed = {each.name for each in (*graph.initializer, *graph.input, *graph.output)} | {""}
+    short: dict[str, str] = {}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name not in fixed:
+                    names[i] = short.setdefault(name, f"v{len(short)}")
+
+
+def _finish(model: onnx.ModelProto, pieces: Pieces) -> None:
+    """Add the constants, drop those that nothing reads any more, set the versions, check.
+
+    Raises:
+        BitfrontError: the graph is not valid.
+    """
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    kept = [each for each in (*graph.initializer, *pieces.constants) if each.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]
+    _shorten(graph)
+    model.ir_version = max((IR, *(each.ir for each in pieces.carriers)))
+    opset = max((OPSET, *(each.opset for each in pieces.carriers)))
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.producer_name, model.producer_version = "bitfront", ""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BitfrontError(f"the ONNX graph is not valid: {error}") from error

@@ -1,0 +1,86 @@
+"""`StoredLayer`: what one layer of a quantized network holds, the very codes, scales, bias and activation grid of the simulation."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.activation import ActivationQuantizer
+from quant_core.codecs import Encoded
+from quant_core.errors import BitfrontError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.ptq import PostTraining
+from quant_core.quantize import decode
+from quant_core.spec import FLOAT
+
+Grid = tuple[float, int, int, int]
+"""Scale, zero point, smallest and largest code of a static activation."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """One layer of a quantized network.
+
+    Attributes:
+        layer, policy: which, and how it is quantized; what the network never calls is float, whatever its policy says.
+        weight: float32, as the simulation uses it.
+        encoded: its codes and scales; None where the weight is float.
+        bias: float32 with the corrections of the simulation, or None.
+        grid: of its input, where the activation is quantized with a range from calibration; else None.
+    """
+
+    layer: Layer
+    policy: LayerPolicy
+    weight: Tensor
+    encoded: Encoded | None
+    bias: Tensor | None
+    grid: Grid | None
+
+    @property
+    def owner(self) -> str:
+        """The layer that holds the weight: itself, or the one it is tied to."""
+        return self.layer.tied_to or self.layer.name
+
+
+def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
+    """Return every layer as `engine` simulates `policy`, in network order.
+
+    Raises:
+        BitfrontError: the codes of a layer do not decode to the weight that the simulation uses, bit for bit.
+    """
+    model = engine.apply(policy)
+    found = []
+    for layer in layers:
+        module, wanted = model.get_submodule(layer.name), policy[layer.name]
+        weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
+        if not layer.calls:
+            wanted = LayerPolicy(FLOAT, FLOAT)
+        encoded = None if wanted.weight.is_float else engine.encoded(layer.name, wanted.weight)
+        if encoded is not None:
+            again = decode(encoded, wanted.weight, layer.weight_shape, channel_axis=layer.channel_axis)
+            if not torch.equal(again.to(weight.dtype), weight):
+                raise BitfrontError(f"layer {layer.name!r}: the codes of {wanted.weight} do not give the simulated weight; report this.")
+        found.append(
+            StoredLayer(layer, wanted, weight, encoded, None if bias is None else bias.detach().clone(), _grid(engine, layer, wanted))
+        )
+    return tuple(found)
+
+
+def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
+    """Return a copy of `model` that holds the weights and biases of `stored`; inputs of layers are not quantized."""
+    model = copy.deepcopy(model)
+    for each in stored:
+        module = model.get_submodule(each.layer.name)
+        module.register_parameter("weight", nn.Parameter(each.weight, requires_grad=False))
+        if "bias" in module._parameters:
+            module.register_parameter("bias", None if each.bias is None else nn.Parameter(each.bias, requires_grad=False))
+    return model
+
+
+def _grid(engine: PostTraining, layer: Layer, policy: LayerPolicy) -> Grid | None:
+    if policy.activation.is_float or layer.name not in engine.statistics:
+        return None
+    return ActivationQuantizer(policy.activation, engine.statistics[layer.name], -1 - len(layer.kernel)).static
