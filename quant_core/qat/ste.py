@@ -3,6 +3,7 @@
 The gradient is 1 inside the clip range and 0 outside (Jacob et al., CVPR 2018; Krishnamoorthi 2018, arXiv:1806.08342, section 2.4).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -115,13 +116,14 @@ class RangeInput(InputQuantizer):
         """Move the range towards that of `x` while training."""
         if not (self.training and self.tracking and self.spec.clipping in ("minmax", "ema")) or not x.numel():
             return
-        low, high = (end.to(torch.float64) for end in x.detach().aminmax())
-        if self.spec.symmetric and bool(self.low < 0):
-            high = torch.maximum(-low, high)
-            low = -high
-        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-        if bool(torch.isfinite(high - low)):
-            self.low, self.high = self.low + EMA * (low - self.low), self.high + EMA * (high - self.high)
+        low, high = (float(end) for end in x.detach().aminmax())
+        old_low, old_high = float(self.low), float(self.high)
+        if self.spec.symmetric and old_low < 0:
+            low, high = -max(-low, high), max(-low, high)
+        low, high = min(low, 0.0), max(high, 0.0)
+        if math.isfinite(high - low):
+            self.low.fill_(old_low + EMA * (low - old_low))
+            self.high.fill_(old_high + EMA * (high - old_high))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input."""
