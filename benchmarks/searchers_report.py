@@ -28,7 +28,7 @@ Sensitivities are given with the problem and not counted as evaluations.
 
 def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None) -> str:
     """Return the tables as markdown; with `out`, also write benchmarks.md, benchmarks.json and benchmarks.svg there."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, _extent(rows)]
     summary: dict[str, Any] = {}
     for family, title in TITLES.items():
         mine = [row for row in rows if row["family"] == family]
@@ -75,10 +75,20 @@ def _table(rows: Sequence[Row], budgets: Sequence[int]) -> tuple[list[str], dict
     return lines, figures
 
 
+def _extent(rows: Sequence[Row]) -> str:
+    """Say what was run."""
+    told = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        mine = [row for row in rows if row["family"] == family]
+        cases, seeds = {row["case"] for row in mine}, {row["seed"] for row in mine}
+        told.append(f"{family}: {len(cases)} budgets, {len(seeds)} seeds, up to {max(row['evaluations'] for row in mine)} evaluations")
+    return f"What was run ({len(rows)} runs): {'; '.join(told)}.\n"
+
+
 def _quartiles(regrets: Sequence[float]) -> str:
     if not regrets or not np.isfinite(regrets).all():
         return "none found" if regrets else "-"
-    low, middle, high = np.percentile(regrets, [25, 50, 75])
+    low, middle, high = np.percentile(regrets, [25, 50, 75]).round(4) + 0.0
     return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
 
 

@@ -62,16 +62,22 @@ def suite(given: argparse.Namespace) -> None:
         return
     given.out.mkdir(parents=True, exist_ok=True)
     store = given.out / "benchmarks.jsonl"
+    if not given.tables:
+        _fill(store, given, found)
+    print(write(_read(store), BUDGETS, given.out))
+
+
+def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:
+    """Make the runs that the store lacks."""
     done = {_key(row): row["evaluations"] for row in _read(store)}
     for case, entry, seed, evaluations in _plan(found, given.seeds, given.evaluations):
         if done.get((case.family, case.name, entry.label, seed), 0) < evaluations:
             _append(store, _row(case, entry, seed, evaluations))
-    if "P4" in families:
+    if "P4" in given.families.split(","):
         for entry in OWN[1:]:
             for seed in range(min(_count(entry, given.seeds), 2)):
                 if done.get(("front", "P4", entry.label, seed), 0) < given.evaluations:
                     _append(store, _front_row(entry, seed, given.evaluations))
-    print(write(_read(store), BUDGETS, given.out))
 
 
 def _plan(found: list[Case], seeds: int, evaluations: int) -> Iterator[tuple[Case, Entry, int, int]]:
