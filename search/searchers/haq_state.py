@@ -65,7 +65,9 @@ class Episode:
         self.target = under(way.problem, limits)
         self._way = way
         self._walls = walls(self.target)
-        self._least = np.array([[float(each.min()) for each in tables] for tables in self._walls.tables]).reshape(len(limits), -1)
+        self._least = np.array([[float(each.min()) for each in tables] for tables in self._walls.tables]).reshape(
+            len(limits), len(way.problem.sites)
+        )
         self._spent = np.zeros(len(limits))
         self._chosen: dict[int, int] = {}
         self._site = {d: s for s, site in enumerate(way.problem.sites) for d in site}

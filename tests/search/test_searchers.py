@@ -74,6 +74,7 @@ def check(problem: Problem, points: Sequence[Values]) -> None:
 
 PROBLEMS = {
     "one limit, error only": {"limit": 0.4},
+    "no limit, error only": {"limit": None},
     "several objectives, no limit": {"limit": None, "objectives": ("error", "latency", "weights")},
     "several objectives under limits": {"limit": 0.5, "objectives": ("error", "latency")},
 }
