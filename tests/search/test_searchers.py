@@ -97,7 +97,7 @@ def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
     check(problem, points)
     assert numbers == list(range(len(points)))
     assert not set(points) & set(problem.baselines)
-    assert points or name == "uniform"
+    assert points or name == "uniform" or (name in ("greedy", "ilp") and kind == "no limit, error only")  # the dearest policy is a baseline
 
 
 @ALL_SEARCHERS
