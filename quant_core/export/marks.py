@@ -1,5 +1,6 @@
 """A network traced to a float ONNX graph in which every quantized weight and layer input passes through a node that names its layer."""
 
+import contextlib
 import copy
 import io
 import warnings
@@ -74,7 +75,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     flat = _Flat(_marked(model, weights, inputs), structure).eval()
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):  # it prints whole graphs
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is to go: what counts is checked later
             torch.onnx.export(
                 flat,
@@ -89,7 +90,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise InputError(
-            f"ONNX cannot say this network: {str(error).splitlines()[0]} Use the safetensors or policy format, or torchao or vllm for "
+            f"ONNX cannot say this network: {str(error).splitlines()[0].rstrip('.')}. Use the safetensors or policy format, or torchao or vllm for "
             f"transformers."
         ) from error
     return onnx.load_from_string(buffer.getvalue())

@@ -18,6 +18,9 @@ EXPORTERS: dict[str, str] = {
     "policy": "search.exporters.policy:export",
     "safetensors": "search.exporters.safetensors:export",
     "onnx": "search.exporters.onnx_qdq:export",
+    "c-array": "search.exporters.c_array:export",
+    "torchao": "search.exporters.torchao:export",
+    "vllm": "search.exporters.vllm:export",
     "card": "search.exporters.card:export",
 }
 

@@ -1,0 +1,193 @@
+"""A C header with a network's integer weights, scales, biases and a layer table, in the layouts of CMSIS-NN (int8 and int4, NHWC)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from quant_core.errors import InputError
+from quant_core.export.stored import StoredLayer
+
+KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
+_PER_LINE = 24
+
+TYPES = """#include <stddef.h>
+#include <stdint.h>
+
+/* acc[o] = bias[o] + sum((x - in_zero_point) * w); its value is acc[o] * in_scale * weight_scale[o or 0].
+   x: int8, NHWC. w: conv [out][kh][kw][in / groups], depthwise [kh][kw][out], linear [out][in]; at 4 bits two per byte, the first low. */
+enum { BITFRONT_LINEAR = 0, BITFRONT_CONV = 1, BITFRONT_DEPTHWISE = 2 };
+typedef struct {
+    const char *name;
+    int32_t kind, in_channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+    int32_t weight_bits, weight_scales;
+    const uint8_t *weights;
+    const float *weight_scale;
+    const int32_t *bias;
+    float in_scale;
+    int32_t in_zero_point, in_low, in_high;
+} bitfront_layer;
+"""
+
+KERNEL = """#include "bitfront_model.h"
+
+/* A plain reference of one layer: x [in_h][in_w][in_channels] -> acc [out_h][out_w][out_channels]; a linear layer has in_h rows. */
+static int32_t bitfront_weight(const bitfront_layer *l, size_t i) {
+    if (l->weight_bits == 8) return (int8_t)l->weights[i];
+    int32_t nibble = (l->weights[i / 2] >> (4 * (i % 2))) & 15;
+    return nibble > 7 ? nibble - 16 : nibble;
+}
+
+static void bitfront_run(const bitfront_layer *l, const int8_t *x, int32_t in_h, int32_t in_w, int32_t out_h, int32_t out_w, int32_t *acc) {
+    const int32_t per_group = l->in_channels / l->groups, outs = l->out_channels / l->groups;
+    for (int32_t oy = 0; oy < out_h; oy++)
+        for (int32_t ox = 0; ox < out_w; ox++)
+            for (int32_t o = 0; o < l->out_channels; o++) {
+                int32_t sum = l->bias[o];
+                for (int32_t ky = 0; ky < l->kernel_h; ky++)
+                    for (int32_t kx = 0; kx < l->kernel_w; kx++) {
+                        const int32_t y = oy * l->stride_h - l->pad_h + ky * l->dilation_h;
+                        const int32_t z = ox * l->stride_w - l->pad_w + kx * l->dilation_w;
+                        if (y < 0 || y >= in_h || z < 0 || z >= in_w) continue;
+                        for (int32_t c = 0; c < per_group; c++) {
+                            const size_t tap = (size_t)ky * l->kernel_w + kx;
+                            const size_t w = l->kind == BITFRONT_DEPTHWISE
+                                ? tap * l->out_channels + o
+                                : ((size_t)o * l->kernel_h * l->kernel_w + tap) * per_group + c;
+                            const int32_t value = x[((size_t)y * in_w + z) * l->in_channels + o / outs * per_group + c];
+                            sum += (value - l->in_zero_point) * bitfront_weight(l, w);
+                        }
+                    }
+                acc[((size_t)oy * out_w + ox) * l->out_channels + o] = sum;
+            }
+}
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class CLayer:
+    """One layer as the header holds it.
+
+    Attributes:
+        stored: what it is made of.
+        integers: the weight in its own shape.
+        bits: 8 or 4, of the array.
+        bias: int32, in steps of input scale x weight scale.
+        offset: taken from the codes of an unsigned input to make them int8.
+        padding: before each of the two spatial axes.
+    """
+
+    stored: StoredLayer
+    integers: NDArray[np.int64]
+    bits: int
+    bias: NDArray[np.int64]
+    offset: int
+    padding: tuple[int, int]
+
+    @property
+    def identifier(self) -> str:
+        """The layer's name as a part of C names."""
+        return re.sub(r"\W", "_", self.stored.layer.name)
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Return the bytes of the weight in its CMSIS-NN layout."""
+        kind = self.stored.layer.kind
+        moved = self.integers
+        if kind == "conv":
+            moved = moved.transpose(0, 2, 3, 1)
+        elif kind == "depthwise":
+            moved = moved[:, 0].transpose(1, 2, 0)
+        flat = moved.reshape(-1).astype(np.int8).view(np.uint8)
+        if self.bits == 8:
+            return flat
+        padded = np.append(flat, np.zeros(len(flat) % 2, dtype=np.uint8)) & 15
+        return (padded[::2] | padded[1::2] << 4).astype(np.uint8)
+
+
+def c_layers(model: nn.Module, stored: Sequence[StoredLayer]) -> tuple[CLayer, ...]:
+    """Return the layers of a network as integers.
+
+    Raises:
+        InputError: a layer that integer engines for microcontrollers cannot run; every one is named.
+    """
+    called = [each for each in stored if each.layer.calls]
+    faults = [f"layer {each.layer.name!r}: {fault}" for each in called if (fault := _fault(model.get_submodule(each.layer.name), each))]
+    if faults:
+        raise InputError("; ".join(faults) + ".")
+    return tuple(_layer(model.get_submodule(each.layer.name), each) for each in called)
+
+
+def _fault(module: Any, stored: StoredLayer) -> str:
+    layer, weight, activation = stored.layer, stored.policy.weight, stored.policy.activation
+    if layer.kind not in KINDS or len(layer.kernel) not in (0, 2) or layer.channel_axis != 0:
+        return f"{type(module).__name__} has no integer kernel; linear, 2-d convolution and depthwise convolution have"
+    if layer.kernel and (module.padding_mode != "zeros" or layer.tied_to):
+        return f"padding mode {module.padding_mode!r}; zeros are needed"
+    if weight.format != "int" or weight.granularity not in ("tensor", "channel") or not weight.symmetric or not 2 <= weight.bits <= 8:
+        return f"weight {weight}; int2 to int8, symmetric, by tensor or channel are needed"
+    if stored.grid is None or activation.bits > 8:
+        return f"activation {activation}; a range from calibration of at most 8 bits is needed, as int8:tensor"
+    return ""
+
+
+def _layer(module: Any, stored: StoredLayer) -> CLayer:
+    assert stored.encoded is not None
+    assert stored.encoded.scale is not None
+    assert stored.grid is not None
+    integers = (stored.encoded.codes.numpy().astype(np.int64) + stored.encoded.low).reshape(stored.layer.weight_shape)
+    steps = stored.encoded.scale.numpy().reshape(-1).astype(np.float64) * stored.grid[0]
+    bias = np.zeros(stored.layer.out_channels) if stored.bias is None else stored.bias.numpy().astype(np.float64)
+    rounded = np.clip(np.rint(bias / steps), -(2**31), 2**31 - 1).astype(np.int64)
+    offset = 128 if stored.grid[2] >= 0 else 0
+    return CLayer(stored, integers, 4 if stored.policy.weight.bits <= 4 else 8, rounded, offset, _padding(module, stored))
+
+
+def _padding(module: Any, stored: StoredLayer) -> tuple[int, int]:
+    if not stored.layer.kernel:
+        return 0, 0
+    if isinstance(module.padding, str):
+        spans = [d * (k - 1) for d, k in zip(stored.layer.dilation, stored.layer.kernel, strict=True)]
+        return (spans[0] // 2, spans[1] // 2) if module.padding == "same" else (0, 0)
+    return int(module.padding[0]), int(module.padding[1])
+
+
+def header(layers: Sequence[CLayer], title: str) -> str:
+    """Return the text of `bitfront_model.h`."""
+    parts = [f"/* {title} Written by bitfront. */", "#ifndef BITFRONT_MODEL_H", "#define BITFRONT_MODEL_H", TYPES]
+    for each in layers:
+        assert each.stored.encoded is not None
+        assert each.stored.encoded.scale is not None
+        scales = [
+            f"{value:.9g}f" if "." in f"{value:.9g}" or "e" in f"{value:.9g}" else f"{value:.9g}.0f"
+            for value in each.stored.encoded.scale.numpy().reshape(-1)
+        ]
+        parts += [
+            _array("uint8_t", f"bitfront_{each.identifier}_weights", [str(value) for value in each.packed()]),
+            _array("float", f"bitfront_{each.identifier}_scales", scales),
+            _array("int32_t", f"bitfront_{each.identifier}_bias", [str(value) if value > -(2**31) else "INT32_MIN" for value in each.bias]),
+        ]
+    rows = ",\n".join(_row(each) for each in layers)
+    parts += [f"static const bitfront_layer bitfront_layers[] = {{\n{rows}\n}};", f"enum {{ BITFRONT_LAYERS = {len(layers)} }};", "#endif"]
+    return "\n".join(parts) + "\n"
+
+
+def _row(each: CLayer) -> str:
+    layer, grid = each.stored.layer, each.stored.grid
+    assert grid is not None
+    assert each.stored.encoded is not None
+    assert each.stored.encoded.scale is not None
+    kernel, stride, dilation = (value or (1, 1) for value in (layer.kernel, layer.stride, layer.dilation))
+    shape = (KINDS[layer.kind], layer.in_channels, layer.out_channels, *kernel, *stride, *each.padding, *dilation, layer.groups)
+    numbers = ", ".join(map(str, (*shape, each.bits, each.stored.encoded.scale.numel())))
+    arrays = ", ".join(f"bitfront_{each.identifier}_{what}" for what in ("weights", "scales", "bias"))
+    grid_text = ", ".join(str(value - each.offset) for value in grid[1:])
+    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {grid_text}}}'
+
+
+def _array(kind: str, name: str, values: Sequence[str]) -> str:
+    lines = [", ".join(values[i : i + _PER_LINE]) for i in range(0, len(values), _PER_LINE)]
+    return f"static const {kind} {name}[] = {{\n" + ",\n".join(lines) + "\n};"

@@ -1,0 +1,52 @@
+"""What the configurations of transformer runtimes share: they are for linear layers, named as transformers names them."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from quant_core.errors import InputError
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy
+from search.exporters import Bundle
+
+_PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
+
+
+def refuse_what_cannot_be_said(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy], str]) -> tuple[Layer, ...]:
+    """Return the linear layers, those that stay in float too.
+
+    Raises:
+        InputError: another layer than a linear one or an embedding is quantized, or `fault` finds one in a linear layer.
+    """
+    faults = []
+    for layer in bundle.layers:
+        each = bundle.policy[layer.name]
+        if layer.kind == "linear":
+            found = fault(each) if layer.calls else ""
+        else:
+            found = (
+                ""
+                if layer.kind == "embedding" or each == LayerPolicy()
+                else f"{runtime} quantizes linear layers, this is a {layer.kind}; use onnx"
+            )
+        if found:
+            faults.append(f"layer {layer.name!r}: {found}")
+    if faults:
+        raise InputError("; ".join(faults) + ".")
+    return tuple(layer for layer in bundle.layers if layer.kind == "linear")
+
+
+def float_embeddings(bundle: Bundle) -> tuple[str, ...]:
+    """Return a note of the embeddings that the policy quantizes and the configuration leaves in float."""
+    names = [layer.name for layer in bundle.layers if layer.kind == "embedding" and not bundle.policy[layer.name].weight.is_float]
+    return (f"embeddings stay in float here: {', '.join(names)}",) if names else ()
+
+
+def public_names(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
+    """Return layer -> its name within the transformers model that a task may wrap."""
+    prefix = next((f"{name}." for name, module in model.named_modules() if name and _pretrained(module)), "")
+    return {layer.name: layer.name.removeprefix(prefix) for layer in layers}
+
+
+def _pretrained(module: nn.Module) -> bool:
+    return any(f"{each.__module__}.{each.__qualname__}" == _PRETRAINED for each in type(module).__mro__)

@@ -1,0 +1,105 @@
+"""`torchao.json`: a `FqnToConfig`, one configuration per layer name, as `torchao.core.config.config_from_dict` reads it.
+
+It holds no weights: `torchao.quantization.quantize_` rounds those of the float network, by min and max and without corrections.
+"""
+
+import copy
+import importlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quant_core.errors import BitfrontError
+from quant_core.files import write_text
+from quant_core.forward import forward
+from quant_core.policy import LayerPolicy
+from search.exporters import Bundle, Exported
+from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
+from search.exporters.verify import compare
+
+FILE = "torchao.json"
+
+
+def export(bundle: Bundle, folder: Path) -> Exported:
+    """Write the configuration; where torchao is installed build its objects from the file and run the network that they make.
+
+    Raises:
+        InputError: torchao has no configuration for the policy.
+        BitfrontError: torchao does not take the configuration.
+    """
+    layers = refuse_what_cannot_be_said(bundle, "torchao", fault)
+    configs = {layer.name: layer_config(bundle.policy[layer.name]) for layer in layers}
+    names = public_names(bundle.task.model, layers)
+    write_text(folder / FILE, json.dumps(mapping({names[name]: each for name, each in configs.items()}), indent=1) + "\n")
+    notes = float_embeddings(bundle)
+    if importlib.util.find_spec("torchao") is None:
+        return Exported((FILE,), {"layers": len(configs)}, (*notes, "torchao is not installed here, so the configuration was not tried"))
+    read = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _run(bundle, read, mapping(configs))
+    return Exported((FILE,), {"layers": len(configs)} | found, (*notes, "torchao rounds the weights by itself, by min and max"))
+
+
+def fault(policy: LayerPolicy) -> str:
+    """Return why torchao has no configuration for a linear layer, or ""."""
+    weight, activation = policy.weight, policy.activation
+    if weight.is_float and activation.is_float:
+        return ""
+    if weight.format != "int" or weight.bits > 8 or weight.granularity not in ("channel", "group"):
+        return f"torchao has no configuration for weight {weight}; use int1 to int8 by channel or group"
+    if not activation.is_float and (activation.format, activation.bits, activation.granularity) != ("int", 8, "token"):
+        return f"torchao has no configuration for activation {activation} with {weight}; use int8:token or float"
+    return ""
+
+
+def layer_config(policy: LayerPolicy) -> dict[str, Any] | None:
+    """Return the plain form of a layer's configuration, or None for float."""
+    weight, activation = policy.weight, policy.activation
+    if weight.is_float:
+        return None
+    by_group = weight.granularity == "group"
+    size = _object("PerGroup", 1, {"group_size": weight.block}) if by_group else _object("PerAxis", 1, {"axis": 0})
+    given = {"weight_dtype": {"_type": "torch.dtype", "_data": f"int{weight.bits}"}}
+    if activation.is_float:
+        return _object("IntxWeightOnlyConfig", 2, given | {"granularity": size, "mapping_type": _mapping_type(weight.symmetric)})
+    return _object(
+        "Int8DynamicActivationIntxWeightConfig",
+        2,
+        given
+        | {
+            "weight_granularity": size,
+            "weight_mapping_type": _mapping_type(weight.symmetric),
+            "act_mapping_type": _mapping_type(activation.symmetric),
+        },
+    )
+
+
+def mapping(configs: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """Return the plain form of a `FqnToConfig`."""
+    return _object("FqnToConfig", 1, {"fqn_to_config": dict(configs)})
+
+
+def _object(kind: str, version: int, data: dict[str, Any]) -> dict[str, Any]:
+    return {"_type": kind, "_version": version, "_data": data}
+
+
+def _mapping_type(symmetric: bool) -> dict[str, str]:
+    return {"_type": "MappingType", "_data": "SYMMETRIC" if symmetric else "ASYMMETRIC"}
+
+
+def _run(bundle: Bundle, written: dict[str, Any], own_names: dict[str, Any]) -> dict[str, float | str]:
+    """Build torchao's objects from the file, quantize a copy of the float network and measure it on the test split."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    try:
+        read: Any = importlib.import_module("torchao.core.config").config_from_dict
+        read(written)
+        model = copy.deepcopy(bundle.task.model)
+        importlib.import_module("torchao.quantization").quantize_(model, read(own_names), filter_fn=None)
+    except Exception as error:  # its errors share no base class
+        raise BitfrontError(f"torchao does not take {FILE}: {type(error).__name__}: {error}") from error
+    return compare(bundle, lambda inputs: forward(model, inputs)).checks

@@ -1,0 +1,113 @@
+"""`quantization_config.json`: compressed-tensors config groups, as llm-compressor's `QuantizationModifier` and checkpoints for vLLM
+have them. It holds no weights: llm-compressor rounds those of the float network.
+"""
+
+import importlib
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from quant_core.errors import BitfrontError
+from quant_core.files import write_text
+from quant_core.policy import LayerPolicy
+from quant_core.spec import QuantSpec
+from search.exporters import Bundle, Exported
+from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
+
+FILE = "quantization_config.json"
+
+
+def export(bundle: Bundle, folder: Path) -> Exported:
+    """Write one config group per layer policy; where compressed-tensors is installed build its objects from the file.
+
+    Raises:
+        InputError: compressed-tensors has no scheme for the policy.
+        BitfrontError: it does not take the file, or reads something else.
+    """
+    layers = refuse_what_cannot_be_said(bundle, "vLLM", fault)
+    names = public_names(bundle.task.model, layers)
+    config = quantization_config({names[layer.name]: bundle.policy[layer.name] for layer in layers})
+    write_text(folder / FILE, json.dumps(config, indent=1) + "\n")
+    checks: dict[str, float | str] = {"layers": len(layers), "config_groups": len(config["config_groups"])}
+    notes = (*float_embeddings(bundle), "vLLM needs a GPU and was not run: the configuration was checked, not its accuracy")
+    if importlib.util.find_spec("compressed_tensors") is None:
+        return Exported((FILE,), checks, (*notes, "compressed-tensors is not installed here, so the configuration was not tried"))
+    _validate(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return Exported((FILE,), checks | {"validated_by": "compressed_tensors.quantization.QuantizationConfig"}, notes)
+
+
+def fault(policy: LayerPolicy) -> str:
+    """Return why compressed-tensors has no scheme for a linear layer, or ""."""
+    weight, activation = policy.weight, policy.activation
+    if weight.is_float and not activation.is_float:
+        return f"activation {activation} with a float weight has no scheme; quantize the weight too"
+    plain = weight.format == "int" and weight.granularity in ("tensor", "channel", "group") and weight.bits in (4, 8)
+    if not (weight.is_float or plain or weight.format in ("nvfp4", "mxfp4")):
+        return f"vLLM has no kernel for weight {weight}; use int4 or int8 by tensor, channel or group, nvfp4 or mxfp4"
+    if not activation.is_float and (
+        activation.format != "int" or activation.bits != 8 or activation.granularity not in ("tensor", "token")
+    ):
+        return f"vLLM has no kernel for activation {activation}; use int8:token, int8:tensor or float"
+    return ""
+
+
+def quantization_config(policies: dict[str, LayerPolicy]) -> dict[str, Any]:
+    """Return the plain form of a `QuantizationConfig`: layers of one policy make one group."""
+    groups: dict[LayerPolicy, list[str]] = {}
+    for name, each in policies.items():
+        groups.setdefault(each, []).append(name)
+    ignored = [name for each, names in groups.items() if each.weight.is_float for name in names]
+    schemes = [(each, names) for each, names in groups.items() if not each.weight.is_float]
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {
+            f"group_{i}": {
+                "targets": names,
+                "weights": _arguments(each.weight, weight=True),
+                "input_activations": None if each.activation.is_float else _arguments(each.activation, weight=False),
+            }
+            for i, (each, names) in enumerate(schemes)
+        },
+        "ignore": ignored,
+    }
+
+
+def _arguments(spec: QuantSpec, *, weight: bool) -> dict[str, Any]:
+    """Return the plain form of `QuantizationArgs`."""
+    if spec.format == "nvfp4":
+        return _float4("tensor_group", 16, "torch.float8_e4m3fn")
+    if spec.format == "mxfp4":
+        return _float4("group", 32, "torch.uint8")
+    found: dict[str, Any] = {
+        "num_bits": spec.bits,
+        "type": "int",
+        "symmetric": spec.symmetric,
+        "strategy": spec.granularity,
+        "dynamic": not weight and (spec.dynamic or spec.granularity == "token"),
+    }
+    if spec.granularity == "group":
+        found["group_size"] = spec.block
+    if weight:
+        found["observer"] = "mse" if spec.clipping in ("mse", "octav") else "minmax"
+    return found
+
+
+def _float4(strategy: str, size: int, scale: str) -> dict[str, Any]:
+    common = {"num_bits": 4, "type": "float", "symmetric": True, "dynamic": False}
+    return common | {"strategy": strategy, "group_size": size, "scale_dtype": scale}
+
+
+def _validate(config: dict[str, Any]) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind: Any = importlib.import_module("compressed_tensors.quantization").QuantizationConfig
+            read = kind.model_validate(config).model_dump()
+    except Exception as error:  # pydantic's and its own
+        raise BitfrontError(f"compressed-tensors does not take {FILE}: {error}") from error
+    for name, group in config["config_groups"].items():
+        again = read["config_groups"][name]
+        if again["targets"] != group["targets"] or again["weights"]["num_bits"] != group["weights"]["num_bits"]:
+            raise BitfrontError(f"compressed-tensors reads {name} of {FILE} as {again}.")
