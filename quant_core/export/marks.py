@@ -89,10 +89,8 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
                 dynamic_axes={name: {0: "batch"} for name in (*names, "output")},
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise InputError(
-            f"ONNX cannot say this network: {str(error).splitlines()[0].rstrip('.')}. Use the safetensors or policy format, or torchao or vllm for "
-            f"transformers."
-        ) from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"ONNX cannot say this network: {reason}. Use safetensors, or torchao or vllm for transformers.") from error
     return onnx.load_from_string(buffer.getvalue())
 
 

@@ -12,17 +12,17 @@ from search.exporters import Bundle
 _PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 
 
-def refuse_what_cannot_be_said(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy], str]) -> tuple[Layer, ...]:
+def refuse_what_cannot_be_said(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> tuple[Layer, ...]:
     """Return the linear layers, those that stay in float too.
 
     Raises:
-        InputError: another layer than a linear one or an embedding is quantized, or `fault` finds one in a linear layer.
+        InputError: another layer than a linear one or an embedding is quantized, or `fault` (policy, inputs) finds one in a linear layer.
     """
     faults = []
     for layer in bundle.layers:
         each = bundle.policy[layer.name]
         if layer.kind == "linear":
-            found = fault(each) if layer.calls else ""
+            found = fault(each, layer.in_channels) if layer.calls else ""
         else:
             found = (
                 ""

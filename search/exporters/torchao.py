@@ -45,13 +45,15 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     return Exported((FILE,), {"layers": len(configs)} | found, (*notes, "torchao rounds the weights by itself, by min and max"))
 
 
-def fault(policy: LayerPolicy) -> str:
-    """Return why torchao has no configuration for a linear layer, or ""."""
+def fault(policy: LayerPolicy, inputs: int) -> str:
+    """Return why torchao has no configuration for a linear layer of so many inputs, or ""."""
     weight, activation = policy.weight, policy.activation
     if weight.is_float and activation.is_float:
         return ""
     if weight.format != "int" or weight.bits > 8 or weight.granularity not in ("channel", "group"):
         return f"torchao has no configuration for weight {weight}; use int1 to int8 by channel or group"
+    if weight.granularity == "group" and inputs % weight.block:
+        return f"groups of {weight.block} do not divide {inputs} inputs; use int{weight.bits}:channel"
     if not activation.is_float and (activation.format, activation.bits, activation.granularity) != ("int", 8, "token"):
         return f"torchao has no configuration for activation {activation} with {weight}; use int8:token or float"
     return ""
@@ -94,7 +96,8 @@ def _mapping_type(symmetric: bool) -> dict[str, str]:
 
 def _run(bundle: Bundle, written: dict[str, Any], own_names: dict[str, Any]) -> dict[str, float | str]:
     """Build torchao's objects from the file, quantize a copy of the float network and measure it on the test split."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # importing it warns of every GPU library that is not there
     try:
         read: Any = importlib.import_module("torchao.core.config").config_from_dict
         read(written)
@@ -102,4 +105,6 @@ def _run(bundle: Bundle, written: dict[str, Any], own_names: dict[str, Any]) -> 
         importlib.import_module("torchao.quantization").quantize_(model, read(own_names), filter_fn=None)
     except Exception as error:  # its errors share no base class
         raise BitfrontError(f"torchao does not take {FILE}: {type(error).__name__}: {error}") from error
+    finally:
+        logging.disable(disabled)
     return compare(bundle, lambda inputs: forward(model, inputs)).checks

@@ -38,8 +38,8 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     return Exported((FILE,), checks | {"validated_by": "compressed_tensors.quantization.QuantizationConfig"}, notes)
 
 
-def fault(policy: LayerPolicy) -> str:
-    """Return why compressed-tensors has no scheme for a linear layer, or ""."""
+def fault(policy: LayerPolicy, inputs: int) -> str:
+    """Return why compressed-tensors has no scheme for a linear layer of so many inputs, or ""."""
     weight, activation = policy.weight, policy.activation
     if weight.is_float and not activation.is_float:
         return f"activation {activation} with a float weight has no scheme; quantize the weight too"
