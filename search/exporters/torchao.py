@@ -54,8 +54,9 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
         return f"torchao has no configuration for weight {weight}; use int1 to int8 by channel or group"
     if weight.granularity == "group" and inputs % weight.block:
         return f"groups of {weight.block} do not divide {inputs} inputs; use int{weight.bits}:channel"
-    if not activation.is_float and (activation.format, activation.bits, activation.granularity) != ("int", 8, "token"):
-        return f"torchao has no configuration for activation {activation} with {weight}; use int8:token or float"
+    known = (activation.format, activation.bits, activation.granularity, activation.symmetric)
+    if not activation.is_float and known != ("int", 8, "token", False):
+        return f"torchao has no configuration for activation {activation} with {weight}; use int8:token:affine or float"
     return ""
 
 
@@ -76,7 +77,7 @@ def layer_config(policy: LayerPolicy) -> dict[str, Any] | None:
         | {
             "weight_granularity": size,
             "weight_mapping_type": _mapping_type(weight.symmetric),
-            "act_mapping_type": _mapping_type(activation.symmetric),
+            "act_mapping_type": _mapping_type(symmetric=False),
         },
     )
 

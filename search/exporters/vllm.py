@@ -46,6 +46,8 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
     plain = weight.format == "int" and weight.granularity in ("tensor", "channel", "group") and weight.bits in (4, 8)
     if not (weight.is_float or plain or weight.format in ("nvfp4", "mxfp4")):
         return f"vLLM has no kernel for weight {weight}; use int4 or int8 by tensor, channel or group, nvfp4 or mxfp4"
+    if weight.granularity == "group" and inputs % weight.block:
+        return f"groups of {weight.block} do not divide {inputs} inputs; use int{weight.bits}:channel"
     if not activation.is_float and (
         activation.format != "int" or activation.bits != 8 or activation.granularity not in ("tensor", "token")
     ):
