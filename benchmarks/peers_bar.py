@@ -77,7 +77,8 @@ def search(space: str, budget: float, seed: int, trials: int) -> Row:
             found[trial.values] = result.metrics["loss"]
         searcher.tell(trial, (result.metrics["loss"],))
     cpu = time.process_time() - start
-    policy = setup.space.policy(min(found, key=found.__getitem__))
+    _, best = min((loss, values) for values, loss in found.items())
+    policy = setup.space.policy(best)
     test, reference = evaluator.metrics(policy, "test"), evaluator.float_metrics("test")
     bits = average_bits(setup.layers, policy)["bits_weight_avg"]
     return Row(space, budget, seed, bits, 100 * (test["accuracy"] - reference["accuracy"]), test["loss"], cpu, reference["accuracy"])

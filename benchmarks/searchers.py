@@ -6,16 +6,14 @@ Without `--problem` every searcher is run on every case and `docs/benchmarks.md`
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.searchers_problems import bound
 from benchmarks.searchers_run import run
 from quant_core.errors import InputError
 from search.allocation import BoundProblem, read
+from search.quiet import quiet_stdout
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +59,7 @@ def _one(given: argparse.Namespace) -> None:
             f"{given.problem} has no `limits`; give --budget-metric ({', '.join(allocation.cost)}) and --ratio, or add limits to the file."
         )
     problem = bound(allocation, given.budget_metric, given.ratio)
-    with _quiet_stdout():
+    with quiet_stdout():
         trace = run(problem.problem, problem.loss, given.searcher, seed=given.seed, evaluations=given.evaluations, baselines=False)
     if trace.values is None:
         raise InputError(f"{given.searcher} found no choice that keeps {dict(problem.problem.limits)}; are the limits together in reach?")
@@ -83,20 +81,6 @@ def _answer(problem: BoundProblem, values: tuple[int, ...], seconds: float, eval
         "seconds": round(seconds, 6),
         "evaluations": evaluations,
     }
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Send what compiled solvers print on standard output to standard error, so that the JSON stands alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 if __name__ == "__main__":

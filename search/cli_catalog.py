@@ -16,6 +16,9 @@ from quant_core.registry import unknown
 def _families() -> dict[str, dict[str, str]]:
     """Return family -> name -> one line about it."""
     from quant_core.formats import CLIPPINGS, FORMATS, ROUNDINGS
+    from quant_core.qat import QAT_METHODS
+    from search.backend import BACKENDS
+    from search.exporters import EXPORTERS
     from search.searchers import SEARCHERS
     from search.tasks import TASKS
 
@@ -25,11 +28,14 @@ def _families() -> dict[str, dict[str, str]]:
         "clippings": dict(CLIPPINGS),
         "roundings": dict.fromkeys(ROUNDINGS, ""),
         "tasks": dict(TASKS),
+        "qat-methods": dict(QAT_METHODS),
+        "exporters": dict(EXPORTERS),
+        "backends": dict(BACKENDS),
     }
 
 
 def list_command(
-    family: Annotated[str, typer.Argument(help="searchers, formats, clippings, roundings or tasks.")],
+    family: Annotated[str, typer.Argument(help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters or backends.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the known members of a family.

@@ -16,7 +16,10 @@ from search.options import AsJson
 if TYPE_CHECKING:
     from quant_core.layer import Layer
     from quant_core.policy import Policy
+    from quant_core.qat import QatConfig
     from search.evaluator import Evaluator
+    from search.experiment import EvaluateSection
+    from search.task import Task
 
 
 def evaluate_command(
@@ -27,29 +30,40 @@ def evaluate_command(
     calib: Annotated[int, typer.Option("--calib", min=0, help="Calibration examples; 0: all.")] = 0,
     valid: Annotated[int, typer.Option("--valid", min=0, help="Validation examples; 0: all.")] = 0,
     test: Annotated[int, typer.Option("--test", min=0, help="Test examples; 0: all.")] = 0,
+    qat: Annotated[str, typer.Option("--qat", help="Train under the policy too, by a method of `bitfront list qat-methods`.")] = "",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of --qat.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --qat.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate one policy: float and quantized accuracy on the validation and the test split.
+    """Evaluate one policy: float and quantized accuracy on the validation and the test split; with --qat also after training.
 
     Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
     """
     if bool(policy) == bool(policy_file):
         raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
+    import torch
+
+    from quant_core.qat import QatConfig
     from quant_core.trace import trace
     from search import tasks
     from search.evaluator import Evaluator, first_inputs
     from search.experiment import EvaluateSection
 
+    if threads:
+        torch.set_num_threads(threads)
     loaded = tasks.load(task, _options(option or []))
     layers = trace(loaded.model, first_inputs(loaded))
     chosen = read_policy(policy, policy_file, layers)
-    evaluator = Evaluator(loaded, layers, EvaluateSection(calib=calib, valid=valid, test=test))
-    found = _figures(evaluator, chosen, layers)
+    section = EvaluateSection(calib=calib, valid=valid, test=test)
+    found = _figures(Evaluator(loaded, layers, section), chosen, layers)
+    if qat:
+        found |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     table = Table("", "valid", "test", box=None)
-    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy")):
+    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), *((("trained", "accuracy_qat"),) if qat else ())):
         table.add_row(name, *(f"{found[f'{key}_{split}']:.2%}" for split in ("valid", "test")))
     Console().print(table)
     typer.echo(
@@ -94,6 +108,21 @@ def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]"
     found["loss_test"] = measured["loss"]
     found |= average_bits(layers, policy)
     return found | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
+
+
+def _trained(
+    task: "Task", layers: "Sequence[Layer]", policy: "Policy", config: "QatConfig", section: "EvaluateSection"
+) -> dict[str, str | float]:
+    """Train under the policy, showing every epoch; return `accuracy_ptq_*`, `accuracy_qat_*` and losses."""
+    from search.qat_evaluator import qat_metrics
+
+    console = Console(stderr=True, highlight=False)
+
+    def report(metrics: dict[str, float]) -> bool:
+        console.print(f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid accuracy {metrics['accuracy']:.2%}")
+        return False
+
+    return dict(qat_metrics(task, layers, policy, config, section=section, report=report))
 
 
 def _options(given: list[str]) -> dict[str, object]:

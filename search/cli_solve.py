@@ -36,6 +36,7 @@ def solve_command(
     from search import tracking
     from search.experiment_file import loads
     from search.launch import check_fingerprints, ready_for
+    from search.quiet import quiet_stdout
     from search.searchers.losses import losses
     from search.searchers.milp import solve
 
@@ -46,7 +47,8 @@ def solve_command(
     problem = ready.problem(record.baseline)
     sensitivities = losses(problem)
     start = time.perf_counter()
-    found = solve(problem, sensitivities)
+    with quiet_stdout():
+        found = solve(problem, sensitivities)
     seconds = time.perf_counter() - start
     if found is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from search.options import DEFAULT_URI, ExperimentName, Log, Uri
+from search.tracking.names import redact
 
 if TYPE_CHECKING:
     from search.launch import Ended
@@ -63,7 +64,5 @@ def _close(ended: "Ended", uri: str) -> None:
         console.print(
             "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
         )
-    console.print(
-        f"next: bitfront front {record.name} | bitfront ui --uri {uri} | bitfront export {record.name} --pick knee"
-    )
+    console.print(f"next: bitfront front {record.name} | bitfront ui --uri {redact(uri)} | bitfront export {record.name} --pick knee")
     typer.echo(f"{record.name} {record.run_id}")

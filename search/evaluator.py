@@ -14,6 +14,7 @@ from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
+from quant_core.qat import QatConfig
 from quant_core.size import average_bits
 from search.experiment import EvaluateSection
 from search.result import Result
@@ -73,7 +74,7 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str,
 
 
 class Evaluator:
-    """Evaluates policies of one network by post-training quantization.
+    """Evaluates policies of one network: by post-training quantization, or by training each from the float weights.
 
     Attributes:
         calib: inputs of the calibration batches.
@@ -86,7 +87,9 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection) -> None:
-        self._task = task
+        self._task, self._section = task, section
+        self._qat = QatConfig(**section.qat) if section.fidelity == "qat" else None
+        self._trained: tuple[Policy, nn.Module] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
         self._layers = list(layers)
@@ -102,7 +105,7 @@ class Evaluator:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception."""
         start = time.perf_counter()
         try:
-            metrics = measure(self.engine.apply(policy), self._valid, self._task) | average_bits(self._layers, policy)
+            metrics = self.metrics(policy, "valid") | average_bits(self._layers, policy)
             status, reason = "ok", ""
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
@@ -121,7 +124,18 @@ class Evaluator:
 
     def metrics(self, policy: Policy, split: str) -> dict[str, float]:
         """Return the metrics of one policy on one split."""
-        return measure(self.engine.apply(policy), self._split(split), self._task)
+        return measure(self._quantized(policy), self._split(split), self._task)
+
+    def _quantized(self, policy: Policy) -> nn.Module:
+        """Return the network under a policy; at fidelity "qat" trained, the last one being kept for the next split."""
+        if self._qat is None:
+            return self.engine.apply(policy)
+        if self._trained is None or self._trained[0] != policy:
+            from search.qat_evaluator import trained
+
+            model, _ = trained(self._task, policy, self._qat, section=self._section)
+            self._trained = (policy, model)
+        return self._trained[1]
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)

@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 class Sensitivity:
     """Measures, once, how far the outputs move from the float network's when one dimension leaves its widest choice.
 
-    The divergence is the mean Kullback-Leibler divergence of the softmax over dimension 1 of the outputs, in nats.
+    The divergence is the mean Kullback-Leibler divergence of the outputs' softmax, in nats.
 
     Attributes:
         engine: quantizes the network.
@@ -72,7 +72,7 @@ class Sensitivity:
         widest = [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
         with torch.inference_mode():
             self.engine.restore()
-            reference = [forward(self.engine.model, inputs).log_softmax(dim=1) for inputs in batches]
+            reference = [_log_probabilities(forward(self.engine.model, inputs)) for inputs in batches]
             base = self._divergence(widest, batches, reference)
             rises = []
             for d, dimension in enumerate(self.space.dimensions):
@@ -85,9 +85,9 @@ class Sensitivity:
         model = self.engine.apply(self.space.policy(values))
         total, count = 0.0, 0
         for inputs, target in zip(batches, reference, strict=True):
-            log_q = forward(model, inputs).log_softmax(dim=1)
+            log_q = _log_probabilities(forward(model, inputs))
             total += float((target.exp() * (target - log_q)).sum())
-            count += target.numel() // target.shape[1]
+            count += target.numel() // target.shape[_class_axis(target)]
         return total / count
 
     def _batches(self) -> list[Any]:
@@ -98,3 +98,12 @@ class Sensitivity:
             taken.append(inputs)
             count += next(leaf.shape[0] for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
         return taken
+
+
+def _class_axis(outputs: Tensor) -> int:
+    """Return the axis of the classes: 1 for [N, C] and [N, C, H, W], the last for [N, T, C]."""
+    return -1 if outputs.dim() == 3 else 1
+
+
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    return outputs.log_softmax(dim=_class_axis(outputs))

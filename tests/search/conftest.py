@@ -12,12 +12,6 @@ from quant_core.spec import parse
 from search.record import SweepRecord, TrialRecord
 from search.result import Result
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """MLflow 3.17 itself uses what SQLAlchemy 2.1 deprecates."""
-    config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-
 MakeSweep = Callable[..., SweepRecord]
 EXPERIMENT = '[task]\nname = "digits"\n[track]\nuri = "postgresql://alice:s3cret-word@db.example/runs"\n'
 

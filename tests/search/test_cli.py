@@ -218,7 +218,7 @@ BAD_EXPERIMENTS = {
     "device that cannot run the bits": (("[2, 4, 8]", "[2, 4, 16]"), "layer '0' .linear.: vu9p-bitserial cannot run weight=int16"),
     "unknown task": (('"own_task:make"', '"digit"'), "unknown task 'digit'.*Did you mean 'digits'"),
     "task that is not there": (('"own_task:make"', '"own_task:mak"'), "has no 'mak'.*Did you mean 'make'"),
-    "task that returns something else": (('"own_task:make"', '"own_task:not_a_task"'), "returned a int; it must return a search.task.Task"),
+    "task that returns something else": (('"own_task:make"', '"own_task:not_a_task"'), "gave a int; it must return a search.task.Task"),
     "unknown task option": (("options = {}", "options = { sede = 1 }"), "no option 'sede'.*Did you mean 'seed'"),
     "missing data": (('"own_task:make"', '"fashion_mnist"'), "train-images-idx3-ubyte|BITFRONT_DATA"),
     "nan in a weight": (("options = {}", "options = { nan = true }"), "NaN"),
@@ -317,3 +317,26 @@ def test_other_budgets_are_solved_without_scoring_again(run: Run, tmp_path: Path
     assert run("cost", "tight.json", "--device", "vu9p-bitserial").returncode == 0
     assert "'tiny' given" in run("solve", "one", "--budget", "weight_bytes=tiny").stderr
     assert "METRIC=LIMIT" in run("solve", "one", "--budget", "small").stderr
+
+
+def test_training_recovers_what_two_bits_lose(run: Run) -> None:
+    policy = "weight=int2:channel:mse,activation=int4:tensor:octav"
+    found = run("evaluate", "--task", "digits", "--policy", policy, "--qat", "lsq", "--epochs", 2, "--seed", 1, "--json")
+    assert found.returncode == 0, found.stderr
+    figures = json.loads(found.stdout)
+    assert figures["accuracy_ptq_test"] == figures["accuracy_test"]
+    assert figures["accuracy_qat_test"] > figures["accuracy_ptq_test"] + 0.05
+    assert found.stderr.count("epoch") == 2
+    assert "unknown QAT method 'lsk'" in run("evaluate", "--task", "own_task:make", "--policy", policy, "--qat", "lsk").stderr
+
+
+def test_sweep_that_trains_every_policy(run: Run, tmp_path: Path) -> None:
+    path = experiment(tmp_path, change=("[search]", '[evaluate]\nfidelity = "qat"\nqat = { method = "ste", epochs = 2 }\n[search]'))
+    found = run("sweep", path, "search.searcher=random", "search.trials=7")
+    assert found.returncode == 0, found.stderr
+    rows = trials(run, "one")
+    assert run("sweep", path, "search.searcher=random", "search.trials=7", "name=ptq", "evaluate.fidelity=ptq").returncode == 0
+    pairs = list(zip(rows, trials(run, "ptq"), strict=True))
+    assert all(trained["id"] == quantized["id"] for trained, quantized in pairs)
+    assert sum(trained["accuracy_valid"] != quantized["accuracy_valid"] for trained, quantized in pairs) >= 3
+    assert "qat has no field 'epoch'" in run("sweep", path, "evaluate.qat.epoch=1").stderr
