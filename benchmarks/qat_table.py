@@ -2,14 +2,16 @@
 
     python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat.md
 
-The first and the last layer stay at 8 bits, as in XNOR-Net, DoReFa and LSQ. Accuracy is that of the test split, mean and spread over seeds.
+The first and the last layer stay at 8 bits, as in XNOR-Net, DoReFa and LSQ. Figures are those of the test split, mean and spread over
+seeds: accuracy in percent, or with --language perplexity.
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +39,7 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ternary, A8 (ttq)", "ternary:ttq:channel", "int8:tensor:ema", ("ttq",)),
     ("binary, A8", "binary:channel", "int8:tensor:ema", ("ste", "binary")),
 )
+LANGUAGE_ROWS = tuple((f"W{bits} in groups of 32", f"int{bits}:group32:mse", "float", ("ste", "lsq")) for bits in (8, 4, 3, 2))
 COLUMNS = ("PTQ", "AdaRound", "ste", "lsq", "pact", "dorefa", "mad", "ttq", "binary", "codebook")
 
 
@@ -56,27 +59,39 @@ def _adaround(each: LayerPolicy) -> LayerPolicy:
     return LayerPolicy(replace(each.weight, rounding="adaround"), each.activation) if each.weight.format == "int" else each
 
 
-def accuracies(task: Task, config: QatConfig, rows: Iterable[tuple[str, str, str, tuple[str, ...]]]) -> dict[str, dict[str, float]]:
-    """Return row -> column -> test accuracy of one seed; the row "float" has one column."""
+def percent(metrics: dict[str, float]) -> float:
+    """Return the accuracy in percent."""
+    return 100 * metrics["accuracy"]
+
+
+def perplexity(metrics: dict[str, float]) -> float:
+    """Return exp(loss)."""
+    return math.exp(metrics["loss"])
+
+
+def figures(
+    task: Task, config: QatConfig, rows: Iterable[tuple[str, str, str, tuple[str, ...]]], figure: Callable[[dict[str, float]], float]
+) -> dict[str, dict[str, float]]:
+    """Return row -> column -> figure of the test split, of one seed; the row "float" has one column."""
     layers = trace(task.model, first_inputs(task))
     evaluator = Evaluator(task, layers, EvaluateSection())
-    found = {"float": {"float": evaluator.float_metrics("test")["accuracy"]}}
+    found = {"float": {"float": figure(evaluator.float_metrics("test"))}}
     for name, weight, activation, methods in rows:
         policy = policy_of(layers, weight, activation)
-        row = {"PTQ": evaluator.metrics(policy, "test")["accuracy"]}
+        row = {"PTQ": figure(evaluator.metrics(policy, "test"))}
         if rounded(policy) != policy and weight.startswith("int"):
-            row["AdaRound"] = evaluator.metrics(rounded(policy), "test")["accuracy"]
+            row["AdaRound"] = figure(evaluator.metrics(rounded(policy), "test"))
         for method in methods:
             start = time.perf_counter()
             model, _ = trained(task, policy, replace(config, method=method))
-            row[method] = measure(model, task.test, task)["accuracy"]
-            print(f"{name} {method}: {row[method]:.4f} in {time.perf_counter() - start:.0f} s", flush=True)
+            row[method] = figure(measure(model, task.test, task))
+            print(f"{name} {method}: {row[method]:.2f} in {time.perf_counter() - start:.0f} s", flush=True)
         found[name] = row
     return found
 
 
 def markdown(seeds: list[dict[str, dict[str, float]]]) -> str:
-    """Return the table: percent, mean ± standard deviation over seeds."""
+    """Return the table: mean ± standard deviation over seeds."""
     used = [column for column in COLUMNS if any(column in row for row in seeds[0].values())]
     lines = ["| | " + " | ".join(used) + " |", "|---|" + "---|" * len(used)]
     for name in seeds[0]:
@@ -84,12 +99,12 @@ def markdown(seeds: list[dict[str, dict[str, float]]]) -> str:
             continue
         cells = [_cell([seed[name][column] for seed in seeds]) if column in seeds[0][name] else "" for column in used]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return f"Float: {_cell([seed['float']['float'] for seed in seeds])} %\n\n" + "\n".join(lines)
+    return f"Float: {_cell([seed['float']['float'] for seed in seeds])}\n\n" + "\n".join(lines)
 
 
 def _cell(values: list[float]) -> str:
-    mean = 100 * statistics.fmean(values)
-    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    mean = statistics.fmean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def write(path: Path, label: str, table: str) -> None:
@@ -111,6 +126,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--clip", type=float, default=0.0)
+    parser.add_argument("--language", action="store_true", help="the rows of a language model; the figure is perplexity")
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
     parser.add_argument("--write", type=Path, help="file with the markers of the table")
@@ -121,13 +139,14 @@ def main() -> None:
     rows, methods = arguments.rows.split(";"), arguments.methods.split(",")
     chosen = [
         (name, weight, activation, tuple(each for each in every if not arguments.methods or each in methods))
-        for name, weight, activation, every in ROWS
+        for name, weight, activation, every in (LANGUAGE_ROWS if arguments.language else ROWS)
         if not arguments.rows or name in rows
     ]
     start, seeds = time.perf_counter(), []
     for seed in range(arguments.seeds):
         task = tasks.load(arguments.task, {"seed": seed, **options})
-        seeds.append(accuracies(task, QatConfig(epochs=arguments.epochs, lr=arguments.lr, seed=seed), chosen))
+        config = QatConfig(epochs=arguments.epochs, lr=arguments.lr, optimizer=arguments.optimizer, clip=arguments.clip, seed=seed)
+        seeds.append(figures(task, config, chosen, perplexity if arguments.language else percent))
         print(markdown(seeds), flush=True)
     print(f"{time.perf_counter() - start:.0f} s")
     if arguments.write:

@@ -28,9 +28,9 @@ class TrainedTernary(WeightQuantizer):
         """Return the quantized weight (equation 6)."""
         rows = as_rows(weight, self.spec, self.channel_axis)
         threshold = thresholds(rows, self.spec)
-        signs = (rows > threshold).to(torch.int8) - (rows < -threshold).to(torch.int8)
+        sides = rows < -threshold, rows > threshold
         negative, positive = (scale_gradient(level, self.rate) for level in (self.negative, self.positive))
-        arguments = (weight, negative, positive, signs, self.channel_axis, self.spec)
+        arguments = (weight, negative, positive, *sides, self.channel_axis, self.spec)
         quantized: Tensor = _TernaryFunction.apply(*arguments)  # type: ignore[no-untyped-call]
         return quantized
 
@@ -46,22 +46,23 @@ class TrainedTernary(WeightQuantizer):
 
 class _TernaryFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, negative: Tensor, positive: Tensor, signs: Tensor, axis: int, spec: QuantSpec) -> Tensor:
-        ctx.save_for_backward(signs, negative, positive)
+    def forward(
+        ctx: Any, weight: Tensor, negative: Tensor, positive: Tensor, below: Tensor, above: Tensor, axis: int, spec: QuantSpec
+    ) -> Tensor:
+        ctx.save_for_backward(negative, positive, below, above)
         ctx.axis, ctx.spec = axis, spec
-        return from_rows(torch.where(signs > 0, positive, torch.where(signs < 0, -negative, 0.0)), weight, axis)
+        return from_rows(above * positive - below * negative, weight, axis)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         """Levels: sums over the values that take them (equation 7; of -Wn with its sign). Weights: times Wp, 1 or Wn (equation 8)."""
-        signs, negative, positive = ctx.saved_tensors
+        negative, positive, below, above = ctx.saved_tensors
         incoming = as_rows(gradient, ctx.spec, ctx.axis)
-        of_negative = -(incoming * (signs < 0)).sum(dim=1, keepdim=True)
-        of_positive = (incoming * (signs > 0)).sum(dim=1, keepdim=True)
-        if len(negative) == 1:
-            of_negative, of_positive = of_negative.sum(dim=0, keepdim=True), of_positive.sum(dim=0, keepdim=True)
-        factor = torch.where(signs > 0, positive, torch.where(signs < 0, negative, 1.0))
-        return from_rows(incoming * factor, gradient, ctx.axis), of_negative, of_positive, None, None, None
+        low, high = incoming * below, incoming * above
+        axes = (0, 1) if len(negative) == 1 else (1,)
+        of_negative, of_positive = -low.sum(dim=axes, keepdim=True), high.sum(dim=axes, keepdim=True)
+        of_weight = incoming.addcmul(high, positive - 1.0).addcmul_(low, negative - 1.0)
+        return from_rows(of_weight, gradient, ctx.axis), of_negative, of_positive, None, None, None, None
 
 
 def _covers_weight(spec: QuantSpec) -> bool:
