@@ -33,7 +33,8 @@ def train(
     """Calibrate, prepare and train `model` under `policy`; see `quant_core.qat.loop.fit`.
 
     Args:
-        model: float; it is not touched, and it is the teacher where `config.distill` > 0.
+        model: float; it is not touched, and it is the teacher where `config.distill` > 0. Parameters that require no gradient stay
+            as they are, unless none does (a network made for inference): then all are trained.
         policy: for every quantizable layer.
         batches: the training split, re-iterable.
         step: (model, batch) -> loss, such as `loop.supervised(loss)`.
@@ -58,6 +59,8 @@ def train(
         student = fold_batch_norm(student, inputs[0])
     if start is not None:
         _load(student, start)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        student.requires_grad_(True)
     statistics = collect(student, trace(student, inputs[0]), inputs)
     prepared = prepare(student, policy, config.method, statistics=statistics)
     return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)

@@ -356,6 +356,17 @@ def test_training_starts_from_given_weights() -> None:
         run(start={"head.weight": torch.ones(2)})
 
 
+def test_a_network_made_for_inference_is_trained_and_frozen_parts_of_others_are_not() -> None:
+    frozen = net().requires_grad_(False)
+    trained, _ = train(frozen, policy(), data(), STEP, CONFIG, calib=[data()[0][0]])
+    assert not torch.equal(float_weights(trained)["last.weight"], frozen.get_parameter("last.weight"))
+    part = net()
+    part.get_submodule("first").requires_grad_(False)
+    trained, _ = train(part, policy(), data(), STEP, CONFIG, calib=[data()[0][0]])
+    assert torch.equal(float_weights(trained)["first.weight"], part.get_parameter("first.weight"))
+    assert not torch.equal(float_weights(trained)["last.weight"], part.get_parameter("last.weight"))
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -1,7 +1,11 @@
 """`prepare` and `finalize` on whole networks: every method and format, shared and tied layers, what is stored, and refusals."""
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +23,7 @@ from quant_core.qat.xnor import XnorConv2d, XnorLinear, with_xnor
 from quant_core.statistics import collect
 from quant_core.trace import quantizable, trace
 
+ROOT = Path(__file__).parent.parent.parent
 transformers = pytest.importorskip("transformers")
 
 
@@ -133,6 +138,38 @@ def test_finalized_networks_give_the_same_outputs_and_pack_exactly(method: str, 
         assert torch.equal(unpack(data, weight.spec, tuple(weight.tensor.shape), channel_axis=weight.channel_axis), weight.tensor), name
     assert not any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module in final.modules())
     take_steps(model, 1)  # the prepared network is whole: finalizing took nothing from it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "text"), [("lsq", "weight=int3:channel,activation=int4:tensor"), ("ttq", "weight=ternary:ttq,activation=int8:tensor:ema")]
+)
+def test_packed_weights_give_the_same_outputs_in_a_fresh_process(method: str, text: str, tmp_path: Path) -> None:
+    model = prepared(built(Branching), text, method)
+    take_steps(model)
+    final = finalize(model)
+    entries = {}
+    for name, weight in quantized_weights(model).items():
+        data = pack(weight.source, weight.spec, channel_axis=weight.channel_axis, bounds=weight.bounds)
+        (tmp_path / name).write_bytes(data)
+        entries[name] = (str(weight.spec), tuple(weight.tensor.shape), weight.channel_axis)
+    others = {key: value for key, value in final.state_dict().items() if key.removesuffix(".weight") not in entries}
+    with torch.no_grad():
+        torch.save((entries, others, final(example(final))), tmp_path / "rest")
+    code = f"""
+import sys, torch
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests/quant_core")!r}]
+import test_qat_prepare as t
+from pathlib import Path
+folder = Path({str(tmp_path)!r})
+entries, others, expected = torch.load(folder / "rest", weights_only=True)
+weights = {{f"{{n}}.weight": t.unpack((folder / n).read_bytes(), s, tuple(h), channel_axis=a) for n, (s, h, a) in entries.items()}}
+model = t.finalize(t.prepared(t.built(t.Branching), {text!r}, {method!r}))
+model.load_state_dict(others | weights)
+sys.exit(0 if torch.equal(model(t.example(model)), expected) else 1)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def test_preparing_leaves_the_model_alone_and_keeps_its_parameters() -> None:
