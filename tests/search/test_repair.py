@@ -95,7 +95,7 @@ def test_padded_fills_with_infinity() -> None:
 
 
 def test_fill_raises_bits_of_haqs_published_policy_at_the_same_latency() -> None:
-    """The wall of the public code never refills slack: for 0.05 % of the all-8-bit latency (what HAQ's budgets are shares of) it misses 32."""
+    """The wall of the public code never refills slack: for 0.05 % of the all-8-bit latency it misses 32."""
     cycles = np.zeros((53, 8, 8))
     with (FOLDER / "haq_vu9p_mobilenetv2.csv").open() as file:
         for row in csv.DictReader(file):

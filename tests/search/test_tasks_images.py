@@ -120,10 +120,10 @@ def test_damaged_fashion_mnist_is_refused(small_fashion: Path, change: object, m
         (idx(np.zeros(5, np.uint8))[:-4], "is no whole gzip file"),
         (idx(np.zeros(5, np.uint8)), r"expected uint8 of shape \(6,\) in IDX form"),
         (
-            gzip.compress(b"\0\0\x08\x01\0\0\0\x06" + bytes(5)),
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x06" + bytes(5), mtime=0),
             r"holds 13 bytes that begin 0000080100000006.*expected uint8 of shape \(6,\)",
         ),
-        (gzip.compress(b"\0\0\x09\x01\0\0\0\x06" + bytes(6)), "that begin 0000090100000006"),
+        (gzip.compress(b"\0\0\x09\x01\0\0\0\x06" + bytes(6), mtime=0), "that begin 0000090100000006"),
     ],
 )
 def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
