@@ -1,0 +1,338 @@
+"""`bitfront export` and `apply` as a user runs them: formats, what they hold, bad requests that leave nothing behind."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from quant_core.errors import BitfrontError
+from quant_core.packed_file import load_packed
+from search import exporting, tracking
+from search.cli import main
+from search.exporters import Bundle, Exported
+from search.exporters.verify import compare
+from search.exporting import export, open_bundle
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = """
+name = "{name}"
+[task]
+name = "{task}"
+[space]
+weight = {weight}
+activation = {activation}
+[device]
+name = "generic-cpu"
+objectives = ["error", "weight_bytes"]
+[search]
+searcher = "random"
+trials = {trials}
+seed = 3
+[track]
+uri = "sqlite:///{folder}/mlflow.db"
+"""
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_task_on_path() -> None:
+    sys.path.append(str(Path(__file__).parent))
+
+
+def sweep(folder: Path, **figures: object) -> str:
+    """Run a sweep in this process; return the address of its store."""
+    path = folder / "experiment.toml"
+    path.write_text(EXPERIMENT.format(folder=folder, **figures))
+    found = bitfront("sweep", path)
+    assert found.returncode == 0, found.stderr
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def bitfront(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in this process: exit code and output as a shell would see them."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["bitfront", *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    code = exit_.value.code
+    return subprocess.CompletedProcess([], code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a store with one small sweep, `one`."""
+    folder = tmp_path_factory.mktemp("sweep")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        weight = '["int3:channel:mse", "int4:group4:mse:adaround", "int8:channel"]'
+        return sweep(folder, name="one", task="own_task:make", weight=weight, activation='["int8:tensor:ema", "int6:tensor"]', trials=6)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def call(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run `bitfront COMMAND ... --uri ...` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        given = () if command == "apply" or "--uri" in arguments else ("--uri", uri)
+        return bitfront(command, *arguments, *given)
+
+    return run
+
+
+def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_path: Path) -> None:
+    done = call("export", "one", "-f", "onnx", "-f", "safetensors", "--out", "deep/er/out")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "deep/er/out"
+    report = json.loads((out / "export.json").read_text())
+    figures = report["formats"]["onnx"]["checks"]
+    assert figures["top1_agreement"] >= 0.99
+    assert figures["file_bytes"] == (out / "model.onnx").stat().st_size
+    assert f"accuracy_test {figures['accuracy_test']:.6g}" in done.stdout
+    packed = report["formats"]["safetensors"]["checks"]
+    assert (packed["largest_output_difference"], packed["accuracy_test"]) == (0.0, report["metrics"]["test"]["accuracy"])
+    promised = packed["modelled_weight_bytes"] + packed["other_bytes"]
+    assert promised <= (out / "model.safetensors").stat().st_size <= 1.01 * promised + 4096
+    bundle = open_bundle(uri, "one", report["id"], None)
+    model = bundle.evaluator.engine.apply(bundle.policy)
+    read = load_packed(out / "model.safetensors")
+    assert set(read) == set(model.state_dict())
+    assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    found = compare(bundle, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]))
+    assert found.accuracy == pytest.approx(figures["accuracy_test"])
+    assert found.difference == pytest.approx(figures["largest_output_difference"], rel=1e-3)
+
+
+def test_the_loader_of_the_docs_reads_every_integer_format(tmp_path: Path) -> None:
+    """It stands in docs/export.md, has 30 lines, and runs in a fresh process without torch."""
+    from quant_core.packed_file import save_packed
+    from quant_core.spec import parse
+
+    code = re.findall(r"```python\n(import json, re.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.S)[0]
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
+    specs = "int4:tensor int8:channel int3:channel:affine int4:group32 int4:group7:affine int5:group16:fp32 int4:group32:e8m0"
+    specs += " int4:vector16 int6:vector16:tensor:s6 int12:channel int1:channel int2:tensor:affine:mse"
+    rng = torch.Generator().manual_seed(0)
+    shapes = [((6, 70), 0), ((12, 5, 3, 3), 0), ((5, 12, 2, 2), 1)]
+    tensors = {
+        f"w{i}.{j}": (torch.randn(shape, generator=rng), parse(spec), axis)
+        for i, spec in enumerate(specs.split())
+        for j, (shape, axis) in enumerate(shapes)
+    }
+    save_packed(tmp_path / "x.safetensors", tensors, plain={"bias": torch.arange(3.0)})
+    script = f"{code}\nimport sys\nassert 'torch' not in sys.modules\nnp.savez('y.npz', **load('x.safetensors'))"
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
+    found = np.load(tmp_path / "y.npz")
+    wanted = load_packed(tmp_path / "x.safetensors")
+    assert set(found) == set(wanted)
+    for name, tensor in wanted.items():
+        assert np.array_equal(found[name], tensor.numpy()), name
+
+
+def test_policies_fit_the_published_schema(call: Call, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs/policy.schema.json").read_text())
+    assert call("export", "one", "--out", "out").returncode == 0
+    policy = json.loads((tmp_path / "out/policy.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(policy, schema)
+    for broken in (policy | {"schema": "bitfront.policy/2"}, {"schema": policy["schema"]}, policy | {"layers": {"0": {"weights": "int4"}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema)
+
+
+def test_a_policy_round_trips_through_apply(call: Call, tmp_path: Path) -> None:
+    assert call("export", "one", "--pick", "0", "--out", "out").returncode == 0
+    report = json.loads((tmp_path / "out/export.json").read_text())
+    applied = json.loads(call("apply", "out/policy.json", "--task", "own_task:make", "--json").stdout)
+    assert (applied["id"], applied["accuracy_test"]) == (report["id"], report["metrics"]["test"]["accuracy"])
+
+
+def test_force_replaces_an_export_and_nothing_else(call: Call, tmp_path: Path) -> None:
+    assert call("export", "one", "--pick", "0", "--out", "out").returncode == 0
+    (tmp_path / "out/mine.txt").write_text("x")
+    assert call("export", "one", "--pick", "1", "--out", "out", "--force").returncode == 0
+    assert not (tmp_path / "out/mine.txt").exists()
+    assert json.loads((tmp_path / "out/export.json").read_text())["trial"] == 1
+
+
+def breaks_half_way(bundle: Bundle, folder: Path) -> Exported:
+    """A user's own exporter that writes something and fails."""
+    (folder / "half").write_text("half")
+    raise BitfrontError("the runtime gave something else")
+
+
+REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
+    "unknown id": (("--pick", "zzzzzz", "--out", "new"), 2, "'zzzzzz' names no policy of sweep 'one'.*On the front: "),
+    "unknown trial": (("--pick", "99", "--out", "new"), 2, "'99' names no policy"),
+    "unknown metric": (("--pick", "best-under:latncy_s=1", "--out", "new"), 2, "METRIC one of .*latency_s"),
+    "limit in words": (("--pick", "best-under:weight_bytes=small", "--out", "new"), 2, "write best-under:METRIC=LIMIT"),
+    "limit that nothing keeps": (
+        ("--pick", "best-under:weight_bytes=1", "--out", "new"),
+        2,
+        "limit 1 given, but no policy keeps it: the smallest is",
+    ),
+    "unknown format": (("-f", "onxx", "--out", "new"), 2, "unknown export format 'onxx'.*Did you mean 'onnx'"),
+    "own format that is not there": (("-f", "nowhere.module:export", "--out", "new"), 2, "cannot import 'nowhere.module'"),
+    "unwritable folder": (("--out", "/proc/none/new"), 2, "cannot write /proc/none/new"),
+    "existing folder": (("--out", "there"), 2, "there exists; give another folder, or --force"),
+    "existing folder that is no export": (("--out", "there", "--force"), 2, "is no export of bitfront"),
+    "existing file": (("--out", "there/file", "--force"), 2, "is no export of bitfront"),
+    "torchao cannot hold it": (("-f", "torchao", "--out", "new"), 2, "torchao has no configuration for .*use "),
+    "vllm cannot hold it": (("-f", "vllm", "--pick", "PICK3", "--out", "new"), 2, "vLLM has no kernel for weight int3.*use int4 or int8"),
+    "c-array cannot hold it": (
+        ("-f", "c-array", "--pick", "PICK4", "--out", "new"),
+        2,
+        "weight int4:group4.*symmetric, by tensor or channel",
+    ),
+    "exporter that fails half-way": (("-f", "BREAKS", "--out", "new"), 1, "the runtime gave something else"),
+    "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
+    "no folder given": ((), 2, "Missing option '--out'"),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_bad_requests_are_one_clear_message_and_leave_nothing(call: Call, tmp_path: Path, case: str) -> None:
+    arguments, code, message = REQUESTS[case]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/file").write_text("mine")
+    stand_in = {"BREAKS": f"{__name__}:breaks_half_way", "PICK3": "0", "PICK4": "2"}
+    found = call("export", "one", *(stand_in.get(str(each), each) for each in arguments))
+    assert found.returncode == code, found.stderr
+    assert re.search(message, found.stderr, flags=re.S), found.stderr
+    assert "Traceback" not in found.stderr
+    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")) == ["there", "there/file"]
+
+
+def test_unknown_sweep(call: Call) -> None:
+    found = call("export", "onne", "--out", "new")
+    assert (found.returncode, "Did you mean 'one'" in found.stderr) == (2, True)
+
+
+def test_an_empty_front_is_an_error(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = dataclasses.replace(tracking.read(uri, "one"), limits={"weight_bytes": 1.0})
+    monkeypatch.setattr(exporting.tracking, "read", lambda *_: record)
+    with pytest.raises(BitfrontError, match="sweep 'one' has an empty front"):
+        export(uri, "one", "knee", ["policy"], tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tracking.read(uri, "one")
+    monkeypatch.setattr(
+        exporting.tracking, "read", lambda *_: dataclasses.replace(record, fingerprints={**record.fingerprints, "weights": "0"})
+    )
+    with pytest.raises(BitfrontError, match="bound to other weights"):
+        export(uri, "one", "knee", ["policy"], tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot read the policy"),
+        ('{"schema": "bitfront.policy/9", "layers": {}}', "schema 'bitfront.policy/9' given, 'bitfront.policy/1' needed"),
+        ('{"schema": "bitfront.policy/1", "layers": {"0": {"weight": "int99"}}}', "policy layer '0', weight: 'int99': 99 bits given"),
+        ('{"schema": "bitfront.policy/1", "layers": {"conv": {"weight": "int4:channel"}}}', "for another network"),
+        ('{"schema": "bitfront.policy/1", "layers": {"0": "int4"}}', "a table with 'weight' and 'activation'"),
+    ],
+)
+def test_bad_policies_are_refused(call: Call, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    found = call("apply", "p.json", "--task", "own_task:make")
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+FORMATS = ("safetensors", "onnx", "c-array")
+
+
+@pytest.mark.slow
+def test_every_policy_on_the_front_of_digits_goes_into_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are read in a fresh process by onnxruntime and by the loader of the docs."""
+    monkeypatch.chdir(tmp_path)
+    weight = '["int2:channel:mse", "int3:channel:mse", "int4:channel:mse", "int6:channel:mse", "int8:channel"]'
+    uri = sweep(tmp_path, name="digits", task="digits", weight=weight, activation='["int8:tensor:ema", "int4:tensor:mse"]', trials=20)
+    rows = json.loads(bitfront("front", "digits", "--json", "--uri", uri).stdout)
+    assert len(rows) > 2
+    for row in rows:
+        formats = [part for each in FORMATS for part in ("-f", each)]
+        done = bitfront("export", "digits", "--pick", row["id"], *formats, "--out", row["id"], "--uri", uri)
+        assert done.returncode == 0, done.stderr
+        out = tmp_path / row["id"]
+        checks = {name: each["checks"] for name, each in json.loads((out / "export.json").read_text())["formats"].items()}
+        assert checks["onnx"]["top1_agreement"] >= 0.99
+        assert checks["onnx"]["payload_bytes"] <= 1.05 * (row["weight_bytes"] + checks["onnx"]["carrier_bytes"])
+        overhead = checks["onnx"]["file_bytes"] - checks["onnx"]["payload_bytes"] - checks["safetensors"]["other_bytes"]
+        assert overhead <= 9 * 800, "bytes of the graph itself, per layer"
+        assert checks["onnx"]["file_bytes"] < row["float_weight_bytes"] / 2
+        promised = row["weight_bytes"] + checks["safetensors"]["other_bytes"]
+        assert promised <= (out / "model.safetensors").stat().st_size <= 1.01 * promised + 4096
+        assert checks["c-array"]["integers_different"] == 0
+        applied = json.loads(bitfront("apply", out / "policy.json", "--task", "digits", "--json").stdout)
+        assert applied["accuracy_test"] == row["accuracy_test"]
+        _fresh(out, float(checks["onnx"]["accuracy_test"]), str(checks["onnx"]["onnxruntime_options"]))
+
+
+def _fresh(out: Path, accuracy: float, options: str) -> None:
+    """Measure model.onnx in a process that knows nothing of bitfront: scikit-learn's digits, the last 600."""
+    script = (
+        "import sys, numpy as np, onnxruntime as ort; from sklearn.datasets import load_digits\n"
+        "x, y = load_digits(return_X_y=True); x = (x[-600:] / 16).astype('float32').reshape(-1, 1, 8, 8); o = ort.SessionOptions()\n"
+        "if sys.argv[2] != 'default': o.add_session_config_entry(*sys.argv[2].split('='))\n"
+        "found = ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider']).run(None, {'input': x})[0]\n"
+        "print((found.argmax(1) == y[-600:]).mean())"
+    )
+    command = [sys.executable, "-I", "-c", script, str(out / "model.onnx"), options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_registered_policy_loads_back_with_the_same_outputs(call: Call, uri: str, tmp_path: Path) -> None:
+    done = call("export", "one", "--pick", "0", "--register", "small", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "models:/small/1" in done.stdout
+    bundle = open_bundle(uri, "one", "0", None)
+    inputs = next(iter(bundle.task.test))[0]
+    np.save(tmp_path / "x.npy", inputs.numpy())
+    script = (
+        "import sys, json, numpy as np, mlflow\n"
+        "mlflow.set_tracking_uri(sys.argv[1]); model = mlflow.pyfunc.load_model('models:/small/1')\n"
+        "np.save('y.npy', model.predict({'input': np.load('x.npy')})['output'])\n"
+        "from mlflow.artifacts import download_artifacts as get\n"
+        "policy = json.load(open(get('models:/small/1') + '/extra_files/policy.json'))\n"
+        "example = model.input_example\n"
+        "print(json.dumps([policy, str(model.metadata.signature), model.metadata.metadata, list(example)]))"
+    )
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    fresh = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, uri], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    policy, signature, metadata, example = json.loads(fresh.stdout.splitlines()[-1])
+    assert policy["layers"] == bundle.policy.to_json()["layers"]
+    assert "(-1, 12)" in signature
+    assert metadata["policy"] == bundle.policy.id
+    assert example == ["input"]
+    found, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.evaluator.engine.apply(bundle.policy)(inputs)
+    assert float((found.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.99
+    assert float((found - wanted).abs().max()) <= 0.1 * float(wanted.abs().max())
