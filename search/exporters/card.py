@@ -1,26 +1,43 @@
-"""`README.md` beside the export: a model card in Markdown: where the policy comes from, what it costs, how well it does."""
+"""`README.md` and `bits.svg` beside the export: where the policy comes from, what it costs, how well it does, its bits per layer."""
 
+import json
+import math
 from importlib import metadata
 from pathlib import Path
 
+from hw_models.device import Device
+from hw_models.validate import validate
 from quant_core.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 
-FILE = "README.md"
-_VERSIONS = ("bitfront", "torch", "numpy", "optuna", "mlflow")
+FILE, PICTURE = "README.md", "bits.svg"
+_VERSIONS = ("bitfront", "torch", "numpy", "optuna", "mlflow", "onnx", "onnxruntime")
+_STEP, _HEIGHT, _MOST = 14, 96, 16
+_COLORS = {"weight": "#1f77b4", "activation": "#ff7f0e"}
 
 
 def export(bundle: Bundle, folder: Path) -> Exported:
-    """Write the model card."""
-    parts = (_head(bundle), _accuracy(bundle), _cost(bundle), _layers(bundle), _origin(bundle))
+    """Write the model card and its picture."""
+    parts = (_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), _layers(bundle), _origin(bundle))
     (folder / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return Exported((FILE,), {})
+    (folder / PICTURE).write_text(_picture(bundle), encoding="utf-8")
+    return Exported((FILE, PICTURE), {})
 
 
 def _head(bundle: Bundle) -> str:
     small, large = weight_bytes(bundle.layers, bundle.policy), float_bytes(bundle.layers)
     share = f"{small:,.0f} bytes of weights, {small / large:.1%} of the {large:,.0f} in float32"
     return f"# Policy {bundle.policy.id} for {bundle.experiment.task.name}\n\n{share}."
+
+
+def _data(bundle: Bundle) -> str:
+    task = bundle.experiment.task
+    options = f" with options `{json.dumps(task.options, default=str)}`" if task.options else ""
+    splits = ", ".join(f"{name} {sum(len(targets) for _, targets in getattr(bundle.task, name)):,}" for name in ("calib", "valid", "test"))
+    used = bundle.experiment.evaluate
+    taken = ", ".join(f"{name} {getattr(used, name):,}" for name in ("calib", "valid", "test") if getattr(used, name))
+    network = f"{type(bundle.task.model).__name__}, {len(bundle.layers)} layers with weights"
+    return f"## Task and data\n\n`{task.name}`{options}: {network}. Examples: {splits}{f', of which were used: {taken}' if taken else ''}."
 
 
 def _accuracy(bundle: Bundle) -> str:
@@ -34,8 +51,17 @@ def _accuracy(bundle: Bundle) -> str:
 
 
 def _cost(bundle: Bundle) -> str:
+    device = bundle.experiment.device.name
     rows = [f"| {metric} | {value:.6g} |" for metric, value in bundle.trial.result.cost.items()]
-    return f"## Cost on {bundle.experiment.device.name}\n\n| metric | modelled |\n|---|---|\n" + "\n".join(rows)
+    table = f"## Cost on {device}\n\n| metric | modelled |\n|---|---|\n" + "\n".join(rows)
+    checks = [
+        f"- {each.name}: {each.n} figures, error {each.mean_percent:.2f} % on average, {each.max_percent:.1f} % at most"
+        f"{'' if math.isnan(each.rank) else f', rank correlation {each.rank:.3f}'} ({each.source})"
+        for each in validate(Device.load(device))
+    ]
+    if not checks:
+        return f"{table}\n\nThe model of this device was held against no published or measured figure: use it to compare, not to predict."
+    return f"{table}\n\nHow far the model of this device is off published or measured figures:\n\n" + "\n".join(checks)
 
 
 def _layers(bundle: Bundle) -> str:
@@ -44,9 +70,8 @@ def _layers(bundle: Bundle) -> str:
         for layer in bundle.layers
         for each in (bundle.policy[layer.name],)
     ]
-    return "## Layers\n\n| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n" + "\n".join(
-        rows
-    )
+    head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
+    return f"## Layers\n\n![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
 
 
 def _origin(bundle: Bundle) -> str:
@@ -55,5 +80,27 @@ def _origin(bundle: Bundle) -> str:
     return (
         f"## Origin\n\nSweep `{bundle.record.name}` (MLflow run {bundle.record.run_id}), trial {bundle.trial.number}; searcher "
         f"`{search.searcher}`, seed {search.seed}, {search.trials} trials. Versions: {versions}.\n\n"
-        f"    bitfront export {bundle.record.name} --pick {bundle.policy.id} --out DIR"
+        f"    bitfront export {bundle.record.name} --pick {bundle.policy.id} --out DIR\n\n"
+        f"The experiment, for `bitfront sweep FILE`:\n\n```toml\n{bundle.record.experiment.strip()}\n```"
     )
+
+
+def _picture(bundle: Bundle) -> str:
+    """Return a bar per layer, in network order: bits of the weight upwards, of the input downwards; float is drawn at 16 and hollow."""
+    bars = []
+    for i, layer in enumerate(bundle.layers):
+        each = bundle.policy[layer.name]
+        for slot, spec in (("weight", each.weight), ("activation", each.activation)):
+            height = min(spec.bits, _MOST) * _HEIGHT / _MOST
+            top = _HEIGHT - height if slot == "weight" else _HEIGHT + 2
+            fill = "none" if spec.is_float else _COLORS[slot]
+            bars.append(
+                f'<rect x="{60 + i * _STEP}" y="{top:g}" width="{_STEP - 3}" height="{height:g}" fill="{fill}" stroke="{_COLORS[slot]}">'
+                f"<title>{layer.name}: {slot} {spec}</title></rect>"
+            )
+    marks = [
+        f'<text x="0" y="{y}" font-size="11" font-family="sans-serif" fill="{_COLORS[slot]}">{slot}</text>'
+        for slot, y in (("weight", _HEIGHT - 4), ("activation", _HEIGHT + 14))
+    ]
+    width = 60 + len(bundle.layers) * _STEP
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * _HEIGHT + 2}">{"".join(marks + bars)}</svg>\n'
