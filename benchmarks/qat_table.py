@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--clip", type=float, default=0.0)
+    parser.add_argument("--distill", type=float, default=0.0, help="share of the loss that is distillation from the float network")
     parser.add_argument("--language", action="store_true", help="the rows of a language model; the figure is perplexity")
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
@@ -145,7 +146,14 @@ def main() -> None:
     start, seeds = time.perf_counter(), []
     for seed in range(arguments.seeds):
         task = tasks.load(arguments.task, {"seed": seed, **options})
-        config = QatConfig(epochs=arguments.epochs, lr=arguments.lr, optimizer=arguments.optimizer, clip=arguments.clip, seed=seed)
+        config = QatConfig(
+            epochs=arguments.epochs,
+            lr=arguments.lr,
+            optimizer=arguments.optimizer,
+            clip=arguments.clip,
+            distill=arguments.distill,
+            seed=seed,
+        )
         seeds.append(figures(task, config, chosen, perplexity if arguments.language else percent))
         print(markdown(seeds), flush=True)
     print(f"{time.perf_counter() - start:.0f} s")
