@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from quant_core.errors import InputError
+from quant_core.export.symbolics import more_operators
 from quant_core.forward import forward
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
@@ -75,7 +76,8 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     flat = _Flat(_marked(model, weights, inputs), structure).eval()
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):  # it prints whole graphs
+        quiet = contextlib.redirect_stdout(io.StringIO())  # it prints whole graphs
+        with warnings.catch_warnings(), torch.no_grad(), quiet, more_operators(TRACED_OPSET):
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is to go: what counts is checked later
             torch.onnx.export(
                 flat,

@@ -134,8 +134,8 @@ def _loaded(uri: str, address: str, inputs: Arrays, folder: Path) -> NDArray[Any
 
 @contextmanager
 def _at(uri: str) -> Iterator[None]:
-    """Point MLflow's global addresses at the store, for as long as this lasts."""
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    """Point MLflow's global addresses at the store, for as long as this lasts: it keeps them in variables of the environment too."""
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -143,5 +143,9 @@ def _at(uri: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # MLflow's about its own code
             yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
