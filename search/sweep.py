@@ -72,6 +72,7 @@ class Sweep:
     told: int = 0
     failed: int = 0
     repeated: int = 0
+    retried: int = 0
     archive: Archive = field(init=False)
     records: dict[int, TrialRecord] = field(default_factory=dict)
     _event: int = 0

@@ -1,45 +1,94 @@
 """Between a `Sweep` and Ray Tune: Tune's searcher asks and tells the sweep, which stays in the driver and is never pickled."""
 
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from search.backend import Work
+from search.ray_backend.outcome import Outcome
 from search.result import Result
 from search.sweep import Job, Sweep
 
-METRIC = "metric/"
+
+@dataclass
+class _Attempt:
+    """A job that was handed to Tune; `failed_on` is the living process in which it failed before."""
+
+    job: Job
+    tries: int = 0
+    failed_on: str = ""
+    started: float = 0.0
 
 
 class SweepSearcher(Searcher):  # type: ignore[misc]
-    """suggest -> `sweep.next()`, on_trial_complete -> `sweep.finish()`."""
+    """suggest -> `sweep.next()`, on_trial_complete -> `sweep.finish()`. Every attempt at a job is a Tune trial of its own."""
 
-    def __init__(self, sweep: Sweep, work: Work, reasons: "Reasons") -> None:
+    def __init__(self, sweep: Sweep, work: Work) -> None:
         super().__init__()
-        self._sweep, self._work, self._reasons = sweep, work, reasons
-        self._jobs: dict[str, Job] = {}
+        self._sweep, self._work, self._section = sweep, work, work.experiment.run
+        self._running: dict[str, _Attempt] = {}
+        self._again: deque[_Attempt] = deque()
+        self._freed = ""
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next policy as plain data, None while there is none, FINISHED when there will be none or a stop was asked for."""
         if self._work.stopping():
             return Searcher.FINISHED
-        job = self._sweep.next()
-        if job is None:
-            return None if self._jobs else Searcher.FINISHED
-        self._jobs[trial_id] = job
+        attempt = self._next()
+        if attempt is None:
+            return None if self._running else Searcher.FINISHED
+        attempt.started = time.monotonic()
+        self._running[trial_id] = attempt
+        job = attempt.job
         return {"number": job.number, "policy": job.policy.to_json(), "cost": dict(job.cost)}
 
+    def _next(self) -> _Attempt | None:
+        """Return a job to try again, if another process than the one it failed in is free; otherwise a new job."""
+        if self._again and self._again[0].failed_on != self._freed:
+            return self._again.popleft()
+        job = self._sweep.next()
+        if job is not None:
+            return _Attempt(job)
+        return self._again.popleft() if self._again else None
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Hand a result, or a failure after the last retry, to the sweep."""
-        job = self._jobs.pop(trial_id, None)
-        if job is None:
+        """Take the outcome of a trial. Of one that died, Tune tells the error later: see `died`."""
+        if error or not result or trial_id not in self._running:
             return
-        metrics = {key.removeprefix(METRIC): value for key, value in (result or {}).items() if key.startswith(METRIC)}
-        if error or not result or not metrics:
-            self._sweep.finish(job.number, Result(job.policy.id, status="failed", reason=self._reasons.pop(trial_id)))
+        attempt = self._running.pop(trial_id)
+        outcome = Outcome.loads(result["outcome"])
+        self._freed = outcome.worker
+        self._end(attempt, outcome.result(attempt.job.policy.id, attempt.job.cost), outcome.worker)
+
+    def start(self, trial_id: str) -> None:
+        """Note that a worker has begun."""
+        if trial_id in self._running:
+            self._running[trial_id].started = time.monotonic()
+
+    def died(self, trial_id: str, error: str) -> None:
+        """Take the death of a trial's worker, or a trial that Tune gave up."""
+        attempt = self._running.pop(trial_id, None)
+        if attempt is None:
+            return
+        seconds, limit = time.monotonic() - attempt.started, self._section.trial_timeout_s
+        lines = [line.strip() for line in error.splitlines() if line.strip()]
+        reason = lines[-1][:500] if lines else "the worker died"
+        if limit and seconds >= limit:
+            reason = f"no result within trial_timeout_s = {limit:g} s"
+        self._end(attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason), "")
+
+    def _end(self, attempt: _Attempt, result: Result, worker: str) -> None:
+        """Tell the sweep, or queue another attempt."""
+        if not result.ok and attempt.tries < self._section.max_retries:
+            self._sweep.retried += 1
+            self._again.append(_Attempt(attempt.job, attempt.tries + 1, worker))
         else:
-            self._sweep.finish(job.number, Result(job.policy.id, metrics, job.cost, result["seconds"]))
+            self._sweep.finish(attempt.job.number, result)
         self._work.ended()
 
     def save(self, checkpoint_path: str) -> None:
@@ -53,23 +102,16 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         return {}
 
 
-class Reasons(Callback):  # type: ignore[misc]
-    """Remembers why a trial failed, and counts retries."""
+class Watch(Callback):  # type: ignore[misc]
+    """Tells the searcher what Tune tells no searcher: when a trial begins, and why it failed."""
 
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-        self.retries = 0
+    def __init__(self, searcher: SweepSearcher) -> None:
+        self._searcher = searcher
 
-    def pop(self, trial_id: str) -> str:
-        """Return why a trial failed."""
-        return self._reasons.pop(trial_id, "the worker died or hung, and so did every retry")
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count a retry."""
-        self.retries += 1
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on."""
+        self._searcher.start(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep the last line of the trial's error."""
-        lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
-        if lines:
-            self._reasons[trial.trial_id] = lines[-1][:500]
+        """Pass on, with the trial's error."""
+        self._searcher.died(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")

@@ -27,11 +27,11 @@ def run(sweep: Sweep, work: Work) -> None:
 def _tune(sweep: Sweep, work: Work) -> None:
     from ray import tune
 
-    from search.ray_backend.adapter import Reasons, SweepSearcher
+    from search.ray_backend.adapter import SweepSearcher, Watch
     from search.ray_backend.trainable import PolicyTrial
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    section, reasons = work.experiment.run, Reasons()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a failed trial the sweep's own summary tells
+    section, searcher = work.experiment.run, SweepSearcher(sweep, work)
     evaluator = cast(Evaluator, work.evaluate)
     trainable = tune.with_parameters(PolicyTrial, evaluator=evaluator, threads=section.threads, timeout_s=section.trial_timeout_s)
     resources = {"cpu": section.cpus_per_trial, "gpu": section.gpus_per_trial}
@@ -39,7 +39,7 @@ def _tune(sweep: Sweep, work: Work) -> None:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=SweepSearcher(sweep, work, reasons),
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=section.workers,
                 reuse_actors=True,
@@ -48,8 +48,7 @@ def _tune(sweep: Sweep, work: Work) -> None:
                 storage_path=folder,
                 name="sweep",
                 verbose=0,
-                callbacks=[reasons],
-                failure_config=tune.FailureConfig(max_failures=section.max_retries),
+                callbacks=[Watch(searcher)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()

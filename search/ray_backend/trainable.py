@@ -1,10 +1,11 @@
 """What runs on a worker: one policy per Tune trial, in an actor that is kept for the next one."""
 
+import faulthandler
 import os
 import random
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,11 @@ from ray import tune
 
 from quant_core.policy import Policy
 from search.evaluator import Evaluator
-
-HUNG = 75
-"""Exit code of a worker that ends itself because its trial hung."""
+from search.ray_backend.outcome import Outcome
 
 
 class TrialError(RuntimeError):
-    """The evaluation of a policy failed; Tune tries it again elsewhere, up to `max_retries` times."""
+    """Two policies in a row failed in this process: a fresh one takes its place."""
 
 
 class PolicyTrial(tune.Trainable):  # type: ignore[misc]
@@ -29,7 +28,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         """Keep this actor's private copy of the evaluator."""
         if threads:
             torch.set_num_threads(threads)
-        self._evaluator, self._timeout_s = evaluator, timeout_s
+        self._evaluator, self._timeout_s, self._failed = evaluator, timeout_s, False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -42,27 +41,34 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Evaluate; end the process if it takes longer than the time limit.
+        """Evaluate; the process ends if it takes longer than the time limit.
 
         Raises:
-            TrialError: the policy could not be evaluated, with the reason.
+            TrialError: this policy failed, and so did the one before: the fault may be this process, which Tune then replaces.
         """
-        start = time.perf_counter()
-        watch = threading.Timer(self._timeout_s, os._exit, (HUNG,)) if self._timeout_s else None
-        if watch:
-            watch.daemon = True
-            watch.start()
-        try:
+        with _limited(self._timeout_s):
             result = self._evaluator(self._policy, self._cost)
-        finally:
-            if watch:
-                watch.cancel()
-        if not result.ok:
+        if not result.ok and self._failed:
             raise TrialError(result.reason)
-        return {"metric": dict(result.metrics), "seconds": time.perf_counter() - start, "done": True}
+        self._failed = not result.ok
+        return {"outcome": Outcome.of(result, f"{os.uname().nodename}:{os.getpid()}").dumps(), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a trial is one evaluation."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to take up."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """End the process after so many seconds (0: never), even where one long call into C keeps Python from running."""
+    if not seconds:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
