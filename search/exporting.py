@@ -12,6 +12,7 @@ from quant_core.errors import BitfrontError, InputError
 from quant_core.registry import resolve
 from search import tracking
 from search.evaluator import Evaluator
+from search.experiment import Experiment
 from search.experiment_file import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.front import pick
@@ -19,6 +20,7 @@ from search.launch import check_fingerprints
 from search.setup import prepare
 
 REPORT = "export.json"
+_WITHOUT_WEIGHTS = ("policy", "card", "vllm")
 
 
 def export(
@@ -56,6 +58,7 @@ def export(
     temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
+        _refuse_trained(loads(tracking.read(uri, ref, experiment).experiment), [*formats, *(["--register"] if register else [])])
         bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
         done = {name: exporter(bundle, temporary) for name, exporter in exporters.items()}
         if register:
@@ -84,6 +87,20 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
     metrics |= {split: evaluator.metrics(trial.policy, split) for split in ("valid", "test")}
     return Bundle(trial.policy, setup.layers, experiment, setup.task, evaluator, record, trial, metrics)
+
+
+def _refuse_trained(experiment: Experiment, formats: Sequence[str]) -> None:
+    """Refuse formats with weights for sweeps that train every policy: weights are quantized here, not trained again.
+
+    Raises:
+        InputError: fidelity "qat" and a format that holds weights.
+    """
+    holding = [name for name in formats if name not in _WITHOUT_WEIGHTS]
+    if experiment.evaluate.fidelity == "qat" and holding:
+        raise InputError(
+            f"the sweep trained every policy (fidelity qat), and {', '.join(holding)} holds weights, which export does not train again; "
+            f"export one of {', '.join(_WITHOUT_WEIGHTS)}, or sweep with fidelity ptq."
+        )
 
 
 def _check_target(out: Path, force: bool) -> None:
