@@ -29,7 +29,7 @@ lint: $(VENV)/.ready  ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint  ## everything CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
