@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -60,17 +60,23 @@ def export(
         temporary.mkdir()
         _refuse_trained(loads(tracking.read(uri, ref, experiment).experiment), [*formats, *(["--register"] if register else [])])
         bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
-        done = {name: exporter(bundle, temporary) for name, exporter in exporters.items()}
-        if register:
-            from search.tracking.registry import register_policy
-
-            done["mlflow"] = register_policy(uri, bundle, register, temporary)
+        done = _written(uri, bundle, exporters, register, temporary)
         (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
         _move(temporary, out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error}. Give a folder that can be written.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return done
+
+
+def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], register: str, folder: Path) -> dict[str, Exported]:
+    """Run the exporters in `folder`; what cannot be undone, the registry, comes last."""
+    done = {name: exporter(bundle, folder) for name, exporter in exporters.items()}
+    if register:
+        from search.tracking.registry import register_policy
+
+        done["mlflow"] = register_policy(uri, bundle, register, folder)
     return done
 
 
