@@ -54,10 +54,17 @@ def _close(ended: "Ended", uri: str) -> None:
     console.print(f"{record.name}: {len(record.trials)} trials ({len(failed)} failed, {repeated} repeated), {state}", markup=False)
     for trial in failed[:3]:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
+    counts = spent.weight_cache
+    idle = spent.loop_s - spent.search_s - spent.tracking_s - min(spent.evaluation_s, spent.loop_s)
+    evaluation = f"evaluation {spent.evaluation_s:.1f} (over all workers)"
+    driver = f"search {spent.search_s:.1f}, tracking {spent.tracking_s:.2f}, idle {max(idle, 0.0):.1f}"
     console.print(
-        f"seconds: {spent.total_s:.1f} in all: evaluation {spent.evaluation_s:.1f}, search {spent.search_s:.1f}, "
-        f"tracking {spent.tracking_s:.2f}, test split and report {spent.test_s:.1f}; "
-        f"{spent.sensitivity_evaluations} forward passes for sensitivities; weight cache: {spent.weight_cache}",
+        f"seconds: {spent.total_s:.1f} in all; trials {spent.loop_s:.1f}: {evaluation}, {driver}; test split and report {spent.test_s:.1f}",
+        markup=False,
+    )
+    console.print(
+        f"caches: weights {counts.hits} hits, {counts.misses} misses, {counts.evictions} evicted, {counts.bytes / 2**20:.1f} MiB; "
+        f"statistics {spent.statistics_bytes / 2**20:.1f} MiB; {spent.sensitivity_evaluations} forward passes for sensitivities",
         markup=False,
     )
     if not ended.complete:

@@ -31,13 +31,25 @@ from search.sweep import Sweep
 
 @dataclass(frozen=True)
 class Spent:
-    """Where the wall time of a run went, in seconds, and what the caches saved."""
+    """Where the time of a run went, in seconds, and what the caches saved.
+
+    Attributes:
+        total_s: wall time of the whole run.
+        loop_s: wall time from the first trial to the last.
+        evaluation_s: evaluating, summed over all workers.
+        search_s: the searcher's proposing and learning.
+        tracking_s: the driver's waiting for the record.
+        test_s: the final front on the test split, and the report.
+        statistics_bytes: calibration statistics held.
+    """
 
     total_s: float
+    loop_s: float
     evaluation_s: float
     search_s: float
     tracking_s: float
     test_s: float
+    statistics_bytes: int
     sensitivity_evaluations: int
     weight_cache: CacheCounts
 
@@ -206,10 +218,12 @@ def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tra
     evaluation_s = sum(each.result.seconds for each in sweep.records.values() if each.repeated < 0) - evaluated
     spent = Spent(
         total_s=time.perf_counter() - begun,
+        loop_s=loop_s,
         evaluation_s=evaluation_s,
-        search_s=loop_s - evaluation_s - tracker.blocked_s,
+        search_s=sweep.search_s,
         tracking_s=tracker.blocked_s,
         test_s=test_s,
+        statistics_bytes=ready.evaluator.engine.statistics_bytes,
         sensitivity_evaluations=ready.sensitivity.evaluations,
         weight_cache=ready.evaluator.engine.counts,
     )

@@ -3,6 +3,7 @@
 It owns the searcher, the memo, the front and the order of events; it starts no processes and touches no tensors.
 """
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Sweep:
         objectives: names of what is minimized, as results hold them.
         reference: reference point of the hypervolume, in the order of `objectives`.
         recorder: keeps what happens.
+        search_s: seconds that the searcher took to propose and learn.
     """
 
     space: Space
@@ -73,6 +75,7 @@ class Sweep:
     failed: int = 0
     repeated: int = 0
     retried: int = 0
+    search_s: float = 0.0
     archive: Archive = field(init=False)
     records: dict[int, TrialRecord] = field(default_factory=dict)
     _event: int = 0
@@ -158,7 +161,9 @@ class Sweep:
         if self.asked < len(baselines):
             trial, origin = Trial(-1, tuple(baselines[self.asked])), "baseline"
         else:
+            start = time.perf_counter()
             proposal = self.searcher.ask()
+            self.search_s += time.perf_counter() - start
             if proposal is None:
                 self._exhausted = not self._open
                 return None
@@ -191,7 +196,9 @@ class Sweep:
         self.failed += not result.ok
         self.repeated += repeats >= 0
         objectives = self._objectives(result)
+        start = time.perf_counter()
         self.searcher.tell(opened.trial, objectives)
+        self.search_s += time.perf_counter() - start
         if old is None:
             self.recorder.record(record)
         if objectives is not None and self.problem.feasible(opened.trial.values) and self.archive.add(number, objectives):
