@@ -1,6 +1,7 @@
 """Joining or starting a Ray cluster: quiet, without telemetry or dashboard, bound to this machine unless an address is given."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from quant_core.errors import InputError
 
 OBJECT_STORE_BYTES = 200 * 2**20
+PROBE_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -40,8 +42,10 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
         raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not address:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every socket on 127.0.0.1, on Linux too
+    if not address or address.startswith(("127.0.0.1:", "localhost:")):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps Ray from turning 127.0.0.1 into the outer address
+    if ":" in address:
+        _probe(address)
     import ray
 
     with tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True) as folder:
@@ -65,3 +69,18 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
             yield
         finally:
             ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself goes on trying for minutes.
+
+    Raises:
+        InputError: nothing listens at `address`, or it is not "host:port".
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=PROBE_S).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot connect to Ray at {address!r}: {error}. Start a head with `ray start --head`, and give its 'host:port' as run.address."
+        ) from error

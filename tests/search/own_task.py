@@ -38,6 +38,19 @@ class BreaksWhenCoarse(nn.Module):
         return self.body(x)
 
 
+class HangsWhenCoarse(BreaksWhenCoarse):
+    """Hangs in one long call instead, in another process than the one that made it."""
+
+    def __init__(self, body: nn.Sequential, levels: int) -> None:
+        super().__init__(body, levels, raises=False)
+        self.home = os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home and len(self.body[0].weight[0].unique()) <= self.levels:
+            time.sleep(600)
+        return self.body(x)
+
+
 class Trouble(nn.Module):
     """Ends its process, or hangs, the first time that it runs in another process than the one that made it; `folder` remembers."""
 
@@ -70,7 +83,14 @@ def trained(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
 
 
 def make(
-    seed: int = 0, sleep: float = 0.0, breaks: int = 0, raises: bool = False, nan: bool = False, data_shift: float = 0.0, trouble: str = ""
+    seed: int = 0,
+    sleep: float = 0.0,
+    breaks: int = 0,
+    raises: bool = False,
+    nan: bool = False,
+    data_shift: float = 0.0,
+    trouble: str = "",
+    hangs: int = 0,
 ) -> Task:
     """Return the task; options make it slow, or break it."""
     body, inputs, targets = trained(seed)
@@ -79,6 +99,8 @@ def make(
         model = Slow(body, sleep)
     if breaks:
         model = BreaksWhenCoarse(body, breaks, raises)
+    if hangs:
+        model = HangsWhenCoarse(body, hangs)
     if trouble:
         model = Trouble(body, trouble, os.getpid())
     if nan:

@@ -1,17 +1,22 @@
-"""Sweeps on Ray Tune: the same policies as locally, workers that die, hang or fail, a cluster that is not there."""
+"""Sweeps on Ray Tune: the same policies as locally, workers that die, hang or fail, nodes and drivers that are killed."""
 
 import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from search.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+HERE = Path(__file__).parent
 EXPERIMENT = """
 name = "{name}"
 [task]
@@ -24,76 +29,181 @@ activation = ["int8:tensor", "int4:tensor:mse"]
 name = "vu9p-bitserial"
 objectives = ["error", "weight_bytes", "latency_s"]
 [search]
-searcher = "random"
-trials = 14
+searcher = "{searcher}"
+trials = {trials}
 seed = 5
 [track]
 uri = "sqlite:///{folder}/mlflow.db"
 [run]
 {run}
 """
-Sweep = Callable[..., list[dict[str, object]]]
+LOCAL = 'backend = "local"'
+Rows = list[dict[str, object]]
+
+
+class Command:
+    """The `bitfront` command in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.uri = folder, f"sqlite:///{folder}/mlflow.db"
+
+    def write(self, name: str, run: str, options: str = "{}", searcher: str = "random", trials: int = 14) -> str:
+        path = self.folder / f"{name}.toml"
+        path.write_text(EXPERIMENT.format(name=name, run=run, options=options, searcher=searcher, trials=trials, folder=self.folder))
+        return str(path)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["bitfront", *arguments])
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+                main()
+        return int(exit_.value.code or 0), out.getvalue(), err.getvalue()
+
+    def rows(self, name: str) -> Rows:
+        """Return every trial as `bitfront front --all --json` shows it."""
+        found: Rows = json.loads(self("front", name, "--all", "--json", "--uri", self.uri)[1])
+        return found
+
+    def sweep(self, name: str, run: str, options: str = "{}", searcher: str = "random", trials: int = 14) -> Rows:
+        code, _, err = self("sweep", self.write(name, run, options, searcher, trials), "--log", "plain")
+        assert code == 0, err
+        return self.rows(name)
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Run a sweep in this process; return every trial as `bitfront front --all --json` shows it."""
-    folder = Path(__file__).parent
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{folder.parents[1]}")
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{HERE.parents[1]}")
     monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def bitfront(*arguments: str) -> tuple[int, str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "argv", ["bitfront", *arguments])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
-            main()
-        return int(exit_.value.code or 0), out.getvalue(), err.getvalue()
-
-    def call(name: str, run: str, options: str = "{}", fails: str = "") -> list[dict[str, object]]:
-        path = tmp_path / f"{name}.toml"
-        path.write_text(EXPERIMENT.format(name=name, run=run, options=options, folder=tmp_path))
-        code, _, err = bitfront("sweep", str(path), "--log", "plain")
-        if fails:
-            assert code == 2, err
-            assert fails in err
-            return []
-        assert code == 0, err
-        _, out, _ = bitfront("front", name, "--all", "--json", "--uri", f"sqlite:///{tmp_path}/mlflow.db")
-        rows: list[dict[str, object]] = json.loads(out)
-        return rows
-
-    return call
+    return Command(tmp_path)
 
 
-def policies(rows: list[dict[str, object]]) -> list[tuple[object, ...]]:
+class Nodes:
+    """Three nodes of one CPU each, in a process of their own."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.address = self._answer()
+        assert self.address.startswith("127.0.0.1:")
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+    def kill_one(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("kill\n")
+        self._process.stdin.flush()
+        assert self._answer() == "killed"
+
+    def run(self, more: str = "") -> str:
+        return f'backend = "ray"\naddress = "{self.address}"\nworkers = 2\n{more}'
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "own_cluster.py"), "3"], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    with process:
+        yield Nodes(process)
+        process.communicate(timeout=60)
+
+
+def policies(rows: Rows) -> list[tuple[object, ...]]:
     return sorted((str(row["id"]), row["accuracy_valid"], row["weight_bytes"], row["status"]) for row in rows)
 
 
-def test_two_workers_give_the_policies_and_figures_of_one_process(sweep: Sweep) -> None:
-    assert policies(sweep("ray", 'backend = "ray"\nworkers = 2')) == policies(sweep("local", 'backend = "local"'))
+def listening() -> set[tuple[str, str, int]]:
+    """Return where the Ray processes of this machine listen, other than at 127.0.0.1."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN and each.laddr.ip not in ("127.0.0.1", "::ffff:127.0.0.1"):
+                    found.add((process.name(), each.laddr.ip, each.laddr.port))
+    return found
 
 
-def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(sweep: Sweep, tmp_path: Path) -> None:
-    trouble = tmp_path / "trouble"
+def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_nothing(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.ray_backend import backend
+
+    heard: list[object] = []
+    tune = backend._tune
+    monkeypatch.setattr(backend, "_tune", lambda sweep, work: (tune(sweep, work), heard.append(listening())))
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    assert policies(command.sweep("ray", 'backend = "ray"\nworkers = 2')) == policies(command.sweep("local", LOCAL))
+    assert heard == [set()], "every socket is on 127.0.0.1"
+    left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    _gone, alive = psutil.wait_procs(left, timeout=20)
+    assert not alive
+
+
+def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, nodes: Nodes) -> None:
+    trouble = command.folder / "trouble"
     trouble.mkdir()
-    run = 'backend = "ray"\nworkers = 2\ntrial_timeout_s = 4\nmax_retries = 3'
-    rows = sweep("ray", run, f'{{ trouble = "{trouble}" }}')
+    options = f'{{ trouble = "{trouble}" }}'
+    rows = command.sweep("ray", nodes.run("trial_timeout_s = 4\nmax_retries = 2"), options)
     assert sorted(path.name for path in trouble.iterdir()) == ["die", "hang"], "both really happened"
     assert [row["trial"] for row in rows] == list(range(14))
     assert {row["status"] for row in rows} == {"ok"}
-    assert policies(rows) == policies(sweep("local", 'backend = "local"'))
+    assert policies(rows) == policies(command.sweep("local", LOCAL, options))
 
 
-def test_policies_that_always_fail_are_recorded_with_their_reason(sweep: Sweep) -> None:
-    rows = sweep("ray", 'backend = "ray"\nworkers = 2\nmax_retries = 1', "{ breaks = 4 }")
+def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Command, nodes: Nodes) -> None:
+    rows = command.sweep("ray", nodes.run("trial_timeout_s = 2\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
+    assert [row["status"] for row in rows] == ["failed", "ok", "ok"], "the first baseline has two bits"
+    assert rows[0]["reason"] == "no result within trial_timeout_s = 2 s"
+
+
+def test_policies_that_always_fail_are_recorded_with_their_reason(command: Command, nodes: Nodes) -> None:
+    rows = command.sweep("ray", nodes.run("max_retries = 1"), "{ breaks = 4 }")
     failed = [row for row in rows if row["status"] == "failed"]
     assert failed
     assert len(rows) == 14
-    assert all("NaN or infinity" in str(row["reason"]) for row in failed)
+    assert [row["reason"] for row in failed if "NaN or infinity" not in str(row["reason"])] == []
+    assert policies(rows) == policies(command.sweep("local", LOCAL, "{ breaks = 4 }"))
 
 
-def test_clusters_that_cannot_be_joined_are_named(sweep: Sweep) -> None:
-    sweep("client", 'backend = "ray"\naddress = "ray://127.0.0.1:10001"', fails="write '127.0.0.1:6379'")
+def test_a_node_and_the_driver_are_killed_and_the_resumed_sweep_equals_an_undisturbed_one(command: Command, nodes: Nodes) -> None:
+    path = command.write("hurt", nodes.run("max_retries = 3").replace("workers = 2", "workers = 3"), "{ sleep = 0.15 }", trials=24)
+    with subprocess.Popen(
+        [sys.executable, "-m", "search", "sweep", path, "--log", "json"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        wait(driver, 8)
+        nodes.kill_one()
+        wait(driver, 16)
+        driver.send_signal(signal.SIGKILL)
+    code, _, err = command("resume", "hurt", "--uri", command.uri, "--log", "plain")
+    assert code == 0, err
+    rows = command.rows("hurt")
+    assert [row["trial"] for row in rows] == list(range(24))
+    assert policies(rows) == policies(command.sweep("whole", LOCAL, "{ sleep = 0.001 }", trials=24))
+
+
+def wait(driver: "subprocess.Popen[str]", done: int) -> None:
+    """Read the driver's progress until so many trials are done."""
+    assert driver.stderr
+    text = ""
+    for line in driver.stderr:
+        text += line
+        if line.startswith("{") and json.loads(line)["done"] >= done:
+            return
+    pytest.fail(f"the driver ended early:\n{text}")
+
+
+def test_clusters_that_cannot_be_joined_are_named(command: Command) -> None:
+    for address, message in (
+        ("ray://127.0.0.1:10001", "write '127.0.0.1:6379'"),
+        ("127.0.0.1:1", "cannot connect to Ray at '127.0.0.1:1'"),
+    ):
+        code, _, err = command("sweep", command.write("client", f'backend = "ray"\naddress = "{address}"'))
+        assert code == 2
+        assert message in err
