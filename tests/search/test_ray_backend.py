@@ -159,8 +159,8 @@ def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, no
 
 def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Command, nodes: Nodes) -> None:
     rows = command.sweep("ray", nodes.run("trial_timeout_s = 2\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
-    assert [row["status"] for row in rows] == ["failed", "ok", "ok"], "the first baseline has two bits"
-    assert rows[0]["reason"] == "no result within trial_timeout_s = 2 s"
+    assert [row["status"] for row in rows] == ["failed", "failed", "ok"], "two baselines have two-bit weights"
+    assert {row["reason"] for row in rows[:2]} == {"no result within trial_timeout_s = 2 s"}
 
 
 def test_policies_that_always_fail_are_recorded_with_their_reason(command: Command, nodes: Nodes) -> None:
