@@ -1,7 +1,8 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import cast
@@ -27,6 +28,10 @@ from search.searchers import build
 from search.sensitivity import Sensitivity
 from search.setup import Setup, build_problem, choices_text, prepare
 from search.sweep import Sweep
+
+
+class EveryTrialFailedError(BitfrontError):
+    """No trial of a sweep ended well."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
     searcher, backend = _searcher(experiment, problem), _backend(experiment)
     header = _header(ready.setup, problem, baseline)
     tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
-    sweep = _sweep(ready.setup, problem, searcher, header, tracker)
-    return _finish(ready, sweep, backend, tracker, begun, log)
+    with _closed_on_error(tracker):
+        return _finish(ready, _sweep(ready.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
 
 
 def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> Ended:
@@ -102,9 +107,10 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     problem = ready.problem(recorded.baseline)
     searcher, backend = _searcher(ready.setup.experiment, problem), _backend(ready.setup.experiment)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
-    sweep = _sweep(ready.setup, problem, searcher, recorded, tracker)
-    sweep.replay(tracker.sweep.trials)
-    return _finish(ready, sweep, backend, tracker, begun, log)
+    with _closed_on_error(tracker):
+        sweep = _sweep(ready.setup, problem, searcher, recorded, tracker)
+        sweep.replay(tracker.sweep.trials)
+        return _finish(ready, sweep, backend, tracker, begun, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +168,7 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
         "",
         dumps(experiment),
         dict(setup.fingerprints),
-        problem.objectives,
+        experiment.device.objectives,
         dict(problem.limits),
         reference,
         dict(baseline),
@@ -194,20 +200,25 @@ def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str]
         )
 
 
+@contextmanager
+def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
+    """Send what is recorded and set the status where anything goes wrong; the sweep can be resumed."""
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish("failed" if isinstance(error, EveryTrialFailedError) else "stopped")
+        raise
+
+
 def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
     looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
-    try:
-        with StopSignal() as stopping, Progress(sweep, log) as progress:
-            backend(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
-    except BaseException:
-        tracker.finish("stopped")
-        raise
+    with StopSignal() as stopping, Progress(sweep, log) as progress:
+        backend(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
-        tracker.finish("failed")
-        raise BitfrontError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
+        raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
     if sweep.done:
         judge(ready.evaluator, sweep, tracker)

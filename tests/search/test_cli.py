@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from search.cli import main
-from search.tracking import sweeps
+from search.tracking import read, sweeps
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
@@ -340,3 +340,29 @@ def test_sweep_that_trains_every_policy(run: Run, tmp_path: Path) -> None:
     assert all(trained["id"] == quantized["id"] for trained, quantized in pairs)
     assert sum(trained["accuracy_valid"] != quantized["accuracy_valid"] for trained, quantized in pairs) >= 3
     assert "qat has no field 'epoch'" in run("sweep", path, "evaluate.qat.epoch=1").stderr
+
+
+def test_loss_may_be_what_is_minimized(run: Run, tmp_path: Path) -> None:
+    found = run("sweep", experiment(tmp_path, change=('["error"', '["loss"')), "search.trials=8")
+    assert found.returncode == 0, found.stderr
+    members = json.loads(run("front", "one", "--json").stdout)
+    assert members
+    record = read(f"sqlite:///{tmp_path}/mlflow.db", "one")
+    assert record.objectives == ("loss", "weight_bytes", "latency_s")
+    able = [trial for trial in record.trials if trial.result.cost["weight_bytes"] <= record.limits["weight_bytes"]]
+    best = min(able, key=lambda trial: trial.result.metrics["loss"])
+    assert best.number in {row["trial"] for row in members}
+
+
+def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("search.launch.judge", broken)
+        found = run("sweep", experiment(tmp_path))
+    assert found.returncode == 1
+    assert "the disk is full" in found.stderr
+    assert read(f"sqlite:///{tmp_path}/mlflow.db", "one").status == "stopped"
+    assert run("resume", "one").returncode == 0
+    assert all(row["accuracy_test"] is not None for row in json.loads(run("front", "one", "--json").stdout))
