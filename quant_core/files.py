@@ -1,10 +1,18 @@
-"""Writing files so that nothing is ever half-written: a temporary name beside the target, then a rename."""
+"""Where files are kept, and writing them so that nothing is ever half-written: a temporary name beside the target, then a rename."""
 
 import contextlib
 import os
 from pathlib import Path
 
+import platformdirs
+
 from quant_core.errors import InputError
+
+
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: `BITFRONT_CACHE`, else the user's cache folder of the platform."""
+    given = os.environ.get("BITFRONT_CACHE")
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("bitfront", appauthor=False))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,30 +2,23 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
 from quant_core.errors import InputError
-from quant_core.files import write_text
+from quant_core.files import cache_folder, write_text
 from quant_core.forward import forward
 from quant_core.ptq import PostTraining
 from search.problem import FloatArray
 from spaces.space import Space
 
 EXAMPLES = 512
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder of bitfront: `BITFRONT_CACHE`, or the platform's own place."""
-    return Path(os.environ.get("BITFRONT_CACHE") or platformdirs.user_cache_dir("bitfront"))
 
 
 @dataclass

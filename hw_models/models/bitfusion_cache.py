@@ -3,27 +3,18 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache, lru_cache
 from pathlib import Path
 
-import platformdirs
-
 from hw_models.models import bitfusion_machine, bitfusion_search
 from hw_models.models.bitfusion_machine import NATIVE, Array, Work
 from hw_models.models.bitfusion_search import FIELDS, schedule
 from quant_core.errors import InputError
-from quant_core.files import write_text
+from quant_core.files import cache_folder, write_text
 
 Pair = tuple[int, int]
-
-
-def cache_folder() -> Path:
-    """Return the folder of cached schedules: under `BITFRONT_CACHE`, or the platform's cache folder of the user."""
-    given = os.environ.get("BITFRONT_CACHE")
-    return Path(given).expanduser() / "bitfusion" if given else Path(platformdirs.user_cache_dir("bitfront", appauthor=False)) / "bitfusion"
 
 
 @cache
@@ -36,7 +27,7 @@ def _code_hash() -> str:
 def cache_path(array: Array, work: Work, widest: int) -> Path:
     """Return the file of one array, layer shape and widest operand."""
     key = json.dumps([_code_hash(), asdict(array), asdict(work), widest])
-    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    return cache_folder() / "bitfusion" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 @lru_cache(maxsize=4096)

@@ -8,24 +8,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from quant_core.errors import InputError
+from quant_core.files import cache_folder
 
 State = dict[str, Tensor]
 Recipe = Mapping[str, object]
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return where trained weights are kept: `BITFRONT_CACHE`, else the user's cache directory of the platform."""
-    given = os.environ.get("BITFRONT_CACHE")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("bitfront", appauthor=False))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

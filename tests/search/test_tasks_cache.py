@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quant_core.errors import InputError
-from search.tasks.cache import State, cache_folder, digest, trained
+from quant_core.files import cache_folder
+from search.tasks.cache import State, digest, trained
 
 
 @pytest.fixture(autouse=True)
