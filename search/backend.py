@@ -17,13 +17,13 @@ class Work:
 
     Attributes:
         experiment: plain data; a worker rebuilds everything from it.
-        evaluate: evaluates in this process: (policy, cost) -> result; never raises.
+        evaluate: evaluates in this process: (policy, cost, fidelity) -> result; never raises.
         ended: to be called after every trial.
         stopping: to be asked before every trial.
     """
 
     experiment: Experiment
-    evaluate: Callable[[Policy, Mapping[str, float]], Result]
+    evaluate: Callable[[Policy, Mapping[str, float], str], Result]
     ended: Callable[[], None]
     stopping: Callable[[], bool]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quant_core.policy import Policy
     from quant_core.qat import QatConfig
     from search.evaluator import Evaluator
-    from search.experiment import EvaluateSection
+    from search.experiment_evaluate import EvaluateSection
     from search.task import Task
 
 
@@ -48,7 +48,7 @@ def evaluate_command(
     from quant_core.trace import trace
     from search import tasks
     from search.evaluator import Evaluator, first_inputs
-    from search.experiment import EvaluateSection
+    from search.experiment_evaluate import EvaluateSection
 
     if threads:
         torch.set_num_threads(threads)

@@ -66,7 +66,7 @@ def show_command(
     if as_json:
         _print_json(row | {"policy": trial.policy.to_json()})
         return
-    table = Table(title=f"policy {trial.policy.id}: trial {trial.number} of {found.name}, by {trial.origin}")
+    table = Table(title=f"policy {trial.policy.id}: trial {trial.number} of {found.name}, by {trial.origin}, {trial.result.fidelity}")
     for title in ("layer", "weight", "activation"):
         table.add_column(title, overflow="fold")
     for layer, each in trial.policy.items():
@@ -175,9 +175,10 @@ def _figure(name: str, value: object) -> str:
 
 def _print_front(sweep: SweepRecord, rows: list[fronts.Row]) -> None:
     """Print the front (or every trial), one line per policy, each column in one unit."""
-    constant = ("accuracy_float_test", "float_weight_bytes")
+    constant = ["accuracy_float_test", "float_weight_bytes"]
+    constant += ["fidelity"] if all(row["fidelity"] == "ptq" for row in rows) else []
     shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
-    failed = sum(not trial.result.ok for trial in sweep.trials)
+    failed = sum(trial.result.failed for trial in sweep.trials)
     summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
     table, columns = (
         Table(title=summary, box=box.SIMPLE_HEAD, padding=0),

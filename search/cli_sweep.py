@@ -48,10 +48,12 @@ def _close(ended: "Ended", uri: str) -> None:
     """Print the summary to standard error and the sweep's name and run id to standard output."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     record, spent = ended.record, ended.spent
-    failed = [trial for trial in record.trials if not trial.result.ok]
+    failed = [trial for trial in record.trials if trial.result.failed]
     repeated = sum(trial.repeated >= 0 for trial in record.trials)
+    early = sum(trial.result.status == "stopped" for trial in record.trials)
+    also = f", {early} stopped early" if early else ""
     state = "finished" if record.status == "finished" else f"stopped; `bitfront resume {record.name}` continues it"
-    console.print(f"{record.name}: {len(record.trials)} trials ({len(failed)} failed, {repeated} repeated), {state}", markup=False)
+    console.print(f"{record.name}: {len(record.trials)} trials ({len(failed)} failed, {repeated} repeated{also}), {state}", markup=False)
     for trial in failed[:3]:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
     counts = spent.weight_cache

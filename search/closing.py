@@ -18,5 +18,5 @@ def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
     for number in sweep.archive.numbers:
         record = sweep.records[number]
         if not record.test:
-            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test"))
+            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity))
             tracker.record(sweep.records[number])

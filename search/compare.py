@@ -50,7 +50,7 @@ class Comparison:
                     "name": name,
                     "run_id": sweep.run_id,
                     "trials": len(sweep.trials),
-                    "failed": sum(not trial.result.ok for trial in sweep.trials),
+                    "failed": sum(trial.result.failed for trial in sweep.trials),
                     "front": len(members),
                     "hypervolume": volume,
                     "picked": chosen.policy.id if chosen else None,

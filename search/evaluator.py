@@ -14,11 +14,13 @@ from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
-from quant_core.qat import QatConfig
+from quant_core.qat.prepare import finalize
 from quant_core.size import average_bits
-from search.experiment import EvaluateSection
+from search.experiment_evaluate import EvaluateSection
 from search.result import Result
 from search.task import Batch, Task
+
+Epochs = tuple[Mapping[str, float], ...]
 
 
 def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
@@ -83,13 +85,13 @@ class Evaluator:
     Args:
         task: the network and its splits.
         layers: its layers, from `quant_core.trace.trace`.
-        section: sizes of the splits and the options of post-training quantization.
+        section: fidelity, sizes of the splits, options of post-training quantization and of training.
+        key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
     """
 
-    def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection) -> None:
-        self._task, self._section = task, section
-        self._qat = QatConfig(**section.qat) if section.fidelity == "qat" else None
-        self._trained: tuple[Policy, nn.Module] | None = None
+    def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "") -> None:
+        self._task, self._section, self._key = task, section, key
+        self._trained: tuple[Policy, nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
         self._layers = list(layers)
@@ -101,15 +103,21 @@ class Evaluator:
             task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes
         )
 
-    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None) -> Result:
-        """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception."""
-        start = time.perf_counter()
+    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None, fidelity: str = "") -> Result:
+        """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
+
+        `fidelity` is "ptq", "adaround" or "qat"; "" is that of the section.
+        """
+        start, fidelity = time.perf_counter(), fidelity or self._section.fidelity
+        epochs: Epochs = ()
         try:
-            metrics = self.metrics(policy, "valid") | average_bits(self._layers, policy)
+            metrics = self.metrics(policy, "valid", fidelity) | average_bits(self._layers, policy)
             status, reason = "ok", ""
+            if fidelity == "qat" and self._trained is not None:
+                epochs = self._trained[2]
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
-        return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason)
+        return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason, epochs, fidelity)
 
     def float_metrics(self, split: str = "valid") -> dict[str, float]:
         """Return the metrics of the float network on one split ("valid" or "test").
@@ -122,19 +130,23 @@ class Evaluator:
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
-    def metrics(self, policy: Policy, split: str) -> dict[str, float]:
-        """Return the metrics of one policy on one split."""
-        return measure(self._quantized(policy), self._split(split), self._task)
+    def metrics(self, policy: Policy, split: str, fidelity: str = "") -> dict[str, float]:
+        """Return the metrics of one policy on one split; `fidelity` as in a call."""
+        return measure(self._network(policy, fidelity or self._section.fidelity), self._split(split), self._task)
 
-    def _quantized(self, policy: Policy) -> nn.Module:
-        """Return the network under a policy; at fidelity "qat" trained, the last one being kept for the next split."""
-        if self._qat is None:
-            return self.engine.apply(policy)
+    def _network(self, policy: Policy, fidelity: str) -> nn.Module:
+        """Return the network under a policy; at fidelity "qat" trained."""
+        return finalize(self._train(policy)) if fidelity == "qat" else self.engine.apply(policy)
+
+    def _train(self, policy: Policy) -> nn.Module:
+        """Return the prepared network after training; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policy:
-            from search.qat_evaluator import trained
+            from search.qat_evaluator import kept, trained
 
-            model, _ = trained(self._task, policy, self._qat, section=self._section)
-            self._trained = (policy, model)
+            config = self._section.training
+            saving = kept(self._key, policy, config) if self._key else None
+            prepared, history = trained(self._task, policy, config, section=self._section, saving=saving)
+            self._trained = (policy, prepared, tuple(history))
         return self._trained[1]
 
     def _split(self, split: str) -> list[Batch]:

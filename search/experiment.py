@@ -1,6 +1,5 @@
 """The experiment: what a sweep is asked to do. Validated by pydantic; every fault is reported at once, unknown keys are refused."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from quant_core.errors import InputError
 from quant_core.formats import FORMATS
-from quant_core.qat import QatConfig
 from quant_core.spec import QuantSpec, SpecError, parse
+from search.experiment_evaluate import EvaluateSection
 
-FIDELITIES = Literal["ptq", "qat"]
 _BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
 
 
@@ -184,32 +182,6 @@ class SearchSection(_Section):
     options: dict[str, Any] = {}
     trials: int = Field(default=60, ge=1, le=1_000_000)
     seed: int = Field(default=0, ge=0)
-
-
-class EvaluateSection(_Section):
-    """How a policy is evaluated. Sizes are numbers of examples; 0 means all.
-
-    Attributes:
-        fidelity: "ptq" quantizes the float network; "qat" also trains every policy from the float weights.
-        qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
-    """
-
-    fidelity: FIDELITIES = "ptq"
-    qat: dict[str, Any] = {}
-    calib: int = Field(default=0, ge=0)
-    valid: int = Field(default=0, ge=0)
-    test: int = Field(default=0, ge=0)
-    bias_correction: bool = True
-    cache_mib: int = Field(default=256, ge=1)
-
-    @model_validator(mode="after")
-    def _qat_is_known(self) -> "EvaluateSection":
-        known = [each.name for each in dataclasses.fields(QatConfig)]
-        wrong = sorted(set(self.qat) - set(known))
-        if wrong:
-            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(known)}")
-        QatConfig(**self.qat)
-        return self
 
 
 class TrackSection(_Section):

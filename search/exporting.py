@@ -12,12 +12,12 @@ from quant_core.errors import BitfrontError, InputError
 from quant_core.registry import resolve
 from search import tracking
 from search.evaluator import Evaluator
-from search.experiment import Experiment
 from search.experiment_file import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.front import pick
 from search.launch import check_fingerprints
-from search.setup import prepare
+from search.record import TrialRecord
+from search.setup import prepare, training_key
 
 REPORT = "export.json"
 _WITHOUT_WEIGHTS = ("policy", "card", "vllm")
@@ -58,7 +58,7 @@ def export(
     temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
-        _refuse_trained(loads(tracking.read(uri, ref, experiment).experiment), [*formats, *(["--register"] if register else [])])
+        _refuse_trained(pick(tracking.read(uri, ref, experiment), choice), [*formats, *(["--register"] if register else [])])
         bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
         done = _written(uri, bundle, exporters, register, temporary)
         (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
@@ -85,27 +85,27 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     record = tracking.read(uri, ref, experiment_name)
     trial = pick(record, choice)
     if not trial.result.ok:
-        raise BitfrontError(f"trial {trial.number} failed ({trial.result.reason}); pick another.")
+        raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
     setup = prepare(experiment)
     check_fingerprints(record, setup)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate)
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup))
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
-    metrics |= {split: evaluator.metrics(trial.policy, split) for split in ("valid", "test")}
+    metrics |= {split: evaluator.metrics(trial.policy, split, trial.result.fidelity) for split in ("valid", "test")}
     return Bundle(trial.policy, setup.layers, experiment, setup.task, evaluator, record, trial, metrics)
 
 
-def _refuse_trained(experiment: Experiment, formats: Sequence[str]) -> None:
-    """Refuse formats with weights for sweeps that train every policy: weights are quantized here, not trained again.
+def _refuse_trained(trial: TrialRecord, formats: Sequence[str]) -> None:
+    """Refuse formats with weights for a policy that was trained: weights are quantized here, not trained again.
 
     Raises:
         InputError: fidelity "qat" and a format that holds weights.
     """
     holding = [name for name in formats if name not in _WITHOUT_WEIGHTS]
-    if experiment.evaluate.fidelity == "qat" and holding:
+    if trial.result.fidelity == "qat" and holding:
         raise InputError(
-            f"the sweep trained every policy (fidelity qat), and {', '.join(holding)} holds weights, which export does not train again; "
-            f"export one of {', '.join(_WITHOUT_WEIGHTS)}, or sweep with fidelity ptq."
+            f"trial {trial.number} was trained (fidelity qat), and {', '.join(holding)} holds weights, which export does not train again; "
+            f"export one of {', '.join(_WITHOUT_WEIGHTS)}, or pick a policy of fidelity ptq."
         )
 
 

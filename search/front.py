@@ -60,6 +60,7 @@ def row(sweep: SweepRecord, trial: TrialRecord, knee_trial: int) -> Row:
         "weight_bytes": known.get("weight_bytes"),
         "float_weight_bytes": sweep.baseline.get("weight_bytes"),
         "bits_weight_avg": known.get("bits_weight_avg"),
+        "fidelity": trial.result.fidelity,
         "knee": trial.number == knee_trial,
     }
 
@@ -89,6 +90,8 @@ def all_rows(sweep: SweepRecord, members: Sequence[TrialRecord]) -> list[Row]:
 def pick(sweep: SweepRecord, text: str) -> TrialRecord:
     """Return the policy that `knee`, `best-under:METRIC=LIMIT` or a policy id (or its beginning, or a trial number) names.
 
+    Of several trials of one policy, as a ladder makes them, an id names the one on the front, else the first; a number names each.
+
     Raises:
         InputError: no policy is named so, or none keeps the limit.
         BitfrontError: the front is empty.
@@ -98,7 +101,8 @@ def pick(sweep: SweepRecord, text: str) -> TrialRecord:
         if not members:
             raise BitfrontError(f"sweep {sweep.name!r} has an empty front: no finished trial keeps every limit. Run more trials.")
         return members[knee(points(members, sweep.objectives))] if text == "knee" else _best_under(members, text)
-    found = {trial.policy.id: trial for trial in reversed(sweep.trials) if len(text) >= 4 and trial.policy.id.startswith(text)}
+    named = [trial for trial in reversed(sweep.trials) if len(text) >= 4 and trial.policy.id.startswith(text)]
+    found = {trial.policy.id: trial for trial in [*named, *(trial for trial in named if trial in members)]}
     if not found and text.isdecimal():
         found = {trial.policy.id: trial for trial in sweep.trials if trial.number == int(text)}
     if len(found) != 1:

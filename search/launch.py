@@ -26,7 +26,7 @@ from search.record import SweepRecord
 from search.report.publish import publish
 from search.searchers import build
 from search.sensitivity import Sensitivity
-from search.setup import Setup, build_problem, choices_text, prepare
+from search.setup import Setup, build_problem, choices_text, prepare, training_key
 from search.sweep import Sweep
 
 
@@ -131,7 +131,7 @@ def ready_for(experiment: Experiment) -> Ready:
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate)
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup))
     prints, section = setup.fingerprints, experiment.evaluate
     key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction))
     return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))
@@ -147,9 +147,20 @@ def _backend(experiment: Experiment) -> Backend:
 
 
 def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: "tracking.Tracker") -> Sweep:
-    section = setup.experiment.search
-    reference = tuple(header.reference[name] for name in header.objectives)
-    return Sweep(setup.space, problem, searcher, section.searcher, section.trials, header.objectives, reference, tracker)
+    section, evaluate = setup.experiment.search, setup.experiment.evaluate
+    return Sweep(
+        setup.space,
+        problem,
+        searcher,
+        section.searcher,
+        section.trials,
+        header.objectives,
+        tuple(header.reference[name] for name in header.objectives),
+        tracker,
+        evaluate.fidelity,
+        evaluate.ladder,
+        evaluate.climbers,
+    )
 
 
 def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
@@ -185,6 +196,7 @@ def _params(experiment: Experiment) -> dict[str, object]:
         "trials": search.trials,
         "seed": search.seed,
         "fidelity": experiment.evaluate.fidelity,
+        "ladder": " ".join(experiment.evaluate.ladder),
         "backend": experiment.run.backend,
     }
 

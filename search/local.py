@@ -10,5 +10,5 @@ def run(sweep: Sweep, work: Work) -> None:
         job = sweep.next()
         if job is None:
             return
-        sweep.finish(job.number, work.evaluate(job.policy, job.cost))
+        sweep.finish(job.number, work.evaluate(job.policy, job.cost, job.fidelity))
         work.ended()

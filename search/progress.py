@@ -51,7 +51,7 @@ class Progress:
             self._live.update(self._text(now), refresh=True)
         elif self._mode == "json":
             self._console.print(json.dumps(self.state(now)), soft_wrap=True, highlight=False, markup=False)
-        elif now - self._shown >= self._every or self._sweep.told >= self._sweep.trials:
+        elif now - self._shown >= self._every or self._sweep.told >= self._sweep.planned:
             self._shown = now
             self._console.print(self._text(now), soft_wrap=True, highlight=False, markup=False)
 
@@ -62,7 +62,7 @@ class Progress:
         feasible = [sweep.records[number].result.metrics["accuracy"] for number in sweep.archive.numbers]
         return {
             "done": sweep.told,
-            "trials": sweep.trials,
+            "trials": sweep.planned,
             "failed": sweep.failed,
             "repeated": sweep.repeated,
             "running": sweep.open_trials,
@@ -70,7 +70,7 @@ class Progress:
             "front": len(sweep.archive.numbers),
             "hypervolume": sweep.archive.hypervolume,
             "per_second": rate,
-            "seconds_left": (sweep.trials - sweep.told) / rate if rate else None,
+            "seconds_left": (sweep.planned - sweep.told) / rate if rate else None,
         }
 
     def _text(self, now: float) -> str:

@@ -1,5 +1,7 @@
 """Quantization-aware training of a task's network, and what it gives: float, post-training and trained accuracy side by side."""
 
+import contextlib
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quant_core.files import cache_folder
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.qat import QatConfig
@@ -15,11 +18,13 @@ from quant_core.qat.loop import Saving, supervised
 from quant_core.qat.prepare import finalize
 from quant_core.qat.train import train
 from search.evaluator import Evaluator, measure, take
-from search.experiment import EvaluateSection
+from search.experiment_evaluate import EvaluateSection
 from search.task import Batch, Task
 
 Metrics = dict[str, float]
 Report = Callable[[Metrics], bool]
+MOST_KEPT = 64
+"""Training runs that the cache folder holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,16 @@ def training_batches(task: Task) -> Iterable[Batch]:
     return Reshuffled(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
 
 
+def kept(key: str, policy: Policy, config: QatConfig) -> Saving:
+    """Return where the training of one policy of the network and data that `key` names is kept: the cache folder holds the last ones."""
+    folder = cache_folder() / "qat"
+    with contextlib.suppress(FileNotFoundError):  # another process removed one first
+        for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
+            path.unlink()
+    name = hashlib.sha256(repr((key, policy.to_json(), config)).encode()).hexdigest()[:32]
+    return Saving(folder / f"{name}.pt")
+
+
 def trained(
     task: Task,
     policy: Policy,
@@ -63,7 +78,9 @@ def trained(
     report: Report | None = None,
     saving: Saving | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
-    """Train the network of `task` under `policy` and return it finalized, with the metrics of every epoch.
+    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+
+    `quant_core.qat.prepare.finalize` makes it plain.
 
     Args:
         task: its model is the start and the teacher; its loss is what is minimized.
@@ -88,7 +105,7 @@ def trained(
         return bool(report and report(metrics))
 
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    model, history = train(
+    return train(
         task.model,
         policy,
         training_batches(task),
@@ -99,7 +116,6 @@ def trained(
         report=on_valid,
         saving=saving,
     )
-    return finalize(model), history
 
 
 def qat_metrics(
@@ -124,7 +140,8 @@ def qat_metrics(
     section = section or EvaluateSection()
     evaluator = Evaluator(task, layers, section)
     start = time.perf_counter()
-    model, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    model = finalize(prepared)
     found = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
     splits = {"valid": take(task.valid, section.valid), "test": take(task.test, section.test)}
     for split, kind in itertools.product(splits, ("float", "ptq", "qat")):

@@ -177,7 +177,18 @@ def _hash_tensors(tensors: Iterable[object]) -> str:
 
 
 def _hash_data(task: Task) -> str:
-    splits: tuple[Iterable[Batch], ...] = (task.calib, task.valid, task.test)
+    return _hash_splits(task.calib, task.valid, task.test)
+
+
+def training_key(setup: "Setup") -> str:
+    """Return what names the network, the data and the options of training; empty where nothing is trained."""
+    section = setup.experiment.evaluate
+    if "qat" not in (section.fidelity, *section.ladder):
+        return ""
+    return repr((setup.fingerprints["weights"], setup.fingerprints["data"], _hash_splits(setup.task.train), section))
+
+
+def _hash_splits(*splits: Iterable[Batch]) -> str:
     return _hash_tensors(leaf for split in splits for batch in split for leaf in tree_leaves(batch))
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from quant_core.errors import BitfrontError
 from quant_core.policy import Policy
+from search.ladder import ORIGIN, Climb, climbs
 from search.pareto import Archive
 from search.problem import Problem, Searcher, Trial
 from search.record import TrialRecord
@@ -30,11 +31,12 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A policy to evaluate, and its known cost."""
+    """A policy to evaluate, its known cost, and at which fidelity ("ptq", "adaround", "qat")."""
 
     number: int
     policy: Policy
     cost: Mapping[str, float]
+    fidelity: str
 
 
 @dataclass
@@ -45,6 +47,7 @@ class _Open:
     origin: str
     policy: Policy
     asked: int
+    fidelity: str
 
 
 @dataclass
@@ -59,6 +62,9 @@ class Sweep:
         objectives: names of what is minimized, as results hold them.
         reference: reference point of the hypervolume, in the order of `objectives`.
         recorder: keeps what happens.
+        fidelity: of every trial of the search.
+        ladder: fidelities that the points nearest to the front climb when the search is over, one rung after the other.
+        climbers: how many points climb to each rung; these trials come on top of `trials`.
         search_s: seconds that the searcher took to propose and learn.
     """
 
@@ -70,9 +76,13 @@ class Sweep:
     objectives: tuple[str, ...]
     reference: tuple[float, ...]
     recorder: Recorder
+    fidelity: str = "ptq"
+    ladder: tuple[str, ...] = ()
+    climbers: int = 8
     asked: int = 0
     told: int = 0
     failed: int = 0
+    stopped: int = 0
     repeated: int = 0
     retried: int = 0
     search_s: float = 0.0
@@ -82,16 +92,29 @@ class Sweep:
     _exhausted: bool = False
     _open: dict[int, _Open] = field(default_factory=dict)
     _redo: deque[int] = field(default_factory=deque)
-    _memo: dict[Policy, int] = field(default_factory=dict)
-    _waiting: dict[Policy, list[int]] = field(default_factory=dict)
+    _memo: dict[tuple[Policy, str], int] = field(default_factory=dict)
+    _waiting: dict[tuple[Policy, str], list[int]] = field(default_factory=dict)
+    _rungs: deque[str] = field(init=False)
+    _climbing: deque[Climb] = field(default_factory=deque)
+    _searched: int = 0
 
     def __post_init__(self) -> None:
         self.archive = Archive(self.reference)
+        self._rungs = deque(self.ladder)
 
     @property
     def done(self) -> bool:
-        """True when every trial has ended, or the searcher has nothing left to propose."""
-        return not self._open and (self.asked >= self.trials or self._exhausted)
+        """True when every trial has ended, or the searcher has nothing left to propose, and the ladder is climbed."""
+        return not self._open and self._search_over and not self._rungs and not self._climbing
+
+    @property
+    def planned(self) -> int:
+        """How many trials there will be, as far as is known: `trials`, and those of the rungs that were begun."""
+        return (self.asked if self._search_over else self.trials) + len(self._climbing)
+
+    @property
+    def _search_over(self) -> bool:
+        return self._searched >= self.trials or self._exhausted
 
     @property
     def open_trials(self) -> int:
@@ -108,10 +131,7 @@ class Sweep:
             job = self._start(number)
             if job:
                 return job
-        while self.asked < self.trials:
-            opened = self._ask()
-            if opened is None:
-                return None
+        while (opened := self._ask()) is not None:
             job = self._start(opened)
             if job:
                 return job
@@ -119,11 +139,11 @@ class Sweep:
 
     def finish(self, number: int, result: Result) -> None:
         """Take the result of a job; also ends the trials that waited for the same policy."""
-        policy = self._open[number].policy
+        key = (self._open[number].policy, self._open[number].fidelity)
         self._tell(number, result)
-        if result.ok:
-            self._memo[policy] = number
-        for follower in self._waiting.pop(policy, []):
+        if not result.failed:
+            self._memo[key] = number
+        for follower in self._waiting.pop(key, []):
             self._tell(follower, result, repeats=number)
 
     def replay(self, records: Sequence[TrialRecord]) -> None:
@@ -139,9 +159,10 @@ class Sweep:
             if event in tells:
                 record = tells[event]
                 self._check(record)
+                key = (record.policy, self._open[record.number].fidelity)
                 self._tell(record.number, record.result, record.repeated, old=record)
-                if record.result.ok and record.repeated < 0:
-                    self._memo[record.policy] = record.number
+                if not record.result.failed and record.repeated < 0:
+                    self._memo[key] = record.number
             else:
                 self._ask()
         self._redo.extend(sorted(self._open))
@@ -156,7 +177,10 @@ class Sweep:
             )
 
     def _ask(self) -> int | None:
-        """Open the next trial; return its number, or None when there is nothing to propose."""
+        """Open the next trial; return its number, or None when there is nothing to propose, or not yet."""
+        return self._ask_ladder() if self._search_over else self._ask_searcher()
+
+    def _ask_searcher(self) -> int | None:
         baselines = self.problem.baselines
         if self.asked < len(baselines):
             trial, origin = Trial(-1, tuple(baselines[self.asked])), "baseline"
@@ -166,25 +190,43 @@ class Sweep:
             self.search_s += time.perf_counter() - start
             if proposal is None:
                 self._exhausted = not self._open
-                return None
+                return self._ask_ladder() if self._exhausted else None
             trial, origin = proposal, self.searcher_name
+        self._searched += 1
+        return self._opened(trial, origin, self.space.policy(trial.values), self.fidelity)
+
+    def _ask_ladder(self) -> int | None:
+        """Open the next trial of the ladder; a rung begins when everything before it has ended."""
+        while not self._climbing and self._rungs and not self._open:
+            able = [each for each in self._in_order() if each.result.ok and each.repeated < 0 and self.problem.feasible(each.values)]
+            self._climbing.extend(climbs(able, self.objectives, self.reference, self._rungs.popleft(), self.climbers))
+        if not self._climbing:
+            return None
+        climb = self._climbing.popleft()
+        return self._opened(Trial(-1, climb.values), ORIGIN, climb.policy, climb.fidelity)
+
+    def _in_order(self) -> list[TrialRecord]:
+        return [self.records[number] for number in sorted(self.records)]
+
+    def _opened(self, trial: Trial, origin: str, policy: Policy, fidelity: str) -> int:
         number, self.asked = self.asked, self.asked + 1
-        self._open[number] = _Open(trial, origin, self.space.policy(trial.values), self._event)
+        self._open[number] = _Open(trial, origin, policy, self._event, fidelity)
         self._event += 1
         return number
 
     def _start(self, number: int) -> Job | None:
         """Turn an open trial into a job, unless its policy is known or under way."""
-        policy = self._open[number].policy
-        if policy in self._memo:
-            leader = self._memo[policy]
+        opened = self._open[number]
+        key = (opened.policy, opened.fidelity)
+        if key in self._memo:
+            leader = self._memo[key]
             self._tell(number, self.records[leader].result, repeats=leader)
             return None
-        if policy in self._waiting:
-            self._waiting[policy].append(number)
+        if key in self._waiting:
+            self._waiting[key].append(number)
             return None
-        self._waiting[policy] = []
-        return Job(number, policy, self.problem.costs_of(self._open[number].trial.values))
+        self._waiting[key] = []
+        return Job(number, opened.policy, self.problem.costs_of(opened.trial.values), opened.fidelity)
 
     def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
         """End an open trial: learn from it, keep it, move the front."""
@@ -193,12 +235,14 @@ class Sweep:
         self._event += 1
         self.records[number] = record
         self.told += 1
-        self.failed += not result.ok
+        self.failed += result.failed
+        self.stopped += result.status == "stopped"
         self.repeated += repeats >= 0
         objectives = self._objectives(result)
-        start = time.perf_counter()
-        self.searcher.tell(opened.trial, objectives)
-        self.search_s += time.perf_counter() - start
+        if opened.origin != ORIGIN:
+            start = time.perf_counter()
+            self.searcher.tell(opened.trial, objectives)
+            self.search_s += time.perf_counter() - start
         if old is None:
             self.recorder.record(record)
         if objectives is not None and self.problem.feasible(opened.trial.values) and self.archive.add(number, objectives):

@@ -45,7 +45,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         attempt.started = time.monotonic()
         self._running[trial_id] = attempt
         job = attempt.job
-        return {"number": job.number, "policy": job.policy.to_json(), "cost": dict(job.cost)}
+        return {"number": job.number, "policy": job.policy.to_json(), "cost": dict(job.cost), "fidelity": job.fidelity}
 
     def _next(self) -> _Attempt | None:
         """Return a job to try again, if another process than the one it failed in is free; otherwise a new job."""
@@ -80,7 +80,9 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         reason = lines[-1][:500] if lines else "the worker died"
         if limit and seconds >= limit:
             reason = f"no result within trial_timeout_s = {limit:g} s"
-        self._end(attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason), "")
+        self._end(
+            attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason, fidelity=attempt.job.fidelity), ""
+        )
 
     def _end(self, attempt: _Attempt, result: Result, worker: str) -> None:
         """Tell the sweep, or queue another attempt."""

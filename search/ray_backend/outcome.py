@@ -12,7 +12,7 @@ class Outcome:
     """What a worker found out about a policy.
 
     Attributes:
-        metrics, seconds, status, reason, epochs: as in `Result`.
+        metrics, seconds, status, reason, epochs, fidelity: as in `Result`.
         worker: which process evaluated it.
     """
 
@@ -21,16 +21,17 @@ class Outcome:
     status: str
     reason: str
     epochs: tuple[Mapping[str, float], ...]
+    fidelity: str
     worker: str
 
     @classmethod
     def of(cls, result: Result, worker: str) -> "Outcome":
         """Return a result without what the driver knows already."""
-        return cls(result.metrics, result.seconds, result.status, result.reason, result.epochs, worker)
+        return cls(result.metrics, result.seconds, result.status, result.reason, result.epochs, result.fidelity, worker)
 
     def result(self, policy_id: str, cost: Mapping[str, float]) -> Result:
         """Return the whole result."""
-        return Result(policy_id, self.metrics, cost, self.seconds, self.status, self.reason, self.epochs)
+        return Result(policy_id, self.metrics, cost, self.seconds, self.status, self.reason, self.epochs, self.fidelity)
 
     def dumps(self) -> str:
         """Return it as JSON; floats come back exactly."""

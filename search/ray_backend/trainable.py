@@ -35,6 +35,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         """Take the next trial; random numbers start from its number, whatever this actor ran before."""
         self._number, self._policy = int(new_config["number"]), Policy.from_json(new_config["policy"])
         self._cost: Mapping[str, float] = new_config["cost"]
+        self._fidelity: str = new_config["fidelity"]
         random.seed(self._number)
         np.random.seed(self._number)
         torch.manual_seed(self._number)
@@ -47,7 +48,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
             TrialError: this policy failed, and so did the one before: the fault may be this process, which Tune then replaces.
         """
         with _limited(self._timeout_s):
-            result = self._evaluator(self._policy, self._cost)
+            result = self._evaluator(self._policy, self._cost, self._fidelity)
         if not result.ok and self._failed:
             raise TrialError(result.reason)
         self._failed = not result.ok

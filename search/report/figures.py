@@ -73,7 +73,7 @@ def _marker(color: str, symbol: str, size: int) -> dict[str, object]:
 
 
 def _hover(sweep: SweepRecord, trial: TrialRecord) -> str:
-    lines = [f"<b>{trial.policy.id}</b> (trial {trial.number}, {trial.origin})"]
+    lines = [f"<b>{trial.policy.id}</b> (trial {trial.number}, {trial.origin}, {trial.result.fidelity})"]
     lines += [f"{name} = {value:.6g}" for name, value in figures(trial).items()]
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))
 

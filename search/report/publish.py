@@ -23,7 +23,7 @@ def publish(tracker: Tracker, sweep: SweepRecord) -> None:
 def note(sweep: SweepRecord) -> str:
     """Return the description of a sweep in Markdown: what was run, the front, where the files are."""
     members = front(sweep)
-    failed = sum(not trial.result.ok for trial in sweep.trials)
+    failed = sum(trial.result.failed for trial in sweep.trials)
     limits = ", ".join(f"{name} <= {value:.6g}" for name, value in sweep.limits.items()) or "none"
     lines = [
         f"### Sweep {sweep.name}",

@@ -17,6 +17,8 @@ PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", 
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
+TRIAL_STATUSES = {"ok": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -93,10 +95,10 @@ class Store:
         metrics = [(key, value, end, 0) for key, value in figures.items()] + test
         for step, epoch in enumerate(result.get("epochs", ()), start=1):
             metrics += [(f"epoch_{key}", value, end, step) for key, value in epoch.items() if key != "epoch"]
-        params = {"sweep": self._who.sweep, "searcher": trial["origin"], **policy_params(trial)}
+        params = {"sweep": self._who.sweep, "searcher": trial["origin"], "fidelity": result["fidelity"], **policy_params(trial)}
         for i in range(0, len(metrics), 500):
             self._batch(child, metrics=metrics[i : i + 500], params=params, tags=tags)
-        self._client.set_terminated(child, "FINISHED" if result["status"] == "ok" else "FAILED", end_time=end)
+        self._client.set_terminated(child, TRIAL_STATUSES[result["status"]], end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
         result = trial["result"]

@@ -5,11 +5,13 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -366,3 +368,67 @@ def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkey
     assert read(f"sqlite:///{tmp_path}/mlflow.db", "one").status == "stopped"
     assert run("resume", "one").returncode == 0
     assert all(row["accuracy_test"] is not None for row in json.loads(run("front", "one", "--json").stdout))
+
+
+LADDER = (
+    "[search]",
+    '[evaluate]\nladder = ["adaround", "qat"]\nclimbers = 3\nepochs = 2\nqat = { method = "lsq", lr = 0.05 }\n[search]',
+)
+
+
+def test_what_is_near_the_front_climbs_the_ladder(run: Run, tmp_path: Path) -> None:
+    found = run("sweep", experiment(tmp_path, change=LADDER), "search.searcher=random", "search.trials=9")
+    assert found.returncode == 0, found.stderr
+    rows = trials(run, "one")
+    assert [row["fidelity"] for row in rows] == ["ptq"] * 9 + ["adaround"] * 3 + ["qat"] * 3
+    assert [row["origin"] for row in rows[9:]] == ["ladder"] * 6
+    members = json.loads(run("front", "one", "--json").stdout)
+    assert all(row["accuracy_test"] is not None for row in members)
+    trained = [row for row in members if row["fidelity"] == "qat"]
+    assert trained, "training gains at two bits"
+    record = read(f"sqlite:///{tmp_path}/mlflow.db", "one")
+    best = record.trials[trained[0]["trial"]]
+    assert [len(trial.result.epochs) for trial in record.trials] == [0] * 12 + [2] * 3
+    assert best.result.epochs[-1]["accuracy"] == best.result.metrics["accuracy"]
+    assert f"by ladder, {best.result.fidelity}" in re.sub(r"\s+", " ", run("show", "one", best.policy.id).stdout)
+    out = tmp_path / "out"
+    assert run("export", "one", "--pick", best.policy.id, "--out", out).returncode == 0
+    report = json.loads((out / "export.json").read_text())
+    assert report["metrics"]["valid"]["accuracy"] == best.result.metrics["accuracy"], "trained again, or taken from the cache"
+    assert report["metrics"]["test"]["accuracy"] == best.test["accuracy"]
+    shown = _child(f"sqlite:///{tmp_path}/mlflow.db", record.run_id, best.number)
+    assert shown["params"]["fidelity"] == "qat"
+    assert shown["epochs"] == [1, 2]
+
+
+def _child(uri: str, parent: str, number: int) -> dict[str, Any]:
+    """Return parameters and steps of the training curve of a trial's run, through MLflow itself."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    query = f"tags.`bitfront.trial_uid` = '{parent}:{number}'"
+    (found,) = client.search_runs([each.experiment_id for each in client.search_experiments()], query)
+    steps = [each.step for each in client.get_metric_history(found.info.run_id, "epoch_accuracy")]
+    return {"params": found.data.params, "epochs": steps}
+
+
+def test_a_ladder_that_is_killed_goes_on(run: Run, tmp_path: Path) -> None:
+    command = ["search.searcher=random", "search.trials=6"]
+    assert run("sweep", experiment(tmp_path, "whole", change=LADDER), *command).returncode == 0
+    shutil.rmtree(tmp_path / "cache")
+    path = experiment(tmp_path, "part", change=LADDER)
+    arguments = [sys.executable, "-m", "search", "sweep", str(path), *command, "--log", "json"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["done"] >= 10:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert 10 <= len(trials(run, "part")) < 12
+    assert run("resume", "part").returncode == 0
+    keys = ("trial", "id", "accuracy_valid", "accuracy_test", "weight_bytes", "status", "origin", "fidelity", "front")
+    part, whole = ([[row[key] for key in keys] for row in trials(run, name)] for name in ("part", "whole"))
+    assert part == whole
+    assert _children(f"sqlite:///{tmp_path}/mlflow.db") == {"whole": 12, "part": 12}

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from quant_core import InputError, parse
+from quant_core.qat import QatConfig
 from search.experiment_file import dumps, load, loads, template
 
 GOOD = '[task]\nname = "digits"\n[space]\nweight = ["int4:channel"]\nactivation = "int8:tensor"\n[device]\nname = "counts"\n'
@@ -37,6 +38,11 @@ def test_choices_from_texts_tables_and_mixtures() -> None:
     assert loads(text).space.weight == tuple(parse(each) for each in expected)
 
 
+def test_epochs_are_those_of_the_training() -> None:
+    assert loads(GOOD + '[evaluate]\nfidelity = "qat"\nepochs = 3\nqat = { lr = 0.1 }\n').evaluate.training == QatConfig(epochs=3, lr=0.1)
+    assert loads(GOOD).evaluate.training == QatConfig()
+
+
 def test_overrides() -> None:
     experiment = loads(GOOD, overrides=["search.trials=7", "search.searcher=tpe", 'space.weight=["mx4","mx6"]', "task.options.seed=3"])
     assert (experiment.search.trials, experiment.search.searcher, experiment.task.options) == (7, "tpe", {"seed": 3})
@@ -57,6 +63,10 @@ def test_overrides() -> None:
         (('name = "counts"', 'name = "counts"\nbudget = { weight_bytes = "nan" }'), "'nan' given; write a positive number"),
         (('name = "counts"', 'name = "counts"\nobjectives = ["latency_s"]'), "'error' comes first"),
         (("[device]", "[search]\ntrials = 0\n[device]"), r"\[search.trials\] 0 given; input should be greater"),
+        (("[device]", '[evaluate]\nladder = ["qad"]\n[device]'), r"\[evaluate.ladder.0\] 'qad' given; input should be 'adaround' or 'qat'"),
+        (("[device]", '[evaluate]\nladder = ["qat", "qat"]\n[device]'), r"ladder = \['qat', 'qat'\] given; each rung once"),
+        (("[device]", '[evaluate]\nladder = ["qat"]\nfidelity = "qat"\n[device]'), "with fidelity = 'qat' every policy is trained anyway"),
+        (("[device]", "[evaluate]\nepochs = 3\nqat = { epochs = 2 }\n[device]"), "epochs = 3 and qat.epochs = 2 given; give one"),
         (("[device]", '[[space.rules]]\nfix = "a"\ntie = "b"\n[device]'), "2 of 'fix', 'restrict', 'tie' given"),
     ],
 )

@@ -23,6 +23,7 @@ KEYS = [
     "weight_bytes",
     "float_weight_bytes",
     "bits_weight_avg",
+    "fidelity",
     "knee",
 ]
 

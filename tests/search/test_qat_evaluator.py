@@ -12,7 +12,7 @@ from quant_core.qat import QatConfig
 from quant_core.qat.loop import Saving
 from quant_core.trace import trace
 from search.evaluator import first_inputs, measure
-from search.experiment import EvaluateSection
+from search.experiment_evaluate import EvaluateSection
 from search.qat_evaluator import Reshuffled, qat_metrics, trained, training_batches
 from search.task import Batch, Task
 

@@ -1,0 +1,176 @@
+"""The ladder: who climbs, in what order, and that it is resumed like everything else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from quant_core import Layer, Policy, parse
+from quant_core.policy import LayerPolicy
+from search.ladder import Climb, climbs
+from search.problem import Problem, Trial
+from search.record import TrialRecord
+from search.result import Result
+from search.searchers import build
+from search.sweep import Job, Sweep
+from spaces import rules
+
+LAYERS = [Layer(f"l{n}", "linear", 4, 4, (4, 4), (1,), (1,), 16) for n in range(3)]
+SPACE = rules.full(LAYERS, {"weight": [parse(f"int{bits}:channel") for bits in (2, 4, 8)], "activation": [parse("int8:tensor")]})
+OBJECTIVES, REFERENCE = ("error", "weight_bytes"), (1.0, 26.0)
+
+
+@dataclass
+class Notes:
+    trials: list[TrialRecord] = field(default_factory=list)
+
+    def record(self, trial: TrialRecord) -> None:
+        self.trials.append(trial)
+
+    def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
+        assert knee in numbers
+
+
+def problem() -> Problem:
+    cost = tuple(np.array([2.0, 4.0, 8.0]) for _ in LAYERS)
+    return Problem(SPACE.cardinalities, OBJECTIVES, SPACE.sites, {"weight_bytes": cost}, baselines=rules.uniform(SPACE))
+
+
+def plain(trials: Sequence[TrialRecord]) -> list[tuple[object, ...]]:
+    return sorted((t.number, t.origin, t.values, t.policy.id, t.result.fidelity, t.result.status, t.repeated) for t in trials)
+
+
+def trial(number: int, values: tuple[int, ...], error: float, cost: float, fidelity: str = "ptq") -> TrialRecord:
+    policy = SPACE.policy(values)
+    return TrialRecord(
+        number, "random", values, policy, Result(policy.id, {"error": error}, {"weight_bytes": cost}, fidelity=fidelity), 0, 0
+    )
+
+
+def picked(trials: list[TrialRecord], climbers: int, rung: str = "qat") -> list[tuple[int, ...]]:
+    return [climb.values for climb in climbs(trials, OBJECTIVES, REFERENCE, rung, climbers)]
+
+
+CLOUD = [
+    trial(0, (0, 0, 0), 0.50, 6.0),
+    trial(1, (1, 1, 1), 0.10, 12.0),  # the front: 0, 1, 2, of which 1 covers most
+    trial(2, (2, 2, 2), 0.05, 24.0),
+    trial(3, (0, 0, 1), 0.55, 8.0),  # 0.05 above the front
+    trial(4, (1, 1, 2), 0.40, 16.0),  # 0.30
+    trial(5, (1, 2, 2), 0.12, 20.0),  # 0.02
+]
+
+
+def test_the_nearest_to_the_front_climb_first() -> None:
+    order = picked(CLOUD, 6)
+    assert order[0] == (1, 1, 1), "its removal costs most hypervolume"
+    assert set(order[:3]) == {(0, 0, 0), (1, 1, 1), (2, 2, 2)}
+    assert order[3:] == [(1, 2, 2), (0, 0, 1), (1, 1, 2)]
+    assert picked(CLOUD, 2) == order[:2]
+    assert picked(list(reversed(CLOUD)), 6) == order
+    assert picked([], 3) == []
+
+
+def test_a_point_stands_with_its_best_figures_and_its_first_policy() -> None:
+    refined = replace(trial(6, (0, 0, 1), 0.2, 8.0, "adaround"), policy=SPACE.policy((2, 2, 2)))
+    found = climbs([*CLOUD, refined], OBJECTIVES, REFERENCE, "qat", 6)
+    assert found[-1].values == (1, 1, 2)
+    assert Climb((0, 0, 1), SPACE.policy((0, 0, 1)), "qat") in found[:4]
+
+
+def test_adaround_climbs_where_it_changes_something() -> None:
+    (climb,) = climbs(CLOUD[:1], OBJECTIVES, REFERENCE, "adaround", 5)
+    assert {each.weight for each in climb.policy.values()} == {replace(parse("int2:channel"), rounding="adaround")}
+    assert [each.activation for each in climb.policy.values()] == [parse("int8:tensor")] * 3
+    floats = Policy({layer.name: LayerPolicy(parse("float"), parse("int8:tensor")) for layer in LAYERS})
+    mx = Policy({layer.name: LayerPolicy(parse("mx6"), parse("mx6")) for layer in LAYERS})
+    assert climbs([replace(CLOUD[0], policy=mx)], OBJECTIVES, REFERENCE, "adaround", 5) == ()
+    assert climbs([replace(CLOUD[0], policy=floats)], OBJECTIVES, REFERENCE, "qat", 5) == ()
+
+
+def make(notes: Notes, searcher: str = "random", trials: int = 12) -> Sweep:
+    p = problem()
+    return Sweep(
+        SPACE, p, build(searcher, p, 0, trials), searcher, trials, p.objectives, REFERENCE, notes, "ptq", ("adaround", "qat"), climbers=4
+    )
+
+
+def evaluate(job: Job) -> Result:
+    gain = {"ptq": 1.0, "adaround": 0.8, "qat": 0.5}[job.fidelity]
+    error = gain * sum(2.0**-each.weight.bits for each in job.policy.values()) / 3
+    if job.policy["l0"].weight.bits == 8:
+        return Result(job.policy.id, status="failed", reason="no such kernel", fidelity=job.fidelity)
+    return Result(job.policy.id, {"error": error, "accuracy": 1 - error}, job.cost, fidelity=job.fidelity)
+
+
+def drive(sweep: Sweep, workers: int = 1, stop_after: int = 10**9) -> None:
+    jobs: list[Job] = []
+    while sweep.told < stop_after:
+        while len(jobs) < workers and (job := sweep.next()):
+            jobs.append(job)
+        if not jobs:
+            return
+        done = jobs.pop()
+        sweep.finish(done.number, evaluate(done))
+
+
+@pytest.mark.parametrize(("searcher", "trials"), [("random", 12), ("random", 500), ("uniform", 12)])
+def test_every_rung_is_recorded_and_joins_the_front(searcher: str, trials: int) -> None:
+    notes = Notes()
+    sweep = make(notes, searcher, trials)
+    assert not sweep.done
+    drive(sweep, workers=3)
+    assert sweep.done
+    assert sweep.next() is None
+    counts = [[t.result.fidelity for t in notes.trials if t.repeated < 0].count(each) for each in ("ptq", "adaround", "qat")]
+    searched = {("random", 12): 12 - sweep.repeated, ("random", 500): 27, ("uniform", 12): 3}[searcher, trials]
+    assert counts == [searched, *([2, 2] if searcher == "uniform" else [4, 4])], "of three uniform policies one fails"
+    assert sweep.told == sweep.planned == sum(counts) + sweep.repeated
+    assert sorted(t.number for t in notes.trials) == list(range(sweep.told))
+    assert {t.origin for t in notes.trials if t.result.fidelity != "ptq"} == {"ladder"}
+    assert any(sweep.records[number].result.fidelity == "qat" for number in sweep.archive.numbers)
+    last_ptq = max(t.told for t in notes.trials if t.result.fidelity == "ptq")
+    assert min(t.asked for t in notes.trials if t.result.fidelity == "adaround") > last_ptq, "a rung begins when the last one is over"
+
+
+@pytest.mark.parametrize("trials", [12, 500])
+@pytest.mark.parametrize("killed_from_the_end", [0, 1, 4, 5, 8, 9])
+def test_replay_goes_on_within_the_ladder(trials: int, killed_from_the_end: int) -> None:
+    whole = Notes()
+    drive(make(whole, trials=trials))
+    part = Notes()
+    drive(make(part, trials=trials), stop_after=len(whole.trials) - killed_from_the_end)
+    resumed = make(part, trials=trials)
+    resumed.replay(tuple(part.trials))
+    drive(resumed)
+    assert resumed.done
+    assert plain(part.trials) == plain(whole.trials)
+
+
+def test_the_searcher_hears_nothing_of_the_ladder() -> None:
+    notes = Notes()
+    sweep = make(notes)
+    told: list[Trial] = []
+    tell = sweep.searcher.tell
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.searcher, "tell", lambda trial, objectives: (told.append(trial), tell(trial, objectives)))
+        drive(sweep)
+    assert len(told) == 12
+    assert len(notes.trials) == 20
+
+
+def test_a_stopped_trial_is_neither_failed_nor_on_the_front() -> None:
+    notes = Notes()
+    sweep = make(notes)
+    while (job := sweep.next()) is not None:
+        result = evaluate(job)
+        if job.number % 3 == 0 and result.ok:
+            result = replace(
+                result, metrics={"error": 0.0, "accuracy": 1.0}, status="stopped", reason="by asha", fidelity="ptq, 9 examples"
+            )
+        sweep.finish(job.number, result)
+    stopped = {t.number for t in notes.trials if t.result.status == "stopped"}
+    assert sweep.stopped == len(stopped) > 2
+    assert sweep.failed == sum(t.result.status == "failed" for t in notes.trials)
+    assert not stopped & set(sweep.archive.numbers)
