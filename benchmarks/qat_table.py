@@ -1,22 +1,25 @@
-"""The table of docs/qat.md: float, post-training, AdaRound and every QAT method, from 8 bits down to ternary and binary.
+"""Accuracy before and after quantization-aware training: the tables of docs/qat.md.
 
     python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat.md
+    python -m benchmarks.qat_table --task fashion_mnist --networks resnet8,mobilenetv2,dscnn --option seed=0 --option train_size=2560
 
-The first and the last layer stay at 8 bits, as in XNOR-Net, DoReFa and LSQ. Figures are those of the test split, mean and spread over
-seeds: accuracy in percent, or with --language perplexity.
+Every figure is a line of `--store` as soon as it is measured, and what stands there is not measured again: an interrupted run goes on,
+and a run with more rows, methods or seeds adds to the table. `--tables` runs nothing. The first and the last layer stay at 8 bits, as in
+XNOR-Net, DoReFa and LSQ. Figures are those of the test split: accuracy in percent, or with --language perplexity.
 """
 
 import argparse
 import json
 import math
-import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.qat_table_report import Cell, section, write
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy, Policy, parse_layer_policy
 from quant_core.qat import QatConfig
@@ -28,9 +31,10 @@ from search.experiment_evaluate import EvaluateSection
 from search.qat_evaluator import trained
 from search.task import Task
 
+Row = tuple[str, str, str, tuple[str, ...]]
 INTEGER_METHODS = ("ste", "lsq", "pact", "dorefa", "mad")
 EDGES = parse_layer_policy("weight=int8:channel:mse,activation=int8:tensor:ema")
-ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+ROWS: tuple[Row, ...] = (
     ("W8A8", "int8:channel:mse", "int8:tensor:mse", INTEGER_METHODS),
     ("W4A4", "int4:channel:mse", "int4:tensor:mse", INTEGER_METHODS),
     ("W3A3", "int3:channel:mse", "int3:tensor:mse", INTEGER_METHODS),
@@ -40,8 +44,9 @@ ROWS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ternary, A8 (ttq)", "ternary:ttq:channel", "int8:tensor:ema", ("ttq",)),
     ("binary, A8", "binary:channel", "int8:tensor:ema", ("ste", "binary")),
 )
-LANGUAGE_ROWS = tuple((f"W{bits} in groups of 32", f"int{bits}:group32:mse", "float", ("ste", "lsq")) for bits in (8, 4, 3, 2))
-COLUMNS = ("PTQ", "AdaRound", "ste", "lsq", "pact", "dorefa", "mad", "ttq", "binary", "codebook")
+LANGUAGE_ROWS: tuple[Row, ...] = tuple(
+    (f"W{bits} in groups of 32", f"int{bits}:group32:mse", "float", ("ste", "lsq")) for bits in (8, 4, 3, 2)
+)
 
 
 def policy_of(layers: list[Layer], weight: str, activation: str) -> Policy:
@@ -70,61 +75,119 @@ def perplexity(metrics: dict[str, float]) -> float:
     return math.exp(metrics["loss"])
 
 
-def figures(
-    task: Task, config: QatConfig, rows: Iterable[tuple[str, str, str, tuple[str, ...]]], figure: Callable[[dict[str, float]], float]
-) -> dict[str, dict[str, float]]:
-    """Return row -> column -> figure of the test split, of one seed; the row "float" has one column."""
+Measurement = Callable[[], dict[str, float]]
+
+
+def measurements(task: Task, config: QatConfig, rows: Sequence[Row]) -> Iterator[tuple[str, str, Measurement]]:
+    """Yield (row, column, what measures it on the test split), the row "float" first."""
     layers = trace(task.model, first_inputs(task))
     evaluator = Evaluator(task, layers, EvaluateSection())
-    found = {"float": {"float": figure(evaluator.float_metrics("test"))}}
+
+    def train(policy: Policy, method: str) -> dict[str, float]:
+        model, _ = trained(task, policy, replace(config, method=method))
+        return measure(finalize(model), task.test, task)
+
+    yield "float", "float", partial(evaluator.float_metrics, "test")
     for name, weight, activation, methods in rows:
         policy = policy_of(layers, weight, activation)
-        row = {"PTQ": figure(evaluator.metrics(policy, "test"))}
-        if rounded(policy) != policy and weight.startswith("int"):
-            row["AdaRound"] = figure(evaluator.metrics(rounded(policy), "test"))
+        yield name, "PTQ", partial(evaluator.metrics, policy, "test")
+        if weight.startswith("int"):
+            yield name, "AdaRound", partial(evaluator.metrics, rounded(policy), "test")
         for method in methods:
-            start = time.perf_counter()
-            model, _ = trained(task, policy, replace(config, method=method))
-            row[method] = figure(measure(finalize(model), task.test, task))
-            print(f"{name} {method}: {row[method]:.2f} in {time.perf_counter() - start:.0f} s", flush=True)
-        found[name] = row
-    return found
+            yield name, method, partial(train, policy, method)
 
 
-def markdown(seeds: list[dict[str, dict[str, float]]]) -> str:
-    """Return the table: mean ± standard deviation over seeds."""
-    used = [column for column in COLUMNS if any(column in row for row in seeds[0].values())]
-    lines = ["| | " + " | ".join(used) + " |", "|---|" + "---|" * len(used)]
-    for name in seeds[0]:
-        if name == "float":
+def read(store: Path) -> list[Cell]:
+    """Return the cells of a file of lines; a line that a kill cut short is left out."""
+    cells = []
+    for line in store.read_text().splitlines() if store.exists() else ():
+        try:
+            cells.append(Cell(**json.loads(line)))
+        except json.JSONDecodeError:
+            print(f"{store}: a line that was cut short is left out", flush=True)
+    return cells
+
+
+def add(store: Path, cell: Cell) -> None:
+    """Add a line to the file; a line that a kill cut short is ended first."""
+    with store.open("a+b") as file:
+        file.seek(max(file.tell() - 1, 0))
+        broken = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * broken + json.dumps(asdict(cell)).encode() + b"\n")
+
+
+def fill(
+    store: Path, label: str, setting: str, task: Task, config: QatConfig, rows: Sequence[Row], *, float_seed: int, language: bool
+) -> None:
+    """Measure what `store` lacks of one network and seed of training, each cell written as soon as it is known."""
+    done = {(cell.label, cell.setting, cell.seed, cell.row, cell.column) for cell in read(store)}
+    for row, column, find in measurements(task, config, rows):
+        seed = float_seed if column in ("float", "PTQ", "AdaRound") else config.seed
+        if (label, setting, seed, row, column) in done:
             continue
-        cells = [_cell([seed[name][column] for seed in seeds]) if column in seeds[0][name] else "" for column in used]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return f"Float: {_cell([seed['float']['float'] for seed in seeds])}\n\n" + "\n".join(lines)
+        start = time.process_time()
+        figure = (perplexity if language else percent)(find())
+        cell = Cell(label, setting, seed, row, column, figure, round(time.process_time() - start, 1))
+        add(store, cell)
+        print(f"{label}, seed {seed}, {row} {column}: {figure:.2f} in {cell.seconds:.0f} s of CPU time", flush=True)
 
 
-def _cell(values: list[float]) -> str:
-    mean = statistics.fmean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing, print the tables, and write them."""
+    given = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    options = {key: _value(text) for key, _, text in (option.partition("=") for option in given.option)}
+    config = QatConfig(epochs=given.epochs, lr=given.lr, optimizer=given.optimizer, clip=given.clip, distill=given.distill)
+    networks = given.networks.split(",") if given.networks else [""]
+    setting = json.dumps({"options": options, **{k: v for k, v in asdict(config).items() if k not in ("method", "seed")}}, sort_keys=True)
+    given.store.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(0 if given.tables else given.seeds):
+        for network in networks:
+            chosen = {"seed": seed, **options, **({"network": network} if network else {})}
+            task = tasks.load(given.task, chosen)
+            fill(
+                given.store,
+                f"{given.task} {network}".strip(),
+                setting,
+                task,
+                replace(config, seed=seed),
+                _chosen(given),
+                float_seed=int(str(chosen["seed"])),
+                language=given.language,
+            )
+    for network in networks:
+        label = f"{given.task} {network}".strip()
+        cells = [cell for cell in read(given.store) if (cell.label, cell.setting) == (label, setting)]
+        text = section(sorted(cells, key=_place), judged=not given.language)
+        print(f"\n{label}\n\n{text}", flush=True)
+        if given.write:
+            write(given.write, label, text)
 
 
-def write(path: Path, label: str, table: str) -> None:
-    """Put the table between the markers `<!-- table LABEL -->` and `<!-- end LABEL -->` of a file."""
-    text = path.read_text()
-    begin, end = f"<!-- table {label} -->", f"<!-- end {label} -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f"{path} has no markers {begin} ... {end}")
-    path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+def _place(cell: Cell) -> int:
+    """Return where the row of a cell stands in its table; float comes first."""
+    names = [name for name, *_ in (*ROWS, *LANGUAGE_ROWS)]
+    return names.index(cell.row) if cell.row in names else -1
 
 
-def main() -> None:
-    """Train, print and write the table of one task."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _chosen(given: argparse.Namespace) -> list[Row]:
+    """Return the rows and methods that were asked for."""
+    names, methods = given.rows.split(";"), given.methods.split(",")
+    return [
+        (name, weight, activation, tuple(each for each in every if not given.methods or each in methods))
+        for name, weight, activation, every in (LANGUAGE_ROWS if given.language else ROWS)
+        if not given.rows or name in names
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.qat_table", description=__doc__)
     parser.add_argument("--task", default="digits")
-    parser.add_argument("--option", action="append", default=[], help="task option key=value (value as JSON)")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", default="", help="comma-separated; each is the task's option `network`")
+    parser.add_argument(
+        "--option", action="append", default=[], help="task option key=value (value as JSON); seed=0 keeps one float network"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the training, and of the float network if no option says otherwise")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--optimizer", default="sgd")
@@ -133,33 +196,10 @@ def main() -> None:
     parser.add_argument("--language", action="store_true", help="the rows of a language model; the figure is perplexity")
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
-    parser.add_argument("--write", type=Path, help="file with the markers of the table")
-    parser.add_argument("--label", default="", help="of the markers; default the task")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    options = {key: _value(text) for key, _, text in (option.partition("=") for option in arguments.option)}
-    rows, methods = arguments.rows.split(";"), arguments.methods.split(",")
-    chosen = [
-        (name, weight, activation, tuple(each for each in every if not arguments.methods or each in methods))
-        for name, weight, activation, every in (LANGUAGE_ROWS if arguments.language else ROWS)
-        if not arguments.rows or name in rows
-    ]
-    start, seeds = time.perf_counter(), []
-    for seed in range(arguments.seeds):
-        task = tasks.load(arguments.task, {"seed": seed, **options})
-        config = QatConfig(
-            epochs=arguments.epochs,
-            lr=arguments.lr,
-            optimizer=arguments.optimizer,
-            clip=arguments.clip,
-            distill=arguments.distill,
-            seed=seed,
-        )
-        seeds.append(figures(task, config, chosen, perplexity if arguments.language else percent))
-        print(markdown(seeds), flush=True)
-    print(f"{time.perf_counter() - start:.0f} s")
-    if arguments.write:
-        write(arguments.write, arguments.label or arguments.task, markdown(seeds))
+    parser.add_argument("--store", type=Path, default=Path("docs/qat.jsonl"), help="file of the measured cells")
+    parser.add_argument("--tables", action="store_true", help="run nothing; show and write what was measured under these settings")
+    parser.add_argument("--write", type=Path, help="file with the markers of the tables")
+    return parser
 
 
 def _value(text: str) -> object:

@@ -26,7 +26,7 @@ class QatError(BitfrontError):
 
 @dataclass(frozen=True, slots=True)
 class QatConfig:
-    """How a policy is trained. Equal configurations give equal weights on one device and build of torch.
+    """How a policy is trained. Equal configurations give equal weights on one device, number of threads and build of torch.
 
     Attributes:
         method: a key of `QAT_METHODS`, or `package.module:attribute`. Tensors that it does not cover are trained by `ste`.

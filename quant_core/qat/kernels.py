@@ -1,6 +1,8 @@
 """One pass over an activation, forward and backward, compiled by numba: contiguous float32 on the CPU. Everything else is eager torch.
 
-The forward loop gives the bits of torch.fake_quantize_per_tensor_affine; NaN stays NaN.
+The forward loop gives the bits of torch.fake_quantize_per_tensor_affine; NaN stays NaN. The sums, whose order is the compiler's to choose,
+are forced into their callers: as functions of their own, numba optimizes them once more inside the caller, and a process that has just
+compiled both runs the one order, a process that reads the caller from numba's cache the other. Training would then differ in the last bit.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -30,7 +32,7 @@ def pass_inside(x, gradient, inverse, zero, low, high, out):
         out[i] = gradient[i] if (q >= low) & (q <= high) else np.float32(0.0)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "nsz"})
 def _step_piece(x, gradient, inverse, low, high, out):
     total, nothing = np.float32(0.0), np.float32(0.0)
     for i in range(x.size):
@@ -54,7 +56,7 @@ def step_backward(x, gradient, inverse, low, high, out):
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@numba.njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "nsz"})
 def _clip_piece(x, gradient, clip, out):
     total, nothing = np.float32(0.0), np.float32(0.0)
     for i in range(x.size):

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -182,33 +181,57 @@ def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_pat
     assert same(straight, finished)
 
 
-@pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    code = f"""
-import sys
+CHILD = f"""
+import os, signal, sys, torch
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests/quant_core")!r}]
-import time, torch, test_qat_loop as t
+import test_qat_loop as t
 from pathlib import Path
 
-def step(model, batch):
-    time.sleep(float(sys.argv[2]))
-    return t.STEP(model, batch)
+path, moment, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+passed, write = dict.fromkeys(("step", "save", "report"), 0), Path.write_bytes
 
-model, _ = t.run(step=step, saving=t.Saving(Path(sys.argv[1]), every=1))
+def pass_by(here):
+    passed[here] += 1
+    return here == moment and passed[here] > after
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def step(model, batch):
+    return die() if pass_by("step") else t.STEP(model, batch)
+
+def report(model, metrics):
+    return die() if pass_by("report") else False
+
+def half(file, data):
+    if pass_by("save"):
+        write(file, data[: len(data) // 2])
+        die()
+    write(file, data)
+
+Path.write_bytes = half
+model, _ = t.run(step=step, report=report, saving=t.Saving(path, every=1))
 torch.save(model.state_dict(), sys.argv[1] + ".done")
 """
-    killed = tmp_path / "killed.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", code, str(killed), "0.2"], env=environment)
-    deadline = time.monotonic() + 120
-    while not killed.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not Path(f"{killed}.done").exists()
-    subprocess.run([sys.executable, "-c", code, str(killed), "0"], env=environment, check=True)
-    resumed, straight = torch.load(f"{killed}.done", weights_only=True), run()[0].state_dict()
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """One process trains uninterrupted, others are killed in a step, halfway through a save and at an epoch's end; 10 batches an epoch."""
+
+    def child(name: str, moment: str = "never", after: int = 0) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, "-c", CHILD, str(tmp_path / name), moment, str(after)]
+        return subprocess.run(arguments, env=environment, check=False).returncode
+
+    for moment, after in (("step", 6), ("save", 7), ("report", 0)):
+        assert child("killed.pt", moment, after) == -signal.SIGKILL
+    assert not (tmp_path / "killed.pt.done").exists()
+    stands = torch.load(tmp_path / "killed.pt", weights_only=True)["state"]["progress"]
+    assert (stands["epoch"], stands["position"]) == (1, 9)
+    assert child("killed.pt") == child("straight.pt") == 0
+    resumed, straight = (torch.load(tmp_path / f"{name}.pt.done", weights_only=True) for name in ("killed", "straight"))
+    assert list(resumed) == list(straight)
     assert all(torch.equal(resumed[key], straight[key]) for key in straight)
 
 
