@@ -22,8 +22,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(line for line in stream if not line.startswith("#")))
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader((line for line in stream if not line.startswith("#")), skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}.") from None
     if not rows:
@@ -40,6 +40,18 @@ def need_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path)
     missing = [each for each in columns if each not in rows[0]]
     if missing:
         raise InputError(f"{path}: columns {', '.join(missing)} are missing; given: {', '.join(rows[0])}.")
+
+
+def need_whole(rows: list[dict[str, str]], columns: Iterable[str], path: Path, least: int = 1) -> None:
+    """Refuse rows whose `columns` are no whole numbers of at least `least`.
+
+    Raises:
+        InputError: naming the row (the first is 1), the column and what is there.
+    """
+    for number, row in enumerate(rows, 1):
+        for name in columns:
+            if not str(row[name]).isdecimal() or int(row[name]) < least:
+                raise InputError(f"{path}: row {number}: {name} is {row[name]!r}; a whole number from {least} is needed.")
 
 
 def figure(row: Mapping[str, str], column: str, path: Path) -> float:

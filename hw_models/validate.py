@@ -10,8 +10,9 @@ import numpy as np
 from hw_models.codes import spec_of
 from hw_models.models import FloatArray, Points
 from hw_models.schema import Golden
-from hw_models.shapes import figure, layer_of, need_columns, read_layers, read_rows
+from hw_models.shapes import figure, layer_of, need_columns, need_whole, read_layers, read_rows
 from quant_core.errors import InputError
+from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
 
 if TYPE_CHECKING:
@@ -156,11 +157,12 @@ def _grids(device: "Device", golden: Golden) -> tuple[FloatArray, FloatArray, li
     path = device.folder / golden.file
     rows = read_rows(path)
     need_columns(rows, _COLUMNS, path)
+    need_whole(rows, ("batch", "w_bits", "a_bits"), path)
     pairs = list(dict.fromkeys((row["w_bits"], row["a_bits"]) for row in rows))
     batches = {row["batch"] for row in rows}
     if batches != {str(device.batch)}:
         raise InputError(f"{path}: batch {', '.join(sorted(batches))} given; {device.name} runs batches of {device.batch}.")
-    layers = {row["index"]: layer_of(row) for row in rows}
+    layers = _layers_by_index(rows, path)
     choices = tuple(LayerPolicy(spec_of(f"int{w}"), spec_of(f"int{a}")) for w, a in pairs)
     table = device.table(tuple(layers.values()), dict.fromkeys((each.name for each in layers.values()), choices))
     measured = np.full((len(layers), len(pairs)), np.nan)
@@ -169,6 +171,25 @@ def _grids(device: "Device", golden: Golden) -> tuple[FloatArray, FloatArray, li
         measured[places[row["index"]], pairs.index((row["w_bits"], row["a_bits"]))] = figure(row, "cycles", path)
     labels = [f"layer {name} at {w}/{a}" for name in layers for w, a in pairs]
     return measured, table.values["latency_s"] * device.clock_hz, labels
+
+
+def _layers_by_index(rows: list[dict[str, str]], path: Path) -> dict[str, Layer]:
+    """Return the layer of every index.
+
+    Raises:
+        InputError: rows of one index describe different layers, or one entry is given twice.
+    """
+    layers: dict[str, Layer] = {}
+    seen: set[tuple[str, str, str]] = set()
+    for number, row in enumerate(rows, 1):
+        index, entry = row["index"], (row["index"], row["w_bits"], row["a_bits"])
+        layer = layer_of(row)
+        if layers.setdefault(index, layer) != layer:
+            raise InputError(f"{path}: row {number} describes layer {index} otherwise than a row before it; give one shape per index.")
+        if entry in seen:
+            raise InputError(f"{path}: row {number} gives layer {index} at {'/'.join(entry[1:])} bits a second time; give it once.")
+        seen.add(entry)
+    return layers
 
 
 def uniform_cycles(device: "Device", golden: Golden) -> Points:

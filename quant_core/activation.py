@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quant_core.clipping import from_statistics
+from quant_core.codecs.scales import FLOAT_MAX
 from quant_core.errors import InputError
-from quant_core.quantize import fake_quantize
+from quant_core.quantize import fake_quantize, saturated
 from quant_core.spec import QuantSpec
 from quant_core.statistics import TensorStatistics
 
@@ -55,29 +57,42 @@ class ActivationQuantizer:
 
 
 def codes(low: float, high: float, spec: QuantSpec) -> tuple[float, int, int, int]:
-    """Return (scale, zero point, smallest code, largest code) of the range [low, high]; (0, high) of a symmetric spec is unsigned."""
+    """Return (scale, zero point, smallest code, largest code) of the range [low, high]; (0, high) of a symmetric spec is unsigned.
+
+    The scale is a float32, at least `TINY`, and no larger than keeps every value finite.
+    """
     top = 2**spec.bits - 1
     if spec.symmetric and low < 0:
         half = 2 ** (spec.bits - 1)
-        return max(high / max(half - 1, 1), TINY), 0, -half, half - 1
-    scale = max((high - low) / top, TINY)
+        return _scale(high / max(half - 1, 1), half), 0, -half, half - 1
+    scale = _scale((high - low) / top, top)
     return scale, min(max(round(-low / scale), 0), top), 0, top
 
 
-def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
-    """Return (clamp(round(x / scale) + zero_point, low, high) - zero_point) scale, the bits of torch's fake_quantize_per_tensor_affine.
+def _scale(wanted: float, reach: int) -> float:
+    return float(np.float32(min(max(wanted, TINY), FLOAT_MAX / reach * (1.0 - 2.0**-20))))
 
-    NaN stays NaN. It runs in pieces that stay in the cache, because every pass over a fresh tensor costs page faults.
+
+def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """Return (clamp(round(x (1 / scale)) + zero_point, low, high) - zero_point) scale, with the bits of torch.fake_quantize_per_tensor_affine.
+
+    The arithmetic is float32 whatever the dtype; NaN stays NaN. It runs in pieces that stay in the cache, because every pass over a fresh
+    tensor costs page faults.
     """
+    if x.dtype != torch.float32:
+        return saturated(to_grid(x.to(torch.float32), scale, zero_point, low, high), x.dtype)
+    inverse, step = float(np.float32(1.0) / np.float32(scale)), float(np.float32(scale))
     out = torch.empty_like(x, memory_format=torch.preserve_format)
     source, result = (x.view(-1), out.view(-1)) if x.is_contiguous() else (x[None], out[None])
     for start in range(0, len(source), _CHUNK):
         piece, target = source[start : start + _CHUNK], result[start : start + _CHUNK]
-        torch.mul(piece, 1.0 / scale, out=target).round_().clamp_(low - zero_point, high - zero_point).mul_(scale)
+        torch.mul(piece, inverse, out=target).round_().clamp_(low - zero_point, high - zero_point).mul_(step)
     return out
 
 
 def _batch_range(x: Tensor, spec: QuantSpec) -> tuple[float, float]:
+    if not x.numel():
+        return 0.0, 0.0
     low, high = (float(end) for end in x.aminmax())
     if spec.clipping not in ("minmax", "ema"):
         statistics = TensorStatistics("dynamic")
@@ -90,6 +105,8 @@ def _batch_range(x: Tensor, spec: QuantSpec) -> tuple[float, float]:
 
 def _along_channels(x: Tensor, axis: int, quantize: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply `quantize` to `x` seen as [everything else, channels]."""
+    if not x.dim():
+        return quantize(x.reshape(1, 1)).reshape(())
     moved = x.movedim(axis, -1)
     flat = moved.reshape(-1, moved.shape[-1])
     return quantize(flat).reshape(moved.shape).movedim(-1, axis)

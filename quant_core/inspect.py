@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from quant_core.codecs import Encoded
+from quant_core.errors import InputError
 from quant_core.packed_file import Entry, read_packed
 from quant_core.packing import unpack_encoded
 from quant_core.spec import parse
@@ -56,7 +57,10 @@ def _row(name: str, tensor: Tensor, entry: Entry | None) -> Row:
     scales = None
     if count:
         spec = parse(entry.spec)
-        scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, shape, channel_axis=entry.channel_axis))
+        try:
+            scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, shape, channel_axis=entry.channel_axis))
+        except InputError as error:
+            raise InputError(f"tensor {name!r}: {error}") from None
     if scales is None:
         return Row(name, entry.spec, shape, size, width)
     return Row(name, entry.spec, shape, size, width, scales.numel(), float(scales.min()), float(scales.max()))

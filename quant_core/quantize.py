@@ -158,15 +158,20 @@ def _row_view(target: Tensor, rows: Tensor, channel_axis: int) -> Tensor:
 
 def _restore(rows: Tensor, like: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
     """Return `rows` in the shape and dtype of `like`, saturated to the finite range of the dtype."""
-    if like.dtype in (torch.float16, torch.bfloat16):
-        largest = torch.finfo(like.dtype).max
-        rows = rows.clamp(-largest, largest).to(like.dtype)
-    rows = rows.to(like.dtype)
+    rows = saturated(rows, like.dtype)
     if spec.granularity == "token" or like.dim() == 0:
         return rows.reshape(like.shape)
     axis = channel_axis % like.dim()
     moved = (like.shape[axis], *like.shape[:axis], *like.shape[axis + 1 :])
     return rows.reshape(moved).movedim(0, axis)
+
+
+def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float32 `values` as `dtype`; what is beyond its finite range becomes its largest number."""
+    if dtype in (torch.float16, torch.bfloat16):
+        largest = torch.finfo(dtype).max
+        values = values.clamp(-largest, largest)
+    return values.to(dtype)
 
 
 def _target(x: Tensor, out: Tensor | None) -> Tensor:

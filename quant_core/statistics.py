@@ -58,7 +58,7 @@ class TensorStatistics:
         """
         if x.numel() == 0:
             return
-        x = x.detach()
+        x = x.detach().to(torch.float32)
         low, high = (float(end) for end in x.aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise InputError(
@@ -69,7 +69,7 @@ class TensorStatistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.count, self.batches = self.count + x.numel(), self.batches + 1
         self._widen(max(-low, high))
-        values = np.ascontiguousarray(x.to("cpu", torch.float32).numpy()).reshape(-1)
+        values = np.ascontiguousarray(x.cpu().numpy()).reshape(-1)
         self.zeros += _count(values, 1.0 / self.width if self.width else 0.0, self.counts, self.sums)
         if self._kept_dims:
             self._add_mean(x)

@@ -9,7 +9,7 @@ from hw_models.models import Points
 from hw_models.models.bitfusion_machine import Array, Work, native_bits
 from hw_models.models.bitfusion_search import FIELDS, schedule
 from hw_models.schema import Golden
-from hw_models.shapes import layer_of, need_columns, read_rows
+from hw_models.shapes import layer_of, need_columns, need_whole, read_rows
 from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
@@ -17,7 +17,7 @@ from quant_core.policy import LayerPolicy
 if TYPE_CHECKING:
     from hw_models.device import Device
 
-_WORK = ("kernel", "out_size", "stride", "in_channels", "out_channels", "a_bits", "w_bits", "im2col", "batch")
+_WORK = ("kernel", "out_size", "stride", "in_channels", "out_channels", "a_bits", "w_bits", "batch")
 _ARRAY = ("array_rows", "array_cols", "dram_bits_per_cycle", "act_sram_bytes", "weight_sram_bytes", "out_sram_bytes")
 Row = dict[str, str]
 
@@ -45,11 +45,9 @@ def rows_of_schedules(array: Array, golden: Golden, device: "Device") -> Points:
 def _read(device: "Device", golden: Golden) -> list[Row]:
     path = device.folder / golden.file
     rows = read_rows(path)
-    need_columns(rows, ("network", "layer", *_WORK, *_ARRAY, *FIELDS[:2]), path)
-    for number, row in enumerate(rows, 1):
-        wrong = [name for name in (*_WORK, *_ARRAY, *FIELDS[:2]) if not str(row[name]).isdecimal()]
-        if wrong:
-            raise InputError(f"{path}: row {number}: {wrong[0]} is {row[wrong[0]]!r}; a whole number is needed.")
+    need_columns(rows, ("network", "layer", *_WORK, "im2col", *_ARRAY, *FIELDS[:2]), path)
+    need_whole(rows, (*_WORK, *_ARRAY), path)
+    need_whole(rows, ("im2col", *(name for name in FIELDS if name in rows[0])), path, least=0)
     return rows
 
 
@@ -63,10 +61,13 @@ def _schedule(array: Array, row: Row) -> tuple[int, ...]:
     rows, cols, bandwidth, act, weight, out = (int(row[name]) for name in _ARRAY)
     core = array.core_pj * rows * cols / (array.rows * array.cols)
     own = Array(rows, cols, bandwidth, act, weight, out, core, array.act_pj, array.weight_pj, array.out_pj, array.dram_pj)
-    kernel, size, stride, ci, co, a, w, im2col, batch = (int(row[name]) for name in _WORK)
-    work = Work(batch, size, size, ci, co, (kernel, kernel), (stride, stride), im2col=bool(im2col))
+    kernel, size, stride, ci, co, a, w, batch = (int(row[name]) for name in _WORK)
+    work = Work(batch, size, size, ci, co, (kernel, kernel), (stride, stride), im2col=row["im2col"] != "0")
     a, w = (int(each) for each in native_bits(np.array([a, w])))
-    return schedule(own, work, a, w)
+    try:
+        return schedule(own, work, a, w)
+    except InputError as error:
+        raise InputError(f"{row['network']} {row['layer']}: {error}") from None
 
 
 def network_totals(array: Array, golden: Golden, device: "Device") -> Points:

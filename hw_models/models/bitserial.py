@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from hw_models.models import FloatArray, IntArray, LayerCost, LayerModel, Model, Modes, Points
 from hw_models.schema import Compute, Golden
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 class BitSerialCompute(Compute):
     """The array and which operands it takes bit by bit."""
 
-    rows: int
-    cols: int
-    word_bits: int
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    word_bits: int = Field(ge=1)
     serial_w: bool = True
     serial_a: bool = True
-    parallel_bits: int = 16
-    channels_per_word: int = 16
+    parallel_bits: int = Field(default=16, ge=1)
+    channels_per_word: int = Field(default=16, ge=1)
 
 
 def build(device: "Device") -> LayerModel:

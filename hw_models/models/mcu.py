@@ -58,6 +58,11 @@ def energy_from_latency(device: "Device", golden: Golden) -> Points:
 
 def _proportional(golden: Golden, key: str, factor: float) -> Points:
     """Compare `factor` x what each point gives; the remark says how well a factor fitted to the other points predicts each."""
+    lacking = [point.name for point in golden.points if not isinstance(point.given.get(key), int | float)]
+    if lacking or not golden.points:
+        raise InputError(
+            f"golden check {golden.name!r}: point {', '.join(lacking) or '(there are none)'} has no number {key!r} in `given`."
+        )
     given = np.array([float(point.given[key]) for point in golden.points])
     expected = np.array([point.expected for point in golden.points])
     ratio = given / expected

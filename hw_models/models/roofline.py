@@ -87,9 +87,7 @@ def build(device: "Device") -> LayerModel:
         InputError: a legal pair has neither a peak nor a calibration, or no memory level states bytes_per_s.
     """
     peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
-    speeds = [each.bytes_per_s for each in device.file.memory if each.bytes_per_s]
-    if not speeds:
-        raise InputError(f"device {device.name}: a roofline needs a [[memory]] level with bytes_per_s; add one.")
+    speed = _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     power = device.file.energy.active_power_w if device.file.energy else None
 
@@ -100,7 +98,7 @@ def build(device: "Device") -> LayerModel:
             raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {', '.join(peaks)}.")
         rate = np.array([peaks[pair] for pair in pairs])
         compute = 2 * device.batch * layer.macs / layer.calls / rate
-        memory = _traffic_bits(layer, device.batch, modes) / 8 / speeds[0]
+        memory = _traffic_bits(layer, device.batch, modes) / 8 / speed
         latency = launch + np.maximum(compute, memory)
         if device.file.calibration:
             latency = _corrected(device, layer, modes, latency)
@@ -109,6 +107,13 @@ def build(device: "Device") -> LayerModel:
         return LayerCost(compute, latency, memory, energy)
 
     return cost
+
+
+def _bytes_per_s(device: "Device") -> float:
+    speeds = [each.bytes_per_s for each in device.file.memory if each.bytes_per_s]
+    if not speeds:
+        raise InputError(f"device {device.name}: a roofline needs a [[memory]] level with bytes_per_s; add one.")
+    return speeds[0]
 
 
 def _traffic_bits(layer: Layer, batch: int, modes: Modes) -> FloatArray:
@@ -177,8 +182,10 @@ def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArra
 
 def _datasheet_error(device: "Device", pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
     """Return how far off the same layers are when only the datasheet is used."""
-    rate = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}[pair]
-    speed = next(each.bytes_per_s for each in device.file.memory if each.bytes_per_s)
+    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+    if pair not in peaks:
+        raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {', '.join(peaks)}.")
+    rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     a_bits = code_bits(pair.split("/")[1])
     layers = [layer_of({"kind": "conv", **row}) for row in rows]

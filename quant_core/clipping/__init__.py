@@ -36,7 +36,7 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[float, float]:
     """Return (lo, hi) of a tensor by the clipping of `spec`, from what one pass over the calibration batches kept of it.
 
-    As `ranges`, with two differences: a symmetric spec gives (0, hi) where no value was negative (codes 0 to 2^bits - 1), and
+    As `ranges` (where a search finds nothing, min-max), with two differences: a symmetric spec gives (0, hi) where no value was negative (codes 0 to 2^bits - 1), and
     percentile, mse, octav and kl read the histogram, so they are exact to a bin.
     """
     unsigned = spec.symmetric and statistics.unsigned
@@ -54,6 +54,8 @@ def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[floa
         values, weights = (each[None] for each in statistics.points())
         search = _WEIGHTED[spec.clipping]
         low, high = (float(end[0]) for end in search(values, spec, weights, unsigned))
+    if not high > low:  # a search that found nothing, as of a constant
+        low, high = statistics.low, statistics.high
     top = max(-low, high)
     if spec.symmetric and not unsigned:
         return -top, top

@@ -43,9 +43,9 @@ def lowest(spec: QuantSpec) -> int:
     return integer_range(spec, spec.symmetric)[0]
 
 
-def scale_ceiling(spec: QuantSpec) -> float:
+def scale_ceiling(spec: QuantSpec, signed: bool) -> float:
     """Return the largest scale whose largest multiple is finite."""
-    return FLOAT_MAX / 2.0**spec.bits * (1.0 if not spec.symmetric else 2.0) * (1.0 - 2.0**-20)
+    return FLOAT_MAX / 2.0**spec.bits * (2.0 if signed else 1.0) * (1.0 - 2.0**-20)
 
 
 def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
@@ -56,15 +56,14 @@ def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
     0, S = (hi - lo) / (2^bits - 1), Z = round(-lo / S), clamped. S is rounded to its storage before Z and the codes are computed; an empty
     range gives S = 1, and S stays between 2^-126 and the largest number whose multiples are finite.
     """
-    ceiling = scale_ceiling(spec)
     if spec.symmetric:
         signed = not (bool((lo >= 0).all()) and bool((hi > 0).any()))
         low, high = integer_range(spec, signed)
-        scale = store_scale(torch.maximum(lo.abs(), hi.abs()) / max(1, high), spec.scale, ceiling)
+        scale = store_scale(torch.maximum(lo.abs(), hi.abs()) / max(1, high), spec.scale, scale_ceiling(spec, signed))
         return Grid(scale, torch.zeros_like(scale), low, high, block)
     lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
     low, high = integer_range(spec, signed=False)
-    scale = store_scale((hi - lo) / high, spec.scale, ceiling)
+    scale = store_scale((hi - lo) / high, spec.scale, scale_ceiling(spec, signed=False))
     zero_point = (-(lo / scale).round()).clamp(low, high) + 0.0
     return Grid(scale, zero_point, low, high, block)
 

@@ -64,7 +64,7 @@ def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
     from quant_core.kernels import ranged
 
     low, high = (np.float32(end) for end in integer_range(spec, signed=True))
-    ceiling = np.float32(scale_ceiling(spec))
+    ceiling = np.float32(scale_ceiling(spec, signed=True))
     if spec.granularity in ("channel", "token"):
         run.write(ranged.by_row, rows, out, low, high, ceiling, ranged.STORAGE[spec.scale])
         return True

@@ -27,7 +27,7 @@ def two_level(tops: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     where the paper's round to 0 would erase the small vectors beside an outlier. A channel of zeros gets gamma = 1.
     """
     levels = _levels(spec)
-    fine = (tops / max(1, 2 ** (spec.bits - 1) - 1)).clamp(max=scale_ceiling(spec))
+    fine = (tops / max(1, 2 ** (spec.bits - 1) - 1)).clamp(max=scale_ceiling(spec, signed=True))
     top = fine.amax(dim=1, keepdim=True) if spec.coarse == "channel" else fine.amax().reshape(1, 1)
     coarse = torch.where(top > 0, (top / levels).clamp(min=FLOAT_MIN), 1.0)
     return (fine / coarse).round().clamp(1, levels), coarse
@@ -68,7 +68,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     if spec.coarse == "tensor":
         coarse = float(two_level(largest(rows, rows.shape[1]), spec)[1])
     low, high = (np.float32(end) for end in integer_range(spec, signed=True))
-    rest = np.float32(_levels(spec)), np.float32(scale_ceiling(spec)), np.float32(coarse)
+    rest = np.float32(_levels(spec)), np.float32(scale_ceiling(spec, signed=True)), np.float32(coarse)
     run.write(loops.vectors, rows, out, low, high, *rest)
     return True
 

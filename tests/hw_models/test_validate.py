@@ -139,3 +139,25 @@ def test_golden_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             validate(Device.load("vu9p-lut"), write(tmp_path / "d.csv", [{**row, "cycles": wrong} for row in rows]))
     with pytest.raises(InputError, match="columns network, out_size, int8_ms are missing"):
         validate(Device.load("t4"), TABLE)
+
+
+def test_rows_that_contradict_or_repeat_each_other_are_refused(tmp_path: Path) -> None:
+    rows = rows_of(TABLE)[:64]
+    for change, message in (
+        ({3: {"kernel": "5"}}, "row 4 describes layer 0 otherwise than a row before it; give one shape per index"),
+        ({3: rows[2]}, "row 4 gives layer 0 at 1/3 bits a second time; give it once"),
+        ({5: {"w_bits": "nine"}}, "row 6: w_bits is 'nine'; a whole number from 1 is needed"),
+        ({5: {"a_bits": "0"}}, "row 6: a_bits is '0'; a whole number from 1 is needed"),
+    ):
+        altered = [row | change.get(n, {}) for n, row in enumerate(rows)]
+        with pytest.raises(InputError, match=message):
+            validate(Device.load("vu9p-lut"), write(tmp_path / "e.csv", altered))
+
+
+def test_files_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    lines = TABLE.read_text().splitlines()[:20]
+    path.write_text("\ufeff" + "\r\n".join(line.replace(",", ", ") for line in lines if not line.startswith("#")) + "\r\n\r\n")
+    (check,) = validate(Device.load("vu9p-lut"), path)
+    assert check.passed
+    assert check.n > 10

@@ -75,9 +75,11 @@ def test_degenerate_statistics_give_finite_grids(clipping: str, affine: str) -> 
     spec = parse(f"int4:tensor:{clipping}{affine}")
     for batch in (torch.zeros(3), torch.full((4,), 2.0), torch.full((4,), -2.0), torch.tensor([1e-40, -1e-40])):
         x = torch.tensor([-1.0, 0.0, 2.0])
-        found = ActivationQuantizer(spec, _statistics(batch))(x)
+        quantizer = ActivationQuantizer(spec, _statistics(batch))
+        found = quantizer(x)
         assert torch.isfinite(found).all()
         assert found[1] == 0
+        torch.testing.assert_close(quantizer(batch), batch)
     assert codes(0.0, 0.0, spec)[0] > 0
 
 
@@ -91,3 +93,33 @@ def test_refusals() -> None:
         ActivationQuantizer(parse("int8:channel"), None)
     with pytest.raises(InputError, match="it is static, but there are no calibration statistics; write int8:tensor:dynamic"):
         ActivationQuantizer(parse("int8:tensor"), None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.sampled_from(["int8", "int4:affine", "int3:mse", "int8:ema", "int1"]), top=st.floats(1e-20, 1e30), seed=st.integers(0, 99))
+def test_a_measured_grid_has_the_bits_of_torchs_kernel_on_ties_too(text: str, top: float, seed: int) -> None:
+    x = torch.randn(400, generator=torch.Generator().manual_seed(seed)) * top
+    quantizer = ActivationQuantizer(parse(text), _statistics(x))
+    assert quantizer.static is not None
+    ties = (torch.arange(-300, 300) + 0.5) * quantizer.static[0]
+    for each in (x, ties):
+        assert torch.equal(quantizer(each), torch.fake_quantize_per_tensor_affine(each, *quantizer.static))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_are_rounded_in_float32(dtype: torch.dtype) -> None:
+    x = (torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * 50).to(dtype)
+    quantizer = ActivationQuantizer(parse("int8"), _statistics(x))
+    assert torch.equal(quantizer(x), quantizer(x.float()).to(dtype))
+    largest = torch.tensor([torch.finfo(torch.float16).max, -1.0], dtype=torch.float16)
+    assert torch.isfinite(ActivationQuantizer(parse("int4:affine"), _statistics(largest))(largest)).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["int8:dynamic", "int4:affine:mse:dynamic", "int8:octav:dynamic", "int8:kl:dynamic", "int8:token", "mxfp4"]
+)
+def test_empty_scalar_and_largest_inputs_are_defined(text: str) -> None:
+    quantizer = ActivationQuantizer(parse(text), None)
+    assert quantizer(torch.empty(0, 8)).shape == (0, 8)
+    assert float(quantizer(torch.tensor(1.5))) == pytest.approx(1.5, rel=0.01)
+    assert torch.isfinite(quantizer(torch.tensor([[3.4e38, -3.4e38, 1.0, 0.0]]))).all()

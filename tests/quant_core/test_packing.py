@@ -117,5 +117,6 @@ def test_damaged_metadata_are_named(tmp_path: Path) -> None:
     ):
         save_file({"w": torch.zeros(8, dtype=torch.uint8)}, path, metadata={f"tensor.{name}": json.dumps(entry)})
         assert "w" in load_file(path)
-        with pytest.raises(InputError, match=message):
-            load_packed(path)
+        for read in (load_packed, describe):
+            with pytest.raises(InputError, match=message):
+                read(path)

@@ -269,6 +269,14 @@ def test_bounds_replace_the_clipping_and_unsigned_follows_from_them() -> None:
     assert set(levels.unique().tolist()) == {-0.5, 0.0, 2.5}
 
 
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_the_largest_bounds_keep_values_finite(bits: int) -> None:
+    largest = torch.finfo(torch.float32).max
+    x = torch.tensor([[largest, -largest, 0.0, 1.0]])
+    for text in (f"int{bits}", f"int{bits}:affine"):
+        assert torch.isfinite(fake_quantize(x, text, bounds=(torch.tensor(0.0), torch.tensor(largest)))).all()
+
+
 def test_the_short_last_group_has_its_own_scale() -> None:
     x = torch.cat([torch.full((1, 4), 100.0), torch.tensor([[0.5, 0.25]])], dim=1)
     y = fake_quantize(x, "int8:group4:fp32")

@@ -108,3 +108,8 @@ def test_no_batch_and_non_finite_batches_are_refused() -> None:
     model[0].weight.data.fill_(torch.inf)
     with pytest.raises(InputError, match="layer '1'"):
         collect(model, layers, [torch.ones(1, 2)])
+
+
+def test_what_float32_cannot_hold_is_refused_like_infinity() -> None:
+    with pytest.raises(InputError, match="layer 'layer': its input in calibration batch 1 holds NaN or infinity"):
+        TensorStatistics("layer").update(torch.tensor([1.0, 1e300], dtype=torch.float64))

@@ -75,8 +75,18 @@ def test_a_row_that_is_no_number_is_refused(device: Device, tmp_path: Path) -> N
     lines = (FOLDER / "bitfusion.csv").read_text().splitlines()[1:3]
     path = tmp_path / "other.csv"
     path.write_text("\n".join([lines[0], lines[1].replace(",96,", ",many,", 1)]))
-    with pytest.raises(InputError, match="row 1: out_channels is 'many'; a whole number is needed"):
+    with pytest.raises(InputError, match="row 1: out_channels is 'many'; a whole number from 1 is needed"):
         validate(device, path)
+    values = lines[1].split(",")
+    for column, wrong, message in (
+        ("dram_read_bits", "", "row 1: dram_read_bits is ''; a whole number from 0 is needed"),
+        ("array_rows", "0", "row 1: array_rows is '0'; a whole number from 1 is needed"),
+        ("act_sram_bytes", "1", "AlexNet conv1_a: Work.* not even the smallest tile fits"),
+    ):
+        altered = [wrong if name == column else value for name, value in zip(lines[0].split(","), values, strict=True)]
+        path.write_text("\n".join([lines[0], ",".join(altered)]))
+        with pytest.raises(InputError, match=message):
+            validate(device, path)
     path.write_text("network,layer\nA,b\n")
     with pytest.raises(InputError, match=r"columns kernel, out_size, .* are missing"):
         validate(device, path)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hw_models.device import FOLDER, Device
 from hw_models.models.bitserial import BitSerialCompute, layer_cycles, products
 from hw_models.shapes import layer_of
+from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
 from quant_core.spec import parse
@@ -87,3 +88,10 @@ def test_peaks_of_bismo_boards() -> None:
     for name, tops in (("pynq-z1-bismo", 6.5), ("ultra96-bismo", 15.4)):
         array, clock = Device.load(name).compute_as(BitSerialCompute), Device.load(name).clock_hz
         assert 2 * array.rows * array.word_bits * array.cols * clock == pytest.approx(tops * 1e12, rel=0.02)
+
+
+def test_an_array_without_units_is_refused() -> None:
+    text = Device.load("vu9p-bitserial").to_toml()
+    for key in ("rows", "cols", "word_bits"):
+        with pytest.raises(InputError, match=rf"compute\.{key}: Input should be greater than or equal to 1"):
+            Device.parse("\n".join(f"{key} = 0" if line.startswith(f"{key} ") else line for line in text.splitlines()))

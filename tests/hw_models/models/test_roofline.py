@@ -115,3 +115,11 @@ def test_a_legal_pair_without_a_peak_and_a_roofline_without_memory_are_refused()
         latency(Device.parse(text.replace('pair = "float/float"', 'pair = "int8/int8"')), "float", "float")
     with pytest.raises(InputError, match=r"a roofline needs a \[\[memory\]\] level with bytes_per_s"):
         latency(Device.parse(text.replace("bytes_per_s", "bits_per_cycle")), "int8", "int8")
+
+
+def test_a_check_that_the_file_cannot_run_says_what_is_missing() -> None:
+    text = Device.load("t4").to_toml()
+    with pytest.raises(InputError, match=r"a roofline needs a \[\[memory\]\] level with bytes_per_s"):
+        validate(Device.parse("\n".join(line for line in text.splitlines() if not line.startswith("bytes_per_s"))))
+    with pytest.raises(InputError, match="a check of 'int8/int3', which has no peak; metric takes one of"):
+        validate(Device.parse(text.replace('metric = "int8/int8"', 'metric = "int8/int3"')))

@@ -110,3 +110,9 @@ def test_mac_energy_needs_the_levels_it_names() -> None:
     text = Device.load("horowitz-45nm").to_toml().replace('weights_from = "dram"', 'weights_from = "flash"')
     with pytest.raises(InputError, match="memory level 'flash' with read and write energy is needed; levels: sram_8kb"):
         cost(Device.parse(text), "int8", "int8")
+
+
+def test_a_golden_point_without_its_number_is_named() -> None:
+    text = Device.load("nucleo-l4r5zi").to_toml()
+    with pytest.raises(InputError, match=r"point .* has no number 'latency_ms' in `given`"):
+        validate(Device.parse(text.replace("latency_ms", "latency_us")))
