@@ -20,6 +20,7 @@ import torch
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy, Policy, parse_layer_policy
 from quant_core.qat import QatConfig
+from quant_core.qat.prepare import finalize
 from quant_core.trace import trace
 from search import tasks
 from search.evaluator import Evaluator, first_inputs, measure
@@ -84,7 +85,7 @@ def figures(
         for method in methods:
             start = time.perf_counter()
             model, _ = trained(task, policy, replace(config, method=method))
-            row[method] = figure(measure(model, task.test, task))
+            row[method] = figure(measure(finalize(model), task.test, task))
             print(f"{name} {method}: {row[method]:.2f} in {time.perf_counter() - start:.0f} s", flush=True)
         found[name] = row
     return found

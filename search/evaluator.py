@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.errors import BitfrontError, InputError
+from quant_core.export.stored import Quantized, post_training
+from quant_core.export.trained import trained as trained_network
 from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
 from quant_core.qat import QatConfig
+from quant_core.qat.prepare import finalize
+from quant_core.qat.train import starting
 from quant_core.size import average_bits
 from search.experiment import EvaluateSection
 from search.result import Result
@@ -124,17 +128,30 @@ class Evaluator:
 
     def metrics(self, policy: Policy, split: str) -> dict[str, float]:
         """Return the metrics of one policy on one split."""
-        return measure(self._quantized(policy), self._split(split), self._task)
+        return measure(self._network(policy), self._split(split), self._task)
 
-    def _quantized(self, policy: Policy) -> nn.Module:
-        """Return the network under a policy; at fidelity "qat" trained, the last one being kept for the next split."""
+    def quantized(self, policy: Policy) -> Quantized:
+        """Return the network that `metrics` measures, with everything that it stores: what exporters write.
+
+        Raises:
+            BitfrontError: what is stored is not what is measured.
+        """
         if self._qat is None:
-            return self.engine.apply(policy)
+            return post_training(self.engine, self._task.model, self._layers, policy, self.calib[0])
+        base = starting(self._task.model, self._qat, self.calib[0])
+        return trained_network(self._train(policy, self._qat), base, self._layers, policy, self.calib[0])
+
+    def _network(self, policy: Policy) -> nn.Module:
+        """Return the network under a policy; at fidelity "qat" trained."""
+        return self.engine.apply(policy) if self._qat is None else finalize(self._train(policy, self._qat))
+
+    def _train(self, policy: Policy, config: QatConfig) -> nn.Module:
+        """Return the prepared network after training; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policy:
             from search.qat_evaluator import trained
 
-            model, _ = trained(self._task, policy, self._qat, section=self._section)
-            self._trained = (policy, model)
+            prepared, _ = trained(self._task, policy, config, section=self._section)
+            self._trained = (policy, prepared)
         return self._trained[1]
 
     def _split(self, split: str) -> list[Batch]:

@@ -63,7 +63,9 @@ def trained(
     report: Report | None = None,
     saving: Saving | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
-    """Train the network of `task` under `policy` and return it finalized, with the metrics of every epoch.
+    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+
+    `quant_core.qat.prepare.finalize` makes it plain, `quantized` says what it stores.
 
     Args:
         task: its model is the start and the teacher; its loss is what is minimized.
@@ -88,7 +90,7 @@ def trained(
         return bool(report and report(metrics))
 
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    model, history = train(
+    return train(
         task.model,
         policy,
         training_batches(task),
@@ -99,7 +101,6 @@ def trained(
         report=on_valid,
         saving=saving,
     )
-    return finalize(model), history
 
 
 def qat_metrics(
@@ -124,7 +125,8 @@ def qat_metrics(
     section = section or EvaluateSection()
     evaluator = Evaluator(task, layers, section)
     start = time.perf_counter()
-    model, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    model = finalize(prepared)
     found = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
     splits = {"valid": take(task.valid, section.valid), "test": take(task.test, section.test)}
     for split, kind in itertools.product(splits, ("float", "ptq", "qat")):

@@ -1,5 +1,6 @@
 """`model.safetensors` and `activations.json`: every weight packed at its bits, biases, and the grids of the inputs."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 from quant_core.activation import ActivationQuantizer, to_grid
 from quant_core.codecs import Encoded
 from quant_core.errors import BitfrontError
-from quant_core.export.stored import StoredLayer, installed, stored_layers
+from quant_core.export.stored import StoredLayer
 from quant_core.files import write_text
-from quant_core.fold import fold_batch_norm
 from quant_core.forward import forward
 from quant_core.packed_file import load_packed, save_packed
 from quant_core.policy import LayerPolicy, Policy
@@ -32,9 +32,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     Raises:
         BitfrontError: what was read back differs, or takes more bytes than modelled.
     """
-    engine = bundle.evaluator.engine
-    stored = stored_layers(engine, bundle.layers, bundle.policy)
-    state = installed(engine.restore(), stored).state_dict()
+    stored, state = bundle.network.stored, bundle.network.plain.state_dict()
     _save(bundle, stored, state, folder)
     read, grids = load_packed(folder / FILE), json.loads((folder / ACTIVATIONS).read_text(encoding="utf-8"))
     again = _rebuilt(bundle, read, grids)
@@ -68,8 +66,10 @@ def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tens
 
 
 def _rebuilt(bundle: Bundle, read: dict[str, Tensor], written: dict[str, Any]) -> nn.Module:
-    """Return the task's network with batch norms folded, the weights that were read and quantizers of the inputs that were read."""
-    model = fold_batch_norm(bundle.task.model, bundle.evaluator.calib[0]).requires_grad_(False)
+    """Return a network that holds what was read: every tensor (until then zeros), and quantizers of the inputs."""
+    model = copy.deepcopy(bundle.network.base).requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.zero_()
     tensors = read | {name: read[owner] for name, owner in written["tied"].items()}
     for name, tensor in tensors.items():
         module_name, _, own = name.rpartition(".")
