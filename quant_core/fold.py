@@ -22,21 +22,29 @@ def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
     agree to rounding (1e-5 relative in float32). Dataflow is taken from one run on the first of `example`, a batch of model inputs.
     """
     model = copy.deepcopy(model).eval()
+    modules = dict(model.named_modules())
+    for name, norm in foldable_norms(model, example).items():
+        _fold(modules[name], norm)
+        replace_module(model, norm, nn.Identity())
+    return model
+
+
+def foldable_norms(model: nn.Module, example: Any) -> dict[str, nn.Module]:
+    """Return layer name -> the batch norm that can be folded into it; see `fold_batch_norm`. `model` is in eval mode."""
     layers = quantizable(model)
     norms: dict[str, nn.Module] = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
     inputs = first_example(example)
     flow = record(model, layers | norms, lambda: forward(model, inputs))
     users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None)
+    found = {}
     for name, layer in layers.items():
         calls = flow.calls.get(name, [])
         norm = norms.get(flow.sole_reader(calls[0].write)) if len(calls) == 1 else None
         parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
         shared = any(parameter is not None and users[id(parameter)] > 1 for parameter in parameters)
-        if norm is None or parameters[0] is None or shared or not _foldable(norm, layer, calls[0].axes):
-            continue
-        _fold(layer, norm)
-        _replace(model, norm, nn.Identity())
-    return model
+        if norm is not None and parameters[0] is not None and not shared and _foldable(norm, layer, calls[0].axes):
+            found[name] = norm
+    return found
 
 
 def _foldable(norm: Any, layer: Any, axes: int) -> bool:
@@ -45,15 +53,21 @@ def _foldable(norm: Any, layer: Any, axes: int) -> bool:
     return norm.running_mean is not None and channels_second and not isinstance(layer, nn.Embedding)
 
 
-def _fold(layer: Any, norm: Any) -> None:
-    """w' = w gain, b' = (b - mean) gain + beta with gain = gamma / sqrt(variance + eps), per output channel, in float64."""
+def gain_and_bias(norm: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what a batch norm multiplies a layer's outputs by, and the bias of the two together, per output channel, in float64.
+
+    gain = gamma / sqrt(variance + eps), b' = (b - mean) gain + beta.
+    """
     gain = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         gain = gain * norm.weight.detach().double()
-    bias = -norm.running_mean.double() if layer.bias is None else layer.bias.detach().double() - norm.running_mean.double()
-    bias = bias * gain
-    if norm.bias is not None:
-        bias = bias + norm.bias.detach().double()
+    shifted = (-norm.running_mean.double() if bias is None else bias.detach().double() - norm.running_mean.double()) * gain
+    return gain, shifted if norm.bias is None else shifted + norm.bias.detach().double()
+
+
+def _fold(layer: Any, norm: Any) -> None:
+    """w' = w gain, per output channel, in float64."""
+    gain, bias = gain_and_bias(norm, layer.bias)
     weight = layer.weight.detach()
     layer.weight = nn.Parameter((weight.double() * per_output(layer, gain)).to(weight.dtype), requires_grad=layer.weight.requires_grad)
     layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=layer.weight.requires_grad)
@@ -70,7 +84,7 @@ def per_output(layer: Any, values: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (weight.dim() - 1))
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` in every place where `old` stands."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

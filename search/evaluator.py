@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.errors import BitfrontError, InputError
+from quant_core.export.stored import Quantized, post_training
+from quant_core.export.trained import trained as trained_network
 from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
 from quant_core.qat.prepare import finalize
+from quant_core.qat.train import starting
 from quant_core.size import average_bits
 from search.experiment_evaluate import EvaluateSection
 from search.result import Result
@@ -133,6 +136,17 @@ class Evaluator:
     def metrics(self, policy: Policy, split: str, fidelity: str = "") -> dict[str, float]:
         """Return the metrics of one policy on one split; `fidelity` as in a call."""
         return measure(self._network(policy, fidelity or self._section.fidelity), self._split(split), self._task)
+
+    def quantized(self, policy: Policy, fidelity: str = "") -> Quantized:
+        """Return the network that `metrics` measures, with everything that it stores: what exporters write.
+
+        Raises:
+            BitfrontError: what is stored is not what is measured.
+        """
+        if (fidelity or self._section.fidelity) != "qat":
+            return post_training(self.engine, self._task.model, self._layers, policy, self.calib[0])
+        base = starting(self._task.model, self._section.training, self.calib[0])
+        return trained_network(self._train(policy), base, self._layers, policy, self.calib[0])
 
     def _network(self, policy: Policy, fidelity: str) -> nn.Module:
         """Return the network under a policy; at fidelity "qat" trained."""

@@ -8,19 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from quant_core.errors import BitfrontError, InputError
 from quant_core.registry import resolve
 from search import tracking
-from search.evaluator import Evaluator
 from search.experiment_file import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.front import pick
-from search.launch import check_fingerprints
+from search.launch import check_fingerprints, ready_for
 from search.record import TrialRecord
-from search.setup import prepare, training_key
 
 REPORT = "export.json"
-_WITHOUT_WEIGHTS = ("policy", "card", "vllm")
 
 
 def export(
@@ -58,7 +57,6 @@ def export(
     temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
-        _refuse_trained(pick(tracking.read(uri, ref, experiment), choice), [*formats, *(["--register"] if register else [])])
         bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
         done = _written(uri, bundle, exporters, register, temporary)
         (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
@@ -81,32 +79,45 @@ def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], regist
 
 
 def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) -> Bundle:
-    """Rebuild the network, the data and the engine that the sweep used, and measure the picked policy on both splits."""
+    """Rebuild the network and the data that the sweep used, quantize by the picked policy (train, where the sweep did) and measure it.
+
+    Raises:
+        InputError: no such policy, or weights, data or space are not those of the sweep.
+        BitfrontError: the trial failed, or its network is not what was recorded.
+    """
     record = tracking.read(uri, ref, experiment_name)
     trial = pick(record, choice)
     if not trial.result.ok:
         raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    setup = prepare(experiment)
+    ready = ready_for(experiment)
+    setup, evaluator = ready.setup, ready.evaluator
     check_fingerprints(record, setup)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup))
+    fidelity = trial.result.fidelity
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
-    metrics |= {split: evaluator.metrics(trial.policy, split, trial.result.fidelity) for split in ("valid", "test")}
-    return Bundle(trial.policy, setup.layers, experiment, setup.task, evaluator, record, trial, metrics)
+    metrics |= {split: evaluator.metrics(trial.policy, split, fidelity) for split in ("valid", "test")}
+    notes = _require_recorded(trial, metrics["valid"]["accuracy"])
+    network = evaluator.quantized(trial.policy, fidelity)
+    network = replace(network, notes=(*network.notes, *notes))
+    return Bundle(trial.policy, setup.layers, experiment, setup.task, network, record, trial, metrics)
 
 
-def _refuse_trained(trial: TrialRecord, formats: Sequence[str]) -> None:
-    """Refuse formats with weights for a policy that was trained: weights are quantized here, not trained again.
+def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:
+    """Compare the accuracy measured here with the recorded one; return a note where a policy without training gives another one.
 
     Raises:
-        InputError: fidelity "qat" and a format that holds weights.
+        BitfrontError: a trained policy gives another one: these are not the weights that the sweep saw.
     """
-    holding = [name for name in formats if name not in _WITHOUT_WEIGHTS]
-    if trial.result.fidelity == "qat" and holding:
-        raise InputError(
-            f"trial {trial.number} was trained (fidelity qat), and {', '.join(holding)} holds weights, which export does not train again; "
-            f"export one of {', '.join(_WITHOUT_WEIGHTS)}, or pick a policy of fidelity ptq."
+    recorded = trial.result.metrics["accuracy"]
+    if accuracy == recorded:
+        return ()
+    figures = f"accuracy on valid was recorded as {recorded:.6f}, here it is {accuracy:.6f}"
+    if trial.result.fidelity == "qat":
+        raise BitfrontError(
+            f"training trial {trial.number} again gives other weights: {figures}. Export where the sweep ran: the same machine, torch "
+            f"build and number of threads ({torch.get_num_threads()} here)."
         )
+    return (f"{figures} (another machine, torch build or number of threads)",)
 
 
 def _check_target(out: Path, force: bool) -> None:
@@ -145,5 +156,6 @@ def _report(bundle: Bundle, done: dict[str, Exported]) -> dict[str, object]:
         "id": bundle.policy.id,
         "metrics": {split: dict(each) for split, each in bundle.metrics.items()},
         "cost": dict(bundle.trial.result.cost),
+        "notes": bundle.network.notes,
         "formats": {name: {"files": each.files, "checks": dict(each.checks), "notes": each.notes} for name, each in done.items()},
     }

@@ -80,7 +80,7 @@ def trained(
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
 
-    `quant_core.qat.prepare.finalize` makes it plain.
+    `quant_core.qat.prepare.finalize` makes it plain, `quantized` says what it stores.
 
     Args:
         task: its model is the start and the teacher; its loss is what is minimized.

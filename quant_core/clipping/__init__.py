@@ -36,8 +36,8 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
 def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[float, float]:
     """Return (lo, hi) of a tensor by the clipping of `spec`, from what one pass over the calibration batches kept of it.
 
-    As `ranges` (where a search finds nothing, min-max), with two differences: a symmetric spec gives (0, hi) where no value was negative (codes 0 to 2^bits - 1), and
-    percentile, mse, octav and kl read the histogram, so they are exact to a bin.
+    As `ranges` (where a search finds nothing, min-max), with two differences: a symmetric spec gives (0, hi) where no value was negative
+    (codes 0 to 2^bits - 1), and percentile, mse, octav and kl read the histogram, so they are exact to a bin.
     """
     unsigned = spec.symmetric and statistics.unsigned
     if spec.clipping in ("minmax", "ema") or not statistics.count or statistics.low == statistics.high == 0.0:

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from quant_core.errors import InputError
-from quant_core.export.stored import StoredLayer
+from quant_core.export.stored import Quantized, StoredLayer
 
 KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
 _PER_LINE = 24
+_MOST_SHIFT = 16
 
 TYPES = """#include <stddef.h>
 #include <stdint.h>
 
-/* acc[o] = bias[o] + sum((x - in_zero_point) * w); its value is acc[o] * in_scale * weight_scale[o or 0].
-   x: int8, NHWC. w: conv [out][kh][kw][in / groups], depthwise [kh][kw][out], linear [out][in]; at 4 bits two per byte, the first low. */
+/* acc[o] = bias[o] + (sum((x - in_zero_point) * w) << acc_shift); its value is acc[o] * in_scale * weight_scale[o or 0] / 2^acc_shift.
+   An engine that does not shift takes bias[o] >> acc_shift, rounded: with few bits that is coarse.
+   x: int8, NHWC, in_low to in_high.
+   w: conv [out][kh][kw][in / groups], depthwise [kh][kw][out], linear [out][in]; at 4 bits two per byte, the first low. */
 enum { BITFRONT_LINEAR = 0, BITFRONT_CONV = 1, BITFRONT_DEPTHWISE = 2 };
 typedef struct {
     const char *name;
@@ -29,7 +31,7 @@ typedef struct {
     const float *weight_scale;
     const int32_t *bias;
     float in_scale;
-    int32_t in_zero_point, in_low, in_high;
+    int32_t in_zero_point, in_low, in_high, acc_shift;
 } bitfront_layer;
 """
 
@@ -47,7 +49,7 @@ static void bitfront_run(const bitfront_layer *l, const int8_t *x, int32_t in_h,
     for (int32_t oy = 0; oy < out_h; oy++)
         for (int32_t ox = 0; ox < out_w; ox++)
             for (int32_t o = 0; o < l->out_channels; o++) {
-                int32_t sum = l->bias[o];
+                int32_t sum = 0;
                 for (int32_t ky = 0; ky < l->kernel_h; ky++)
                     for (int32_t kx = 0; kx < l->kernel_w; kx++) {
                         const int32_t y = oy * l->stride_h - l->pad_h + ky * l->dilation_h;
@@ -62,7 +64,7 @@ static void bitfront_run(const bitfront_layer *l, const int8_t *x, int32_t in_h,
                             sum += (value - l->in_zero_point) * bitfront_weight(l, w);
                         }
                     }
-                acc[((size_t)oy * out_w + ox) * l->out_channels + o] = sum;
+                acc[((size_t)oy * out_w + ox) * l->out_channels + o] = l->bias[o] + sum * ((int32_t)1 << l->acc_shift);
             }
 }
 """
@@ -76,7 +78,9 @@ class CLayer:
         stored: what it is made of.
         integers: the weight in its own shape.
         bits: 8 or 4, of the array.
-        bias: int32, in steps of input scale x weight scale.
+        scales: one, or one per output channel; negative where a batch norm's gain is.
+        bias: int32, in steps of input scale x weight scale / 2^shift.
+        shift: as many bits as sums have to spare; without them biases would be coarse where a code stands for much.
         offset: taken from the codes of an unsigned input to make them int8.
         padding: before each of the two spatial axes.
     """
@@ -84,7 +88,9 @@ class CLayer:
     stored: StoredLayer
     integers: NDArray[np.int64]
     bits: int
+    scales: NDArray[np.float32]
     bias: NDArray[np.int64]
+    shift: int
     offset: int
     padding: tuple[int, int]
 
@@ -108,17 +114,21 @@ class CLayer:
         return (padded[::2] | padded[1::2] << 4).astype(np.uint8)
 
 
-def c_layers(model: nn.Module, stored: Sequence[StoredLayer]) -> tuple[CLayer, ...]:
+def c_layers(network: Quantized) -> tuple[CLayer, ...]:
     """Return the layers of a network as integers.
+
+    Args:
+        network: without batch norms, see `quant_core.export.norms`.
 
     Raises:
         InputError: a layer that integer engines for microcontrollers cannot run; every one is named.
     """
-    called = [each for each in stored if each.layer.calls]
-    faults = [f"layer {each.layer.name!r}: {fault}" for each in called if (fault := _fault(model.get_submodule(each.layer.name), each))]
+    called = [each for each in network.stored if each.layer.calls]
+    modules = {each.layer.name: network.base.get_submodule(each.layer.name) for each in called}
+    faults = [f"layer {each.layer.name!r}: {fault}" for each in called if (fault := _fault(modules[each.layer.name], each))]
     if faults:
         raise InputError("; ".join(faults) + ".")
-    return tuple(_layer(model.get_submodule(each.layer.name), each) for each in called)
+    return tuple(_layer(modules[each.layer.name], each) for each in called)
 
 
 def _fault(module: Any, stored: StoredLayer) -> str:
@@ -138,12 +148,16 @@ def _layer(module: Any, stored: StoredLayer) -> CLayer:
     assert stored.encoded is not None
     assert stored.encoded.scale is not None
     assert stored.grid is not None
+    scale, zero_point, low, high = stored.grid
     integers = (stored.encoded.codes.numpy().astype(np.int64) + stored.encoded.low).reshape(stored.layer.weight_shape)
-    steps = stored.encoded.scale.numpy().reshape(-1).astype(np.float64) * stored.grid[0]
+    scales = stored.encoded.scale.numpy().reshape(-1)
     bias = np.zeros(stored.layer.out_channels) if stored.bias is None else stored.bias.numpy().astype(np.float64)
-    rounded = np.clip(np.rint(bias / steps), -(2**31), 2**31 - 1).astype(np.int64)
-    offset = 128 if stored.grid[2] >= 0 else 0
-    return CLayer(stored, integers, 4 if stored.policy.weight.bits <= 4 else 8, rounded, offset, _padding(module, stored))
+    bias = bias / (scales.astype(np.float64) * scale)
+    largest = np.abs(integers).reshape(len(bias), -1).sum(axis=1) * max(high - zero_point, zero_point - low) + np.abs(bias) + 1
+    shift = int(np.clip(np.floor(31 - np.log2(largest.max())), 0, _MOST_SHIFT))
+    rounded = np.clip(np.rint(bias * 2.0**shift), -(2**31), 2**31 - 1).astype(np.int64)
+    bits, offset = 4 if stored.policy.weight.bits <= 4 else 8, 128 if low >= 0 else 0
+    return CLayer(stored, integers, bits, scales, rounded, shift, offset, _padding(module, stored))
 
 
 def _padding(module: Any, stored: StoredLayer) -> tuple[int, int]:
@@ -159,12 +173,7 @@ def header(layers: Sequence[CLayer], title: str) -> str:
     """Return the text of `bitfront_model.h`."""
     parts = [f"/* {title} Written by bitfront. */", "#ifndef BITFRONT_MODEL_H", "#define BITFRONT_MODEL_H", TYPES]
     for each in layers:
-        assert each.stored.encoded is not None
-        assert each.stored.encoded.scale is not None
-        scales = [
-            f"{value:.9g}f" if "." in f"{value:.9g}" or "e" in f"{value:.9g}" else f"{value:.9g}.0f"
-            for value in each.stored.encoded.scale.numpy().reshape(-1)
-        ]
+        scales = [f"{value:.8e}f" for value in each.scales]
         parts += [
             _array("uint8_t", f"bitfront_{each.identifier}_weights", [str(value) for value in each.packed()]),
             _array("float", f"bitfront_{each.identifier}_scales", scales),
@@ -178,14 +187,12 @@ def header(layers: Sequence[CLayer], title: str) -> str:
 def _row(each: CLayer) -> str:
     layer, grid = each.stored.layer, each.stored.grid
     assert grid is not None
-    assert each.stored.encoded is not None
-    assert each.stored.encoded.scale is not None
     kernel, stride, dilation = (value or (1, 1) for value in (layer.kernel, layer.stride, layer.dilation))
     shape = (KINDS[layer.kind], layer.in_channels, layer.out_channels, *kernel, *stride, *each.padding, *dilation, layer.groups)
-    numbers = ", ".join(map(str, (*shape, each.bits, each.stored.encoded.scale.numel())))
+    numbers = ", ".join(map(str, (*shape, each.bits, len(each.scales))))
     arrays = ", ".join(f"bitfront_{each.identifier}_{what}" for what in ("weights", "scales", "bias"))
-    grid_text = ", ".join(str(value - each.offset) for value in grid[1:])
-    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {grid_text}}}'
+    codes = ", ".join(str(value - each.offset) for value in grid[1:])
+    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {codes}, {each.shift}}}'
 
 
 def _array(kind: str, name: str, values: Sequence[str]) -> str:

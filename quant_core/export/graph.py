@@ -1,19 +1,17 @@
 """A network quantized by a policy as an ONNX graph: QuantizeLinear and DequantizeLinear around float operators (QDQ)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
-from torch import nn
 
 from quant_core.errors import BitfrontError, InputError
 from quant_core.export import marks
 from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import Pieces, refusal, weight
-from quant_core.export.stored import Grid, StoredLayer, installed
+from quant_core.export.stored import Grid, Quantized, StoredLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,25 +31,24 @@ class Graph:
     notes: tuple[str, ...]
 
 
-def quantized_graph(model: nn.Module, stored: Sequence[StoredLayer], example: Any, allow_dequantized: bool = False) -> Graph:
+def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Graph:
     """Return the ONNX graph of a network.
 
     Args:
-        model: the network with batch norms folded, in eval mode; nothing in it quantizes inputs.
-        stored: its layers as the simulation quantizes them.
-        example: one batch of model inputs.
+        network: a network and its layers as the simulation quantizes them.
         allow_dequantized: put weights that ONNX cannot say into the graph as float constants of their quantized values.
 
     Raises:
         InputError: a weight or an activation that ONNX cannot say (every one is named), or an operator.
         BitfrontError: the graph is not valid.
     """
-    faults = [f"layer {each.layer.name!r}: {fault}" for each in stored for fault in _faults(each, allow_dequantized)]
+    faults = [f"layer {each.layer.name!r}: {fault}" for each in network.stored for fault in _faults(each, allow_dequantized)]
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
-    by_name = {each.layer.name: each for each in stored}
+    by_name = {each.layer.name: each for each in network.stored}
     quantized = [name for name, each in by_name.items() if each.encoded is not None and not refusal(each.policy.weight)]
-    graph = marks.traced(installed(model, stored), example, quantized, [name for name, each in by_name.items() if each.grid is not None])
+    gridded = [name for name, each in by_name.items() if each.grid is not None]
+    graph = marks.traced(network.plain, network.example, quantized, gridded)
     pieces = _replace_marks(graph.graph, by_name)
     _finish(graph, pieces)
     names = {each.name for each in pieces.constants}

@@ -1,8 +1,9 @@
-"""`StoredLayer`: what one layer of a quantized network holds, the very codes, scales, bias and activation grid of the simulation."""
+"""`Quantized`: a quantized network with what every layer holds, the very codes, scales, bias and activation grid of the simulation."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from quant_core.activation import ActivationQuantizer
 from quant_core.codecs import Encoded
 from quant_core.errors import BitfrontError
+from quant_core.fold import fold_batch_norm
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.ptq import PostTraining
 from quant_core.quantize import decode
-from quant_core.spec import FLOAT
+from quant_core.spec import FLOAT, QuantSpec
 
 Grid = tuple[float, int, int, int]
 """Scale, zero point, smallest and largest code of a static activation."""
@@ -45,6 +47,39 @@ class StoredLayer:
         return self.layer.tied_to or self.layer.name
 
 
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A network under a policy, as it was measured and as it is stored: what exporters write.
+
+    Attributes:
+        simulation: computes with quantized weights and inputs. An engine's own network stays so until it applies another policy.
+        base: the same network without weights and biases of `stored`; nothing in it quantizes inputs.
+        stored: every layer, in network order.
+        example: one batch of model inputs.
+        notes: what the user should know.
+    """
+
+    simulation: nn.Module
+    base: nn.Module
+    stored: tuple[StoredLayer, ...]
+    example: Any
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> nn.Module:
+        """A network that holds the weights and biases of `stored` and quantizes no input."""
+        return installed(self.base, self.stored)
+
+
+def post_training(engine: PostTraining, network: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:
+    """Return `network` quantized by `policy` without training, as `engine`, which was made of it, simulates it.
+
+    Raises:
+        BitfrontError: codes do not decode to the weight that the simulation uses.
+    """
+    return Quantized(engine.apply(policy), fold_batch_norm(network, example), stored_layers(engine, layers, policy), example)
+
+
 def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
     """Return every layer as `engine` simulates `policy`, in network order.
 
@@ -60,13 +95,22 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
             wanted = LayerPolicy(FLOAT, FLOAT)
         encoded = None if wanted.weight.is_float else engine.encoded(layer.name, wanted.weight)
         if encoded is not None:
-            again = decode(encoded, wanted.weight, layer.weight_shape, channel_axis=layer.channel_axis)
-            if not torch.equal(again.to(weight.dtype), weight):
-                raise BitfrontError(f"layer {layer.name!r}: the codes of {wanted.weight} do not give the simulated weight; report this.")
+            require_same(layer, wanted.weight, encoded, weight)
         found.append(
             StoredLayer(layer, wanted, weight, encoded, None if bias is None else bias.detach().clone(), _grid(engine, layer, wanted))
         )
     return tuple(found)
+
+
+def require_same(layer: Layer, spec: QuantSpec, encoded: Encoded, weight: Tensor) -> None:
+    """Refuse codes that are not the weight of the simulation.
+
+    Raises:
+        BitfrontError: they differ in a bit.
+    """
+    again = decode(encoded, spec, layer.weight_shape, channel_axis=layer.channel_axis)
+    if not torch.equal(again.to(weight.dtype), weight):
+        raise BitfrontError(f"layer {layer.name!r}: the codes of {spec} do not give the simulated weight; report this.")
 
 
 def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:

@@ -54,9 +54,7 @@ def train(
     inputs = list(calib)
     if not inputs:
         raise InputError("the calibration split is empty; give at least one batch.")
-    student = copy.deepcopy(model).eval()
-    if config.batch_norm == "fold":
-        student = fold_batch_norm(student, inputs[0])
+    student = starting(model, config, inputs[0])
     if start is not None:
         _load(student, start)
     if not any(parameter.requires_grad for parameter in student.parameters()):
@@ -64,6 +62,11 @@ def train(
     statistics = collect(student, trace(student, inputs[0]), inputs)
     prepared = prepare(student, policy, config.method, statistics=statistics)
     return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)
+
+
+def starting(model: nn.Module, config: QatConfig, example: Any) -> nn.Module:
+    """Return a copy of `model` as training prepares it: in eval mode, its batch norms folded where `config` says so."""
+    return fold_batch_norm(model, example) if config.batch_norm == "fold" else copy.deepcopy(model).eval()
 
 
 def _load(model: nn.Module, start: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from quant_core.layer import Layer
 from quant_core.policy import Policy
 
 if TYPE_CHECKING:
-    from search.evaluator import Evaluator
+    from quant_core.export.stored import Quantized
     from search.experiment import Experiment
     from search.record import SweepRecord, TrialRecord
     from search.task import Task
@@ -32,7 +32,7 @@ class Bundle:
     Attributes:
         policy, layers: what is exported; layers in network order.
         experiment, task: where it comes from.
-        evaluator: quantizes (`evaluator.engine.apply(policy)`) and measures.
+        network: the trial's network as it was measured, with everything that it stores; the same at every fidelity.
         record, trial: the sweep and the trial that was picked.
         metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
         allow_dequantized: what the format cannot say may be stored as float constants of the quantized values.
@@ -42,7 +42,7 @@ class Bundle:
     layers: tuple[Layer, ...]
     experiment: "Experiment"
     task: "Task"
-    evaluator: "Evaluator"
+    network: "Quantized"
     record: "SweepRecord"
     trial: "TrialRecord"
     metrics: Mapping[str, Mapping[str, float]]

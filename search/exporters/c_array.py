@@ -1,12 +1,13 @@
-"""`bitfront_model.h` and `bitfront_kernels.h`: integer weights for microcontrollers, compiled and run here on inputs of the test split."""
+"""`bitfront_model.h` and `bitfront_kernels.h`: integer weights for microcontrollers, compiled and run here on the test split."""
 
-import copy
+import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,20 @@ from torch.func import functional_call
 
 from quant_core.errors import BitfrontError
 from quant_core.export.c_array import KERNEL, CLayer, c_layers, header
-from quant_core.export.stored import stored_layers
+from quant_core.export.norms import norms_into_scales
+from quant_core.export.stored import Quantized
 from quant_core.files import write_text
 from quant_core.forward import forward
-from search.evaluator import take
 from search.exporters import Bundle, Exported
+from search.exporters.verify import compare, require_close
 
 FILE, KERNELS = "bitfront_model.h", "bitfront_kernels.h"
-EXAMPLES = 2
+MACS = 1_000_000_000
+"""Multiply-accumulates that the plain C loops are given: as many test examples are run as fit, two at least."""
 Integers = NDArray[np.int64]
+Job = tuple[int, Integers, tuple[int, ...]]
+"""Layer, input codes [channels, H, W] or [rows, channels], shape of the output [H, W, channels]."""
+RunC = Callable[[Sequence[Job]], list[Integers]]
 
 _MAIN = """#include <stdio.h>
 #include <stdlib.h>
@@ -47,85 +53,96 @@ int main(void) {
 """
 
 
+@dataclass
+class Tally:
+    """Integers that were compared, and the layers whose were not equal."""
+
+    compared: int = 0
+    wrong: tuple[str, ...] = ()
+
+
 def export(bundle: Bundle, folder: Path) -> Exported:
-    """Write both headers, compile them with the system's C compiler, and compare every layer's integers with torch's.
+    """Write both headers, compile them with the system's C compiler and run every layer of test examples through them.
+
+    Every integer is compared with torch's. What lies between the layers is float here, as in the simulation; scales and rounded biases
+    are the header's.
 
     Raises:
         InputError: a layer that these integers cannot hold.
-        BitfrontError: no C compiler, or an integer differs.
+        BitfrontError: no C compiler, an integer differs, or outputs are not the simulation's.
     """
-    stored = stored_layers(bundle.evaluator.engine, bundle.layers, bundle.policy)
-    model = bundle.evaluator.engine.apply(bundle.policy)
-    layers = c_layers(model, stored)
+    network = norms_into_scales(bundle.network)
+    layers = c_layers(network)
     write_text(folder / FILE, header(layers, f"Policy {bundle.policy.id} for {bundle.experiment.task.name}."))
     write_text(folder / KERNELS, KERNEL)
-    seen = _inputs(bundle, model, layers)
-    jobs = [(i, _codes(layers[i], example)) for i, batch in enumerate(seen) for example in batch]
-    expected = [_expected(model.get_submodule(layers[i].stored.layer.name), layers[i], codes) for i, codes in jobs]
-    found = run_c(folder, [(i, codes, each.shape) for (i, codes), each in zip(jobs, expected, strict=True)])
-    wrong = sorted({layers[i].stored.layer.name for (i, _), a, b in zip(jobs, expected, found, strict=True) if not np.array_equal(a, b)})
-    if wrong:
-        raise BitfrontError(f"the compiled C code gives other integers than torch in {', '.join(wrong)}; report this.")
+    tally, examples = Tally(), max(2, MACS // max(1, sum(each.macs for each in bundle.layers)))
+    with compiled(folder) as run:
+        model = _with_c_layers(network, layers, run, tally)
+        found = compare(bundle, lambda inputs: forward(model, inputs), examples)
+    if tally.wrong:
+        raise BitfrontError(f"the compiled C code gives other integers than torch in {', '.join(tally.wrong)}; report this.")
+    require_close(found, bundle.network.stored, "the compiled C code", spare=1)
     carried = [each.stored.layer.name for each in layers if each.bits != each.stored.policy.weight.bits]
     notes = (f"weights of other than 8 or 4 bits are carried in the next of these: {', '.join(carried)}",) if carried else ()
-    arrays = sum(len(each.packed()) + 4 * len(each.bias) + 4 * _scales(each) for each in layers)
-    return Exported(
-        (FILE, KERNELS), {"integers_compared": sum(each.size for each in expected), "integers_different": 0, "array_bytes": arrays}, notes
-    )
+    arrays = sum(len(each.packed()) + 4 * len(each.bias) + 4 * len(each.scales) for each in layers)
+    integers = {"integers_compared": tally.compared, "integers_different": 0, "array_bytes": arrays}
+    return Exported((FILE, KERNELS), found.checks | integers, notes)
 
 
-def _scales(layer: CLayer) -> int:
-    assert layer.stored.encoded is not None
-    assert layer.stored.encoded.scale is not None
-    return layer.stored.encoded.scale.numel()
+def _with_c_layers(network: Quantized, layers: Sequence[CLayer], run: RunC, tally: Tally) -> nn.Module:
+    """Return the network with its layers in C."""
+    model = network.plain.eval()
+    for i, layer in enumerate(layers):
+        parent, _, name = layer.stored.layer.name.rpartition(".")
+        own = model.get_submodule(layer.stored.layer.name)
+        setattr(model.get_submodule(parent), name, _InC(own, i, layer, run, tally))
+    return model
 
 
-def _inputs(bundle: Bundle, model: nn.Module, layers: Sequence[CLayer]) -> list[Tensor]:
-    """Return the quantized input of every layer for a few test examples, of its first call."""
-    seen: dict[str, Tensor] = {}
+class _InC(nn.Module):
+    """One layer computed by the compiled code: floats in, codes, integers, floats out."""
 
-    def watch(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, args[0].detach().clone())
+    def __init__(self, own: nn.Module, index: int, layer: CLayer, run: RunC, tally: Tally) -> None:
+        super().__init__()
+        self.own, self.index, self.layer, self.run, self.tally = own.double(), index, layer, run, tally
 
-        return hook
+    def forward(self, x: Tensor) -> Tensor:
+        """Return acc in_scale weight_scale / 2^acc_shift, the shape of the layer's output."""
+        layer = self.layer
+        assert layer.stored.grid is not None
+        scale, zero_point, low, high = layer.stored.grid
+        codes = (x * (1.0 / scale)).round().add(zero_point).clamp(low, high)
+        wanted = self._torch(codes - zero_point)
+        found = self._c(codes.numpy().astype(np.int64) - layer.offset, wanted)
+        self.tally.compared += wanted.numel()
+        name = layer.stored.layer.name
+        if not torch.equal(found, wanted) and name not in self.tally.wrong:
+            self.tally.wrong += (name,)
+        steps = torch.from_numpy(layer.scales.astype(np.float64) * scale / 2**layer.shift)
+        return (found * (steps.view(-1, 1, 1) if layer.stored.layer.kernel else steps)).to(x.dtype)
 
-    handles = [model.get_submodule(each.stored.layer.name).register_forward_pre_hook(watch(each.stored.layer.name)) for each in layers]
-    try:
-        with torch.inference_mode():
-            forward(model, take(bundle.task.test, EXAMPLES)[0][0])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [seen[each.stored.layer.name] for each in layers]
+    def _torch(self, integers: Tensor) -> Tensor:
+        """Return torch's sums for the same integers, in float64, which holds them exactly."""
+        layer, bias = self.layer, torch.from_numpy(self.layer.bias).double()
+        self.own.register_parameter("bias", nn.Parameter(torch.zeros_like(bias), requires_grad=False))
+        parameters = {"weight": torch.from_numpy(layer.integers << layer.shift).double(), "bias": bias}
+        found: Tensor = functional_call(self.own, parameters, (integers.double(),))
+        return found
 
-
-def _codes(layer: CLayer, example: Tensor) -> Integers:
-    """Return the integers that one example's quantized input stands for, [channels, H, W] or [rows, channels]."""
-    assert layer.stored.grid is not None
-    scale, zero_point, _, _ = layer.stored.grid
-    codes: Integers = np.rint(example.numpy().astype(np.float64) / scale).astype(np.int64) + zero_point - layer.offset
-    return codes if layer.stored.layer.kernel else codes.reshape(-1, codes.shape[-1])
-
-
-def _expected(module: nn.Module, layer: CLayer, codes: Integers) -> Integers:
-    """Return torch's outputs [H, W, channels] for the same integers, in float64, which holds them exactly."""
-    assert layer.stored.grid is not None
-    values = torch.from_numpy(codes + layer.offset - layer.stored.grid[1]).double()
-    parameters = {"weight": torch.from_numpy(layer.integers).double(), "bias": torch.from_numpy(layer.bias).double()}
-    own = copy.deepcopy(module)
-    own._forward_pre_hooks.clear()
-    own._forward_pre_hooks_with_kwargs.clear()
-    own.register_parameter("bias", nn.Parameter(torch.zeros(len(layer.bias))))
-    with torch.inference_mode():
-        found = functional_call(own, parameters, (values[None],))[0]
-    moved = found.permute(1, 2, 0) if layer.stored.layer.kernel else found[:, None, :]
-    integers: Integers = moved.numpy().round().astype(np.int64)
-    return integers
+    def _c(self, codes: Integers, like: Tensor) -> Tensor:
+        """Return the compiled code's sums, the shape of `like`."""
+        if not self.layer.stored.layer.kernel:
+            rows = codes.reshape(-1, codes.shape[-1])
+            (sums,) = self.run([(self.index, rows, (len(rows), 1, like.shape[-1]))])
+            return torch.from_numpy(sums).double().reshape(like.shape)
+        shape = (*like.shape[2:], like.shape[1])
+        examples = self.run([(self.index, example, shape) for example in codes])
+        return torch.from_numpy(np.stack(examples)).permute(0, 3, 1, 2).double()
 
 
-def run_c(folder: Path, jobs: Sequence[tuple[int, Integers, tuple[int, ...]]]) -> list[Integers]:
-    """Compile the headers in `folder` and run (layer, input codes, shape of the output) of every job.
+@contextmanager
+def compiled(folder: Path) -> Iterator[RunC]:
+    """Compile the headers in `folder`; yield what runs jobs.
 
     Raises:
         BitfrontError: there is no C compiler, or it or the program fails.
@@ -133,21 +150,29 @@ def run_c(folder: Path, jobs: Sequence[tuple[int, Integers, tuple[int, ...]]]) -
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise BitfrontError("no C compiler (cc, gcc, clang) to verify the header with; install one.")
+    with tempfile.TemporaryDirectory() as scratch:
+        source, program = Path(scratch, "main.c"), Path(scratch, "main")
+        source.write_text(_MAIN, encoding="utf-8")
+        flags = ["-O2", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{folder}"]
+        _called([compiler, *flags, str(source), "-o", str(program)], b"")
+        yield lambda jobs: _run(program, jobs)
+
+
+def _called(command: Sequence[str], given: bytes) -> bytes:
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    if done.returncode:
+        raise BitfrontError(f"{Path(command[0]).name} failed: {done.stderr.decode(errors='replace').strip()[:500]}")
+    return done.stdout
+
+
+def _run(program: Path, jobs: Sequence[Job]) -> list[Integers]:
     pieces = []
     for index, codes, (out_h, out_w, _) in jobs:
         pixels = codes.transpose(1, 2, 0) if codes.ndim == 3 else codes[:, None, :]
         pieces.append(np.array([index, *pixels.shape[:2], out_h, out_w], dtype="<i4").tobytes() + pixels.astype(np.int8).tobytes())
-    with tempfile.TemporaryDirectory() as scratch:
-        source, program = Path(scratch, "main.c"), Path(scratch, "main")
-        source.write_text(_MAIN, encoding="utf-8")
-        flags = ["-O1", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{folder}"]
-        for command, given in (([compiler, *flags, str(source), "-o", str(program)], b""), ([str(program)], b"".join(pieces))):
-            done = subprocess.run(command, input=given, capture_output=True, check=False)
-            if done.returncode:
-                raise BitfrontError(f"{Path(command[0]).name} failed: {done.stderr.decode(errors='replace').strip()[:500]}")
-    values, found, position = np.frombuffer(done.stdout, dtype="<i4"), [], 0
+    values, found, position = np.frombuffer(_called([str(program)], b"".join(pieces)), dtype="<i4"), [], 0
     for _, _, shape in jobs:
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         found.append(values[position : position + count].reshape(shape).astype(np.int64))
         position += count
     return found

@@ -1,6 +1,6 @@
 """Running what was exported on the test split, beside the simulation that the search measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,18 @@ import torch
 from torch import Tensor
 
 from quant_core.errors import BitfrontError
+from quant_core.export.stored import StoredLayer
 from quant_core.forward import forward
 from search.evaluator import take
 from search.exporters import Bundle
 
 Run = Callable[[Any], Tensor]
+AGREEMENT_8_BITS, AGREEMENT = 0.999, 0.99
+"""Share of predictions whose largest output is the same, where nothing has fewer than 8 bits, and below."""
+DIFFERENCE = 0.1
+"""Of the largest output: one activation that lies between two codes may take the other one."""
+DIFFERENCE_WEIGHTS = 1e-3
+"""Of the largest output, where activations are float: nothing but the order of sums differs."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +51,40 @@ class Compared:
             "predictions": float(self.count),
         }
 
-    def within(self, agreement: float, difference: float) -> bool:
-        """Tell whether top-1 agrees on a share of `agreement`, and outputs up to `difference` times the largest output."""
-        return self.top1_agreement >= agreement and self.difference <= difference * self.largest
+    def close(self, stored: Sequence[StoredLayer], spare: int = 0) -> bool:
+        """Tell whether top-1 and outputs agree as they must for such layers; `spare` predictions may differ in any case."""
+        specs = [spec for each in stored for spec in (each.policy.weight, each.policy.activation) if not spec.is_float]
+        agreement = AGREEMENT_8_BITS if all(spec.bits >= 8 for spec in specs) else AGREEMENT
+        difference = DIFFERENCE_WEIGHTS if all(each.grid is None for each in stored) else DIFFERENCE
+        apart = round((1.0 - self.top1_agreement) * self.count)
+        return apart <= max(spare, (1.0 - agreement) * self.count) and self.difference <= difference * self.largest
+
+    def __str__(self) -> str:
+        share = f"top-1 agrees on {self.top1_agreement:.2%} of {self.count}"
+        return f"{share}, outputs differ by up to {self.difference:.3g} of {self.largest:.3g}"
 
 
-def compare(bundle: Bundle, run: Run) -> Compared:
-    """Run `run` and the simulation on the test split.
+def require_close(found: Compared, stored: Sequence[StoredLayer], runtime: str, spare: int = 0) -> None:
+    """Refuse outputs that are not the simulation's.
+
+    Raises:
+        BitfrontError: they are past the tolerance.
+    """
+    if not found.close(stored, spare):
+        raise BitfrontError(f"{runtime} does not give what the search measured: {found}. Nothing was written.")
+
+
+def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
+    """Run `run` and the simulation on the test split, or on the first `examples` of it.
 
     Raises:
         BitfrontError: outputs of another shape, or not finite.
     """
-    model = bundle.evaluator.engine.apply(bundle.policy)
+    model = bundle.network.simulation
     score = difference = largest = 0.0
     scored = agreed = count = 0
     with torch.inference_mode():
-        for inputs, targets in take(bundle.task.test, bundle.experiment.evaluate.test):
+        for inputs, targets in take(take(bundle.task.test, bundle.experiment.evaluate.test), examples):
             wanted, found = forward(model, inputs), run(inputs)
             if wanted.shape != found.shape or not bool(torch.isfinite(found).all()):
                 raise BitfrontError(

@@ -56,7 +56,7 @@ def register_policy(uri: str, bundle: Bundle, name: str, folder: Path) -> Export
     checks = onnx_qdq.export(bundle, folder).checks
     policy_json.export(bundle, folder)
     unfused = checks["onnxruntime_options"] != "default"
-    example = _arrays(bundle.evaluator.calib[0])
+    example = _arrays(bundle.network.example)
     outputs = Session(folder / onnx_qdq.FILE, list(example), fuse=not unfused).arrays(example)
     client = connect(uri, Path(bundle.experiment.track.uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite") else Path())
     with reported(uri), _at(uri):
@@ -84,7 +84,7 @@ def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path
                 name="model",
                 registered_model_name=name,
                 signature=signature,
-                input_example={key: each[:EXAMPLES] for key, each in _arrays(bundle.evaluator.calib[0]).items()},
+                input_example={key: each[:EXAMPLES] for key, each in _arrays(bundle.network.example).items()},
                 pip_requirements=[f"{key}=={value}" for key, value in versions().items()],
                 onnx_execution_providers=["CPUExecutionProvider"],
                 onnx_session_options={"extra_session_config": {"session.disable_quant_qdq": "1"}} if unfused else None,

@@ -12,7 +12,7 @@ from quant_core.errors import InputError
 from quant_core.export.carriers import Carrier, tensor, weight_carrier
 from quant_core.export.graph import Graph, divisor, quantized_graph
 from quant_core.export.runtime import Session
-from quant_core.export.stored import StoredLayer, stored_layers
+from quant_core.export.stored import StoredLayer, post_training
 from quant_core.policy import Policy, parse_layer_policy
 from quant_core.ptq import PostTraining
 from quant_core.size import weight_bytes
@@ -50,6 +50,8 @@ class Texts(nn.Module):
 
 
 X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+networks: dict[PostTraining, nn.Module] = {}
+"""Of every engine, what it was made of."""
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,23 @@ def mixed() -> PostTraining:
         model = Mixed()
         model(X)  # gives the batch norm statistics
         model.eval()
-    return PostTraining(model, trace(model, X), [X], X)
+    return calibrated(model, X)
 
 
 def exported(engine: PostTraining, text: str, inputs: Tensor, *, allow: bool = False) -> tuple[Graph, Tensor, tuple[StoredLayer, ...]]:
     """Return the graph of one uniform policy, and what the simulation gives."""
     layers = list(engine._layers.values())
     policy = Policy({each.name: parse_layer_policy(text) for each in layers})
-    stored = stored_layers(engine, layers, policy)
-    graph = quantized_graph(engine.restore(), stored, inputs, allow)
+    network = post_training(engine, networks[engine], layers, policy, inputs)
+    graph = quantized_graph(network, allow)
     with torch.no_grad():
-        return graph, engine.apply(policy)(inputs), stored
+        return graph, network.simulation(inputs), network.stored
+
+
+def calibrated(model: nn.Module, inputs: Tensor) -> PostTraining:
+    engine = PostTraining(model, trace(model, inputs), [inputs], inputs)
+    networks[engine] = model
+    return engine
 
 
 WEIGHTS = (
@@ -134,7 +142,7 @@ def test_a_tied_weight_is_stored_once() -> None:
     torch.manual_seed(0)
     tokens = torch.randint(20, (4, 7))
     model = Texts().eval()
-    engine = PostTraining(model, trace(model, tokens), [tokens], tokens)
+    engine = calibrated(model, tokens)
     graph, wanted, _ = exported(engine, "weight=int8:channel,activation=int8:tensor", tokens)
     assert sum(each.name.endswith(".codes") for each in graph.model.graph.initializer) == 1
     found = Session(graph.model.SerializeToString(), ["input"], fuse=False)(tokens)
@@ -182,7 +190,7 @@ def test_an_operator_without_onnx_is_refused() -> None:
             return torch.special.i0e(self.layer(x))
 
     model, x = Strange().eval(), torch.rand(2, 4)
-    engine = PostTraining(model, trace(model, x), [x], x)
+    engine = calibrated(model, x)
     with pytest.raises(InputError, match=r"ONNX cannot say this network: .*i0e.*Use safetensors"):
         exported(engine, "weight=int8:channel", x)
 

@@ -110,7 +110,7 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
     promised = packed["modelled_weight_bytes"] + packed["other_bytes"]
     assert promised <= (out / "model.safetensors").stat().st_size <= 1.01 * promised + 4096
     bundle = open_bundle(uri, "one", report["id"], None)
-    model = bundle.evaluator.engine.apply(bundle.policy)
+    model = bundle.network.plain
     read = load_packed(out / "model.safetensors")
     assert set(read) == set(model.state_dict())
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
@@ -244,16 +244,6 @@ def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_trained_weights_are_not_passed_off_as_quantized_ones(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = tracking.read(uri, "one")
-    trials = tuple(dataclasses.replace(each, result=dataclasses.replace(each.result, fidelity="qat")) for each in record.trials)
-    trained = dataclasses.replace(record, trials=trials)
-    monkeypatch.setattr(exporting.tracking, "read", lambda *_: trained)
-    with pytest.raises(BitfrontError, match=r"fidelity qat\), and onnx holds weights.*export one of policy, card, vllm"):
-        export(uri, "one", "knee", ["policy", "onnx"], tmp_path / "new")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -343,6 +333,6 @@ def test_a_registered_policy_loads_back_with_the_same_outputs(call: Call, uri: s
     assert "(-1, 12)" in signature
     assert metadata["policy"] == bundle.policy.id
     assert example == ["input"]
-    found, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.evaluator.engine.apply(bundle.policy)(inputs)
+    found, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.network.simulation(inputs)
     assert float((found.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.99
     assert float((found - wanted).abs().max()) <= 0.1 * float(wanted.abs().max())

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from quant_core.errors import BitfrontError, InputError
 from quant_core.export.c_array import KERNEL, c_layers, header
-from quant_core.export.stored import stored_layers
+from quant_core.export.stored import Quantized, post_training
 from quant_core.policy import Policy, parse_layer_policy
 from quant_core.ptq import PostTraining
 from quant_core.trace import trace
-from search.exporters.c_array import FILE, KERNELS, run_c
+from search.exporters.c_array import FILE, KERNELS, compiled
 
 
 class Kinds(nn.Module):
@@ -34,11 +34,14 @@ class Kinds(nn.Module):
 X = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
 
 
-def engine() -> PostTraining:
+def quantized(text: str) -> Quantized:
+    """Return the network under one policy for all layers."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = Kinds().eval()
-    return PostTraining(model, trace(model, X), [X], X)
+    layers = trace(model, X)
+    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    return post_training(PostTraining(model, layers, [X], X), model, layers, policy, X)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +53,7 @@ def engine() -> PostTraining:
     ],
 )
 def test_compiled_integers_equal_torchs(tmp_path: Path, text: str) -> None:
-    made = engine()
-    layers = trace(made.model, X)
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
-    model = made.apply(policy)
-    found = c_layers(model, stored_layers(made, layers, policy))
+    found = c_layers(quantized(text))
     (tmp_path / FILE).write_text(header(found, "A test."))
     (tmp_path / KERNELS).write_text(KERNEL)
     rng = np.random.default_rng(0)
@@ -66,18 +65,19 @@ def test_compiled_integers_equal_torchs(tmp_path: Path, text: str) -> None:
         shape = {"conv": (4, 9, 8), "grouped": (6, 5, 7), "depthwise": (4, 5, 7), "linear": (11, 5)}[each.stored.layer.name]
         codes = rng.integers(low, high + 1, shape)
         values = torch.from_numpy(codes - (each.stored.grid[1] - each.offset)).double()
-        weight, bias = torch.from_numpy(each.integers).double(), torch.from_numpy(each.bias).double()
+        weight, bias = torch.from_numpy(each.integers << each.shift).double(), torch.from_numpy(each.bias).double()
         if each.stored.layer.name == "linear":
             out = functional.linear(values, weight, bias)[:, None, :]
         else:
-            module = getattr(made.model, each.stored.layer.name)
+            module = getattr(Kinds(), each.stored.layer.name)
             padded = functional.conv2d(values[None], weight, bias, module.stride, module.padding, module.dilation, module.groups)
             out = padded[0].permute(1, 2, 0)
         jobs.append((i, codes, tuple(out.shape)))
         wanted.append(out.numpy().astype(np.int64))
     assert any(each.bias.any() for each in found), "biases are compared too"
-    for each, one, other in zip(found, run_c(tmp_path, jobs), wanted, strict=True):
-        assert np.array_equal(one, other), each.stored.layer.name
+    with compiled(tmp_path) as run:
+        for each, one, other in zip(found, run(jobs), wanted, strict=True):
+            assert np.array_equal(one, other), each.stored.layer.name
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,27 @@ def test_compiled_integers_equal_torchs(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_what_integers_cannot_hold_is_refused(text: str, message: str) -> None:
-    made = engine()
-    layers = trace(made.model, X)
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
     with pytest.raises(InputError, match=f"layer 'conv': .*{message}"):
-        c_layers(made.model, stored_layers(made, layers, policy))
+        c_layers(quantized(text))
+
+
+@pytest.mark.parametrize("text", ["weight=int8:channel,activation=int8:tensor", "weight=int2:channel,activation=int2:tensor"])
+def test_biases_are_fine_and_sums_fit_32_bits(text: str) -> None:
+    """With two bits a step of input scale x weight scale is a large part of a bias; sums have bits to spare for it."""
+    for each in c_layers(quantized(text)):
+        assert each.stored.grid is not None
+        assert each.stored.encoded is not None
+        assert each.stored.encoded.scale is not None
+        scale, zero_point, low, high = each.stored.grid
+        steps = each.stored.encoded.scale.double().numpy().reshape(-1) * scale / 2.0**each.shift
+        bias = np.zeros(len(each.bias)) if each.stored.bias is None else each.stored.bias.double().numpy()
+        assert np.abs(each.bias * steps - bias).max() <= 0.5 * steps.max()
+        assert steps.max() < 1e-4
+        worst = np.abs(each.integers).reshape(len(bias), -1).sum(axis=1) * max(high - zero_point, zero_point - low) << each.shift
+        assert (worst + np.abs(each.bias)).max() < 2**31
 
 
 def test_without_a_compiler_nothing_is_called_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BitfrontError, match="no C compiler"):
-        run_c(tmp_path, [])
+    with pytest.raises(BitfrontError, match="no C compiler"), compiled(tmp_path):
+        pass

@@ -1,0 +1,88 @@
+"""The files of a safetensors export read back into a network: packed weights, biases, and quantizers of the inputs."""
+
+import copy
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from quant_core.activation import ActivationQuantizer, to_grid
+from quant_core.errors import InputError
+from quant_core.fold import fold_batch_norm
+from quant_core.packed_file import load_packed
+from quant_core.spec import SpecError, parse
+
+WEIGHTS, ACTIVATIONS = "model.safetensors", "activations.json"
+COUNTS = ".num_batches_tracked"
+"""What batch norms count while they train; it is not stored, and computes nothing afterwards."""
+
+
+def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
+    """Return a copy of `network` with what `bitfront export -f safetensors` wrote into `folder`, in eval mode; it quantizes its inputs.
+
+    Args:
+        folder: with `model.safetensors` and `activations.json`.
+        network: as it was quantized; its values do not matter.
+        example: one batch of model inputs.
+
+    Raises:
+        InputError: the files are damaged, or of another network.
+    """
+    tensors, grids = load_packed(folder / WEIGHTS), _grids(folder / ACTIVATIONS)
+    tensors |= {name: tensors[owner] for name, owner in grids["tied"].items()}
+    model = fold_batch_norm(network, example)
+    if _strange(model, tensors):  # training leaves batch norms in place
+        model = copy.deepcopy(network).eval()
+    if wrong := _strange(model, tensors):
+        raise InputError(f"{folder / WEIGHTS} is of another network: {', '.join(wrong[:5])} stand in one of the two only.")
+    for name, tensor in tensors.items():
+        _put(model, name, tensor)
+    for name, each in grids["inputs"].items():
+        module = model.get_submodule(name)
+        axis = -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1
+        module.register_forward_pre_hook(_hook(_input_quantizer(each, axis)), with_kwargs=True)
+    return model
+
+
+def _strange(model: nn.Module, tensors: Collection[str]) -> list[str]:
+    """Return the names that a network and a file do not share; a file may have biases where layers have none."""
+    own = {name for name in model.state_dict() if not name.endswith(COUNTS)}
+    slots = {f"{place}.{name}".lstrip(".") for place, module in model.named_modules() for name in module._parameters}
+    return sorted((own - set(tensors)) | (set(tensors) - own - slots))
+
+
+def _grids(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for each in found["inputs"].values():
+            parse(each["spec"])
+        return {"tied": dict(found["tied"]), "inputs": found["inputs"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
+        raise InputError(f"cannot read {path}: {type(error).__name__}: {error}. Give the folder of a safetensors export.") from error
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    place, _, own = name.rpartition(".")
+    module = model.get_submodule(place)
+    if own in module._parameters:
+        module.register_parameter(own, nn.Parameter(tensor, requires_grad=False))
+    else:
+        module.register_buffer(own, tensor)
+
+
+def _input_quantizer(written: dict[str, Any], axis: int) -> Callable[[Tensor], Tensor]:
+    if written["grid"] is None:
+        return ActivationQuantizer(parse(written["spec"]), None, axis)
+    return lambda x: to_grid(x, *written["grid"])
+
+
+def _hook(quantize: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (quantize(args[0]), *args[1:]), kwargs
+        key, *_ = kwargs
+        return args, {**kwargs, key: quantize(kwargs[key])}
+
+    return hook

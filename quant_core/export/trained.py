@@ -1,0 +1,63 @@
+"""A network trained under its policy, as `quant_core.qat` leaves it, with what every layer holds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from quant_core.export.stored import Grid, Quantized, StoredLayer, require_same
+from quant_core.layer import Layer
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.qat.method import InputQuantizer
+from quant_core.qat.prepare import finalize, float_weights, input_quantizers, quantized_weights
+from quant_core.quantize import encode
+from quant_core.spec import FLOAT
+
+
+def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:
+    """Return a prepared network after its training.
+
+    Args:
+        prepared: from `quant_core.qat.train.train`.
+        base: the network that was prepared, as it was before training; what was trained besides weights is copied into it.
+        layers: of the network, in network order.
+        policy: that it was trained under. A method may store a weight otherwise than the policy says (DoReFa: one bit more); the layer
+            then says how, and a note names it.
+        example: one batch of model inputs.
+
+    Raises:
+        QatError: a weight is not exactly what its spec stores.
+        BitfrontError: the codes of a layer do not decode to its weight.
+    """
+    simulation = finalize(prepared)
+    base.load_state_dict(float_weights(prepared))
+    stored = _layers(prepared, simulation, layers, policy)
+    other = [
+        each.layer.name for each in stored if each.encoded is not None and each.policy.weight.bits != policy[each.layer.name].weight.bits
+    ]
+    notes = (f"training stores these weights in more bits than the policy has: {', '.join(other)}",) if other else ()
+    return Quantized(simulation, base, stored, example, notes)
+
+
+def _layers(prepared: nn.Module, simulation: nn.Module, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
+    weights, inputs = quantized_weights(prepared), input_quantizers(prepared)
+    found = []
+    for layer in layers:
+        module, wanted = simulation.get_submodule(layer.name), policy[layer.name] if layer.calls else LayerPolicy()
+        weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
+        made, encoded = weights.get(layer.name), None
+        if made is not None:
+            encoded = encode(made.source, made.spec, channel_axis=made.channel_axis, bounds=made.bounds)
+            require_same(layer, made.spec, encoded, weight)
+        held = replace(wanted, weight=FLOAT if made is None else made.spec)
+        grid = _grid(inputs[layer.name]) if layer.name in inputs else None
+        found.append(StoredLayer(layer, held, weight, encoded, None if bias is None else bias.detach().clone(), grid))
+    return tuple(found)
+
+
+def _grid(quantizer: InputQuantizer) -> Grid | None:
+    """Return a static grid with its scale in float32, as training computes with it."""
+    codes = quantizer.codes()
+    return None if codes is None else (float(np.float32(codes[0])), *codes[1:])
