@@ -14,9 +14,9 @@ from quant_core.files import cache_folder
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving, supervised
+from quant_core.qat.loop import Saving, epochs, supervised
 from quant_core.qat.prepare import finalize
-from quant_core.qat.train import train
+from quant_core.qat.train import calibrated
 from search.evaluator import Evaluator, measure, take
 from search.experiment_evaluate import EvaluateSection
 from search.task import Batch, Task
@@ -68,7 +68,7 @@ def kept(key: str, policy: Policy, config: QatConfig) -> Saving:
     return Saving(folder / f"{name}.pt")
 
 
-def trained(
+def training(
     task: Task,
     policy: Policy,
     config: QatConfig,
@@ -77,10 +77,10 @@ def trained(
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
     saving: Saving | None = None,
-) -> tuple[nn.Module, list[Metrics]]:
-    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+) -> tuple[nn.Module, Iterator[Metrics]]:
+    """Prepare the network of `task` for training under `policy`; return it with its training, an epoch for every metrics asked for.
 
-    `quant_core.qat.prepare.finalize` makes it plain.
+    `quant_core.qat.prepare.finalize` makes it plain; call `eval()` first.
 
     Args:
         task: its model is the start and the teacher; its loss is what is minimized.
@@ -105,17 +105,30 @@ def trained(
         return bool(report and report(metrics))
 
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    return train(
-        task.model,
-        policy,
-        training_batches(task),
-        supervised(task.loss),
-        config,
-        calib=calib,
-        start=start,
-        report=on_valid,
-        saving=saving,
-    )
+    prepared = calibrated(task.model, policy, config, calib, start)
+    steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
+    return prepared, steps
+
+
+def trained(
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    *,
+    section: EvaluateSection | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+
+    `quant_core.qat.prepare.finalize` makes it plain.
+
+    Arguments and errors are those of `training`.
+    """
+    prepared, steps = training(task, policy, config, section=section, start=start, report=report, saving=saving)
+    history = list(steps)
+    return prepared.eval(), history
 
 
 def qat_metrics(

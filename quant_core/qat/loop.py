@@ -89,20 +89,41 @@ def fit(
         InputError: no batches, no teacher for the distillation, or the checkpoint of another run.
         QatError: the loss is not finite; the first layer that went non-finite is named.
     """
+    history = list(epochs(model, batches, step, config, teacher=teacher, report=report, saving=saving))
+    return model.eval(), history
+
+
+def epochs(
+    model: nn.Module,
+    batches: Iterable[Any],
+    step: Step,
+    config: QatConfig,
+    *,
+    teacher: nn.Module | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train as `fit` does, one epoch for every metrics that are asked for; those of epochs that `saving` holds come first.
+
+    Raises:
+        InputError, QatError: as `fit`.
+    """
     if config.distill and teacher is None:
         raise InputError(f"distill = {config.distill} given without a teacher; give the float network or distill = 0.")
     distillation = Distillation(model, teacher, config.temperature) if teacher is not None and config.distill else None
-    with rng.private():
-        try:
-            run = _Run(model, batches, step, config, distillation)
-            run.go(report, saving)
-        finally:
-            if distillation is not None:
-                distillation.close()
-    return model.eval(), run.progress.history
+    try:
+        run = Run(model, batches, step, config, distillation)
+        generators = run.resume(saving) if saving else None
+        yield from run.progress.history
+        while run.going:
+            yield run.advance(report, saving, generators)
+            generators = None
+    finally:
+        if distillation is not None:
+            distillation.close()
 
 
-class _Run:
+class Run:
     """One training run: the network, its optimiser, and how far it is."""
 
     def __init__(self, model: nn.Module, batches: Iterable[Any], step: Step, config: QatConfig, distillation: Distillation | None) -> None:
@@ -120,15 +141,19 @@ class _Run:
         sizes = f"{len(self.parameters)} parameters of {sum(p.numel() for p in self.parameters)} values, {self.per_epoch} batches"
         self.identity = f"{asdict(config)}, {sizes}"
 
-    def go(self, report: Report | None, saving: Saving | None) -> None:
-        """Train until the epochs are over or the report says stop."""
-        generators = self._resume(saving) if saving else None
-        while self.progress.epoch < self.config.epochs and not self.progress.stopped:
+    @property
+    def going(self) -> bool:
+        """True until the epochs are over or the report said stop."""
+        return self.progress.epoch < self.config.epochs and not self.progress.stopped
+
+    def advance(self, report: Report | None = None, saving: Saving | None = None, generators: rng.State | None = None) -> dict[str, float]:
+        """Train one epoch, or what `generators`, from `resume`, say is left of it; return its metrics."""
+        with rng.private():
             self._epoch(generators, saving)
-            generators = None
             self._finish_epoch(report)
             if saving:
                 self._save(saving)
+        return self.progress.history[-1]
 
     def _epoch(self, generators: rng.State | None, saving: Saving | None) -> None:
         """Take the steps of one epoch that are left; `generators` are those of the moment when the epoch was interrupted."""
@@ -232,7 +257,7 @@ class _Run:
             },
         )
 
-    def _resume(self, saving: Saving) -> rng.State | None:
+    def resume(self, saving: Saving) -> rng.State | None:
         """Take up the state of a file, if there is one; return the generators to go on with inside an epoch."""
         state: Any = checkpoint.load(saving.path, self.identity)
         if state is None:
