@@ -16,6 +16,7 @@ from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
 from quant_core.qat.loop import Saving
+from quant_core.qat.population import Breeding
 from quant_core.qat.prepare import finalize
 from quant_core.size import average_bits
 from search.experiment_evaluate import EvaluateSection
@@ -89,10 +90,13 @@ class Evaluator:
         layers: its layers, from `quant_core.trace.trace`.
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
+        breeding: trains every policy by a population; None by the section's configuration alone.
     """
 
-    def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "") -> None:
-        self._task, self._section, self._key = task, section, key
+    def __init__(
+        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: Breeding | None = None
+    ) -> None:
+        self._task, self._section, self._key, self._breeding = task, section, key, breeding
         self._trained: tuple[Policy, nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
@@ -178,10 +182,13 @@ class Evaluator:
     def _train(self, policy: Policy) -> nn.Module:
         """Return the prepared network after training; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policy:
-            from search.qat_evaluator import trained
+            from search.qat_evaluator import bred, trained
 
-            saving = self._saving(policy)
-            prepared, history = trained(self._task, policy, self._section.training, section=self._section, saving=saving)
+            task, config, section, saving = self._task, self._section.training, self._section, self._saving(policy)
+            if self._breeding:
+                prepared, history = bred(task, policy, config, self._breeding, section=section, saving=saving)
+            else:
+                prepared, history = trained(task, policy, config, section=section, saving=saving)
             self._trained = (policy, prepared, tuple(history))
         return self._trained[1]
 

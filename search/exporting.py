@@ -17,7 +17,7 @@ from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.front import pick
 from search.launch import check_fingerprints
 from search.record import TrialRecord
-from search.setup import prepare, training_key
+from search.setup import breeding, prepare, training_key
 
 REPORT = "export.json"
 _WITHOUT_WEIGHTS = ("policy", "card", "vllm")
@@ -89,7 +89,7 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
     setup = prepare(experiment)
     check_fingerprints(record, setup)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup))
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup), breeding(experiment))
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
     metrics |= {split: evaluator.metrics(trial.policy, split, trial.result.fidelity) for split in ("valid", "test")}
     return Bundle(trial.policy, setup.layers, experiment, setup.task, evaluator, record, trial, metrics)

@@ -15,6 +15,7 @@ from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.qat import QatConfig
 from quant_core.qat.loop import Saving, epochs, supervised
+from quant_core.qat.population import Breeding, train
 from quant_core.qat.prepare import finalize
 from quant_core.qat.train import calibrated
 from search.evaluator import Evaluator, measure, take
@@ -97,13 +98,7 @@ def training(
         QatError: the loss is not finite.
     """
     section = section or EvaluateSection()
-    valid = take(task.valid, section.valid)
-
-    def on_valid(model: nn.Module, metrics: Metrics) -> bool:
-        found = measure(model, valid, task)
-        metrics |= {"accuracy": found["accuracy"], "error": found["error"], "loss_valid": found["loss"]}
-        return bool(report and report(metrics))
-
+    on_valid = _on_valid(task, section, report)
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
     prepared = calibrated(task.model, policy, config, calib, start)
     steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
@@ -129,6 +124,32 @@ def trained(
     prepared, steps = training(task, policy, config, section=section, start=start, report=report, saving=saving)
     history = list(steps)
     return prepared.eval(), history
+
+
+def bred(
+    task: Task, policy: Policy, config: QatConfig, breeding: Breeding, *, section: EvaluateSection, saving: Saving | None = None
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
+
+    Raises:
+        InputError, QatError: as `trained`.
+    """
+    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    report = _on_valid(task, section, None)
+    step = supervised(task.loss)
+    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, report=report, saving=saving)
+
+
+def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:
+    """Return what adds the metrics on the validation split to those of an epoch, and passes them on."""
+    valid = take(task.valid, section.valid)
+
+    def on_valid(model: nn.Module, metrics: Metrics) -> bool:
+        found = measure(model, valid, task)
+        metrics |= {"accuracy": found["accuracy"], "error": found["error"], "loss_valid": found["loss"]}
+        return bool(report and report(metrics))
+
+    return on_valid
 
 
 def qat_metrics(
