@@ -76,8 +76,8 @@ def _scale(wanted: float, reach: int) -> float:
 def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
     """Return (clamp(round(x (1 / scale)) + zero_point, low, high) - zero_point) scale.
 
-    The bits are those of torch.fake_quantize_per_tensor_affine. The arithmetic is float32 whatever the dtype; NaN stays NaN. It runs in pieces that stay in the cache, because every pass over a fresh
-    tensor costs page faults.
+    The bits are those of torch.fake_quantize_per_tensor_affine. The arithmetic is float32 whatever the dtype; NaN stays NaN. It runs in
+    pieces that stay in the cache, because every pass over a fresh tensor costs page faults.
     """
     if x.dtype != torch.float32:
         return saturated(to_grid(x.to(torch.float32), scale, zero_point, low, high), x.dtype)

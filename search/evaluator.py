@@ -3,7 +3,8 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from quant_core.forward import forward
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
+from quant_core.qat.loop import Saving
+from quant_core.qat.population import Breeding
 from quant_core.qat.prepare import finalize
 from quant_core.qat.train import starting
 from quant_core.size import average_bits
@@ -90,10 +93,13 @@ class Evaluator:
         layers: its layers, from `quant_core.trace.trace`.
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
+        breeding: trains every policy by a population; None by the section's configuration alone.
     """
 
-    def __init__(self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "") -> None:
-        self._task, self._section, self._key = task, section, key
+    def __init__(
+        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: Breeding | None = None
+    ) -> None:
+        self._task, self._section, self._key, self._breeding = task, section, key, breeding
         self._trained: tuple[Policy, nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
@@ -121,6 +127,41 @@ class Evaluator:
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
         return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason, epochs, fidelity)
+
+    def steps(self, policy: Policy, cost: Mapping[str, float], fidelity: str) -> Iterator[Result]:
+        """Evaluate one policy at growing fidelity: on some calibration examples, on the validation split, after every epoch of training.
+
+        The last result is what a call gives; those before it have the status "stopped", which they are if nobody asks for the next.
+        """
+        start = time.perf_counter()
+        try:
+            for reached, figures in self._rungs(policy, fidelity):
+                metrics = {name: figures[name] for name in ("accuracy", "error", "loss")} | average_bits(self._layers, policy)
+                seconds, reason = time.perf_counter() - start, f"stopped early at {reached}"
+                yield Result(policy.id, metrics, dict(cost), seconds, "stopped", reason, fidelity=reached)
+        except Exception as error:  # as in a call
+            reason = f"{type(error).__name__}: {error}"
+            yield Result(policy.id, {}, dict(cost), time.perf_counter() - start, "failed", reason, fidelity=fidelity)
+            return
+        yield replace(self(policy, cost, fidelity), seconds=time.perf_counter() - start)
+
+    def _rungs(self, policy: Policy, fidelity: str) -> Iterator[tuple[str, Mapping[str, float]]]:
+        """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
+        part = take(self._task.calib, max(1, sum(len(targets) for _, targets in self._valid) // 4))
+        size = sum(len(targets) for _, targets in part)
+        yield f"ptq, {size} calibration examples", measure(self.engine.apply(policy), part, self._task)
+        if fidelity != "qat":
+            return
+        yield "ptq", self.metrics(policy, "valid", "ptq")
+        from search.qat_evaluator import training
+
+        config, history = self._section.training, []
+        prepared, epochs = training(self._task, policy, config, section=self._section, saving=self._saving(policy))
+        for epoch in epochs:
+            history.append(epoch)
+            if len(history) < config.epochs:
+                yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
+        self._trained = (policy, prepared.eval(), tuple(history))
 
     def float_metrics(self, split: str = "valid") -> dict[str, float]:
         """Return the metrics of the float network on one split ("valid" or "test").
@@ -155,13 +196,20 @@ class Evaluator:
     def _train(self, policy: Policy) -> nn.Module:
         """Return the prepared network after training; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policy:
-            from search.qat_evaluator import kept, trained
+            from search.qat_evaluator import bred, trained
 
-            config = self._section.training
-            saving = kept(self._key, policy, config) if self._key else None
-            prepared, history = trained(self._task, policy, config, section=self._section, saving=saving)
+            task, config, section, saving = self._task, self._section.training, self._section, self._saving(policy)
+            if self._breeding:
+                prepared, history = bred(task, policy, config, self._breeding, section=section, saving=saving)
+            else:
+                prepared, history = trained(task, policy, config, section=section, saving=saving)
             self._trained = (policy, prepared, tuple(history))
         return self._trained[1]
+
+    def _saving(self, policy: Policy) -> Saving | None:
+        from search.qat_evaluator import kept
+
+        return kept(self._key, policy, self._section.training) if self._key else None
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)

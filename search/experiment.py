@@ -6,12 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from quant_core.errors import InputError
 from quant_core.formats import FORMATS
 from quant_core.spec import QuantSpec, SpecError, parse
 from search.experiment_evaluate import EvaluateSection
+from search.scheduling import check, split
 
 _BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
 
@@ -201,6 +212,8 @@ class RunSection(_Section):
         workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray).
         max_retries: how often a trial whose worker died or failed is run again (ray).
         trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
+        scheduler: of `search.scheduling.SCHEDULERS`: what ends trials early (ray), or "pbt" for training.
+        scheduler_options: its options.
     """
 
     backend: str = "local"
@@ -211,6 +224,8 @@ class RunSection(_Section):
     gpus_per_trial: float = Field(default=0, ge=0)
     max_retries: int = Field(default=2, ge=0)
     trial_timeout_s: float = Field(default=0, ge=0)
+    scheduler: str = "none"
+    scheduler_options: dict[str, Any] = {}
 
 
 class Experiment(_Section):
@@ -224,6 +239,24 @@ class Experiment(_Section):
     evaluate: EvaluateSection = EvaluateSection()
     track: TrackSection = TrackSection()
     run: RunSection = RunSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """Turn `searcher = "ray:ASHA+random"` into a searcher and a scheduler."""
+        search, run = (data.get(name) or {} for name in ("search", "run")) if isinstance(data, dict) else ({}, {})
+        if not isinstance(search, dict) or not isinstance(run, dict):
+            return data
+        searcher, scheduler = split(str(search.get("searcher", "")))
+        return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
+
+    @field_validator("run")
+    @classmethod
+    def _scheduler_fits(cls, run: RunSection, info: ValidationInfo) -> RunSection:
+        evaluate = info.data.get("evaluate")
+        trains = evaluate is None or "qat" in (evaluate.fidelity, *evaluate.ladder)
+        check(run.scheduler, run.scheduler_options, run.backend, trains)
+        return run
 
     def with_budget(self, budget: Mapping[str, object]) -> "Experiment":
         """Return the same experiment under another budget.

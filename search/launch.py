@@ -26,7 +26,7 @@ from search.record import SweepRecord
 from search.report.publish import publish
 from search.searchers import build
 from search.sensitivity import Sensitivity
-from search.setup import Setup, build_problem, choices_text, prepare, training_key
+from search.setup import Setup, breeding, build_problem, choices_text, prepare, training_key
 from search.sweep import Sweep
 
 
@@ -131,7 +131,7 @@ def ready_for(experiment: Experiment) -> Ready:
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup))
+    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup), breeding(experiment))
     prints, section = setup.fingerprints, experiment.evaluate
     key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction))
     return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))

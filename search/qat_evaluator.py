@@ -14,9 +14,10 @@ from quant_core.files import cache_folder
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving, supervised
+from quant_core.qat.loop import Saving, epochs, supervised
+from quant_core.qat.population import Breeding, train
 from quant_core.qat.prepare import finalize
-from quant_core.qat.train import train
+from quant_core.qat.train import calibrated
 from search.evaluator import Evaluator, measure, take
 from search.experiment_evaluate import EvaluateSection
 from search.task import Batch, Task
@@ -68,7 +69,7 @@ def kept(key: str, policy: Policy, config: QatConfig) -> Saving:
     return Saving(folder / f"{name}.pt")
 
 
-def trained(
+def training(
     task: Task,
     policy: Policy,
     config: QatConfig,
@@ -77,10 +78,10 @@ def trained(
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
     saving: Saving | None = None,
-) -> tuple[nn.Module, list[Metrics]]:
-    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+) -> tuple[nn.Module, Iterator[Metrics]]:
+    """Prepare the network of `task` for training under `policy`; return it with its training, an epoch for every metrics asked for.
 
-    `quant_core.qat.prepare.finalize` makes it plain, `quantized` says what it stores.
+    `quant_core.qat.prepare.finalize` makes it plain, `quantized` says what it stores; call `eval()` first.
 
     Args:
         task: its model is the start and the teacher; its loss is what is minimized.
@@ -97,6 +98,50 @@ def trained(
         QatError: the loss is not finite.
     """
     section = section or EvaluateSection()
+    on_valid = _on_valid(task, section, report)
+    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    prepared = calibrated(task.model, policy, config, calib, start)
+    steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
+    return prepared, steps
+
+
+def trained(
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    *,
+    section: EvaluateSection | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+
+    `quant_core.qat.prepare.finalize` makes it plain.
+
+    Arguments and errors are those of `training`.
+    """
+    prepared, steps = training(task, policy, config, section=section, start=start, report=report, saving=saving)
+    history = list(steps)
+    return prepared.eval(), history
+
+
+def bred(
+    task: Task, policy: Policy, config: QatConfig, breeding: Breeding, *, section: EvaluateSection, saving: Saving | None = None
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
+
+    Raises:
+        InputError, QatError: as `trained`.
+    """
+    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    report = _on_valid(task, section, None)
+    step = supervised(task.loss)
+    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, report=report, saving=saving)
+
+
+def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:
+    """Return what adds the metrics on the validation split to those of an epoch, and passes them on."""
     valid = take(task.valid, section.valid)
 
     def on_valid(model: nn.Module, metrics: Metrics) -> bool:
@@ -104,18 +149,7 @@ def trained(
         metrics |= {"accuracy": found["accuracy"], "error": found["error"], "loss_valid": found["loss"]}
         return bool(report and report(metrics))
 
-    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    return train(
-        task.model,
-        policy,
-        training_batches(task),
-        supervised(task.loss),
-        config,
-        calib=calib,
-        start=start,
-        report=on_valid,
-        saving=saving,
-    )
+    return on_valid
 
 
 def qat_metrics(

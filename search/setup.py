@@ -14,6 +14,7 @@ from hw_models.table import CostTable
 from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
+from quant_core.qat.population import Breeding
 from quant_core.registry import unknown
 from quant_core.size import float_bytes
 from quant_core.spec import FLOAT, parse
@@ -22,6 +23,7 @@ from search import tasks
 from search.evaluator import first_inputs
 from search.experiment import DeviceSection, Experiment, Limit, SpaceSection
 from search.problem import FloatArray, IntArray, Problem
+from search.scheduling import POPULATION
 from search.task import Batch, Task
 from spaces import rules
 from spaces.space import Space
@@ -185,7 +187,18 @@ def training_key(setup: "Setup") -> str:
     section = setup.experiment.evaluate
     if "qat" not in (section.fidelity, *section.ladder):
         return ""
-    return repr((setup.fingerprints["weights"], setup.fingerprints["data"], _hash_splits(setup.task.train), section))
+    prints = setup.fingerprints
+    return repr((prints["weights"], prints["data"], _hash_splits(setup.task.train), section, breeding(setup.experiment)))
+
+
+def breeding(experiment: Experiment) -> Breeding | None:
+    """Return how policies are trained by a population; None where they are not.
+
+    Raises:
+        InputError: an option of the scheduler that is not legal.
+    """
+    run = experiment.run
+    return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
 
 
 def _hash_splits(*splits: Iterable[Batch]) -> str:

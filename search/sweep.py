@@ -18,6 +18,8 @@ from search.record import TrialRecord
 from search.result import Result
 from spaces.space import Space
 
+BASELINE = "baseline"
+
 
 class Recorder(Protocol):
     """What a sweep tells of itself as it goes: the tracker, or a test's list."""
@@ -31,12 +33,13 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A policy to evaluate, its known cost, and at which fidelity ("ptq", "adaround", "qat")."""
+    """A policy to evaluate, its known cost, at which fidelity ("ptq", "adaround", "qat"), and whether a scheduler may end it early."""
 
     number: int
     policy: Policy
     cost: Mapping[str, float]
     fidelity: str
+    scheduled: bool
 
 
 @dataclass
@@ -183,7 +186,7 @@ class Sweep:
     def _ask_searcher(self) -> int | None:
         baselines = self.problem.baselines
         if self.asked < len(baselines):
-            trial, origin = Trial(-1, tuple(baselines[self.asked])), "baseline"
+            trial, origin = Trial(-1, tuple(baselines[self.asked])), BASELINE
         else:
             start = time.perf_counter()
             proposal = self.searcher.ask()
@@ -226,7 +229,9 @@ class Sweep:
             self._waiting[key].append(number)
             return None
         self._waiting[key] = []
-        return Job(number, opened.policy, self.problem.costs_of(opened.trial.values), opened.fidelity)
+        return Job(
+            number, opened.policy, self.problem.costs_of(opened.trial.values), opened.fidelity, opened.origin not in (ORIGIN, BASELINE)
+        )
 
     def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
         """End an open trial: learn from it, keep it, move the front."""

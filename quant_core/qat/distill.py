@@ -35,6 +35,10 @@ class Distillation:
             losses.append(softened(_logits(outputs), aim, self._temperature))
         return torch.stack(losses).mean()
 
+    def forget(self) -> None:
+        """Leave out the calls so far, such as those of an evaluation between two epochs."""
+        self._calls.clear()
+
     def close(self) -> None:
         """Stop watching."""
         self._handle.remove()

@@ -1,11 +1,12 @@
 """The training loop: deterministic by seed, and resumable in the middle of an epoch, bit for bit."""
 
+import copy
 import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,41 @@ def fit(
         InputError: no batches, no teacher for the distillation, or the checkpoint of another run.
         QatError: the loss is not finite; the first layer that went non-finite is named.
     """
+    history = list(epochs(model, batches, step, config, teacher=teacher, report=report, saving=saving))
+    return model.eval(), history
+
+
+def epochs(
+    model: nn.Module,
+    batches: Iterable[Any],
+    step: Step,
+    config: QatConfig,
+    *,
+    teacher: nn.Module | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> Iterator[dict[str, float]]:
+    """Train as `fit` does, one epoch for every metrics that are asked for; those of epochs that `saving` holds come first.
+
+    Raises:
+        InputError, QatError: as `fit`.
+    """
     if config.distill and teacher is None:
         raise InputError(f"distill = {config.distill} given without a teacher; give the float network or distill = 0.")
     distillation = Distillation(model, teacher, config.temperature) if teacher is not None and config.distill else None
-    with rng.private():
-        try:
-            run = _Run(model, batches, step, config, distillation)
-            run.go(report, saving)
-        finally:
-            if distillation is not None:
-                distillation.close()
-    return model.eval(), run.progress.history
+    try:
+        run = Run(model, batches, step, config, distillation)
+        generators = run.resume(saving) if saving else None
+        yield from run.progress.history
+        while run.going:
+            yield run.advance(report, saving, generators)
+            generators = None
+    finally:
+        if distillation is not None:
+            distillation.close()
 
 
-class _Run:
+class Run:
     """One training run: the network, its optimiser, and how far it is."""
 
     def __init__(self, model: nn.Module, batches: Iterable[Any], step: Step, config: QatConfig, distillation: Distillation | None) -> None:
@@ -120,15 +142,19 @@ class _Run:
         sizes = f"{len(self.parameters)} parameters of {sum(p.numel() for p in self.parameters)} values, {self.per_epoch} batches"
         self.identity = f"{asdict(config)}, {sizes}"
 
-    def go(self, report: Report | None, saving: Saving | None) -> None:
-        """Train until the epochs are over or the report says stop."""
-        generators = self._resume(saving) if saving else None
-        while self.progress.epoch < self.config.epochs and not self.progress.stopped:
+    @property
+    def going(self) -> bool:
+        """True until the epochs are over or the report said stop."""
+        return self.progress.epoch < self.config.epochs and not self.progress.stopped
+
+    def advance(self, report: Report | None = None, saving: Saving | None = None, generators: rng.State | None = None) -> dict[str, float]:
+        """Train one epoch, or what `generators`, from `resume`, say is left of it; return its metrics."""
+        with rng.private():
             self._epoch(generators, saving)
-            generators = None
             self._finish_epoch(report)
             if saving:
-                self._save(saving)
+                self.save(saving)
+        return self.progress.history[-1]
 
     def _epoch(self, generators: rng.State | None, saving: Saving | None) -> None:
         """Take the steps of one epoch that are left; `generators` are those of the moment when the epoch was interrupted."""
@@ -146,7 +172,7 @@ class _Run:
             self.progress.loss += self._take(batch)
             self.progress.position += 1
             if saving and saving.every and self.progress.position % saving.every == 0 and self.progress.position < self.per_epoch:
-                self._save(saving)
+                self.save(saving)
 
     def _set_mode(self) -> None:
         """Train mode, with batch norm and ranges standing still in the last epochs."""
@@ -188,6 +214,8 @@ class _Run:
 
     def _loss(self, batch: Any) -> Tensor:
         dtype = getattr(torch, self.config.autocast) if self.config.autocast else None
+        if self.distillation is not None:
+            self.distillation.forget()
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None), parametrize.cached():
             try:
                 loss = self.step(self.model, batch)
@@ -218,30 +246,41 @@ class _Run:
         progress.history.append(metrics)
         progress.epoch, progress.position, progress.loss = progress.epoch + 1, 0, 0.0
 
-    def _save(self, saving: Saving) -> None:
-        checkpoint.save(
-            saving.path,
-            self.identity,
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "rng": rng.capture(),
-                "progress": asdict(self.progress),
-            },
-        )
+    def save(self, saving: Saving) -> None:
+        """Write the state to its file."""
+        checkpoint.save(saving.path, self.identity, self._state() | {"rng": rng.capture()})
 
-    def _resume(self, saving: Saving) -> rng.State | None:
+    def resume(self, saving: Saving) -> rng.State | None:
         """Take up the state of a file, if there is one; return the generators to go on with inside an epoch."""
         state: Any = checkpoint.load(saving.path, self.identity)
         if state is None:
             return None
+        self._set_state(state)
+        logger.info("qat: going on at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, saving.path)
+        generators: rng.State = state["rng"]
+        return generators if self.progress.position else None
+
+    def take_over(self, other: "Run", lr_factor: float, distill: float) -> None:
+        """Go on from the state of another run of the same network, with its learning rate times `lr_factor` and another `distill`."""
+        self._set_state(copy.deepcopy(other._state()))
+        for group in self.optimizer.param_groups:
+            group["lr"] *= lr_factor
+            group["initial_lr"] *= lr_factor
+        self.schedule.base_lrs = [lr * lr_factor for lr in self.schedule.base_lrs]
+        self.config = replace(self.config, lr=other.config.lr * lr_factor, distill=distill)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def _set_state(self, state: Any) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-        logger.info("qat: going on at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, saving.path)
-        generators: rng.State = state["rng"]
-        return generators if self.progress.position else None

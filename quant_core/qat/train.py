@@ -51,6 +51,18 @@ def train(
         InputError: the policy, the calibration, the start or the checkpoint does not fit.
         QatError: the loss is not finite; the first layer that went non-finite is named.
     """
+    prepared = calibrated(model, policy, config, calib, start)
+    return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)
+
+
+def calibrated(
+    model: nn.Module, policy: Policy, config: QatConfig, calib: Iterable[Any], start: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Return the network as training begins with it: prepared, with its first ranges from calibration; arguments as in `train`.
+
+    Raises:
+        InputError: the policy, the calibration or the start does not fit.
+    """
     inputs = list(calib)
     if not inputs:
         raise InputError("the calibration split is empty; give at least one batch.")
@@ -60,8 +72,7 @@ def train(
     if not any(parameter.requires_grad for parameter in student.parameters()):
         student.requires_grad_(True)
     statistics = collect(student, trace(student, inputs[0]), inputs)
-    prepared = prepare(student, policy, config.method, statistics=statistics)
-    return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)
+    return prepare(student, policy, config.method, statistics=statistics)
 
 
 def starting(model: nn.Module, config: QatConfig, example: Any) -> nn.Module:

@@ -45,7 +45,13 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         attempt.started = time.monotonic()
         self._running[trial_id] = attempt
         job = attempt.job
-        return {"number": job.number, "policy": job.policy.to_json(), "cost": dict(job.cost), "fidelity": job.fidelity}
+        return {
+            "number": job.number,
+            "policy": job.policy.to_json(),
+            "cost": dict(job.cost),
+            "fidelity": job.fidelity,
+            "scheduled": job.scheduled,
+        }
 
     def _next(self) -> _Attempt | None:
         """Return a job to try again, if another process than the one it failed in is free; otherwise a new job."""
@@ -86,7 +92,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
 
     def _end(self, attempt: _Attempt, result: Result, worker: str) -> None:
         """Tell the sweep, or queue another attempt."""
-        if not result.ok and attempt.tries < self._section.max_retries:
+        if result.failed and attempt.tries < self._section.max_retries:
             self._sweep.retried += 1
             self._again.append(_Attempt(attempt.job, attempt.tries + 1, worker))
         else:

@@ -2,11 +2,15 @@
 
 import logging
 import tempfile
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
+from quant_core.registry import load
 from search.backend import Work
 from search.evaluator import Evaluator
+from search.experiment import Experiment
 from search.ray_backend.cluster import connected
+from search.scheduling import SCHEDULERS, stops_trials
 from search.sweep import Sweep
 
 
@@ -33,13 +37,17 @@ def _tune(sweep: Sweep, work: Work) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a failed trial the sweep's own summary tells
     section, searcher = work.experiment.run, SweepSearcher(sweep, work)
     evaluator = cast(Evaluator, work.evaluate)
-    trainable = tune.with_parameters(PolicyTrial, evaluator=evaluator, threads=section.threads, timeout_s=section.trial_timeout_s)
+    scheduler, scored = _scheduler(work.experiment), work.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
+    trainable = tune.with_parameters(
+        PolicyTrial, evaluator=evaluator, threads=section.threads, timeout_s=section.trial_timeout_s, scored=scored
+    )
     resources = {"cpu": section.cpus_per_trial, "gpu": section.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="bf-tune-", ignore_cleanup_errors=True) as folder:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=section.workers,
                 reuse_actors=True,
@@ -52,3 +60,16 @@ def _tune(sweep: Sweep, work: Work) -> None:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def _scheduler(experiment: Experiment) -> Any:
+    """Return Tune's scheduler of the experiment, comparing distances to the front; None where none stops trials."""
+    section, evaluate = experiment.run, experiment.evaluate
+    if not stops_trials(section.scheduler):
+        return None
+    from search.ray_backend.near_front import NearFront
+
+    kind = SCHEDULERS.get(section.scheduler)
+    make = cast(Callable[..., Any], load(kind.path if kind else section.scheduler))
+    rungs = 2 + (evaluate.training.epochs if evaluate.fidelity == "qat" else 0)
+    return NearFront(make(rungs, **section.scheduler_options), experiment.device.objectives[1:])

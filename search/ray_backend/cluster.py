@@ -26,6 +26,12 @@ _ENVIRONMENT = {
 }
 
 
+def settle() -> None:
+    """Set what Ray reads from the environment when it is imported, where the user has not."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
     """Be connected to a Ray cluster within the context.
@@ -40,8 +46,7 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
     if address.startswith("ray://"):
         host = address.removeprefix("ray://").partition(":")[0]
         raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    settle()
     if not address or address.startswith(("127.0.0.1:", "localhost:")):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps Ray from turning 127.0.0.1 into the outer address
     if ":" in address:

@@ -15,6 +15,8 @@ from ray import tune
 from quant_core.policy import Policy
 from search.evaluator import Evaluator
 from search.ray_backend.outcome import Outcome
+from search.ray_backend.schedulers import SCORE
+from search.result import Result
 
 
 class TrialError(RuntimeError):
@@ -24,11 +26,11 @@ class TrialError(RuntimeError):
 class PolicyTrial(tune.Trainable):  # type: ignore[misc]
     """Evaluates the policy of its configuration. The evaluator comes out of the object store once per actor."""
 
-    def setup(self, config: dict[str, Any], evaluator: Evaluator, threads: int, timeout_s: float) -> None:
-        """Keep this actor's private copy of the evaluator."""
+    def setup(self, config: dict[str, Any], evaluator: Evaluator, threads: int, timeout_s: float, scored: str) -> None:
+        """Keep this actor's private copy of the evaluator; `scored` is what a scheduler compares, "" without one."""
         if threads:
             torch.set_num_threads(threads)
-        self._evaluator, self._timeout_s, self._failed = evaluator, timeout_s, False
+        self._evaluator, self._timeout_s, self._scored, self._failed = evaluator, timeout_s, scored, False
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -39,20 +41,28 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         random.seed(self._number)
         np.random.seed(self._number)
         torch.manual_seed(self._number)
+        scheduled = self._scored and new_config["scheduled"]
+        self._steps = self._evaluator.steps(self._policy, self._cost, self._fidelity) if scheduled else self._once()
         return True
 
+    def _once(self) -> Iterator[Result]:
+        """Evaluate in one step, for a trial that no scheduler may stop."""
+        yield self._evaluator(self._policy, self._cost, self._fidelity)
+
     def step(self) -> dict[str, Any]:
-        """Evaluate; the process ends if it takes longer than the time limit.
+        """Evaluate, with a scheduler up to the next rung; the process ends if it takes longer than the time limit.
 
         Raises:
             TrialError: this policy failed, and so did the one before: the fault may be this process, which Tune then replaces.
         """
         with _limited(self._timeout_s):
-            result = self._evaluator(self._policy, self._cost, self._fidelity)
-        if not result.ok and self._failed:
+            result = next(self._steps)
+        if result.failed and self._failed:
             raise TrialError(result.reason)
-        self._failed = not result.ok
-        return {"outcome": Outcome.of(result, f"{os.uname().nodename}:{os.getpid()}").dumps(), "done": True}
+        self._failed = result.failed
+        score = {SCORE: result.metrics[self._scored]} if self._scored in result.metrics else {}
+        outcome = Outcome.of(result, f"{os.uname().nodename}:{os.getpid()}").dumps()
+        return {"outcome": outcome, "done": result.status != "stopped"} | score
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a trial is one evaluation."""

@@ -7,8 +7,9 @@ from functools import cache
 from typing import Any, cast
 
 from quant_core.errors import InputError
-from quant_core.registry import resolve, suggest
+from quant_core.registry import load, resolve, suggest
 from search.problem import Problem, Searcher
+from search.scheduling import RAY
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
@@ -27,7 +28,7 @@ SEARCHERS: dict[str, str] = {
 
 
 def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options: Mapping[str, Any] | None = None) -> Searcher:
-    """Build a searcher: `name` of the table, or a user's own `package.module:attribute`.
+    """Build a searcher: `name` of the table, one of Ray Tune's as `ray:NAME`, or a user's own `package.module:attribute`.
 
     Args:
         name: which one.
@@ -37,9 +38,9 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
         options: the searcher's own keyword options.
 
     Raises:
-        InputError: no such searcher, an option it does not have, or a limit that no point keeps.
+        InputError: no such searcher, a package that it needs is missing, an option it does not have, or a limit that no point keeps.
     """
-    make = cast(Callable[..., Searcher], resolve(SEARCHERS, "searcher", name))
+    make = _maker(name)
     given = dict(options or {})
     known = [each for each in inspect.signature(make).parameters if each not in ("problem", "seed", "trials")]
     wrong = [each for each in given if each not in known]
@@ -51,3 +52,11 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
     if problem.sensitivity is not None:  # it may cost evaluations: once is enough, whoever asks
         problem = replace(problem, sensitivity=cache(problem.sensitivity))
     return make(problem, seed=seed, trials=trials, **given)
+
+
+def _maker(name: str) -> Callable[..., Searcher]:
+    """Return what builds a searcher."""
+    if name.startswith(RAY):
+        find = cast(Callable[[str], Callable[..., Searcher]], load("search.ray_backend.searchers:maker"))
+        return find(name.removeprefix(RAY))
+    return cast(Callable[..., Searcher], resolve(SEARCHERS, "searcher", name))

@@ -304,6 +304,17 @@ def test_distillation_draws_the_student_to_the_teacher(distill: float) -> None:
     assert gap(taught) < 0.5 * gap(plain)
 
 
+def test_what_a_report_computes_is_no_lesson() -> None:
+    def report(model: nn.Module, _metrics: dict[str, float]) -> bool:
+        with torch.no_grad():
+            for images, _ in data():
+                model(1 - images)
+        return False
+
+    config = replace(CONFIG, distill=0.5)
+    assert same(run(config, report=report)[0], run(config)[0])
+
+
 def test_softened_is_the_divergence_of_hinton() -> None:
     student, teacher = torch.randn(6, 5), torch.randn(6, 5)
     expected = 9 * F.kl_div((student / 3).log_softmax(1), (teacher / 3).softmax(1), reduction="batchmean")

@@ -10,7 +10,7 @@ from quant_core.errors import InputError
 from search.problem import FloatArray, Problem, Searcher, Trial, Values
 from search.searchers import SEARCHERS, build
 
-NAMES = sorted(SEARCHERS)
+NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]
 ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
 
 
@@ -220,3 +220,30 @@ def searcher_values(searcher: Searcher) -> Values:
     twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq_wall"}).ask()
     assert twin is not None
     return twin.values
+
+
+def test_rays_searchers_say_what_they_need_and_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"unknown searcher of Ray 'OptunaSerach'; known: .*Did you mean 'OptunaSearch'"):
+        build("ray:OptunaSerach", toy())
+    with pytest.raises(InputError, match=r"'ray:OptunaSearch' has no argument 'samplr'; it takes .*Did you mean 'sampler'"):
+        build("ray:OptunaSearch", toy(), options={"arguments": {"samplr": 1}})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="'ray:HyperOptSearch' needs hyperopt, which is not installed: pip install hyperopt"):
+        build("ray:HyperOptSearch", toy())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(InputError, match=r"'ray:HyperOptSearch' minimizes one figure, and error, latency are given .*ray:OptunaSearch"):
+        build("ray:HyperOptSearch", toy(objectives=("error", "latency")))
+
+
+def test_rays_searcher_learns_of_trials_that_it_did_not_suggest() -> None:
+    problem = toy(limit=None)
+    best = tuple(k - 1 for k in problem.cardinalities)
+
+    def found(told: bool) -> list[Values]:
+        searcher = build("ray:OptunaSearch", problem, seed=1, trials=20)
+        if told:
+            for number in range(12):
+                searcher.tell(Trial(-1, tuple((v - number) % 4 for v in best)), (float(number),))
+        return run(problem, searcher, 12)
+
+    assert found(told=True) != found(told=False)
