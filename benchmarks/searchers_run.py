@@ -22,7 +22,7 @@ class Trace:
         error: its error.
         found_at: evaluations made when it was found (0: it is a baseline).
         best: [N] least error under the limits after each evaluation, baselines excluded.
-        seconds: the searcher's own time: building, asking and telling.
+        seconds: the searcher's own processor time: building, asking and telling.
     """
 
     values: Values | None
@@ -41,27 +41,33 @@ def run(
     evaluations: int,
     options: Mapping[str, Any] | None = None,
     baselines: bool = True,
+    enough: float = -np.inf,
+    least: int = 0,
 ) -> Trace:
-    """Tell the baselines (they are not counted), then ask and tell until the evaluations or the searcher's proposals are used up."""
-    start, spent = time.perf_counter(), 0.0
+    """Tell the baselines (they are not counted), then ask and tell until the evaluations or the searcher's proposals are used up.
+
+    A run that has made `least` evaluations ends as soon as its error is at most `enough`, the optimum: nothing can change any more.
+    """
+    told = [(Trial(-1, each), measure(each)) for each in problem.baselines if baselines]
+    start, spent = time.process_time(), 0.0
     agent = build(searcher, problem, seed, evaluations, options)
     values: Values | None = None
     error, found_at = float("inf"), 0
     best: list[float] = []
-    for each in problem.baselines if baselines else ():
-        agent.tell(Trial(-1, each), (measure(each),))
-    while len(best) < evaluations:
+    for baseline, found in told:
+        agent.tell(baseline, (found,))
+    while len(best) < evaluations and not (error <= enough and len(best) >= least):
         trial = agent.ask()
         if trial is None:
             break
-        before = time.perf_counter()
+        before = time.process_time()
         found = measure(trial.values)
-        spent += time.perf_counter() - before
+        spent += time.process_time() - before
         agent.tell(trial, (found,))
         if found < error and problem.feasible(trial.values):
             values, error, found_at = trial.values, found, len(best) + 1
         best.append(error)
-    return Trace(values, error, found_at, np.array(best), time.perf_counter() - start - spent)
+    return Trace(values, error, found_at, np.array(best), time.process_time() - start - spent)
 
 
 def front_run(

@@ -38,7 +38,7 @@ def solve_command(
     from search.launch import check_fingerprints, ready_for
     from search.quiet import quiet_stdout
     from search.searchers.losses import losses
-    from search.searchers.milp import solve
+    from search.searchers.ranking import best
 
     record = tracking.read(uri, sweep, experiment)
     asked = loads(record.experiment, f"experiment of sweep {record.name}")
@@ -48,7 +48,7 @@ def solve_command(
     sensitivities = losses(problem)
     start = time.perf_counter()
     with quiet_stdout():
-        found = solve(problem, sensitivities)
+        found = best(problem, sensitivities)
     seconds = time.perf_counter() - start
     if found is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")

@@ -134,31 +134,35 @@ def random_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.rando
 
 def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
     """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
-    moves = Moves(limits, values)
+    moves, rise = Moves(limits, values), _rise(losses, values)
     while not moves.kept():
-        over = np.maximum(-moves.room, 0.0)
-        after = np.maximum(moves.delta - moves.room[:, None, None], 0.0)
-        saved = over.sum() - after.sum(axis=0)
-        rise = _rise(losses, moves.values)
-        helps = (saved > TOLERANCE) & np.isfinite(rise)
+        after = np.maximum(moves.delta - moves.room[:, None, None], 0.0).sum(axis=0)
+        saved = np.maximum(-moves.room, 0.0).sum() - after
+        helps = saved > TOLERANCE
         if not helps.any():
             break
-        score = np.where(helps, np.where(rise > 0, rise / np.where(helps, saved, 1.0), rise), np.inf)
-        moves.take(*_first(score))
+        score = np.where(helps, rise, np.inf)
+        np.divide(score, saved, out=score, where=helps & (rise > 0))
+        d, k = _first(score)
+        moves.take(d, k)
+        rise[d] = losses[d] - losses[d, k]
     return tuple(moves.values)
 
 
 def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """Do as `smart_wall`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
     moves = Moves(limits, smart_wall(limits, values, losses, rng))
+    rise = _rise(losses, moves.values)
     while True:
-        gain = -_rise(losses, moves.values)
-        cost = np.maximum(moves.delta, 0.0).sum(axis=0)
-        fits = (moves.delta <= np.maximum(moves.room, 0.0)[:, None, None]).all(axis=0) & (gain > 0)
+        fits = (moves.delta <= np.maximum(moves.room, 0.0)[:, None, None]).all(axis=0) & (rise < 0)
         if not fits.any():
             return tuple(moves.values)
-        score = np.where(fits, -gain / np.where(fits, cost + 1e-12, 1.0), np.inf)
-        moves.take(*_first(score))
+        cost = np.maximum(moves.delta, 0.0).sum(axis=0) + 1e-12
+        score = np.full(rise.shape, np.inf)
+        np.divide(rise, cost, out=score, where=fits)
+        d, k = _first(score)
+        moves.take(d, k)
+        rise[d] = losses[d] - losses[d, k]
 
 
 def _rise(losses: FloatArray, values: Sequence[int]) -> FloatArray:

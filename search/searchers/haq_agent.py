@@ -77,10 +77,10 @@ class OffPolicyAgent:
         self._model.set_logger(Logger(folder=None, output_formats=[]))
 
     def act(self, state: FloatArray) -> float:
-        """Return the actor's action in [0, 1]."""
-        with self.randomness():
-            action, _ = self._model.predict(state.astype(np.float32), deterministic=True)
-        return float(action[0])
+        """Return the actor's action in [0, 1]: (tanh(x) + 1) / 2, which is the paper's sigmoid of 2 x. It draws nothing at random."""
+        with torch.no_grad():
+            squashed = self._model.policy(torch.as_tensor(state[None], dtype=torch.float32), deterministic=True)
+        return (float(squashed) + 1.0) / 2.0
 
     def learn(self, states: FloatArray, actions: FloatArray, rewards: FloatArray, updates: int) -> None:
         """Add one episode ([T, F] states, [T] executed actions, [T] rewards) to the buffer and take `updates` gradient steps."""

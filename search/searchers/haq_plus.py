@@ -170,14 +170,17 @@ class HaqPlusSearcher:
         """Return a choice that fits for each of the states [N, F]."""
         rng, found = self._ledger.rng, []
         if self._ppo:
-            for shares, allowed in zip(self._ppo.probabilities(states), fits, strict=True):
-                kept = np.where(allowed, shares + 1e-9, 0.0)
-                found.append(int(rng.choice(len(kept), p=kept / kept.sum())))
-            return found
+            kept = np.where(np.array(fits), self._ppo.probabilities(states) + 1e-9, 0.0).cumsum(axis=1)
+            return drawn(rng, kept / kept[:, -1:])
         assert self._other is not None
         for state, allowed in zip(states, fits, strict=True):
             mean, legal = self._other.act(state), np.flatnonzero(allowed)
             wanted = [chosen(truncated_normal(rng, mean, self._sigma), self._problem.cardinalities[d]) for _ in range(self._candidates)]
-            drawn = [int(legal[np.abs(legal - each).argmin()]) for each in wanted]
-            found.append(max(drawn, key=lambda k: float(logits[k])))
+            nearest = [int(legal[np.abs(legal - each).argmin()]) for each in wanted]
+            found.append(max(nearest, key=lambda k: float(logits[k])))
         return found
+
+
+def drawn(rng: np.random.Generator, distribution: FloatArray) -> list[int]:
+    """Draw one choice from each row of cumulative probabilities [N, K]; one of probability 0 never."""
+    return [int(k) for k in (distribution <= rng.random((len(distribution), 1))).sum(axis=1)]

@@ -69,6 +69,7 @@ class Episode:
             len(limits), len(way.problem.sites)
         )
         self._spent = np.zeros(len(limits))
+        self._left: float | None = None
         self._chosen: dict[int, int] = {}
         self._site = {d: s for s, site in enumerate(way.problem.sites) for d in site}
 
@@ -89,12 +90,15 @@ class Episode:
         if dimension == site[-1]:
             at = tuple(self._chosen[d] for d in site)
             self._spent = self._spent + np.array([tables[s][at] for tables in self._walls.tables])
+            self._left = None
 
     def left(self) -> float:
         """Return the share of the tightest budget that is not spent yet, in [0, 1]."""
-        budget = self._walls.budget
-        shares = (budget - self._spent) / np.where(np.abs(budget) > TOLERANCE, np.abs(budget), 1.0)
-        return float(np.clip(shares, 0.0, 1.0).min()) if len(shares) else 1.0
+        if self._left is None:
+            budget = self._walls.budget
+            shares = (budget - self._spent) / np.where(np.abs(budget) > TOLERANCE, np.abs(budget), 1.0)
+            self._left = min(1.0, max(0.0, float(shares.min()))) if len(shares) else 1.0
+        return self._left
 
     @property
     def values(self) -> Values:

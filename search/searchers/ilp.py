@@ -6,8 +6,7 @@ from search.problem import Problem, Trial
 from search.repair import Repairer, walls
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses
-from search.searchers.milp import solve
-from search.searchers.nextbest import next_best
+from search.searchers.ranking import best, ranked
 from search.searchers.targets import epsilon_limits, under
 
 
@@ -24,7 +23,7 @@ class IlpSearcher:
     def ask(self) -> Trial | None:
         """Return the next optimum that is not known yet, or None after the last budget."""
         while self._left:
-            found = solve(under(self._problem, self._left.pop(0)), self._losses)
+            found = best(under(self._problem, self._left.pop(0)), self._losses)
             if found is not None and not self._ledger.seen(found):
                 return self._ledger.open(found)
         return None
@@ -35,7 +34,7 @@ class IlpSearcher:
 
 
 class TopkSearcher:
-    """The k best solutions of the same program, by no-good cuts: the sum of sensitivities proposes, the measurement decides.
+    """The k best solutions of the same program: the sum of sensitivities proposes, the measurement decides.
 
     Options:
         budgets: for several objectives, how many budgets of the epsilon sweep share the trials.
@@ -43,18 +42,17 @@ class TopkSearcher:
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, budgets: int = 10) -> None:
         walls(problem)
-        self._problem = problem
         self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
-        self._losses = losses(problem)
-        self._limits = epsilon_limits(problem, min(budgets, trials))
+        tables = losses(problem)
+        self._left = [ranked(under(problem, limits), tables) for limits in epsilon_limits(problem, min(budgets, trials))]
 
     def ask(self) -> Trial | None:
         """Return the best point that is not known yet, the budgets taking turns; None when all are."""
-        while self._limits:
-            limits = self._limits.pop(0)
-            found = next_best(self._ledger, under(self._problem, limits), self._losses)
+        while self._left:
+            turn = self._left.pop(0)
+            found = next((point for point in turn if not self._ledger.seen(point)), None)
             if found is not None:
-                self._limits.append(limits)
+                self._left.append(turn)
                 return self._ledger.open(found)
         return None
 

@@ -103,7 +103,7 @@ class Ledger:
         """Every point [N, D], or None where there are too many."""
         if self.problem.size > SMALL:
             return None
-        return np.stack(np.unravel_index(np.arange(self.problem.size), self.problem.cardinalities), axis=1).astype(np.int64)
+        return everything(self.problem)
 
     @cached_property
     def _left(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -121,3 +121,8 @@ class Ledger:
         away = np.abs(self._all[left] - np.array(point)).sum(axis=1)
         picked = left[self.rng.choice(np.flatnonzero(away == away.min()))]
         return tuple(int(v) for v in self._all[picked])
+
+
+def everything(problem: Problem) -> IntArray:
+    """Return every point [N, D] of a small space, over the limits or not."""
+    return np.stack(np.unravel_index(np.arange(problem.size), problem.cardinalities), axis=1).astype(np.int64)

@@ -47,7 +47,7 @@ class Program:
     def __init__(self, problem: Problem, losses: Sequence[FloatArray], pairs: Pairs) -> None:
         self._problem = problem
         self._shapes = [tuple(problem.cardinalities[d] for d in site) for site in problem.sites]
-        joint = [_joint([losses[d] for d in site]) for site in problem.sites]
+        joint = joint_losses(problem, losses)
         self._pairs = _by_site(problem, pairs, joint)
         self._start = np.concatenate([[0], np.cumsum([len(each) for each in joint])]).astype(np.int64)
         extra = sum(each.size for each in self._pairs.values())
@@ -130,6 +130,11 @@ class Program:
 def _undominated(points: FloatArray) -> FloatArray:
     """Return [J]: 0 for the choices [J, 1 + M] of a site that another one equals or betters in loss and in every limited cost, else 1."""
     return non_dominated(points).astype(np.float64) if len(points) <= MOST_COMPARED else np.ones(len(points))
+
+
+def joint_losses(problem: Problem, losses: Sequence[FloatArray]) -> list[FloatArray]:
+    """Return per site the summed losses of its joint choices, raveled: [prod K_d]."""
+    return [_joint([losses[d] for d in site]) for site in problem.sites]
 
 
 def _joint(tables: Sequence[FloatArray]) -> FloatArray:

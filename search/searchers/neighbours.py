@@ -18,9 +18,10 @@ def neighbours(ledger: Ledger, target: Problem, point: Values, most: int = MANY)
     drawn = _all_pairs(target, point) if _size(target) <= most else _some_pairs(ledger.rng, target, point, most)
     kept = np.ones(len(drawn), dtype=np.bool_)
     kept[infeasible(target, drawn)] = False
-    kept &= np.array([not ledger.seen(tuple(map(int, each))) if keep else False for each, keep in zip(drawn, kept, strict=True)], bool)
-    rises = kept & (drawn > np.array(point)).any(axis=1)
-    return drawn[rises] if rises.any() else drawn[kept]
+    drawn = drawn[kept]
+    drawn = drawn[[n for n, each in enumerate(drawn.tolist()) if not ledger.seen(tuple(each))]]
+    rises = (drawn > np.array(point)).any(axis=1)
+    return drawn[rises] if rises.any() else drawn
 
 
 def _size(problem: Problem) -> int:
@@ -41,10 +42,10 @@ def _all_pairs(problem: Problem, point: Values) -> IntArray:
 
 
 def _some_pairs(rng: np.random.Generator, problem: Problem, point: Values, count: int) -> IntArray:
-    """Return `count` distinct points that differ in at most two dimensions, drawn uniformly."""
+    """Return `count` points that differ in at most two dimensions, drawn uniformly with repetition."""
     cards = np.array(problem.cardinalities)
     drawn = np.tile(np.array(point, dtype=np.int64), (count, 1))
     for _ in range(2):
         d = rng.integers(len(cards), size=count)
         drawn[np.arange(count), d] = rng.integers(cards[d])
-    return np.unique(drawn, axis=0)
+    return drawn

@@ -26,12 +26,17 @@ class Nsga2Searcher:
     ) -> None:
         size = max(4, min(population, max(20, trials // 5)))
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+        self._ledger, self._random = ledger, size
         self._study = AskTellStudy(ledger, optuna.samplers.NSGAIISampler(population_size=size, seed=seed))
         self._warm = warm_points(ledger, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""
-        return self._study.ask(next(self._warm, None))
+        wanted = next(self._warm, None)
+        self._random -= 1
+        if wanted is None and self._random >= 0:  # the same draws as Optuna's, which copies the trial for every parameter
+            wanted = self._ledger.draw()
+        return self._study.ask(wanted)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial; one that was not asked here is added to the study."""

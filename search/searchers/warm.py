@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from search.problem import Values
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses
-from search.searchers.nextbest import next_best
+from search.searchers.ranking import ranked
 from search.searchers.targets import epsilon_limits, under
 
 
@@ -18,11 +18,11 @@ def warm_points(ledger: Ledger, count: int) -> Iterator[Values]:
     if count < 1 or problem.sensitivity is None:
         return
     tables = losses(problem)
-    limits = epsilon_limits(problem, count)
-    while limits and count:
-        each = limits.pop(0)
-        found = next_best(ledger, under(problem, each), tables)
+    left = [ranked(under(problem, limits), tables) for limits in epsilon_limits(problem, count)]
+    while left and count:
+        turn = left.pop(0)
+        found = next((point for point in turn if not ledger.seen(point)), None)
         if found is not None:
-            limits.append(each)
+            left.append(turn)
             count -= 1
             yield found

@@ -1,0 +1,112 @@
+"""What is asked of the searchers, judged from the runs: each gate with the figures that decide it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+Judged = list[tuple[str, str, bool]]
+LIMITS_MS = {"ilp": 10.0, "greedy": 10.0, "random": 10.0, "nsga2": 10.0, "swap": 10.0, "tpe": 200.0, "haq": 150.0}
+
+
+def gates(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a table: what is asked, what was measured, whether it is met. A gate whose runs are not there is left out."""
+    judged = [*_ilp(rows), *_auto(rows), *_agent(rows), *_warm(rows), *_overhead(rows)]
+    lines = [f"| {asked} | {measured} | {'yes' if met else 'NO'} |" for asked, measured, met in judged]
+    return ["| asked | measured | met |", "|---|---|---|", *lines]
+
+
+def _ilp(rows: Sequence[Row]) -> Judged:
+    found: Judged = []
+    for family in ("P1", "P2"):
+        mine = _of(rows, family, "ilp")
+        if mine:
+            solved, slowest = sum(row["solved_at"] is not None for row in mine), max(row["ms_per_evaluation"] for row in mine)
+            text = f"{solved} of {len(mine)}, slowest {slowest:.0f} ms"
+            found.append((f"`ilp` finds every optimum of {family}, each in under 1 s", text, solved == len(mine) and slowest < 1000))
+    return found
+
+
+def _auto(rows: Sequence[Row]) -> Judged:
+    found: Judged = []
+    for family, within, needed in (("P1", 25, 9), ("P4", 300, 4)):
+        mine = _of(rows, family, "auto")
+        if not mine:
+            continue
+        hit = [row for row in mine if row["solved_at"] is not None and row["solved_at"] <= within]
+        cases = {row["case"] for row in mine}
+        always = cases - {row["case"] for row in mine if row not in hit}
+        text = f"{len(always)} of {len(cases)} budgets with every seed; {len(hit)} of {len(mine)} runs"
+        found.append((f"`auto` finds the optimum of {family} within {within} evaluations at {needed} budgets", text, len(always) >= needed))
+    pairs = [(row, _rival(rows, row)) for family in ("P1", "P4") for row in _of(rows, family, "auto") if "300" in row["regret"]]
+    judged = [(row["regret"]["300"], rival) for row, rival in pairs if rival is not None]
+    if judged:
+        worse = sum(mine > rival + 1e-9 for mine, rival in judged)
+        asked = "`auto` at 300 is never worse than the better of `random` at 300 and `ilp` (P1, P4)"
+        found.append((asked, f"worse in {worse} of {len(judged)} runs", worse == 0))
+    return found
+
+
+def _rival(rows: Sequence[Row], row: Row) -> float | None:
+    """Return the lesser regret at 300 of `random` with the same seed and of `ilp`, on the same case; None where they were not run."""
+    same = [each for each in rows if each["family"] == row["family"] and each["case"] == row["case"] and "300" in each["regret"]]
+    regrets = [each["regret"]["300"] for each in same if each["label"] == "ilp" or (each["label"], each["seed"]) == ("random", row["seed"])]
+    return min(regrets) if len(regrets) == 2 else None
+
+
+def _agent(rows: Sequence[Row]) -> Judged:
+    found: Judged = []
+    for family in ("P1", "P4"):
+        names = ("haq+, haq_wall", "haq", "random, haq_wall")
+        seeds = {row["seed"] for row in _of(rows, family, names[0])}
+        runs = [[row for row in _of(rows, family, name) if row["seed"] in seeds] for name in names]
+        budgets = [n for n in ("100", "200", "300") if all(any(n in row["regret"] for row in each) for each in runs)]
+        if not budgets:
+            continue
+        texts, met = [], True
+        for n in budgets:
+            ours, *others = (float(np.median([row["regret"][n] for row in each if n in row["regret"]])) for each in runs)
+            texts.append(f"{n}: {ours:.4f} / {others[0]:.4f} / {others[1]:.4f}")
+            met &= ours <= 1e-9 or all(ours < other for other in others)
+        asked = f"median regret of `haq+` below that of `haq` and of `random` (same repair), or 0, from 100 evaluations on {family}"
+        found.append((asked, "; ".join(texts), met))
+    return found
+
+
+def _warm(rows: Sequence[Row]) -> Judged:
+    found: Judged = []
+    for family in ("P1", "P2", "P4", "P5"):
+        warm, cold = (_by_case(_of(rows, family, label), "100") for label in ("tpe", "tpe cold"))
+        cases = [case for case in warm if case in cold]
+        if cases:
+            better = sum(warm[case] < cold[case] for case in cases)
+            medians = [float(np.median([each[case] for case in cases])) for each in (warm, cold)]
+            text = f"median regret {medians[0]:.4f} against {medians[1]:.4f}; better at {better} of {len(cases)} budgets"
+            found.append((f"`tpe` warm is better than cold at 100 evaluations on {family}", text, medians[0] < medians[1]))
+    return found
+
+
+def _overhead(rows: Sequence[Row]) -> Judged:
+    found: Judged = []
+    for label, limit in LIMITS_MS.items():
+        spent = {family: _milliseconds(_of(rows, family, label)) for family in ("P1", "P2", "P4", "P5")}
+        known = {family: each for family, each in spent.items() if each is not None}
+        if known:
+            text = ", ".join(f"{family} {each:.1f}" for family, each in known.items())
+            found.append((f"`{label}`: at most {limit:.0f} ms of processor time per evaluation", text, max(known.values()) <= limit))
+    return found
+
+
+def _milliseconds(rows: Sequence[Row]) -> float | None:
+    spent = [row["ms_per_evaluation"] for row in rows if row["seed"] == 0]
+    return float(np.median(spent)) if spent else None
+
+
+def _by_case(rows: Sequence[Row], at: str) -> dict[str, float]:
+    cases = dict.fromkeys(row["case"] for row in rows if at in row["regret"])
+    return {case: float(np.median([row["regret"][at] for row in rows if row["case"] == case and at in row["regret"]])) for case in cases}
+
+
+def _of(rows: Sequence[Row], family: str, label: str) -> list[Row]:
+    return [row for row in rows if row["family"] == family and row["label"] == label]

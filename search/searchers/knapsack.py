@@ -1,0 +1,142 @@
+"""The solutions of an allocation problem with at most one limit, from the least loss on: dynamic programming, then best-first search.
+
+The multiple-choice knapsack problem after Pisinger (European J. of Operational Research 83, 1995): the Lagrangian bound discards every
+choice and every partial solution that is not part of a solution within `slack` of it, and what is left is small.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from search.problem import FloatArray
+from search.repair import TOLERANCE
+
+MOST_STATES = 400_000
+"""Partial solutions per site above which the enumeration is given up."""
+Front = tuple[FloatArray, FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Knapsack:
+    """One choice per site: the sum of `losses` is to be small, the sum of `costs` at most `budget`.
+
+    Attributes:
+        losses: [S, J], inf where a site has no such choice.
+        costs: [S, J].
+        price: the multiplier of the cost in the Lagrangian; any value gives a valid bound, the best one a tight bound.
+    """
+
+    losses: FloatArray
+    costs: FloatArray
+    budget: float
+    price: float
+
+    @property
+    def reduced(self) -> FloatArray:
+        """[S, J]: by how much a choice raises the Lagrangian bound."""
+        whole = self.losses + self.price * self.costs
+        found: FloatArray = whole - whole.min(axis=1, keepdims=True)
+        return found
+
+    def rounded(self, slack: float) -> float:
+        """Return `slack` with the rounding of a sum of floats added."""
+        return slack * (1 + 1e-9) + 1e-12 * float(np.abs(self.losses[np.isfinite(self.losses)]).max())
+
+    def first_slack(self) -> float:
+        """Return a slack to begin with: one that leaves a choice in about every fourth site."""
+        steps = self._steps()
+        return float(np.sort(steps)[min(len(self.losses) // 4, len(steps) - 1)])
+
+    def most_slack(self) -> float:
+        """Return a slack that no solution exceeds."""
+        reduced = np.where(np.isfinite(self.losses), self.reduced, 0.0)
+        return float(reduced.max(axis=1).sum()) + self.price * abs(self.budget) + self.price * float(np.abs(self.costs).max(axis=1).sum())
+
+    def step(self) -> float:
+        """Return the least positive entry of `reduced`."""
+        return float(self._steps().min())
+
+    def _steps(self) -> FloatArray:
+        """Return the positive entries of `reduced`, rounding left out; [1] when there is none."""
+        reduced = self.reduced[np.isfinite(self.losses)]
+        steps = reduced[reduced > 1e-12 * max(float(reduced.max()), 1e-300)]
+        return steps if len(steps) else np.ones(1)
+
+
+def knapsack(losses: FloatArray, costs: FloatArray, budget: float) -> Knapsack:
+    """Return the problem with the least price at which the Lagrangian's own choices keep the budget."""
+    rows = np.arange(len(losses))
+
+    def kept(price: float) -> bool:
+        return float(costs[rows, (losses + price * costs).argmin(axis=1)].sum()) <= budget + TOLERANCE
+
+    if kept(0.0):
+        return Knapsack(losses, costs, budget, 0.0)
+    legal = np.isfinite(losses)
+    low, high = 0.0, max(float(np.ptp(losses[legal])), 1e-300) / max(float(np.ptp(costs[legal])), 1e-300)
+    for _ in range(100):
+        if kept(high):
+            break
+        low, high = high, 4 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if kept(middle) else (middle, high)
+    return Knapsack(losses, costs, budget, high)
+
+
+def fronts(given: Knapsack, slack: float) -> list[Front] | None:
+    """Return for each s the non-dominated (cost, loss) of the sites s, s + 1, ..., cost rising; None when there are too many.
+
+    What is left out belongs to no solution whose loss is within `slack` of the Lagrangian bound.
+    """
+    reduced = given.reduced
+    bound = np.concatenate([np.cumsum((given.losses + given.price * given.costs).min(axis=1)[::-1])[::-1], [0.0]])
+    least = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(given.losses), given.costs, np.inf).min(axis=1))])
+    limit = given.rounded(slack)
+    cost, loss = np.zeros(1), np.zeros(1)
+    found = [(cost, loss)]
+    for s in reversed(range(len(reduced))):
+        kept = reduced[s] <= limit
+        if len(cost) * int(kept.sum()) > MOST_STATES:
+            return None
+        cost, loss = (np.add.outer(before, table[s, kept]).ravel() for before, table in ((cost, given.costs), (loss, given.losses)))
+        within = (cost + least[s] <= given.budget + TOLERANCE) & (loss + given.price * cost <= bound[s] + limit)
+        cost, loss = _undominated(cost[within], loss[within])
+        found.append((cost, loss))
+    return found[::-1]
+
+
+def _undominated(cost: FloatArray, loss: FloatArray) -> Front:
+    order = np.lexsort((loss, cost))
+    cost, loss = cost[order], loss[order]
+    better = np.ones(len(loss), dtype=np.bool_)
+    better[1:] = loss[1:] < np.minimum.accumulate(loss)[:-1]
+    return cost[better], loss[better]
+
+
+def best_first(given: Knapsack, ahead: list[Front], slack: float) -> Iterator[tuple[int, ...]]:
+    """Yield the choices per site of every solution within `slack` of the bound, the least loss first.
+
+    A* with the fronts as the estimate of what the remaining sites cost: it is exact, so every step leads to a solution.
+    """
+    allowed = given.budget + TOLERANCE
+    limit = float((given.losses + given.price * given.costs).min(axis=1).sum()) - given.price * given.budget + given.rounded(slack)
+    kept = [np.flatnonzero(each <= given.rounded(slack)) for each in given.reduced]
+    rest = [np.append(loss, np.inf) for _, loss in ahead]  # index -1: nothing is cheap enough
+    turn = count()
+    heap: list[tuple[float, int, int, float, float, tuple[int, ...]]] = [(0.0, 0, next(turn), 0.0, 0.0, ())]
+    while heap:
+        _, _, _, cost, loss, chosen = heapq.heappop(heap)
+        s = len(chosen)
+        if s == len(kept):
+            yield chosen
+            continue
+        costs, losses = cost + given.costs[s, kept[s]], loss + given.losses[s, kept[s]]
+        at = np.searchsorted(ahead[s + 1][0], allowed - costs, side="right") - 1
+        total = losses + rest[s + 1][at]
+        for n in np.flatnonzero(total <= limit):
+            entry = (*chosen, int(kept[s][n]))
+            heapq.heappush(heap, (float(total[n]), -s, next(turn), float(costs[n]), float(losses[n]), entry))

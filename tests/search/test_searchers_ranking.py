@@ -1,0 +1,92 @@
+"""Points in the order of an additive loss: dynamic programming against enumeration and against the integer program."""
+
+import itertools
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.searchers_problems import cases
+from search.problem import FloatArray, Problem, Values
+from search.searchers import knapsack, ranking
+from search.searchers.losses import losses
+from search.searchers.milp import solve
+from search.searchers.ranking import best, ranked
+
+
+def random_problem(seed: int, limited: int) -> tuple[Problem, tuple[FloatArray, ...]]:
+    """Return up to four sites of one or two dimensions; every other problem has whole numbers, so that costs and losses tie."""
+    rng = np.random.default_rng(seed)
+    sites: list[tuple[int, ...]] = []
+    cards: list[int] = []
+    for _ in range(int(rng.integers(1, 5))):
+        width = int(rng.integers(1, 3))
+        sites.append(tuple(range(len(cards), len(cards) + width)))
+        cards += [int(k) for k in rng.integers(1, 5, width)]
+
+    def table(*shape: int) -> FloatArray:
+        drawn = rng.uniform(0, 5, shape)
+        return np.round(drawn) if seed % 2 else drawn
+
+    costs = {name: tuple(table(*(cards[d] for d in site)) for site in sites) for name in ("time", "bytes")}
+    tables = tuple(table(k) for k in cards)
+    free = Problem(tuple(cards), ("error",), tuple(sites), costs, base_cost={"time": 1.0}, peak=frozenset({"bytes"}))
+    spent = free.costs(points(free))
+    limits = {name: float(np.quantile(spent[name], rng.uniform())) for name in list(costs)[:limited]}
+    return Problem(tuple(cards), ("error",), tuple(sites), costs, limits=limits, base_cost=free.base_cost, peak=free.peak), tables
+
+
+def points(problem: Problem) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    return np.array(list(itertools.product(*map(range, problem.cardinalities))), dtype=np.int64)
+
+
+def total(values: Values, tables: tuple[FloatArray, ...]) -> float:
+    return sum(float(table[v]) for table, v in zip(tables, values, strict=True))
+
+
+@pytest.mark.parametrize("small", [0, ranking.SMALL])
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), limited=st.integers(0, 1))
+def test_every_point_comes_once_and_in_order(small: int, seed: int, limited: int) -> None:
+    problem, tables = random_problem(seed, limited)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "SMALL", small)
+        found = list(ranked(problem, tables))
+    wanted = sorted(total(point, tables) for point in map(tuple, points(problem)) if problem.feasible(point))
+    assert len(set(found)) == len(found) == len(wanted)
+    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_several_limits_go_to_the_integer_program(seed: int) -> None:
+    problem, tables = random_problem(seed, 2)
+    feasible = [tuple(point) for point in points(problem) if problem.feasible(point)]
+    if not feasible:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "SMALL", 0)
+        found = list(islice(ranked(problem, tables), 3))
+    wanted = sorted(total(point, tables) for point in feasible)[:3]
+    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+
+
+def test_a_dynamic_program_that_grows_too_large_hands_over_to_the_integer_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases(("P1",))[0]
+    tables = losses(case.problem)
+    wanted = [total(point, tables) for point in islice(ranked(case.problem, tables), 4)]
+    monkeypatch.setattr(knapsack, "MOST_STATES", 40)
+    found = list(islice(ranked(case.problem, tables), 4))
+    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("case", cases(("P2",)), ids=lambda case: case.name)
+def test_the_dynamic_program_agrees_with_the_integer_program(case: object) -> None:
+    assert isinstance(case, type(cases(("P1",))[0]))
+    tables = losses(case.problem)
+    found, other = best(case.problem, tables), solve(case.problem, tables)
+    assert found is not None
+    assert other is not None
+    assert total(found, tables) == pytest.approx(total(other, tables), abs=1e-12)
