@@ -15,6 +15,7 @@ import numpy as np
 
 from hw_models.device import FOLDER
 from search.allocation import Allocation, BoundProblem, read
+from search.features import PAPER, unit
 from search.pareto import hypervolume
 from search.problem import FloatArray, Problem, Values
 from search.searchers.ranking import best
@@ -104,14 +105,20 @@ def front_reference(problem: Problem) -> tuple[float, float]:
 
 def haq_table() -> list[Case]:
     """Return HAQ's 53 x 8 x 8 cycles with a synthetic additive sensitivity: weights x 4^-w + activations x 4^-a, summing to 1 at 1 bit."""
-    cycles = np.zeros((53, 8, 8))
-    counts = np.zeros((53, 2))
+    cycles, counts, rows = np.zeros((53, 8, 8)), np.zeros((53, 2)), np.zeros((53, 7))
     with (FOLDER / "haq_vu9p_mobilenetv2.csv").open() as file:
         for row in csv.DictReader(file):
             n, kernel = int(row["index"]), int(row["kernel"])
             cycles[n, int(row["w_bits"]) - 1, int(row["a_bits"]) - 1] = float(row["cycles"])
             fan_in = 1 if row["kind"] == "depthwise" else int(row["in_channels"])
             counts[n] = fan_in * int(row["out_channels"]) * kernel**2, int(row["in_channels"]) * int(row["in_size"]) ** 2
+            sizes = [float(row[name]) for name in ("in_channels", "out_channels", "stride", "kernel", "in_size")]
+            rows[n] = [row["kind"] == "depthwise", *sizes[:4], counts[n, 0], sizes[4]]
+    columns = dict(zip(PAPER, np.repeat(rows, 2, axis=0).T, strict=False)) | {
+        "index": np.arange(106) // 2,
+        "activation": np.arange(106) % 2,
+    }
+    seen, names = unit(columns, PAPER)
     scale = counts / counts.sum(axis=0) / 2
     losses = tuple(each * (4.0 ** -np.arange(8.0) - 4.0**-7.0) for each in scale.ravel())
     found = []
@@ -124,6 +131,8 @@ def haq_table() -> list[Case]:
             limits={"cycles": ratio * float(cycles[:, -1, -1].sum())},
             baselines=tuple((w, a) * 53 for w in range(8) for a in range(8)),
             sensitivity=lambda: losses,
+            features=seen,
+            feature_names=names,
             float_error=0.0,
         )
         answer = best(problem, losses)

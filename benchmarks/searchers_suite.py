@@ -80,7 +80,7 @@ def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:
 def _plan(found: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | None, Entry, int, int]]:
     """Return the runs (without a case: of the front of P4) in an order in which one that is stopped early is still even.
 
-    Seed after seed; P2, P5 and the front begin when P1 and P4 have three seeds.
+    Seed after seed; P2, P5, the front and the dearest searcher, `haq`, come two seeds later.
     """
     runs: list[tuple[int, Case | None, Entry, int, int]] = []
     for seed in range(seeds):
@@ -89,7 +89,8 @@ def _plan(found: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | 
                 slow = case.family == "P5" and entry.label in SLOW_ON_P5
                 if seed < (min(2, seeds) if slow else _count(entry, seeds)):
                     most = min(evaluations, SLOW_ON_P5[entry.label]) if slow else evaluations
-                    runs.append((seed + 2 * (case.family in ("P2", "P5")), case, entry, seed, most))
+                    late = 2 * (case.family in ("P2", "P5")) + 2 * (entry.label == "haq" and (seed > 0 or case.family in ("P2", "P5")))
+                    runs.append((seed + late, case, entry, seed, most))
         if seed < 2 and any(case.family == "P4" for case in found):
             runs += [(seed + 2, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
     return [each[1:] for each in sorted(runs, key=lambda each: each[0])]

@@ -22,6 +22,7 @@ from quant_core.trace import trace
 from search import tasks
 from search.evaluator import first_inputs
 from search.experiment import DeviceSection, Experiment, Limit, SpaceSection
+from search.features import features
 from search.problem import FloatArray, IntArray, Problem
 from search.scheduling import POPULATION
 from search.task import Batch, Task
@@ -111,6 +112,7 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
             site_cost[metric].append(joint.reshape(shape))
     fixed = [n for n, name in enumerate(names) if name not in free]
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
+    seen, names_seen = features(setup.layers, space.dimensions)
     return Problem(
         cardinalities=space.cardinalities,
         objectives=("error", *setup.experiment.device.objectives[1:]),
@@ -120,6 +122,8 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
         base_cost=base,
         peak=frozenset(table.peak),
         baselines=rules.uniform(space),
+        features=seen,
+        feature_names=names_seen,
         float_error=float_error,
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search.features import PAPER
 from search.problem import FloatArray, Problem, Values
 from search.repair import TOLERANCE, padded, walls
 from search.searchers.targets import Limits, under
@@ -30,19 +31,29 @@ class Course:
 
 
 def course(problem: Problem, losses: tuple[FloatArray, ...], *, full: bool) -> Course:
-    """Prepare a problem: the features of the paper (as `problem.features` gives them), and with `full` costs and losses per choice too."""
-    dimensions, width = len(problem.cardinalities), max(problem.cardinalities, default=1)
-    order = tuple(d for site in problem.sites for d in site)
-    place = np.zeros((dimensions, 2))
-    for s, site in enumerate(problem.sites):
-        for position, d in enumerate(site):
-            place[d] = s / max(len(problem.sites) - 1, 1), position / max(len(site) - 1, 1)
+    """Prepare a problem: the state of the paper, and with `full` what is ours beyond it: further features, costs and losses per choice."""
+    width = max(problem.cardinalities, default=1)
     table = padded(losses)
-    parts = [place if problem.features is None else np.concatenate([place, problem.features], axis=1)]
+    parts = [_seen(problem, full=full)]
     if full:
         shown = np.where(np.isfinite(table), table, 0.0)
-        parts += [_unit(slopes(problem, d, width) for d in range(dimensions)), np.sqrt(shown / max(float(shown.max()), 1e-300))]
-    return Course(problem, order, table, np.concatenate(parts, axis=1))
+        costs = _unit(slopes(problem, d, width) for d in range(len(problem.cardinalities)))
+        parts += [costs, np.sqrt(shown / max(float(shown.max()), 1e-300))]
+    return Course(problem, tuple(d for site in problem.sites for d in site), table, np.concatenate(parts, axis=1))
+
+
+def _seen(problem: Problem, *, full: bool) -> FloatArray:
+    """Return the features [D, F]; of a problem without any: its place, its site's and the dearest cost of its site in every metric."""
+    if problem.features is not None:
+        shown = [n for n, name in enumerate(problem.feature_names) if full or name in PAPER]
+        return problem.features[:, shown] if problem.feature_names else problem.features
+    found = np.zeros((len(problem.cardinalities), 2 + len(problem.site_cost)))
+    dearest = {metric: [float(each.max()) for each in tables] for metric, tables in problem.site_cost.items()}
+    for s, site in enumerate(problem.sites):
+        for position, d in enumerate(site):
+            costs = [(each[s] - min(each)) / max(max(each) - min(each), 1e-300) for each in dearest.values()]
+            found[d] = s / max(len(problem.sites) - 1, 1), position / max(len(site) - 1, 1), *costs
+    return found
 
 
 def slopes(problem: Problem, dimension: int, width: int) -> FloatArray:
