@@ -14,6 +14,7 @@ from hw_models.table import CostTable
 from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
+from quant_core.qat.rng import repeatable
 from quant_core.registry import unknown
 from quant_core.size import float_bytes
 from quant_core.spec import FLOAT, parse
@@ -169,16 +170,25 @@ def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -
 
 def _hash_tensors(tensors: Iterable[object]) -> str:
     digest = hashlib.sha256()
+    _feed(digest, tensors)
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _hash_data(task: Task) -> str:
+    """Hash the splits that decide about figures; a loader that shuffles by torch, numpy or Python does so alike every time."""
     splits: tuple[Iterable[Batch], ...] = (task.calib, task.valid, task.test)
-    return _hash_tensors(leaf for split in splits for batch in split for leaf in tree_leaves(batch))
+    digest = hashlib.sha256()
+    for split in splits:
+        with repeatable():
+            _feed(digest, (leaf for batch in split for leaf in tree_leaves(batch)))
+    return digest.hexdigest()[:16]
 
 
 def choices_text(space: Space) -> str:
