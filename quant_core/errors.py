@@ -5,5 +5,9 @@ class BitfrontError(Exception):
     """Something failed while it ran (exit code 1)."""
 
 
+class LeftInFloatWarning(UserWarning):
+    """Something of the network is left in float; the message names it. The command line shows it as one line."""
+
+
 class InputError(BitfrontError, ValueError):
     """The user gave something that is not allowed (exit code 2)."""

@@ -5,7 +5,11 @@ A format is added by one entry here and one module that holds its `encode` and `
 
 from dataclasses import dataclass
 
-ROUNDINGS = ("nearest", "stochastic", "adaround")
+ROUNDINGS = {
+    "nearest": "to the nearest code, ties to even",
+    "stochastic": "up or down, with the chance of each by its nearness; unbiased",
+    "adaround": "up or down as the layer's outputs ask for (Nagel et al., ICML 2020)",
+}
 FLOAT_SCALES = ("fp32", "fp16", "e8m0")
 INTEGER_SCALES = ("s4", "s5", "s6", "s7", "s8")
 SCALE_BITS = {"fp32": 32, "fp16": 16, "e8m0": 8, "e4m3": 8, "s4": 4, "s5": 5, "s6": 6, "s7": 7, "s8": 8}
@@ -67,7 +71,7 @@ FORMATS: dict[str, Format] = {
         "linear, symmetric or affine, 1-16 bits (Jacob et al., CVPR 2018); vectorN: VSQuant (Dai et al., MLSys 2021)",
         clippings=tuple(CLIPPINGS),
         scales=FLOAT_SCALES + INTEGER_SCALES,
-        roundings=ROUNDINGS,
+        roundings=tuple(ROUNDINGS),
         affine=True,
     ),
     "kmeans": Format(

@@ -5,16 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_core.errors import BitfrontError
+
 
 def forward(model: nn.Module, inputs: Any) -> Tensor:
-    """Run `model` on one batch of inputs; outputs that hold `logits` (transformers) are unwrapped."""
+    """Run `model` on one batch of inputs; outputs that hold `logits` (transformers) are unwrapped.
+
+    Raises:
+        BitfrontError: it returns something else.
+    """
     if isinstance(inputs, dict):
         outputs = model(**inputs)
     elif isinstance(inputs, tuple | list):
         outputs = model(*inputs)
     else:
         outputs = model(inputs)
-    return outputs if isinstance(outputs, Tensor) else outputs.logits
+    found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(found, Tensor):
+        raise BitfrontError(
+            f"the network returned a {type(outputs).__name__}; a tensor, or an object with a tensor `logits`, is needed. "
+            f"Wrap it in a module that returns the output to judge."
+        )
+    return found
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

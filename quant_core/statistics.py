@@ -1,6 +1,7 @@
 """What calibration learns of each layer's input, in one pass over the calibration batches; every activation clipping reads it from here."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
+from quant_core.errors import InputError, LeftInFloatWarning
 from quant_core.forward import forward
 from quant_core.layer import Layer
 
@@ -123,7 +124,8 @@ def _count(values: NDArray[np.float32], per_width: float, counts: NDArray[np.flo
 def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -> dict[str, TensorStatistics]:
     """Run `model` over `batches` (model inputs) once and return the statistics of every called layer's INPUT, by layer name.
 
-    Embeddings read indices, so they have none. A module that is called several times has one statistics for all its calls.
+    Embeddings read indices, so they have none. A module that is called several times has one statistics for all its calls. A layer
+    that no batch reaches has none either and is named in a `LeftInFloatWarning`: without a range its input stays in float.
 
     Raises:
         InputError: there is no batch, or a layer's input holds NaN or infinity (the layer is named).
@@ -145,7 +147,11 @@ def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -
             handle.remove()
     if not batch_count:
         raise InputError("the calibration split is empty; give at least one batch.")
-    return found
+    unreached = [name for name, statistics in found.items() if not statistics.count]
+    if unreached:
+        text = f"no calibration batch reaches {', '.join(unreached)}: the input stays in float there"
+        warnings.warn(text, LeftInFloatWarning, stacklevel=2)
+    return {name: statistics for name, statistics in found.items() if statistics.count}
 
 
 def _observe(statistics: TensorStatistics) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:

@@ -8,20 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from quant_core.errors import InputError
+from quant_core.errors import BitfrontError, InputError, LeftInFloatWarning
 from quant_core.forward import forward
 from quant_core.layer import Layer
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _TRANSFORMERS_CONV1D = "transformers.pytorch_utils.Conv1D"
-
-
-class NeverCalledWarning(UserWarning):
-    """A layer is left in float because the example never reached it."""
 
 
 def is_transformers_conv1d(module: nn.Module) -> bool:
@@ -47,7 +44,8 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     """Return the layers of `model` in the order in which one example first reaches them; never-called layers come last.
 
     Shared modules and modules called several times are one layer (`calls`, MACs summed). A layer that is never called is
-    returned with `calls == 0` and named in a `NeverCalledWarning`: it stays in float.
+    returned with `calls == 0` and named in a `LeftInFloatWarning`: it stays in float. So are weights that no such layer holds
+    (recurrent layers, attention's in_proj_weight, parameters of the user's own modules): they are never quantized nor counted.
 
     Args:
         model: any module; its mode (train or eval) is left as it is.
@@ -55,17 +53,36 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
 
     Raises:
         InputError: the network holds no quantizable layer.
+        BitfrontError: the network fails on the example.
     """
     modules = quantizable(model)
     if not modules:
-        raise InputError("the network has no Linear, Conv, ConvTranspose or Embedding layer; there is nothing to quantize.")
+        raise InputError(
+            "the network has no Linear, Conv, ConvTranspose or Embedding layer; there is nothing to quantize. "
+            "Of a scripted network, give the original."
+        )
     calls, recorder = _run(model, modules, first_example(inputs))
     called = [name for name, _ in sorted(calls.items(), key=lambda item: item[1][0].start)]
     layers = [_layer(name, modules[name], calls[name], recorder) for name in called]
     never = [name for name in modules if name not in calls]
     if never:
-        warnings.warn(f"never called by the example, left in float: {', '.join(never)}", NeverCalledWarning, stacklevel=2)
+        warnings.warn(f"never called by the example, left in float: {', '.join(never)}", LeftInFloatWarning, stacklevel=2)
+    others = _other_weights(model, modules)
+    if others:
+        text = f"weights that belong to no quantizable layer, left in float and not counted: {', '.join(others)}"
+        warnings.warn(text, LeftInFloatWarning, stacklevel=2)
     return _mark_tied(layers + [_layer(name, modules[name], [], recorder) for name in never], modules)
+
+
+def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
+    """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
+    held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    found = []
+    for name, module in model.named_modules():
+        own = [key for key, each in module.named_parameters(recurse=False) if each.dim() > 1 and id(each) not in held]
+        if own:
+            found.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(own)})")
+    return found
 
 
 @dataclass
@@ -129,9 +146,9 @@ class _Hooks:
     recorder: _Recorder
     calls: dict[str, list[_Call]] = field(default_factory=dict)
 
-    def before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(_module: nn.Module, args: Any) -> None:
-            source: Tensor = args[0]
+    def before(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            source: Tensor = args[0] if args else next(iter(kwargs.values()))
             self.calls.setdefault(name, []).append(_Call(self.recorder.step, _address(source), tuple(source.shape)))
 
         return hook
@@ -145,13 +162,23 @@ class _Hooks:
 
 
 def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple[dict[str, list[_Call]], _Recorder]:
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
     recorder = _Recorder([*model.parameters(), *model.buffers()])
     hooks = _Hooks(recorder)
-    handles = [module.register_forward_pre_hook(hooks.before(name)) for name, module in modules.items()]
+    handles = [module.register_forward_pre_hook(hooks.before(name), with_kwargs=True) for name, module in modules.items()]
     handles += [module.register_forward_hook(hooks.after(name)) for name, module in modules.items()]
     try:
         with torch.no_grad(), recorder:
             forward(model, example)
+    except BitfrontError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+        raise BitfrontError(
+            f"the network failed on one example of shape {shapes} with {type(error).__name__}: {str(error).partition(chr(10))[0]}. "
+            f"Inputs have the examples along their first axis; a tuple is passed as model(*x), a dict as model(**x)."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from quant_core.errors import InputError
 from quant_core.files import write_text
-from quant_core.registry import unknown
+from quant_core.registry import about, unknown
 
 
 def _families() -> dict[str, dict[str, str]]:
@@ -22,15 +22,14 @@ def _families() -> dict[str, dict[str, str]]:
     from search.searchers import SEARCHERS
     from search.tasks import TASKS
 
+    things = {"searchers": SEARCHERS, "tasks": TASKS}
+    modules = {"qat-methods": QAT_METHODS, "exporters": EXPORTERS, "backends": BACKENDS}
     return {
-        "searchers": dict(SEARCHERS),
         "formats": {name: each.about for name, each in FORMATS.items()},
         "clippings": dict(CLIPPINGS),
-        "roundings": dict.fromkeys(ROUNDINGS, ""),
-        "tasks": dict(TASKS),
-        "qat-methods": dict(QAT_METHODS),
-        "exporters": dict(EXPORTERS),
-        "backends": dict(BACKENDS),
+        "roundings": dict(ROUNDINGS),
+        **{family: {name: about(path) for name, path in table.items()} for family, table in things.items()},
+        **{family: {name: about(path.partition(":")[0]) for name, path in table.items()} for family, table in modules.items()},
     }
 
 
@@ -48,9 +47,11 @@ def list_command(
     if as_json:
         typer.echo(json.dumps(families[family], indent=2))
         return
-    table = Table("name", "what", box=None)
-    for name, about in families[family].items():
-        table.add_row(name, about)
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what")
+    for row in families[family].items():
+        table.add_row(*row)
     Console().print(table)
 
 

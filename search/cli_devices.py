@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,23 +18,29 @@ from quant_core.errors import InputError
 from quant_core.layer import Layer, layers_from_json
 from quant_core.policy import Policy
 
-devices_app = typer.Typer(help="List device files, show one, check their models against published figures.", no_args_is_help=False)
+devices_app = typer.Typer(no_args_is_help=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 _UNITS = {"latency_s": ("latency", 1e3, "ms"), "energy_j": ("energy", 1e3, "mJ"), "weight_bytes": ("weights", 1e-3, "kB")}
+_WIDE = 120  # columns from which on a cost table also shows the parts of time and energy
 _UNITS |= {"peak_activation_bytes": ("activations", 1e-3, "kB"), "macs": ("MACs", 1e-6, "M"), "bit_ops": ("bit ops", 1e-9, "G")}
 
 
 @devices_app.callback(invoke_without_command=True)
 def list_devices(context: typer.Context, as_json: Json = False) -> None:
-    """List the devices that ship with bitfront."""
+    """List device files, show one, check their models against published figures.
+
+    Example: `bitfront devices`, `bitfront devices show t4`
+    """
     if context.invoked_subcommand:
         return
     identities = [Device.load(name).file.identity for name in device_names()]
     if as_json:
         typer.echo(json.dumps([each.model_dump() for each in identities], indent=2))
         return
-    table = Table("name", "kind", "what", "process", "batch")
+    table = Table()
+    for title in ("name", "kind", "what", "process", "batch"):
+        table.add_column(title, no_wrap=title == "name")
     for each in identities:
         table.add_row(each.name, each.kind, each.title, each.process, str(each.batch))
     _console().print(table)
@@ -41,7 +48,10 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
 
 @devices_app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A device's name, or the path of a device file.")], as_json: Json = False) -> None:
-    """Show what a device can run, where its numbers come from, and how far off its model is."""
+    """Show what a device can run, where its numbers come from, and how far off its model is.
+
+    Example: `bitfront devices show vu9p-bitserial`
+    """
     device = Device.load(name)
     checks = validate(device)
     if as_json:
@@ -74,7 +84,10 @@ def validate_command(
     golden: Annotated[Path | None, typer.Option("--golden", help="Check against this CSV instead of the device's own figures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the golden values of devices; exit code 1 where one is past its tolerance."""
+    """Run the golden values of devices; exit code 1 where one is past its tolerance.
+
+    Example: `bitfront devices validate t4`
+    """
     if golden and not name:
         raise InputError("--golden was given without a device; write `bitfront devices validate NAME --golden FILE.csv`.")
     checks = [check for each in ([name] if name else device_names()) for check in validate(Device.load(each), golden)]
@@ -94,7 +107,10 @@ def cost_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Cost one policy on a device, layer by layer; exit code 1 where it breaks a hard limit of the device."""
+    """Cost one policy on a device, layer by layer; exit code 1 where it breaks a hard limit of the device.
+
+    Example: `bitfront cost out/digits/policy.json --device stm32h743-cmsis-nn`
+    """
     data = _read_json(policy)
     network, choice = _network(data, policy, layers), Policy.from_json(data)
     found = Device.load(device)
@@ -159,10 +175,14 @@ def _print_checks(console: Console, checks: list[Check] | tuple[Check, ...]) -> 
 def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, Any]], excess: tuple[str, ...]) -> None:
     console = _console()
     shown = [metric for metric in totals if metric in _UNITS]
-    extra = [key for key in ("compute_s", "memory_s", "stall_s") if any(key in row for row in rows)]
-    parts = list(dict.fromkeys(part for row in rows for part in row["energy_parts_j"]))
-    heads = [f"{_UNITS[m][0]} {_UNITS[m][2]}" for m in shown] + [f"{key[:-2]} ms" for key in extra] + [f"{part} mJ" for part in parts]
-    table = Table("layer", "weight", "activation", *heads, "note")
+    wide = console.width >= _WIDE
+    extra = [key for key in ("compute_s", "memory_s", "stall_s") if wide and any(key in row for row in rows)]
+    parts = list(dict.fromkeys(part for row in rows for part in row["energy_parts_j"] if wide))
+    heads = [f"{_UNITS[m][0]}\n{_UNITS[m][2]}" for m in shown] + [f"{key[:-2]}\nms" for key in extra] + [f"{part}\nmJ" for part in parts]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("layer", "weight", "activation", *heads, "note"):
+        figure = title in heads
+        table.add_column(title, no_wrap=figure, justify="right" if figure else "left", overflow="fold", min_width=5 if figure else 8)
     for row in rows:
         cells = [f"{row[m] * _UNITS[m][1]:.4g}" for m in shown] + [f"{row[key] * 1e3:.4g}" if key in row else "" for key in extra]
         energy = [f"{row['energy_parts_j'].get(part, 0.0) * 1e3:.4g}" for part in parts]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from quant_core.errors import BitfrontError, InputError
 from quant_core.export.stored import Quantized, post_training
@@ -20,6 +21,7 @@ from quant_core.ptq import PostTraining
 from quant_core.qat.loop import Saving
 from quant_core.qat.population import Breeding
 from quant_core.qat.prepare import finalize
+from quant_core.qat.rng import repeatable
 from quant_core.qat.train import starting
 from quant_core.size import average_bits
 from search.experiment_evaluate import EvaluateSection
@@ -30,46 +32,41 @@ Epochs = tuple[Mapping[str, float], ...]
 
 
 def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
-    """Return the first `examples` examples as a list of batches (0: all of them)."""
-    if not examples:
-        return list(batches)
-    taken: list[Batch] = []
-    left = examples
-    for inputs, targets in batches:
-        if left <= 0:
-            break
-        taken.append((_cut(inputs, left), targets[:left]))
-        left -= len(targets)
-    return taken
+    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time."""
+    with repeatable():
+        if not examples:
+            return list(batches)
+        taken: list[Batch] = []
+        left = examples
+        for inputs, targets in batches:
+            if left <= 0:
+                break
+            taken.append((_cut(inputs, left), targets[:left]))
+            left -= len(targets)
+        return taken
 
 
 def _cut(inputs: Any, count: int) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs[:count]
-    if isinstance(inputs, dict):
-        return {key: _cut(value, count) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_cut(value, count) for value in inputs)
-    return inputs
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
-    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split.
+    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split. Noise in the network is the same every time.
 
     Raises:
-        BitfrontError: an output is not finite, or the split is empty.
+        BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
     """
     score = loss = 0.0
     count = scored = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), repeatable():
         for inputs, targets in batches:
             outputs = forward(model, inputs)
             if not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-            scores = task.score(outputs, targets)
+            scores, batch_loss = _judged(task, outputs, targets)
             score += float(scores.sum())
             scored += scores.numel()
-            loss += float(task.loss(outputs, targets)) * len(targets)
+            loss += batch_loss * len(targets)
             count += len(targets)
     if not count or not scored:
         raise BitfrontError("the split is empty: no example to measure on")
@@ -79,6 +76,25 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str,
             f"the task's score gave accuracy {accuracy} and loss {loss / count}; scores in [0, 1] and a finite loss are needed"
         )
     return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
+
+
+def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Return the scores and the mean loss of one batch."""
+    shapes = f"outputs of shape {tuple(outputs.shape)}, targets of shape {tuple(targets.shape)}"
+    try:
+        scores: object = task.score(outputs, targets)
+        loss = float(task.loss(outputs, targets))
+    except Exception as error:
+        raise BitfrontError(
+            f"the task's score or loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes}). "
+            f"Where top-1 and cross-entropy do not fit, give Task a score and a loss of your own."
+        ) from error
+    if not isinstance(scores, Tensor) or not scores.dim() or scores.shape != targets.shape[: scores.dim()]:
+        given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise BitfrontError(
+            f"the task's score gave {given} ({shapes}); one score in [0, 1] per example is needed, a tensor of shape ({len(targets)},)."
+        )
+    return scores, loss
 
 
 class Evaluator:
@@ -221,6 +237,7 @@ def first_inputs(task: Task) -> Any:
     Raises:
         InputError: the calibration split is empty.
     """
-    for inputs, _ in itertools.islice(task.calib, 1):
-        return inputs
+    with repeatable():
+        for inputs, _ in itertools.islice(task.calib, 1):
+            return inputs
     raise InputError("the task's calibration split is empty; give at least one batch.")

@@ -208,7 +208,7 @@ def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str]
         hashes = ", ".join(f"{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints[name]}" for name in changed)
         raise InputError(
             f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives ({hashes}). "
-            f"Restore them, or start a new sweep."
+            f"A task must give the same every time (seed its training); restore what changed, or start a new sweep."
         )
 
 

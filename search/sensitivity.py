@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from search.problem import FloatArray
 from spaces.space import Space
 
 EXAMPLES = 512
+Compare = Callable[[Tensor, Tensor], tuple[float, int]]
 
 
 @dataclass
 class Sensitivity:
     """Measures, once, how far the outputs move from the float network's when one dimension leaves its widest choice.
 
-    The divergence is the mean Kullback-Leibler divergence of the outputs' softmax, in nats.
+    The divergence is the mean Kullback-Leibler divergence, in nats, of the outputs' softmax; where the network gives one number per
+    example (a logit, a regression), of Gaussians around it with the variance that the float network's outputs have.
 
     Attributes:
         engine: quantizes the network.
@@ -65,22 +67,22 @@ class Sensitivity:
         widest = [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
         with torch.inference_mode():
             self.engine.restore()
-            reference = [_log_probabilities(forward(self.engine.model, inputs)) for inputs in batches]
-            base = self._divergence(widest, batches, reference)
+            reference = [forward(self.engine.model, inputs) for inputs in batches]
+            compare = _comparison(reference)
+            base = self._divergence(widest, batches, reference, compare)
             rises = []
             for d, dimension in enumerate(self.space.dimensions):
                 points = ([*widest[:d], k, *widest[d + 1 :]] for k in range(len(dimension.choices)))
-                rises.append(np.array([self._divergence(p, batches, reference) - base if p != widest else 0.0 for p in points]))
+                rises.append(np.array([self._divergence(p, batches, reference, compare) - base if p != widest else 0.0 for p in points]))
         return tuple(rises)
 
-    def _divergence(self, values: Sequence[int], batches: Sequence[Any], reference: Sequence[Tensor]) -> float:
+    def _divergence(self, values: Sequence[int], batches: Sequence[Any], reference: Sequence[Tensor], compare: Compare) -> float:
         self.evaluations += 1
         model = self.engine.apply(self.space.policy(values))
         total, count = 0.0, 0
         for inputs, target in zip(batches, reference, strict=True):
-            log_q = _log_probabilities(forward(model, inputs))
-            total += float((target.exp() * (target - log_q)).sum())
-            count += target.numel() // target.shape[_class_axis(target)]
+            divergence, distributions = compare(forward(model, inputs), target)
+            total, count = total + divergence, count + distributions
         return total / count
 
     def _batches(self) -> list[Any]:
@@ -91,6 +93,19 @@ class Sensitivity:
             taken.append(inputs)
             count += next(leaf.shape[0] for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
         return taken
+
+
+def _comparison(reference: Sequence[Tensor]) -> Compare:
+    """Return what gives the summed divergence of found from wanted outputs, and of how many distributions it is."""
+    if any(outputs[0].numel() > 1 for outputs in reference):
+        return _softmax_divergence
+    spread = float(torch.cat([outputs.flatten() for outputs in reference]).double().var(correction=0).clamp_min(1e-12))
+    return lambda found, wanted: (float((found.double() - wanted.double()).square().sum()) / (2 * spread), wanted.numel())
+
+
+def _softmax_divergence(found: Tensor, wanted: Tensor) -> tuple[float, int]:
+    log_p, log_q = _log_probabilities(wanted), _log_probabilities(found)
+    return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[_class_axis(wanted)]
 
 
 def _class_axis(outputs: Tensor) -> int:

@@ -15,6 +15,7 @@ from quant_core.errors import InputError
 from quant_core.layer import Layer
 from quant_core.policy import LayerPolicy
 from quant_core.qat.population import Breeding
+from quant_core.qat.rng import repeatable
 from quant_core.registry import unknown
 from quant_core.size import float_bytes
 from quant_core.spec import FLOAT, parse
@@ -175,11 +176,15 @@ def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -
 
 def _hash_tensors(tensors: Iterable[object]) -> str:
     digest = hashlib.sha256()
+    _feed(digest, tensors)
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _hash_data(task: Task) -> str:
@@ -206,7 +211,12 @@ def breeding(experiment: Experiment) -> Breeding | None:
 
 
 def _hash_splits(*splits: Iterable[Batch]) -> str:
-    return _hash_tensors(leaf for split in splits for batch in split for leaf in tree_leaves(batch))
+    """Hash splits that decide about figures; a loader that shuffles by torch, numpy or Python does so alike every time."""
+    digest = hashlib.sha256()
+    for split in splits:
+        with repeatable():
+            _feed(digest, (leaf for batch in split for leaf in tree_leaves(batch)))
+    return digest.hexdigest()[:16]
 
 
 def choices_text(space: Space) -> str:

@@ -23,7 +23,7 @@ class Task:
         model: trained, float, in eval mode.
         train, calib, valid, test: re-iterable collections of batches `(model input, targets)`: a list or a DataLoader. The model is
             called as `model(x)`; a tuple is passed as `model(*x)`, a dict as `model(**x)`. Searchers see `valid`; `calib` sets
-            activation ranges; `test` is read once, for the members of the final front.
+            activation ranges; `test` judges the members of the final front, once.
         score: (outputs, targets) -> one score in [0, 1] per example; their mean is the accuracy.
         loss: (outputs, targets) -> mean loss, a scalar; the finer figure, and what quantization-aware training minimizes.
     """

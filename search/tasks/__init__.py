@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quant_core.errors import BitfrontError, InputError
 from quant_core.registry import resolve, suggest
@@ -29,7 +29,7 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
 
     Args:
         name: an entry of `TASKS`, or `package.module:function` where the function takes keyword options and returns a `Task`.
-        options: passed to the function by name.
+        options: passed to the function by name. Random numbers of torch, numpy and Python start alike at every call.
 
     Returns:
         The task, its model in eval mode, none of its splits empty.
@@ -42,8 +42,11 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
     if not callable(function):
         raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.task.Task.")
     _check_options(name, function, options)
+    from quant_core.qat.rng import repeatable
+
     try:
-        made: object = function(**options)
+        with repeatable():
+            made: object = function(**options)
     except BitfrontError:
         raise
     except Exception as error:
@@ -85,10 +88,19 @@ def _checked(name: str, made: object) -> "Task":
 def _check_split(what: str, split: object) -> None:
     from torch import Tensor
 
+    from quant_core.qat.rng import repeatable
+
     if not isinstance(split, Iterable) or isinstance(split, Iterator):
         raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
-    first = next(iter(split), None)
-    if first is None:
+    with repeatable():
+        first: Any = next(iter(split), None)
+    targets = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
+    batched = isinstance(targets, Tensor) and targets.dim() > 0
+    if first is None or (batched and not len(targets)):
         raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
-    if not isinstance(first, tuple | list) or len(first) != 2 or not isinstance(first[1], Tensor):
-        raise InputError(f"{what} gives batches of type {type(first).__name__}; every batch must be (inputs, targets), targets a tensor.")
+    if not batched:
+        kinds = f" of {', '.join(type(each).__name__ for each in first)}" if isinstance(first, tuple | list) else ""
+        raise InputError(
+            f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
+            f"targets a tensor [N, ...] with one entry per example."
+        )

@@ -26,16 +26,18 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 def connect(uri: str, folder: Path) -> MlflowClient:
     """Open a tracking store, creating its tables where it is new.
 
-    Two processes that create the tables of one SQLite file at a time break it for good, so this happens under a lock in `folder`.
+    Two processes that create the tables of one SQLite file at a time break it for good, so this happens under a lock in `folder`;
+    and so does a process that is killed on the way, so a new file is made beside its place and moved there whole.
 
     Raises:
         BitfrontError: the store cannot be reached.
     """
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises, and what it raises is reported here
     if uri.startswith(("file:", "/", ".")) or "://" not in uri:
         raise InputError(f"tracking uri {redact(uri)!r} given; write sqlite:///FILE.db, http(s)://HOST or postgresql://...")
     with _locked(folder / "mlflow.lock"), reported(uri):
+        _make_tables(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -81,6 +83,19 @@ def reported(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise BitfrontError(f"MLflow at {redact(uri)} failed: {explain(error)}. Is the address right and the server running?") from None
+
+
+def _make_tables(uri: str) -> None:
+    """Make the SQLite file of `uri`, where there is none."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or "?" in uri or path.name == ":memory:" or (path.exists() and path.stat().st_size):
+        return
+    temporary = path.with_name(f".{path.name}.new")
+    for ending in ("", "-journal", "-wal", "-shm"):
+        temporary.with_name(temporary.name + ending).unlink(missing_ok=True)
+    new = f"sqlite:///{temporary}"
+    MlflowClient(tracking_uri=new, registry_uri=new).search_experiments(max_results=1)
+    temporary.replace(path)
 
 
 @contextmanager

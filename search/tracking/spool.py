@@ -1,5 +1,6 @@
 """The local journal of a sweep: what is recorded is here at once, and from here it goes to MLflow. Free of mlflow."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -69,7 +70,7 @@ class Spool:
             while data:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
-            raise BitfrontError(f"cannot write {self.path}: {error.strerror}; free some space there, then resume the sweep.") from None
+            raise self._unwritable(self.path, error) from None
 
     def sync(self) -> None:
         """Force the lines to the disk."""
@@ -104,10 +105,19 @@ class Spool:
     def keep_file(self, name: str, content: bytes) -> Path:
         """Keep the content of an artifact until it is sent; the latest content of a name wins."""
         target = self.files / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(content)
-        return temporary.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            return temporary.replace(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise self._unwritable(target, error) from None
+
+    @staticmethod
+    def _unwritable(path: Path, error: OSError) -> BitfrontError:
+        return BitfrontError(f"cannot write {path}: {error.strerror}; free some space there, then resume the sweep.")
 
     def release(self, *, remove: bool) -> None:
         """Let go of the spool; `remove` deletes it first, once MLflow has everything."""

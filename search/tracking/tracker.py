@@ -230,10 +230,14 @@ def close_dead(uri: str, parent: Row, journal: Spool) -> None:
         log.warning("%s What is in %s is sent later.", error, journal.path)
         journal.release(remove=False)
         return
-    if tracker.sweep.status == "running":
-        tracker.finish("stopped", timeout_s=10.0)
-    else:
-        tracker.close(timeout_s=10.0)
+    try:
+        if tracker.sweep.status == "running":
+            tracker.finish("stopped", timeout_s=10.0)
+        else:
+            tracker.close(timeout_s=10.0)
+    except BitfrontError as error:
+        log.warning("%s The sweep can be read, and is closed later.", error)
+        tracker.close(timeout_s=1.0)
 
 
 def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:

@@ -76,9 +76,9 @@ class Writer:
                 return False
             self._spool.sync()
             self._store.apply(lines, self._spool.files)
+            self._spool.mark_sent(offset)
         except Exception as error:  # tracking must not end a sweep
             return self._failed(error)
-        self._spool.mark_sent(offset)
         self.busy_s += time.monotonic() - start
         if self._failures >= WARN_AT:
             log.warning("MLflow is back; sending what was kept.")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core import FLOAT, InputError, LayerPolicy, Policy, parse, parse_layer_policy
+from quant_core.errors import LeftInFloatWarning
 from quant_core.ptq import PostTraining, seeded
 from quant_core.quantize import decode, fake_quantize
 from quant_core.trace import trace
@@ -347,3 +348,31 @@ def test_transformers_conv1d_layers() -> None:
         assert len(network.get_submodule("0").get_parameter("weight")[:, 0].unique()) <= 16
         error = (network(batches[0]) - model(batches[0])).abs().max() / model(batches[0]).abs().max()
         assert 0 < float(error.detach()) < 0.3
+
+
+class Alone(nn.Module):
+    """One example goes through a layer that batches never reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.alone(x) if len(x) == 1 else x)
+
+
+@pytest.mark.parametrize("activation", ["int4:tensor:mse", "int8:tensor:ema", "int4:token"])
+def test_layer_that_no_calibration_batch_reaches_keeps_its_input_in_float(activation: str) -> None:
+    network, batch = Alone(), torch.randn(8, 3)
+    layers = trace(network, batch)
+    with pytest.warns(LeftInFloatWarning, match="no calibration batch reaches alone: the input stays in float there"):
+        engine = PostTraining(network, layers, [batch], batch)
+    policy = Policy(dict.fromkeys(("alone", "head"), parse_layer_policy(f"{WEIGHT4},activation={activation}")))
+    quantized = engine.apply(policy)
+    assert quantized(batch).isfinite().all()
+    x = torch.randn(1, 3)
+    weight = fake_quantize(network.alone.weight.detach(), parse("int4:channel:mse"))
+    reached = []
+    quantized.head.register_forward_pre_hook(lambda module, args: reached.append(args[0]), prepend=True)
+    quantized(x)
+    torch.testing.assert_close(reached[0], F.linear(x, weight, network.alone.bias))

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from quant_core.errors import InputError
-from quant_core.registry import resolve
+from quant_core.registry import about, resolve
 
 TABLE = {"dumps": "json:dumps"}
 
@@ -24,3 +24,11 @@ def test_names_and_own_paths_are_resolved() -> None:
 def test_unknown_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve(TABLE, "writer", name)
+
+
+def test_about_reads_the_first_sentence_of_a_thing_or_of_its_module() -> None:
+    assert (
+        about("quant_core.registry:resolve")
+        == "Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`"
+    )
+    assert about("quant_core.registry:ast").startswith("Tables of interchangeable things")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
-from quant_core.trace import NeverCalledWarning, trace
+from quant_core.errors import BitfrontError, InputError, LeftInFloatWarning
+from quant_core.trace import trace
 
 
 class Residual(nn.Module):
@@ -62,7 +62,7 @@ class Tied(nn.Module):
 
 
 def test_tied_and_never_called_layers() -> None:
-    with pytest.warns(NeverCalledWarning, match="unused"):
+    with pytest.warns(LeftInFloatWarning, match="unused"):
         layers = trace(Tied(), torch.zeros(2, 5, dtype=torch.long))
     assert [(layer.name, layer.calls, layer.tied_to) for layer in layers] == [("embed", 1, ""), ("out", 1, "embed"), ("unused", 0, "")]
     assert layers[1].in_size == (5,)
@@ -99,3 +99,69 @@ def test_tuple_and_dict_inputs() -> None:
 def test_network_without_layers_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to quantize"):
         trace(nn.ReLU(), torch.randn(2, 3))
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(input=torch.relu(self.first(input=x)))
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    layers = trace(ByKeyword(), torch.randn(5, 3))
+    assert [(layer.name, layer.calls, layer.macs) for layer in layers] == [("first", 1, 12), ("second", 1, 8)]
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.place = nn.Parameter(torch.zeros(1, 6, 4))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lstm(x)[0] + self.place
+        return self.head(self.attention(x, x, x)[0])
+
+
+def test_weights_of_other_modules_are_named_as_left_in_float() -> None:
+    with pytest.warns(LeftInFloatWarning) as caught:
+        layers = trace(Attends(), torch.randn(2, 6, 4))
+    assert [(layer.name, layer.calls) for layer in layers] == [("head", 1), ("attention.out_proj", 0)]
+    texts = [str(each.message) for each in caught]
+    assert any("never called by the example, left in float: attention.out_proj" in text for text in texts)
+    others = next(text for text in texts if "belong to no quantizable layer" in text)
+    assert "lstm (LSTM: weight_ih_l0, weight_hh_l0)" in others
+    assert "attention (MultiheadAttention: in_proj_weight)" in others
+    assert "the network itself (Attends: place)" in others
+
+
+class Returns(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Linear(3, 2), kind
+
+    def forward(self, x: Tensor) -> object:
+        outputs = self.layer(x)
+        return {"tuple": (outputs, x), "dict": {"out": outputs}}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict"])
+def test_outputs_that_are_no_tensor_are_refused(kind: str) -> None:
+    with pytest.raises(BitfrontError, match=f"returned a {kind}; a tensor, or an object with a tensor `logits`, is needed"):
+        trace(Returns(kind), torch.randn(2, 3))
+
+
+def test_network_that_fails_says_on_what() -> None:
+    with pytest.raises(BitfrontError, match=r"failed on one example of shape \(1, 5\) with RuntimeError: mat1 and mat2 shapes cannot"):
+        trace(nn.Linear(3, 2), torch.randn(4, 5))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_modules_are_refused() -> None:
+    with pytest.raises(InputError, match="lazy modules whose weights are not made yet; run it once"):
+        trace(nn.LazyLinear(2), torch.randn(4, 5))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from search.task import Task
 
@@ -113,6 +114,20 @@ def make(
 def raises() -> Task:
     """Fail."""
     raise RuntimeError("the disk is gone")
+
+
+def shuffled() -> Task:
+    """Forget to seed the training, and shuffle every split at every pass."""
+    task = make()
+    ((x, y),) = task.train
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
+    return Task(model, train=loader, calib=loader, valid=loader, test=loader)
+
+
+def interrupted() -> Task:
+    """Be ended by Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def not_a_task() -> int:

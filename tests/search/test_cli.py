@@ -9,13 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
-from search.cli import main
+from quant_core.errors import BitfrontError, LeftInFloatWarning
+from search.cli import main, one_line
 from search.tracking import read, sweeps
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +205,25 @@ def test_resume_refuses_other_weights_or_data(run: Run, tmp_path: Path, named: s
     assert f"bound to other {named} than" in found.stderr
 
 
+def test_task_that_neither_seeds_nor_keeps_an_order_can_be_resumed(run: Run, tmp_path: Path) -> None:
+    change = ("own_task:make", "own_task:shuffled")
+    for name in ("one", "two"):
+        torch.manual_seed(len(name) + ord(name[0]))
+        assert run("sweep", experiment(tmp_path, name, change=change), "search.trials=7", "search.searcher=random").returncode == 0
+    assert [row["accuracy_valid"] for row in trials(run, "one")] == [row["accuracy_valid"] for row in trials(run, "two")]
+    found = run("resume", "one")
+    assert found.returncode == 0, found.stderr
+
+
+def test_our_own_warnings_are_one_line_each() -> None:
+    out = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = one_line(Console(file=out))
+        warnings.warn("never called by the example, left in float: decoder", LeftInFloatWarning, stacklevel=1)
+    assert out.getvalue() == "warning: never called by the example, left in float: decoder\n"
+
+
 BAD_EXPERIMENTS = {
     "missing section": (("[device]", "[search2]"), r"\[device\] is missing"),
     "unknown key": (("trials = 16", "trails = 16"), r"\[search.trails\] unknown key.*Did you mean 'trials'"),
@@ -266,6 +289,22 @@ def test_bad_command_lines_are_one_clear_message(run: Run, arguments: list[str],
     assert found.returncode == code
     assert re.search(message, found.stderr, flags=re.S), found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_debug_shows_the_traceback_wherever_it_stands(run: Run, tmp_path: Path, place: int) -> None:
+    arguments = ["sweep", str(experiment(tmp_path, change=("own_task:make", "own_task:raises")))]
+    assert run(*arguments).returncode == 1
+    with pytest.raises(BitfrontError, match="the disk is gone") as raised:
+        run(*arguments[:place], "--debug", *arguments[place:])
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+def test_ctrl_c_before_the_first_trial_says_so(run: Run, tmp_path: Path) -> None:
+    found = run("sweep", experiment(tmp_path, change=("own_task:make", "own_task:interrupted")))
+    assert found.returncode == 130
+    assert "interrupted; a sweep that had begun can be continued: `bitfront resume NAME`" in found.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".toml"] == []
 
 
 def test_policy_of_another_network_is_refused(run: Run, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from search.tracking.server import serve
 pytestmark = pytest.mark.postgres
 MakeSweep = Callable[..., SweepRecord]
 ROOT = Path(__file__).parent.parent.parent
+PROGRAMS = os.pathsep.join([os.environ["PATH"], *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)])  # Debian's
 USER, PASSWORD = "alice", "open-sesame-77"
 
 
@@ -38,8 +39,9 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a PostgreSQL server of our own (which refuses to run as root) and return its address."""
-    if not shutil.which("initdb") or not shutil.which("pg_ctl"):
-        pytest.skip("initdb and pg_ctl are needed: apt-get install postgresql")
+    initdb, pg_ctl = (shutil.which(name, path=PROGRAMS) for name in ("initdb", "pg_ctl"))
+    if initdb is None or pg_ctl is None:
+        pytest.skip(f"initdb and pg_ctl are needed: apt-get install postgresql (looked in {PROGRAMS})")
     pytest.importorskip("psycopg2", reason="the PostgreSQL driver is needed: pip install bitfront[postgres]")
     folder, port = Path("/tmp") / f"bitfront-pg-{os.getpid()}", free_port()
     folder.mkdir()
@@ -52,11 +54,11 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     secret = folder / "secret"
     secret.write_text("pg-hidden-99\n")
     secret.chmod(0o644)
-    run("initdb", "-D", "data", "-U", "mlflow", "--auth=scram-sha-256", "--pwfile=secret", "--no-sync")
+    run(initdb, "-D", "data", "-U", "mlflow", "--auth=scram-sha-256", "--pwfile=secret", "--no-sync")
     flags = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", flags, "start")
+    run(pg_ctl, "-D", "data", "-w", "-l", "log", "-o", flags, "start")
     yield f"postgresql+psycopg2://mlflow:pg-hidden-99@127.0.0.1:{port}/postgres"
-    run("pg_ctl", "-D", "data", "-m", "immediate", "stop")
+    run(pg_ctl, "-D", "data", "-m", "immediate", "stop")
     shutil.rmtree(folder)
 
 

@@ -43,6 +43,22 @@ def read_once() -> Task:
     return replace(good(), train=iter(good().train))
 
 
+def empty_batch() -> Task:
+    return replace(good(), calib=[(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))])
+
+
+def scalar_targets() -> Task:
+    return replace(good(), train=[(torch.zeros(3), torch.tensor(1))])
+
+
+def array_targets() -> Task:
+    return replace(good(), train=[(torch.zeros(2, 3), [0, 1])])  # type: ignore[list-item]
+
+
+def untold_seed() -> Task:
+    return replace(good(), model=nn.Linear(3, 2))
+
+
 def raises() -> Task:
     raise KeyError("pixels")
 
@@ -92,6 +108,9 @@ def test_own_task_gets_its_options_and_is_put_in_eval_mode() -> None:
         (f"{HERE}:no_model", {}, InputError, "gave a str; it must return a search.task.Task whose model is a torch.nn.Module"),
         (f"{HERE}:no_targets", {}, InputError, r"its valid gives batches of type Tensor; every batch must be \(inputs, targets\)"),
         (f"{HERE}:read_once", {}, InputError, "its train is a list_iterator; give what can be read again and again"),
+        (f"{HERE}:empty_batch", {}, InputError, "its calib is empty; every one of train, calib, valid, test needs"),
+        (f"{HERE}:scalar_targets", {}, InputError, r"its train gives batches of type tuple of Tensor, Tensor; .* targets a tensor \[N"),
+        (f"{HERE}:array_targets", {}, InputError, "its train gives batches of type tuple of Tensor, list; every batch must be"),
         ("builtins:dict", {}, InputError, "is no function of keyword options"),
         (f"{HERE}:NOT_CALLABLE", {}, InputError, "is a int, not a function"),
         (f"{HERE}:no_test_split", {}, InputError, "its test is empty; every one of train, calib, valid, test"),
@@ -108,6 +127,20 @@ def test_bad_tasks_are_refused(name: str, options: dict[str, object], error: typ
     with pytest.raises(error, match=message) as raised:
         load(name, options)
     assert isinstance(raised.value, InputError) == (error is InputError)
+
+
+def test_module_that_fails_while_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "breaks.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BitfrontError, match="importing 'breaks' of 'breaks:make' failed with ZeroDivisionError: division by zero"):
+        load("breaks:make", {})
+
+
+def test_task_that_does_not_seed_gives_the_same_twice_and_leaves_the_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    one, two = (load(f"{HERE}:untold_seed", {}).model.state_dict() for _ in range(2))
+    assert digest(one) == digest(two)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_table_is_free_of_torch() -> None:

@@ -5,10 +5,12 @@ import logging
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from search.front import front, knee_number
 from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
-from search.tracking.client import MlflowClient
+from search.tracking.client import MlflowClient, connect
+from search.tracking.spool import Spool
 from search.tracking.store import Store, policy_params
 
 MakeSweep = Callable[..., SweepRecord]
@@ -321,6 +324,26 @@ def test_reading_what_a_dead_writer_left_sets_it_to_stopped(store_uri: str, make
     assert [path.name for path in Path(".bitfront").iterdir()] == ["mlflow.lock"]
 
 
+def test_a_sweep_whose_journal_cannot_grow_is_read_all_the_same(
+    store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its writer died on a full disk, and the disk still is."""
+    sweep = make_sweep("full", trials=6)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    drive(tracker, sweep)
+    assert tracker.close()
+    journal = Spool(Path(".bitfront"), tracker.run_id)
+    journal.acquire()
+    journal.release(remove=False)
+
+    def full(self: Spool, line: object) -> None:
+        raise BitfrontError("cannot write the journal: No space left on device.")
+
+    monkeypatch.setattr(Spool, "append", full)
+    assert tracking.read(store_uri, "full") == expected(sweep, tracker.run_id, status="stopped")
+    assert "No space left on device. The sweep can be read, and is closed later." in caplog.text
+
+
 def test_a_name_may_hold_an_apostrophe(store_uri: str, make_sweep: MakeSweep) -> None:
     run_id, _ = run(store_uri, make_sweep("ann's", trials=2))
     assert {row.run_id for row in reading._client_rows(store_uri, names.SWEEP, "ann's", None)} >= {run_id}
@@ -415,3 +438,21 @@ def test_reading_a_sqlite_store_does_not_import_mlflow(store_uri: str, make_swee
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from search import tracking; tracking.read({store_uri!r}, 'light'); "
     code += "sys.exit(' '.join({'mlflow', 'torch', 'plotly', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
+
+
+def test_store_whose_making_is_cut_off_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow makes its tables in many steps; a file that holds some of them can never be opened again."""
+
+    def killed(tracking_uri: str, registry_uri: str) -> None:
+        with closing(sqlite3.connect(tracking_uri.removeprefix("sqlite:///"))) as database:
+            database.execute("CREATE TABLE webhooks (id TEXT)")
+        raise KeyboardInterrupt
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with monkeypatch.context() as patch:
+        patch.setattr("search.tracking.client.MlflowClient", killed)
+        with pytest.raises(KeyboardInterrupt):
+            connect(uri, tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert len(connect(uri, tmp_path).search_experiments()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.lock"]

@@ -62,3 +62,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BitfrontError, match=r"cannot write .*run\.jsonl: File exists; make its folder writable"):
         Spool(tmp_path / "file", "run").acquire()
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_written_file(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    spool.keep_file("front.json", b"[]")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BitfrontError, match=r"cannot write .*front.json: No space left on device; free some space there, then resume"):
+        spool.keep_file("front.json", b"[1, 2]")
+    assert [path.name for path in spool.files.iterdir()] == ["front.json"]
+    assert (spool.files / "front.json").read_bytes() == b"[]"
