@@ -54,6 +54,7 @@ def export(
     """
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
     _check_target(out, force)
+    _check_name(register)
     temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
@@ -125,6 +126,15 @@ def _check_target(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists; give another folder, or --force to replace it.")
     if out.exists() and not (out / REPORT).is_file():
         raise InputError(f"{out} exists and is no export of bitfront (it has no {REPORT}); --force replaces exports only.")
+    for parent in out.absolute().parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"cannot write {out}: {parent} is a file. Give a folder that can be written.")
+
+
+def _check_name(register: str) -> None:
+    """Refuse what MLflow's registry takes for no name, before any work is done."""
+    if register and (not register.strip() or set(register) & set("/:")):
+        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit.")
 
 
 def _existing_parent(out: Path) -> Path:

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from hw_models.device import Device
 from hw_models.validate import validate
+from quant_core.qat import QatConfig
 from quant_core.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 
@@ -18,10 +20,12 @@ _COLORS = {"weight": "#1f77b4", "activation": "#ff7f0e"}
 
 def export(bundle: Bundle, folder: Path) -> Exported:
     """Write the model card and its picture."""
-    parts = (_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), _layers(bundle), _origin(bundle))
+    parts = [_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), _layers(bundle), _origin(bundle)]
+    if bundle.network.notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in bundle.network.notes))
     (folder / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / PICTURE).write_text(_picture(bundle), encoding="utf-8")
-    return Exported((FILE, PICTURE), {})
+    return Exported((FILE, PICTURE), {}, bundle.network.notes)
 
 
 def _head(bundle: Bundle) -> str:
@@ -47,7 +51,12 @@ def _accuracy(bundle: Bundle) -> str:
         for split in ("valid", "test")
     ]
     head = "| split | float accuracy | accuracy | float loss | loss |\n|---|---|---|---|---|\n"
-    return "## Accuracy\n\nThe search saw the validation split only.\n\n" + head + "\n".join(rows)
+    evaluated = bundle.experiment.evaluate
+    how = "The network was quantized after training."
+    if evaluated.fidelity == "qat":
+        settings = ", ".join(f"{key} {value}" for key, value in asdict(QatConfig(**evaluated.qat)).items() if value != "")
+        how = f"The network was trained under the policy, and trained again for this export: {settings}."
+    return f"## Accuracy\n\n{how} The search saw the validation split only.\n\n" + head + "\n".join(rows)
 
 
 def _cost(bundle: Bundle) -> str:
@@ -80,7 +89,7 @@ def _origin(bundle: Bundle) -> str:
     return (
         f"## Origin\n\nSweep `{bundle.record.name}` (MLflow run {bundle.record.run_id}), trial {bundle.trial.number}; searcher "
         f"`{search.searcher}`, seed {search.seed}, {search.trials} trials. Versions: {versions}.\n\n"
-        f"    bitfront export {bundle.record.name} --pick {bundle.policy.id} --out DIR\n\n"
+        f"    bitfront export {bundle.record.name} --pick {bundle.policy.id} --out DIR --uri {bundle.experiment.track.uri}\n\n"
         f"The experiment, for `bitfront sweep FILE`:\n\n```toml\n{bundle.record.experiment.strip()}\n```"
     )
 

@@ -1,7 +1,12 @@
-"""What the tests of records share: made-up sweeps, and an empty MLflow store."""
+"""What the tests share: made-up sweeps, an empty MLflow store, the command line, and small sweeps that are run."""
 
+import contextlib
+import io
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +14,32 @@ import pytest
 
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.spec import parse
+from search.cli import main
 from search.record import SweepRecord, TrialRecord
 from search.result import Result
 
 MakeSweep = Callable[..., SweepRecord]
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+RUN = """
+name = "{name}"
+[task]
+name = "{task}"
+options = {options}
+[space]
+weight = {weight}
+activation = {activation}
+[device]
+name = "generic-cpu"
+objectives = ["error", "weight_bytes"]
+[search]
+searcher = "random"
+trials = {trials}
+seed = 3
+[evaluate]
+{evaluate}
+[track]
+uri = "sqlite:///{folder}/mlflow.db"
+"""
 EXPERIMENT = '[task]\nname = "digits"\n[track]\nuri = "postgresql://alice:s3cret-word@db.example/runs"\n'
 
 
@@ -80,3 +107,40 @@ def store_uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def bitfront() -> Call:
+    """Return what runs the command line in this process: exit code and output as a shell would see them. `own_task` can be imported."""
+    sys.path.append(str(Path(__file__).parent))
+
+    def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", ["bitfront", *map(str, arguments)])
+            patch.setattr(sys, "path", list(sys.path))
+            with pytest.raises(SystemExit) as exit_:
+                main()
+        code = exit_.value.code
+        return subprocess.CompletedProcess([], code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sweep(bitfront: Call) -> Callable[..., str]:
+    """Return what runs a small random sweep in a folder and gives the address of its store."""
+
+    def run(folder: Path, *, options: str = "{}", evaluate: str = "", **figures: object) -> str:
+        path = folder / "experiment.toml"
+        path.write_text(RUN.format(folder=folder, options=options, evaluate=evaluate, **figures))
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            found = bitfront("sweep", path)
+        finally:
+            os.chdir(before)
+        assert found.returncode == 0, found.stderr
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return run

@@ -1,8 +1,6 @@
 """`bitfront export` and `apply` as a user runs them: formats, what they hold, bad requests that leave nothing behind."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
@@ -19,78 +17,30 @@ import torch
 from quant_core.errors import BitfrontError
 from quant_core.packed_file import load_packed
 from search import exporting, tracking
-from search.cli import main
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare
 from search.exporting import export, open_bundle
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENT = """
-name = "{name}"
-[task]
-name = "{task}"
-[space]
-weight = {weight}
-activation = {activation}
-[device]
-name = "generic-cpu"
-objectives = ["error", "weight_bytes"]
-[search]
-searcher = "random"
-trials = {trials}
-seed = 3
-[track]
-uri = "sqlite:///{folder}/mlflow.db"
-"""
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_task_on_path() -> None:
-    sys.path.append(str(Path(__file__).parent))
-
-
-def sweep(folder: Path, **figures: object) -> str:
-    """Run a sweep in this process; return the address of its store."""
-    path = folder / "experiment.toml"
-    path.write_text(EXPERIMENT.format(folder=folder, **figures))
-    found = bitfront("sweep", path)
-    assert found.returncode == 0, found.stderr
-    return f"sqlite:///{folder}/mlflow.db"
-
-
-def bitfront(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command line in this process: exit code and output as a shell would see them."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["bitfront", *map(str, arguments)])
-        patch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as exit_:
-            main()
-    code = exit_.value.code
-    return subprocess.CompletedProcess([], code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+Sweep = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, sweep: Sweep) -> str:
     """Return a store with one small sweep, `one`."""
-    folder = tmp_path_factory.mktemp("sweep")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        weight = '["int3:channel:mse", "int4:group4:mse:adaround", "int8:channel"]'
-        return sweep(folder, name="one", task="own_task:make", weight=weight, activation='["int8:tensor:ema", "int6:tensor"]', trials=6)
-    finally:
-        os.chdir(before)
+    weight = '["int3:channel:mse", "int4:group4:mse:adaround", "int8:channel"]'
+    activation = '["int8:tensor:ema", "int6:tensor"]'
+    return sweep(tmp_path_factory.mktemp("sweep"), name="one", task="own_task:make", weight=weight, activation=activation, trials=6)
 
 
 @pytest.fixture
-def call(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(uri: str, bitfront: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run `bitfront COMMAND ... --uri ...` in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(command: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        given = () if command == "apply" or "--uri" in arguments else ("--uri", uri)
+        given = () if command in ("apply", "inspect") or "--uri" in arguments else ("--uri", uri)
         return bitfront(command, *arguments, *given)
 
     return run
@@ -203,6 +153,15 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
         "weight int4:group4.*symmetric, by tensor or channel",
     ),
     "exporter that fails half-way": (("-f", "BREAKS", "--out", "new"), 1, "the runtime gave something else"),
+    "a folder in a file": (("--out", "there/file/new"), 2, "cannot write there/file/new: .*there/file is a file"),
+    "register name with a slash": (
+        ("--register", "team/net", "--out", "new"),
+        2,
+        "register name 'team/net' given; a name without '/' and ':'",
+    ),
+    "blank register name": (("--register", " ", "--out", "new"), 2, "register name ' ' given"),
+    "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "write best-under:METRIC=LIMIT"),
+    "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write knee, best-under"),
     "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
     "no folder given": ((), 2, "Missing option '--out'"),
 }
@@ -234,6 +193,27 @@ def test_an_empty_front_is_an_error(uri: str, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+def test_a_failed_trial_is_no_policy_to_export(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tracking.read(uri, "one")
+    first = record.trials[0]
+    failed = dataclasses.replace(first, result=dataclasses.replace(first.result, status="failed", reason="out of memory"))
+    monkeypatch.setattr(exporting.tracking, "read", lambda *_: dataclasses.replace(record, trials=(failed, *record.trials[1:])))
+    with pytest.raises(BitfrontError, match=r"trial 0 failed \(out of memory\); pick another"):
+        export(uri, "one", "0", ["policy"], tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_accuracy_than_the_recorded_one_is_noted(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without training it is the same policy, measured elsewhere."""
+    record = tracking.read(uri, "one")
+    first = record.trials[0]
+    other = dataclasses.replace(first, result=dataclasses.replace(first.result, metrics={**first.result.metrics, "accuracy": 0.5}))
+    monkeypatch.setattr(exporting.tracking, "read", lambda *_: dataclasses.replace(record, trials=(other, *record.trials[1:])))
+    (note,) = export(uri, "one", "0", ["policy", "card"], tmp_path / "new")["card"].notes
+    assert "accuracy on valid was recorded as 0.500000, here it is" in note
+    assert note in (tmp_path / "new/README.md").read_text()
+
+
 def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tracking.read(uri, "one")
     monkeypatch.setattr(
@@ -252,6 +232,11 @@ def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, mon
         ('{"schema": "bitfront.policy/1", "layers": {"0": {"weight": "int99"}}}', "policy layer '0', weight: 'int99': 99 bits given"),
         ('{"schema": "bitfront.policy/1", "layers": {"conv": {"weight": "int4:channel"}}}', "for another network"),
         ('{"schema": "bitfront.policy/1", "layers": {"0": "int4"}}', "a table with 'weight' and 'activation'"),
+        ('{"schema": "bitfront.policy/1", "layers": {"0": {}, "2": {}}}', "is for another network: it lacks ['4']"),
+        ('{"schema": "bitfront.policy/1", "layers": {"0": {"wieght": "int4:channel"}}}', "a table with 'weight' and 'activation'"),
+        ('{"schema": "bitfront.policy/1", "layers": {"0": {"weight": "int4:chanel"}}}', "policy layer '0', weight: 'int4:chanel'"),
+        ('{"schema": "bitfront.policy/1"}', "policy has no 'layers' table"),
+        ("[]", "schema 'list' given"),
     ],
 )
 def test_bad_policies_are_refused(call: Call, tmp_path: Path, text: str, message: str) -> None:
@@ -262,48 +247,22 @@ def test_bad_policies_are_refused(call: Call, tmp_path: Path, text: str, message
     assert "Traceback" not in found.stderr
 
 
-FORMATS = ("safetensors", "onnx", "c-array")
-
-
-@pytest.mark.slow
-def test_every_policy_on_the_front_of_digits_goes_into_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are read in a fresh process by onnxruntime and by the loader of the docs."""
-    monkeypatch.chdir(tmp_path)
-    weight = '["int2:channel:mse", "int3:channel:mse", "int4:channel:mse", "int6:channel:mse", "int8:channel"]'
-    uri = sweep(tmp_path, name="digits", task="digits", weight=weight, activation='["int8:tensor:ema", "int4:tensor:mse"]', trials=20)
-    rows = json.loads(bitfront("front", "digits", "--json", "--uri", uri).stdout)
-    assert len(rows) > 2
-    for row in rows:
-        formats = [part for each in FORMATS for part in ("-f", each)]
-        done = bitfront("export", "digits", "--pick", row["id"], *formats, "--out", row["id"], "--uri", uri)
-        assert done.returncode == 0, done.stderr
-        out = tmp_path / row["id"]
-        checks = {name: each["checks"] for name, each in json.loads((out / "export.json").read_text())["formats"].items()}
-        assert checks["onnx"]["top1_agreement"] >= 0.99
-        assert checks["onnx"]["payload_bytes"] <= 1.05 * (row["weight_bytes"] + checks["onnx"]["carrier_bytes"])
-        overhead = checks["onnx"]["file_bytes"] - checks["onnx"]["payload_bytes"] - checks["safetensors"]["other_bytes"]
-        assert overhead <= 9 * 800, "bytes of the graph itself, per layer"
-        assert checks["onnx"]["file_bytes"] < row["float_weight_bytes"] / 2
-        promised = row["weight_bytes"] + checks["safetensors"]["other_bytes"]
-        assert promised <= (out / "model.safetensors").stat().st_size <= 1.01 * promised + 4096
-        assert checks["c-array"]["integers_different"] == 0
-        applied = json.loads(bitfront("apply", out / "policy.json", "--task", "digits", "--json").stdout)
-        assert applied["accuracy_test"] == row["accuracy_test"]
-        _fresh(out, float(checks["onnx"]["accuracy_test"]), str(checks["onnx"]["onnxruntime_options"]))
-
-
-def _fresh(out: Path, accuracy: float, options: str) -> None:
-    """Measure model.onnx in a process that knows nothing of bitfront: scikit-learn's digits, the last 600."""
-    script = (
-        "import sys, numpy as np, onnxruntime as ort; from sklearn.datasets import load_digits\n"
-        "x, y = load_digits(return_X_y=True); x = (x[-600:] / 16).astype('float32').reshape(-1, 1, 8, 8); o = ort.SessionOptions()\n"
-        "if sys.argv[2] != 'default': o.add_session_config_entry(*sys.argv[2].split('='))\n"
-        "found = ort.InferenceSession(sys.argv[1], o, providers=['CPUExecutionProvider']).run(None, {'input': x})[0]\n"
-        "print((found.argmax(1) == y[-600:]).mean())"
-    )
-    command = [sys.executable, "-I", "-c", script, str(out / "model.onnx"), options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(accuracy, abs=1e-6)
+def test_damaged_files_are_told_from_whole_ones(call: Call, tmp_path: Path) -> None:
+    assert call("export", "one", "-f", "safetensors", "--out", "out").returncode == 0
+    path = tmp_path / "out/model.safetensors"
+    assert call("inspect", path).returncode == 0
+    whole = path.read_bytes()
+    damages = {
+        "is no safetensors file": whole[: len(whole) // 2],
+        "is no packed tensor": whole.replace(b":group4", b":gruop4").replace(b":channel", b":chanmel"),
+    }
+    for message, damaged in damages.items():
+        assert damaged != whole
+        path.write_bytes(damaged)
+        found = call("inspect", path)
+        assert found.returncode == 2
+        assert message in found.stderr
+        assert "Traceback" not in found.stderr
 
 
 @pytest.mark.slow
