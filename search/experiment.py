@@ -240,6 +240,11 @@ class RunSection(_Section):
     max_retries: int = Field(default=2, ge=0)
     trial_timeout_s: float = Field(default=0, ge=0)
 
+    @property
+    def at_once(self) -> int:
+        """How many trials run at once: one in this process, `workers` elsewhere."""
+        return 1 if self.backend == "local" else self.workers
+
 
 class Experiment(_Section):
     """The whole experiment file."""

@@ -59,6 +59,8 @@ class Sweep:
         objectives: names of what is minimized, as results hold them.
         reference: reference point of the hypervolume, in the order of `objectives`.
         recorder: keeps what happens.
+        retried: attempts that were made again after a worker died, hung or failed.
+        busy: workers that are evaluating now; kept by whoever evaluates.
         search_s: seconds that the searcher took to propose and learn.
     """
 
@@ -75,6 +77,7 @@ class Sweep:
     failed: int = 0
     repeated: int = 0
     retried: int = 0
+    busy: int = 0
     search_s: float = 0.0
     archive: Archive = field(init=False)
     records: dict[int, TrialRecord] = field(default_factory=dict)
