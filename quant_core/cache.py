@@ -24,6 +24,17 @@ class CacheCounts:
         lookups = self.hits + self.misses
         return self.hits / lookups if lookups else 0.0
 
+    def add(self, other: "CacheCounts") -> None:
+        """Count what another cache did, too."""
+        self.hits, self.misses = self.hits + other.hits, self.misses + other.misses
+        self.evictions, self.bytes = self.evictions + other.evictions, self.bytes + other.bytes
+
+    def since(self, before: "CacheCounts") -> "CacheCounts":
+        """Return what was done after an earlier copy of these counts."""
+        return CacheCounts(
+            self.hits - before.hits, self.misses - before.misses, self.evictions - before.evictions, self.bytes - before.bytes
+        )
+
 
 class TensorCache:
     """Keeps the most recently used results within `limit` bytes; a result larger than the limit is returned but not kept."""

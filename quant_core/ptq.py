@@ -40,6 +40,9 @@ class PostTraining:
         reestimate: take activation ranges anew under each policy's quantized weights; a calibration pass per trial.
         cache_bytes: limit of the cache of quantized weights, corrected biases and second moments.
 
+    Attributes:
+        range_counts: how often the range of an activation was at hand, and how often it was taken from the statistics anew.
+
     Raises:
         InputError: no calibration batch; NaN or infinity in a weight or a calibration input, or a weight that is no parameter but
             computed in each call (parametrizations, weight norm); the layer is named.
@@ -74,6 +77,7 @@ class PostTraining:
         self._tied = {each.tied_to for each in layers} | {each.name for each in layers if each.tied_to}
         self._applied = dict.fromkeys(self._layers, _FLOAT)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
+        self.range_counts = CacheCounts()
         self._active: dict[str, ActivationQuantizer] = {}
         for name, module in self._modules.items():
             module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
@@ -172,7 +176,10 @@ class PostTraining:
         return found[name]
 
     def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
-        if (name, spec) not in self._quantizers:
+        if (name, spec) in self._quantizers:
+            self.range_counts.hits += 1
+        else:
+            self.range_counts.misses += 1
             self._quantizers[name, spec] = ActivationQuantizer(spec, self.statistics[name], self._input_axis(name))
         return self._quantizers[name, spec]
 

@@ -1,8 +1,9 @@
 """Where trials run: the table of backends, and what one is given."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from quant_core.cache import CacheCounts
 from quant_core.policy import Policy
 from search.experiment import Experiment
 from search.result import Result
@@ -20,12 +21,15 @@ class Work:
         evaluate: evaluates in this process: (policy, cost, fidelity) -> result; never raises.
         ended: to be called after every trial.
         stopping: to be asked before every trial.
+        weights, ranges: what the caches of other processes did; filled by a backend whose workers have caches of their own.
     """
 
     experiment: Experiment
     evaluate: Callable[[Policy, Mapping[str, float], str], Result]
     ended: Callable[[], None]
     stopping: Callable[[], bool]
+    weights: CacheCounts = field(default_factory=CacheCounts)
+    ranges: CacheCounts = field(default_factory=CacheCounts)
 
 
 Backend = Callable[[Sweep, Work], None]

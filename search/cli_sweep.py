@@ -10,7 +10,8 @@ from search.options import DEFAULT_URI, ExperimentName, Log, Uri
 from search.tracking.names import redact
 
 if TYPE_CHECKING:
-    from search.launch import Ended
+    from search.launch import Ended, Spent
+    from search.record import SweepRecord
 
 
 def sweep_command(
@@ -52,26 +53,37 @@ def _close(ended: "Ended", uri: str) -> None:
     repeated = sum(trial.repeated >= 0 for trial in record.trials)
     early = sum(trial.result.status == "stopped" for trial in record.trials)
     also = f", {early} stopped early" if early else ""
-    state = "finished" if record.status == "finished" else f"stopped; `bitfront resume {record.name}` continues it"
-    console.print(f"{record.name}: {len(record.trials)} trials ({len(failed)} failed, {repeated} repeated{also}), {state}", markup=False)
+    counts = f"{len(failed)} failed, {repeated} repeated{also}"
+    console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}", markup=False)
     for trial in failed[:3]:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
-    counts = spent.weight_cache
-    idle = spent.loop_s - spent.search_s - spent.tracking_s - min(spent.evaluation_s, spent.loop_s)
-    evaluation = f"evaluation {spent.evaluation_s:.1f} (over all workers)"
-    driver = f"search {spent.search_s:.1f}, tracking {spent.tracking_s:.2f}, idle {max(idle, 0.0):.1f}"
-    console.print(
-        f"seconds: {spent.total_s:.1f} in all; trials {spent.loop_s:.1f}: {evaluation}, {driver}; test split and report {spent.test_s:.1f}",
-        markup=False,
-    )
-    console.print(
-        f"caches: weights {counts.hits} hits, {counts.misses} misses, {counts.evictions} evicted, {counts.bytes / 2**20:.1f} MiB; "
-        f"statistics {spent.statistics_bytes / 2**20:.1f} MiB; {spent.sensitivity_evaluations} forward passes for sensitivities",
-        markup=False,
-    )
+    for line in _spent(spent):
+        console.print(line, markup=False)
     if not ended.complete:
         console.print(
             "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
         )
-    console.print(f"next: bitfront front {record.name} | bitfront ui --uri {redact(uri)} | bitfront export {record.name} --pick knee")
+    console.print(f"next: {_next(record, uri)}", markup=False)
     typer.echo(f"{record.name} {record.run_id}")
+
+
+def _spent(spent: "Spent") -> tuple[str, str]:
+    """Say where the time went, and what the caches saved."""
+    of = f" on {spent.workers} workers" if spent.workers > 1 else ""
+    loop = f"evaluation {spent.evaluation_s:.1f}{of}, search {spent.search_s:.1f}, tracking {spent.tracking_s:.2f}, idle {spent.idle_s:.1f}"
+    weights, ranges = spent.weights, spent.ranges
+    return (
+        f"seconds: {spent.total_s:.1f} in all; trials {spent.loop_s:.1f}: {loop}; test split and report {spent.test_s:.1f}; "
+        f"{spent.retried} attempts made again",
+        f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, {weights.bytes / 2**20:.1f} MiB; "
+        f"statistics {spent.statistics_bytes / 2**20:.1f} MiB, activation ranges {ranges.hits} hits, {ranges.misses} misses; "
+        f"{spent.sensitivity_evaluations} forward passes for sensitivities",
+    )
+
+
+def _next(record: "SweepRecord", uri: str) -> str:
+    """Return the commands to type now, as they are to be typed."""
+    where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
+    if record.status != "finished":
+        return f"bitfront resume {record.name}{where}"
+    return f"bitfront front {record.name}{where} | bitfront ui --uri {redact(uri)} | bitfront export {record.name}{where} --pick knee"

@@ -227,6 +227,11 @@ class RunSection(_Section):
     scheduler: str = "none"
     scheduler_options: dict[str, Any] = {}
 
+    @property
+    def at_once(self) -> int:
+        """How many trials run at once: one in this process, `workers` elsewhere."""
+        return 1 if self.backend == "local" else self.workers
+
 
 class Experiment(_Section):
     """The whole experiment file."""

@@ -45,7 +45,11 @@ class Spent:
         search_s: the searcher's proposing and learning.
         tracking_s: the driver's waiting for the record.
         test_s: the final front on the test split, and the report.
-        statistics_bytes: calibration statistics held.
+        workers: how many there were.
+        retried: attempts that were made again.
+        statistics_bytes: calibration statistics held in this process.
+        sensitivity_evaluations: forward passes for sensitivities.
+        weights, ranges: hits and misses over all processes: quantized weights, and ranges of activations.
     """
 
     total_s: float
@@ -54,9 +58,17 @@ class Spent:
     search_s: float
     tracking_s: float
     test_s: float
+    workers: int
+    retried: int
     statistics_bytes: int
     sensitivity_evaluations: int
-    weight_cache: CacheCounts
+    weights: CacheCounts
+    ranges: CacheCounts
+
+    @property
+    def idle_s(self) -> float:
+        """What is left of the loop when evaluation, shared evenly by the workers, the search and the record are taken off."""
+        return max(0.0, self.loop_s - self.search_s - self.tracking_s - self.evaluation_s / self.workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,9 +236,10 @@ def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
 
 def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
-    looped, evaluated = time.perf_counter(), sum(record.result.seconds for record in sweep.records.values())
-    with StopSignal() as stopping, Progress(sweep, log) as progress:
-        backend(sweep, Work(ready.setup.experiment, ready.evaluator, progress.update, stopping))
+    looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), ready.setup.experiment.run
+    with StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
+        work = Work(ready.setup.experiment, ready.evaluator, progress.update, stopping)
+        backend(sweep, work)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
@@ -238,16 +251,25 @@ def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tra
     publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)
-    evaluation_s = sum(each.result.seconds for each in sweep.records.values() if each.repeated < 0) - evaluated
+    work.weights.add(ready.evaluator.engine.counts)
+    work.ranges.add(ready.evaluator.engine.range_counts)
     spent = Spent(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
-        evaluation_s=evaluation_s,
+        evaluation_s=_evaluation_s(sweep) - evaluated,
         search_s=sweep.search_s,
         tracking_s=tracker.blocked_s,
         test_s=test_s,
+        workers=section.at_once,
+        retried=sweep.retried,
         statistics_bytes=ready.evaluator.engine.statistics_bytes,
         sensitivity_evaluations=ready.sensitivity.evaluations,
-        weight_cache=ready.evaluator.engine.counts,
+        weights=work.weights,
+        ranges=work.ranges,
     )
     return Ended(record, spent, complete)
+
+
+def _evaluation_s(sweep: Sweep) -> float:
+    """Return the seconds that recorded evaluations took; a repeat took none."""
+    return sum(record.result.seconds for record in sweep.records.values() if record.repeated < 0)

@@ -9,6 +9,8 @@ def run(sweep: Sweep, work: Work) -> None:
     while not work.stopping():
         job = sweep.next()
         if job is None:
-            return
+            break
+        sweep.busy = 1
         sweep.finish(job.number, work.evaluate(job.policy, job.cost, job.fidelity))
         work.ended()
+    sweep.busy = 0

@@ -19,13 +19,14 @@ class Progress:
 
     Args:
         sweep: what to show.
+        workers: how many there are.
         mode: "auto" (live on a terminal, plain otherwise), "plain" or "json".
         console: where to; standard error by default, so that standard output holds results only.
         every: seconds between two plain lines.
     """
 
-    def __init__(self, sweep: Sweep, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0) -> None:
-        self._sweep = sweep
+    def __init__(self, sweep: Sweep, workers: int = 1, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0) -> None:
+        self._sweep, self._workers = sweep, workers
         self._console = console or Console(stderr=True)
         self._mode = "live" if mode == "auto" and self._console.is_terminal else "plain" if mode == "auto" else mode
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._mode == "live" else None
@@ -56,7 +57,7 @@ class Progress:
             self._console.print(self._text(now), soft_wrap=True, highlight=False, markup=False)
 
     def state(self, now: float) -> Mapping[str, float | int | None]:
-        """Return the figures shown: counts, best accuracy under the budget, front size, hypervolume, trials per second, seconds left."""
+        """Return the figures shown: counts, workers, best accuracy under the budget, front, trials per second, seconds left."""
         sweep, seconds = self._sweep, max(now - self._start, 1e-9)
         rate = (sweep.told - self._skipped) / seconds
         feasible = [sweep.records[number].result.metrics["accuracy"] for number in sweep.archive.numbers]
@@ -65,7 +66,10 @@ class Progress:
             "trials": sweep.planned,
             "failed": sweep.failed,
             "repeated": sweep.repeated,
+            "retried": sweep.retried,
             "running": sweep.open_trials,
+            "busy": sweep.busy,
+            "workers": self._workers,
             "best_accuracy": max(feasible, default=None),
             "front": len(sweep.archive.numbers),
             "hypervolume": sweep.archive.hypervolume,
@@ -78,5 +82,6 @@ class Progress:
         best = f"{state['best_accuracy']:.2%}" if state["best_accuracy"] is not None else "none yet"
         left = f"{state['seconds_left']:.0f} s left" if state["seconds_left"] is not None else "..."
         counts = f"trial {state['done']}/{state['trials']} | failed {state['failed']} | repeated {state['repeated']}"
+        work = f"retried {state['retried']} | workers busy {state['busy']}/{state['workers']}"
         front = f"best under the budget {best} | front {state['front']} | hypervolume {state['hypervolume']:.4f}"
-        return f"{counts} | {front} | {state['per_second']:.1f}/s | {left}"
+        return f"{counts} | {work} | {front} | {state['per_second']:.1f}/s | {left}"

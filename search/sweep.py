@@ -68,6 +68,8 @@ class Sweep:
         fidelity: of every trial of the search.
         ladder: fidelities that the points nearest to the front climb when the search is over, one rung after the other.
         climbers: how many points climb to each rung; these trials come on top of `trials`.
+        retried: attempts that were made again after a worker died, hung or failed.
+        busy: workers that are evaluating now; kept by whoever evaluates.
         search_s: seconds that the searcher took to propose and learn.
     """
 
@@ -88,6 +90,7 @@ class Sweep:
     stopped: int = 0
     repeated: int = 0
     retried: int = 0
+    busy: int = 0
     search_s: float = 0.0
     archive: Archive = field(init=False)
     records: dict[int, TrialRecord] = field(default_factory=dict)

@@ -23,6 +23,7 @@ class _Attempt:
     tries: int = 0
     failed_on: str = ""
     started: float = 0.0
+    begun: bool = False
 
 
 class SweepSearcher(Searcher):  # type: ignore[misc]
@@ -69,12 +70,16 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         attempt = self._running.pop(trial_id)
         outcome = Outcome.loads(result["outcome"])
         self._freed = outcome.worker
+        self._work.weights.add(outcome.weights)
+        self._work.ranges.add(outcome.ranges)
         self._end(attempt, outcome.result(attempt.job.policy.id, attempt.job.cost), outcome.worker)
 
     def start(self, trial_id: str) -> None:
         """Note that a worker has begun."""
         if trial_id in self._running:
-            self._running[trial_id].started = time.monotonic()
+            attempt = self._running[trial_id]
+            attempt.started, attempt.begun = time.monotonic(), True
+            self._count()
 
     def died(self, trial_id: str, error: str) -> None:
         """Take the death of a trial's worker, or a trial that Tune gave up."""
@@ -97,7 +102,12 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             self._again.append(_Attempt(attempt.job, attempt.tries + 1, worker))
         else:
             self._sweep.finish(attempt.job.number, result)
+        self._count()
         self._work.ended()
+
+    def _count(self) -> None:
+        """Tell the sweep how many workers are at work; a trial that waits for a node is with none."""
+        self._sweep.busy = sum(attempt.begun for attempt in self._running.values())
 
     def save(self, checkpoint_path: str) -> None:
         """The sweep's own record is what a resume starts from."""

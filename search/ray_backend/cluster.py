@@ -1,10 +1,12 @@
 """Joining or starting a Ray cluster: quiet, without telemetry or dashboard, bound to this machine unless an address is given."""
 
+import gc
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from quant_core.errors import InputError
 
@@ -71,9 +73,36 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
         try:
-            yield
+            with _silent():
+                yield
         finally:
-            ray.shutdown()
+            with _no_collector():
+                ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what Ray writes to standard output in this process, such as the deaths of workers: the sweep tells of its trials itself."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep Python's garbage collector from running in any thread, after it ran once.
+
+    An object reference that a thread other than the main one releases while `ray.shutdown()` takes the core worker apart ends this process
+    (SIGSEGV, or exit code 1 with "the core worker has already been shutdown"). After the death of a worker Tune leaves such references in
+    cycles, and the collector may run in any thread: that of the record, or Ray's own.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _probe(address: str) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from quant_core.cache import CacheCounts
 from search.result import Result
 
 
@@ -14,6 +15,7 @@ class Outcome:
     Attributes:
         metrics, seconds, status, reason, epochs, fidelity: as in `Result`.
         worker: which process evaluated it.
+        weights, ranges: what the caches of that process did for it.
     """
 
     metrics: Mapping[str, float]
@@ -23,11 +25,14 @@ class Outcome:
     epochs: tuple[Mapping[str, float], ...]
     fidelity: str
     worker: str
+    weights: CacheCounts
+    ranges: CacheCounts
 
     @classmethod
-    def of(cls, result: Result, worker: str) -> "Outcome":
+    def of(cls, result: Result, worker: str, weights: CacheCounts, ranges: CacheCounts) -> "Outcome":
         """Return a result without what the driver knows already."""
-        return cls(result.metrics, result.seconds, result.status, result.reason, result.epochs, result.fidelity, worker)
+        known = (result.metrics, result.seconds, result.status, result.reason, result.epochs, result.fidelity)
+        return cls(*known, worker, weights, ranges)
 
     def result(self, policy_id: str, cost: Mapping[str, float]) -> Result:
         """Return the whole result."""
@@ -41,4 +46,5 @@ class Outcome:
     def loads(cls, text: str) -> "Outcome":
         """Read what `dumps` wrote."""
         data = json.loads(text)
-        return cls(**{**data, "epochs": tuple(data["epochs"])})
+        counts = {name: CacheCounts(**data[name]) for name in ("weights", "ranges")}
+        return cls(**{**data, "epochs": tuple(data["epochs"]), **counts})

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,17 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         Raises:
             TrialError: this policy failed, and so did the one before: the fault may be this process, which Tune then replaces.
         """
+        engine = self._evaluator.engine
+        weights, ranges = replace(engine.counts), replace(engine.range_counts)
         with _limited(self._timeout_s):
             result = next(self._steps)
         if result.failed and self._failed:
             raise TrialError(result.reason)
         self._failed = result.failed
         score = {SCORE: result.metrics[self._scored]} if self._scored in result.metrics else {}
-        outcome = Outcome.of(result, f"{os.uname().nodename}:{os.getpid()}").dumps()
-        return {"outcome": outcome, "done": result.status != "stopped"} | score
+        worker = f"{os.uname().nodename}:{os.getpid()}"
+        outcome = Outcome.of(result, worker, engine.counts.since(weights), engine.range_counts.since(ranges))
+        return {"outcome": outcome.dumps(), "done": result.status != "stopped"} | score
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a trial is one evaluation."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from quant_core.cache import TensorCache, Tensors
+from quant_core.cache import CacheCounts, TensorCache, Tensors
 
 
 def test_least_recently_used_goes_first_and_bytes_stay_under_the_limit() -> None:
@@ -32,3 +32,9 @@ def test_what_is_larger_than_the_limit_is_returned_and_not_kept() -> None:
     cache = TensorCache(limit=10)
     assert cache.get("a", lambda: (torch.ones(3),))[0].sum() == 3
     assert (len(cache), cache.counts.bytes, cache.counts.hit_rate) == (0, 0, 0.0)
+
+
+def test_counts_of_several_caches_add_up() -> None:
+    total = CacheCounts(5, 3, 1, 80)
+    total.add(CacheCounts(9, 4, 2, 96).since(CacheCounts(2, 2, 1, 16)))
+    assert total == CacheCounts(12, 5, 2, 160)

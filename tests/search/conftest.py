@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
@@ -144,3 +145,24 @@ def sweep(bitfront: Call) -> Callable[..., str]:
         return f"sqlite:///{folder}/mlflow.db"
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_trials() -> Callable[[str], dict[str, list[int]]]:
+    """Return a reader of a store, through MLflow itself and in another process: the numbers of the finished trial runs of each sweep."""
+    code = (
+        "import collections, json, sys; from mlflow import MlflowClient\n"
+        "client, found = MlflowClient(sys.argv[1]), collections.defaultdict(list)\n"
+        "ids = [each.experiment_id for each in client.search_experiments()]\n"
+        "for run in client.search_runs(ids, 'tags.`bitfront.trial` != \"\"', max_results=1000):\n"
+        "    if run.info.status == 'FINISHED': found[run.data.tags['bitfront.sweep']].append(int(run.data.tags['bitfront.trial']))\n"
+        "print(json.dumps({sweep: sorted(numbers) for sweep, numbers in found.items()}))"
+    )
+
+    def read(uri: str) -> dict[str, list[int]]:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        found = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, env=environment)
+        numbers: dict[str, list[int]] = json.loads(found.stdout.splitlines()[-1])
+        return numbers
+
+    return read

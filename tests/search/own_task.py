@@ -39,6 +39,17 @@ class BreaksWhenCoarse(nn.Module):
         return self.body(x)
 
 
+class FailsInThreeWays(BreaksWhenCoarse):
+    """What fails depends on how coarse the second layer is: no memory, an exception, or NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = len(self.body[2].weight[0].unique())
+        if len(self.body[0].weight[0].unique()) <= self.levels and levels <= 4:
+            raise MemoryError("48 GiB asked for")
+        self.raises = levels <= 16
+        return super().forward(x)
+
+
 class HangsWhenCoarse(BreaksWhenCoarse):
     """Hangs in one long call instead, in another process than the one that made it."""
 
@@ -111,6 +122,7 @@ def make(
     data_shift: float = 0.0,
     trouble: str = "",
     hangs: int = 0,
+    mixed: bool = False,
 ) -> Task:
     """Return the task; options make it slow, or break it."""
     body, inputs, targets = trained(seed)
@@ -118,7 +130,7 @@ def make(
     if sleep:
         model = Slow(body, sleep)
     if breaks:
-        model = BreaksWhenCoarse(body, breaks, raises)
+        model = FailsInThreeWays(body, breaks, raises) if mixed else BreaksWhenCoarse(body, breaks, raises)
     if hangs:
         model = HangsWhenCoarse(body, hangs)
     if trouble:
