@@ -196,10 +196,17 @@ class SearchSection(_Section):
 
 
 class TrackSection(_Section):
-    """Where the record goes."""
+    """Where the record goes.
+
+    Attributes:
+        uri: MLflow tracking uri; credentials belong into the environment.
+        experiment: MLflow experiment that holds the sweep.
+        system_metrics_s: seconds between samples of the driver's processor, memory, disk and network; 0: none.
+    """
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "bitfront"
+    system_metrics_s: float = Field(default=0, ge=0)
 
 
 class RunSection(_Section):

@@ -200,8 +200,11 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
 
 
 def _params(experiment: Experiment) -> dict[str, object]:
+    """Return what the parent run shows: the names that sweeps are compared by, then the whole resolved experiment as `section.key`."""
     search = experiment.search
-    return {
+    tables = {name: table for name, table in experiment.model_dump(mode="json", exclude_none=True).items() if isinstance(table, dict)}
+    resolved = {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+    return resolved | {
         "task": experiment.task.name,
         "device": experiment.device.name,
         "searcher": search.searcher,
@@ -236,8 +239,11 @@ def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
 
 def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
+    from search.tracking.machine import sampled
+
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), ready.setup.experiment.run
-    with StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
+    sampling = sampled(tracker, ready.setup.experiment.track.system_metrics_s)
+    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
         work = Work(ready.setup.experiment, ready.evaluator, progress.update, stopping)
         backend(sweep, work)
     loop_s = time.perf_counter() - looped

@@ -15,10 +15,24 @@ for _name, _value in QUIET.items():  # before mlflow is imported: it reads them 
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, RunTag, ViewType  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
-__all__ = ["Metric", "MlflowClient", "Param", "RunTag", "ViewType", "connect", "experiment_id", "explain", "is_permanent", "reported"]
+__all__ = [
+    "Dataset",
+    "DatasetInput",
+    "InputTag",
+    "Metric",
+    "MlflowClient",
+    "Param",
+    "RunTag",
+    "ViewType",
+    "connect",
+    "experiment_id",
+    "explain",
+    "is_permanent",
+    "reported",
+]
 
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 

@@ -30,15 +30,17 @@ QUIET = {
 }
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_QUERY = re.compile(r"(?<=[?&])(password|passwd|token|secret)=[^&\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """Blank out user names and passwords in addresses, and the values of MLflow's credential variables, wherever they stand."""
+    """Blank out user names and passwords in addresses (`//user:word@`, `?password=word`), and the values of MLflow's credential
+    variables, wherever they stand."""
     for name in SECRETS:
         value = os.environ.get(name)
         if value:
             text = text.replace(value, "***")
-    return _USERINFO.sub("***@", text)
+    return _QUERY.sub(r"\1=***", _USERINFO.sub("***@", text))
 
 
 def trial_uid(run_id: str, number: int) -> str:

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 from search.tracking import names
-from search.tracking.client import Metric, MlflowClient, Param, RunTag
-from search.tracking.codec import Json, to_tags
+from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag
+from search.tracking.codec import Json, from_tags, to_tags, trial_from_json
 from search.tracking.view import TAG, state
 
 PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22"])
@@ -38,10 +38,13 @@ class Store:
         who: whose runs.
         children: trial number -> run id, of the trials that MLflow has.
         shown: `front` (trial numbers) and `knee` as MLflow shows them.
+        layers: names of the layers; empty before the first trial, whose record brings them.
     """
 
-    def __init__(self, client: MlflowClient, who: Identity, children: Mapping[int, str], shown: Json | None) -> None:
-        self._client, self._who = client, who
+    def __init__(
+        self, client: MlflowClient, who: Identity, children: Mapping[int, str], shown: Json | None, layers: Sequence[str] = ()
+    ) -> None:
+        self._client, self._who, self._layers = client, who, tuple(layers)
         self._children = dict(children)
         self._front = frozenset(shown["front"] if shown else ())
         self._knee = shown["knee"] if shown else -1
@@ -68,14 +71,20 @@ class Store:
     def _parent(self, line: Json) -> None:
         """Write what concerns the sweep as a whole."""
         if line["op"] in ("tags", "params"):
+            self._layers = tuple(from_tags(line.get("tags", {}), names.LAYERS) or self._layers)
             self._batch(self._who.run_id, tags=line.get("tags"), params=line.get("params"))
+        elif line["op"] == "metrics":
+            self._batch(self._who.run_id, metrics=[(key, value, line["time"], line["step"]) for key, value in line["metrics"].items()])
+        elif line["op"] == "dataset":
+            data = Dataset(name=line["name"], digest=line["digest"], source_type="bitfront", source=json.dumps({"task": line["name"]}))
+            self._client.log_inputs(self._who.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", line["context"])])])
         elif line["op"] == "view":
             self._client.set_experiment_tag(self._who.experiment_id, TAG, state(line["costs"]))
         elif line["op"] == "status":
             self._status(line)
 
     def _trial(self, line: Json, shown: Json) -> None:
-        """Write one trial as a child run: create, one batch, end. One that is there and now has test figures only gets these."""
+        """Write one trial as a child run: create, one batch, policy, end. One that is there and now has test figures only gets these."""
         trial, result = line["trial"], line["trial"]["result"]
         number, end = trial["number"], line["time"]
         test = [(f"{name}_test", value, end, 0) for name, value in trial["test"].items()]
@@ -98,6 +107,7 @@ class Store:
         params = {"sweep": self._who.sweep, "searcher": trial["origin"], "fidelity": result["fidelity"], **policy_params(trial)}
         for i in range(0, len(metrics), 500):
             self._batch(child, metrics=metrics[i : i + 500], params=params, tags=tags)
+        self._policy(child, trial_from_json(trial, self._layers).policy.to_json())
         self._client.set_terminated(child, TRIAL_STATUSES[result["status"]], end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
@@ -139,15 +149,12 @@ class Store:
             curve += [("hypervolume", line["hypervolume"], time, step), ("front_size", float(len(line["front"])), time, step)]
             if line["trial"] in self._children:  # its own run has the figure from before it moved the front
                 self._batch(self._children[line["trial"]], metrics=[("hypervolume", line["hypervolume"], time, 0)])
-            for key, policy in line["policies"].items():
-                if int(key) in new and int(key) in self._children:
-                    self._policy(self._children[int(key)], policy)
         tags = to_tags(names.FRONT, {"front": sorted(new), "knee": knee})
         for i in range(0, len(curve), 500):
             self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=tags)
         self._front, self._knee = new, knee
 
-    def _policy(self, child: str, policy: Json) -> None:
+    def _policy(self, child: str, policy: Mapping[str, object]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "policy.json"
             path.write_text(json.dumps(policy, indent=1))

@@ -42,7 +42,6 @@ class Tracker:
         self._volume = hypervolume_of(sweep, front(sweep))
         self._candidates = {trial.number: trial for trial in sweep.trials if trial.result.ok}
         self._last = -1
-        self._front: tuple[int, ...] = ()
         writer.start()
 
     @property
@@ -73,7 +72,7 @@ class Tracker:
         self.blocked_s += time.perf_counter() - start
 
     def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
-        """Keep the front as it now is: tags of its members, their policies, the hypervolume, `front.json`.
+        """Keep the front as it now is: tags of its members, the hypervolume, `front.json`.
 
         A front of less hypervolume than the last one is a resumed sweep going through its past; it is passed over.
 
@@ -86,9 +85,8 @@ class Tracker:
         unknown = sorted(set(numbers) - set(self._candidates))
         if unknown:
             raise InputError(f"trials {unknown} given as the front, but they were not recorded as ended well; record them first.")
-        joined = [number for number in numbers if number not in self._front]
         self._candidates = {number: self._candidates[number] for number in numbers}  # who has left the front never returns
-        self._front, self._volume = tuple(numbers), hypervolume
+        self._volume = hypervolume
         self._write(
             {
                 "op": "front",
@@ -97,7 +95,6 @@ class Tracker:
                 "hypervolume": hypervolume,
                 "trial": self._last,
                 "step": len(self._numbers),
-                "policies": {number: self._candidates[number].policy.to_json() for number in joined},
             }
         )
         self.artifact(self._front_json(), "front.json")
@@ -133,6 +130,17 @@ class Tracker:
     def params(self, params: Mapping[str, str]) -> None:
         """Set parameters on the parent run; MLflow lets none be changed later."""
         self._write({"op": "params", "params": dict(params)})
+
+    def dataset(self, name: str, digest: str) -> None:
+        """Name the data that the sweep is bound to, by its hash, among the inputs of the parent run."""
+        self._write({"op": "dataset", "name": name, "digest": digest, "context": "calibration, validation, test"})
+
+    def measure(self, figures: Mapping[str, float]) -> None:
+        """Keep figures of the moment, such as the machine's load, as curves on the parent run over the trials that have ended.
+
+        May be called from another thread.
+        """
+        self._write({"op": "metrics", "metrics": dict(figures), "step": len(self._numbers)})
 
     def restart(self) -> None:
         """Set the status back to running."""
@@ -203,6 +211,9 @@ def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[st
     )
     shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
     tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
+    if "data" in sweep.fingerprints:
+        name, digest = str(params.get("task", sweep.name)), sweep.fingerprints["data"]
+        tracker.dataset(names.redact(name), digest)
     tracker.artifact(header.experiment, "experiment.toml")
     return tracker
 
@@ -247,5 +258,6 @@ def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:
     sweep = merged(parent, children, journal.unsent()[0])
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
-    store = Store(client, who, known, from_tags(parent.tags, names.FRONT))
+    layers = from_tags(parent.tags, names.LAYERS) or ()
+    store = Store(client, who, known, from_tags(parent.tags, names.FRONT), layers)
     return Tracker(sweep, journal, Writer(journal, store))

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -99,6 +100,9 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     assert parent.data.params == {"searcher": "random", "device": "vu9p", "task": "digits", "seed": "3"} | {
         f"fingerprint_{key}": value for key, value in sweep.fingerprints.items()
     }
+    (used,) = parent.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", sweep.fingerprints["data"])
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "calibration, validation, test")]
     curve = client.get_metric_history(run_id, "hypervolume")
     assert [point.value for point in curve] == sorted(point.value for point in curve)
     assert curve[-1].value == pytest.approx(archive.hypervolume)
@@ -125,13 +129,43 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     assert volumes == sorted(volumes)
     assert volumes[-1] == archive.hypervolume
 
-    for number in archive.numbers:
+    for number in range(21):
         path = client.download_artifacts(shown[number].info.run_id, "policy/policy.json")
         assert Policy.from_json(json.loads(Path(path).read_text())) == sweep.trials[number].policy
     rows = json.loads(Path(client.download_artifacts(run_id, "front.json")).read_text())
     assert [row["trial"] for row in rows] == list(archive.numbers)
     assert Path(client.download_artifacts(run_id, "experiment.toml")).read_text() == names.redact(sweep.experiment)
     assert Path("mlartifacts/bitfront").is_dir()
+
+
+def test_the_machines_load_goes_the_same_way(store_uri: str, make_sweep: MakeSweep) -> None:
+    from search.tracking.machine import sampled
+
+    sweep = make_sweep("loaded", trials=3)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    with sampled(tracker, 0.05):
+        drive(tracker, sweep)
+        time.sleep(0.3)
+    assert tracker.finish("finished")
+    client = MlflowClient(store_uri)
+    figures = client.get_run(tracker.run_id).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes", "system/disk_usage_percentage"} <= set(figures)
+    assert 0 < figures["system/system_memory_usage_percentage"] < 100
+    memory = client.get_metric_history(tracker.run_id, "system/system_memory_usage_megabytes")
+    assert len(memory) >= 3
+    assert memory[-1].step == 3  # so many trials had ended
+    assert [row.name for row in threading.enumerate() if row.name == "bitfront-machine"] == []
+
+
+def test_the_machines_load_is_left_alone_unless_asked_for(store_uri: str, make_sweep: MakeSweep) -> None:
+    from search.tracking.machine import sampled
+
+    sweep = make_sweep("quiet", trials=2)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    with sampled(tracker, 0.0):
+        drive(tracker, sweep)
+    assert tracker.finish("finished")
+    assert not [name for name in MlflowClient(store_uri).get_run(tracker.run_id).data.metrics if name.startswith("system/")]
 
 
 def test_a_long_policy_is_cut_in_its_parameters() -> None:
@@ -149,6 +183,19 @@ def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep
     assert len(written) > 5
     for word in (b"s3cret-word", b"hunter2-word", b"pa55word-env"):
         assert not [path for path in written if word in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("at postgresql://bob:hunter2@db:5432/x, then", "at postgresql://***@db:5432/x, then"),
+        ("postgresql://db/x?user=bob&password=hunter2&sslmode=require", "postgresql://db/x?user=bob&password=***&sslmode=require"),
+        ("https://host/path?TOKEN=abc", "https://host/path?TOKEN=***"),
+        ("https://host/path?tokens=3&note=a@b", "https://host/path?tokens=3&note=a@b"),
+    ],
+)
+def test_addresses_are_blanked(given: str, shown: str) -> None:
+    assert names.redact(given) == shown
 
 
 def test_the_test_figures_and_the_header_can_follow(store_uri: str, make_sweep: MakeSweep) -> None:
