@@ -94,7 +94,7 @@ def _check_split(what: str, split: object) -> None:
         raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
     with repeatable():
         first: Any = next(iter(split), None)
-    targets = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
+    targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
     batched = isinstance(targets, Tensor) and targets.dim() > 0
     if first is None or (batched and not len(targets)):
         raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
