@@ -19,22 +19,29 @@ def _families() -> dict[str, dict[str, str]]:
     from quant_core.qat import QAT_METHODS
     from search.backend import BACKENDS
     from search.exporters import EXPORTERS
+    from search.ray_backend.searchers import RAY_SEARCHERS
+    from search.scheduling import RAY, SCHEDULERS
     from search.searchers import SEARCHERS
     from search.tasks import TASKS
 
     things = {"searchers": SEARCHERS, "tasks": TASKS}
     modules = {"qat-methods": QAT_METHODS, "exporters": EXPORTERS, "backends": BACKENDS}
-    return {
+    found = {
         "formats": {name: each.about for name, each in FORMATS.items()},
         "clippings": dict(CLIPPINGS),
         "roundings": dict(ROUNDINGS),
         **{family: {name: about(path) for name, path in table.items()} for family, table in things.items()},
         **{family: {name: about(path.partition(":")[0]) for name, path in table.items()} for family, table in modules.items()},
+        "schedulers": {name: each.about for name, each in SCHEDULERS.items()},
     }
+    found["searchers"] |= {RAY + name: each.about for name, each in RAY_SEARCHERS.items()}
+    return found
 
 
 def list_command(
-    family: Annotated[str, typer.Argument(help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters or backends.")],
+    family: Annotated[
+        str, typer.Argument(help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters, backends or schedulers.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the known members of a family.

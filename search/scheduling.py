@@ -14,17 +14,20 @@ RAY = "ray:"
 
 @dataclass(frozen=True)
 class Kind:
-    """A scheduler: where it is, and the names of its options."""
+    """A scheduler: where it is, its options with their least values (where that is whole, so is the option), one line about it."""
 
     path: str
-    options: tuple[str, ...]
+    options: Mapping[str, float]
+    about: str
 
 
 SCHEDULERS: dict[str, Kind] = {
-    NONE: Kind("", ()),
-    "asha": Kind("search.ray_backend.schedulers:asha", ("grace", "reduction")),
-    "hyperband": Kind("search.ray_backend.schedulers:hyperband", ("brackets", "reduction")),
-    POPULATION: Kind("quant_core.qat.population:train", ("members", "every")),
+    NONE: Kind("", {}, "Runs every trial to its end."),
+    "asha": Kind("search.ray_backend.schedulers:asha", {"grace": 1, "reduction": 1.1}, "Ray Tune's ASHA on the fidelity axis."),
+    "hyperband": Kind("search.ray_backend.schedulers:hyperband", {"brackets": 1, "reduction": 1.1}, "Ray Tune's asynchronous HyperBand."),
+    POPULATION: Kind(
+        "quant_core.qat.population:train", {"members": 2, "every": 1}, "Breeds learning rate and distillation weight of training."
+    ),
 }
 
 
@@ -43,19 +46,29 @@ def check(name: str, options: Mapping[str, Any], backend: str, trains: bool) -> 
         trains: some trials train.
 
     Raises:
-        InputError: unknown name or option; trials that nobody could stop; a population without training.
+        InputError: unknown name, option or value; trials that nobody could stop; a population without training.
     """
     if name not in SCHEDULERS and ":" not in name:
         raise unknown("scheduler", name, SCHEDULERS)
-    known = SCHEDULERS[name].options if name in SCHEDULERS else tuple(options)
-    wrong = [each for each in options if each not in known]
-    if wrong:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise InputError(f"scheduler {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], known)}")
+    if name in SCHEDULERS:
+        _check_options(name, options)
     if stops_trials(name) and backend == "local":
         raise InputError(f"scheduler = {name!r} stops trials on workers, and backend = 'local' has none; give backend = 'ray'.")
     if name == POPULATION and not trains:
         raise InputError(f"scheduler = {name!r} breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a ladder.")
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    known = SCHEDULERS[name].options
+    for option, value in options.items():
+        if option not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, known)}")
+        least = known[option]
+        whole = isinstance(least, int)
+        number = "a whole number" if whole else "a number"
+        if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)) or not value >= least:
+            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {number} of {least} or more is needed.")
 
 
 def split(searcher: str) -> tuple[str, str]:

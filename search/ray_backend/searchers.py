@@ -20,19 +20,25 @@ from search.searchers.losses import losses_for
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of Ray's searchers: where it is, the packages it needs (module -> name to install), what it can do."""
+    """One of Ray's searchers: where it is, the packages it needs (module -> name to install), one line about it, what it can do."""
 
     path: str
     needs: Mapping[str, str]
+    about: str
     several: bool = False
     whole: bool = True
 
 
 RAY_SEARCHERS: dict[str, _Kind] = {
-    "random": _Kind("search.ray_backend.searchers:RandomVariants", {}, several=True),
-    "OptunaSearch": _Kind("ray.tune.search.optuna:OptunaSearch", {"optuna": "optuna"}, several=True),
-    "HyperOptSearch": _Kind("ray.tune.search.hyperopt:HyperOptSearch", {"hyperopt": "hyperopt"}),
-    "BayesOptSearch": _Kind("ray.tune.search.bayesopt:BayesOptSearch", {"bayes_opt": "bayesian-optimization==1.4.3"}, whole=False),
+    "random": _Kind("search.ray_backend.searchers:RandomVariants", {}, "Draws as Ray Tune's BasicVariantGenerator.", several=True),
+    "OptunaSearch": _Kind("ray.tune.search.optuna:OptunaSearch", {"optuna": "optuna"}, "Ray Tune's wrapper of Optuna.", several=True),
+    "HyperOptSearch": _Kind("ray.tune.search.hyperopt:HyperOptSearch", {"hyperopt": "hyperopt"}, "HyperOpt's TPE; one objective."),
+    "BayesOptSearch": _Kind(
+        "ray.tune.search.bayesopt:BayesOptSearch",
+        {"bayes_opt": "bayesian-optimization==1.4.3"},
+        "A Gaussian process; one objective.",
+        whole=False,
+    ),
 }
 """Nevergrad and ZOOpt propose something else each time (seen), so their sweeps could not be resumed."""
 _SEEDS = ("seed", "random_state_seed", "random_state")

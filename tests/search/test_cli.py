@@ -321,7 +321,9 @@ def test_init_writes_an_experiment_that_is_valid(run: Run, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "formats"], ["list", "searchers"], ["list", "tasks"], ["devices"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "formats"], ["list", "schedulers"], ["list", "searchers"], ["list", "tasks"], ["devices"]]
+)
 def test_quick_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     heavy = "{'torch', 'mlflow', 'ray', 'optuna', 'stable_baselines3', 'plotly', 'onnx'}"
     code = "try: main()\nexcept SystemExit as e: assert not e.code\n"
@@ -458,3 +460,18 @@ def test_a_ladder_that_is_killed_goes_on(run: Run, tmp_path: Path, finished_tria
     part, whole = ([[row[key] for key in keys] for row in trials(run, name)] for name in ("part", "whole"))
     assert part == whole
     assert finished_trials(f"sqlite:///{tmp_path}/mlflow.db") == {"whole": list(range(12)), "part": list(range(12))}
+
+
+def test_a_population_breeds_how_policies_are_trained(run: Run, tmp_path: Path) -> None:
+    bred = 'scheduler = "pbt"\nscheduler_options = { members = 3 }\n'
+    path = experiment(tmp_path, change=("[search]", f"[run]\n{bred}{LADDER[1]}"))
+    options = ("search.searcher=random", "search.trials=5", 'evaluate.ladder=["qat"]', "evaluate.climbers=2", "evaluate.qat.distill=0.2")
+    found = run("sweep", path, *options)
+    assert found.returncode == 0, found.stderr
+    record = read(f"sqlite:///{tmp_path}/mlflow.db", "one")
+    trained = [trial for trial in record.trials if trial.result.fidelity == "qat"]
+    assert len(trained) == 2
+    for trial in trained:
+        assert [set(epoch) >= {"lr", "distill", "accuracy"} for epoch in trial.result.epochs] == [True, True]
+        assert trial.result.epochs[-1]["accuracy"] == trial.result.metrics["accuracy"]
+    assert "members = 1 of scheduler 'pbt' given" in run("sweep", path, *options, "name=two", "run.scheduler_options.members=1").stderr

@@ -160,17 +160,32 @@ def test_the_searcher_hears_nothing_of_the_ladder() -> None:
     assert len(notes.trials) == 20
 
 
-def test_a_stopped_trial_is_neither_failed_nor_on_the_front() -> None:
+def stopped_early(job: Job) -> Result:
+    result = evaluate(job)
+    if job.number % 3 or not result.ok:
+        return result
+    return replace(result, metrics={"error": 0.0, "accuracy": 1.0}, status="stopped", reason="early", fidelity="ptq, 9 examples")
+
+
+def test_a_stopped_trial_is_neither_failed_nor_on_the_front_nor_told_nor_tried_again() -> None:
     notes = Notes()
     sweep = make(notes)
-    while (job := sweep.next()) is not None:
-        result = evaluate(job)
-        if job.number % 3 == 0 and result.ok:
-            result = replace(
-                result, metrics={"error": 0.0, "accuracy": 1.0}, status="stopped", reason="by asha", fidelity="ptq, 9 examples"
-            )
-        sweep.finish(job.number, result)
+    told: list[Sequence[float] | None] = []
+    tell = sweep.searcher.tell
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.searcher, "tell", lambda trial, objectives: (told.append(objectives), tell(trial, objectives)))
+        while (job := sweep.next()) is not None:
+            sweep.finish(job.number, stopped_early(job))
     stopped = {t.number for t in notes.trials if t.result.status == "stopped"}
+    failed = {t.number for t in notes.trials if t.result.status == "failed"}
     assert sweep.stopped == len(stopped) > 2
-    assert sweep.failed == sum(t.result.status == "failed" for t in notes.trials)
+    assert sweep.failed == len(failed)
     assert not stopped & set(sweep.archive.numbers)
+    assert [number for number, each in enumerate(told) if each is None] == sorted(n for n in stopped | failed if n < 12)
+    again = make(part := Notes())
+    again.replay([t for t in notes.trials if t.told < 14])
+    part.trials += [t for t in notes.trials if t.told < 14]
+    while (job := again.next()) is not None:
+        again.finish(job.number, stopped_early(job))
+    assert plain(part.trials) == plain(notes.trials)
+    assert again.archive.numbers == sweep.archive.numbers

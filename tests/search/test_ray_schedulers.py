@@ -50,11 +50,11 @@ def bitfront(folder: Path, *arguments: str) -> str:
 
 def test_asha_stops_trials_that_then_are_neither_on_the_front_nor_failed(tmp_path: Path) -> None:
     evaluate = 'fidelity = "qat"\nepochs = 3\nqat = { method = "ste", lr = 0.02 }'
-    text = EXPERIMENT.format(name="early", searcher="ray:ASHA+random", trials=26, evaluate=evaluate, folder=tmp_path)
+    text = EXPERIMENT.format(name="early", searcher="ray:ASHA+random", trials=22, evaluate=evaluate, folder=tmp_path)
     (tmp_path / "early.toml").write_text(text)
     said = bitfront(tmp_path, "sweep", "early.toml", "--log", "plain")
     rows = json.loads(bitfront(tmp_path, "front", "early", "--all", "--json"))
-    assert [row["trial"] for row in rows] == list(range(26))
+    assert [row["trial"] for row in rows] == list(range(22))
     stopped = [row for row in rows if row["status"] == "stopped"]
     assert {row["status"] for row in rows} == {"ok", "stopped"}
     assert 3 <= len(stopped) <= 20
@@ -64,9 +64,6 @@ def test_asha_stops_trials_that_then_are_neither_on_the_front_nor_failed(tmp_pat
     reached = {row["fidelity"] for row in stopped}
     assert reached <= {"ptq, 37 calibration examples", "ptq", "qat, epoch 1 of 3", "qat, epoch 2 of 3"}
     assert all(row["reason"] == f"stopped early at {row['fidelity']}" for row in stopped)
-    again = bitfront(tmp_path, "resume", "early", "--log", "plain")
-    assert "26 trials" in again
-    assert json.loads(bitfront(tmp_path, "front", "early", "--all", "--json")) == rows
 
 
 def test_a_scheduler_leaves_the_ladder_alone(tmp_path: Path) -> None:

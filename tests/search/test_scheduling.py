@@ -27,6 +27,15 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
             "scheduler = 'pbt' breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a",
         ),
         (QAT + '[run]\nscheduler = "pbt"\nscheduler_options = { grace = 1 }\n', "scheduler 'pbt' has no option 'grace'; it takes members"),
+        (
+            QAT + '[run]\nscheduler = "pbt"\nscheduler_options = { members = 1 }\n',
+            "members = 1 of scheduler 'pbt' given; a whole number of 2 or",
+        ),
+        (QAT + '[run]\nscheduler = "pbt"\nscheduler_options = { every = 1.5 }\n', "every = 1.5 of scheduler 'pbt' given; a whole number"),
+        (
+            '[run]\nbackend = "ray"\nscheduler = "asha"\nscheduler_options = { reduction = "a" }\n',
+            "reduction = 'a' of scheduler 'asha' given; a number of 1.1 or more",
+        ),
         ("[run]\nscheduler_options = { grace = 1 }\n", "scheduler 'none' has no option 'grace'; it takes none"),
         ('[search]\nsearcher = "ray:ASHA+random"\n', "scheduler = 'asha' stops trials on workers"),
     ],
