@@ -1,6 +1,6 @@
 """Where trials run: the table of backends, and what one is given."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from quant_core.cache import CacheCounts
@@ -18,14 +18,14 @@ class Work:
 
     Attributes:
         experiment: plain data; a worker rebuilds everything from it.
-        evaluate: evaluates in this process: (policy, cost, fidelity) -> result; never raises.
+        evaluate: evaluates in this process: (policy, cost, fidelity, policies trained before it) -> result; never raises.
         ended: to be called after every trial.
         stopping: to be asked before every trial.
         weights, ranges: what the caches of other processes did; filled by a backend whose workers have caches of their own.
     """
 
     experiment: Experiment
-    evaluate: Callable[[Policy, Mapping[str, float], str], Result]
+    evaluate: Callable[[Policy, Mapping[str, float], str, Sequence[Policy]], Result]
     ended: Callable[[], None]
     stopping: Callable[[], bool]
     weights: CacheCounts = field(default_factory=CacheCounts)

@@ -18,5 +18,6 @@ def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
     for number in sweep.archive.numbers:
         record = sweep.records[number]
         if not record.test:
-            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity))
+            after = [sweep.records[each].policy for each in record.after]
+            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity, after))
             tracker.record(sweep.records[number])

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
 from quant_core.qat.loop import Saving
 from quant_core.qat.population import Breeding
-from quant_core.qat.prepare import finalize
+from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.rng import repeatable
 from quant_core.qat.train import starting
 from quant_core.size import average_bits
@@ -116,7 +116,7 @@ class Evaluator:
         self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: Breeding | None = None
     ) -> None:
         self._task, self._section, self._key, self._breeding = task, section, key, breeding
-        self._trained: tuple[Policy, nn.Module, Epochs] | None = None
+        self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
         self._layers = list(layers)
@@ -128,15 +128,16 @@ class Evaluator:
             task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes
         )
 
-    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None, fidelity: str = "") -> Result:
+    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
 
-        `fidelity` is "ptq", "adaround" or "qat"; "" is that of the section.
+        `fidelity` is "ptq", "adaround" or "qat"; "" is that of the section. `after` are policies that are trained before, one after the
+        other: training starts from the weights of the last one; with none, from the float weights.
         """
         start, fidelity = time.perf_counter(), fidelity or self._section.fidelity
         epochs: Epochs = ()
         try:
-            metrics = self.metrics(policy, "valid", fidelity) | average_bits(self._layers, policy)
+            metrics = self.metrics(policy, "valid", fidelity, after) | average_bits(self._layers, policy)
             status, reason = "ok", ""
             if fidelity == "qat" and self._trained is not None:
                 epochs = self._trained[2]
@@ -144,14 +145,14 @@ class Evaluator:
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
         return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason, epochs, fidelity)
 
-    def steps(self, policy: Policy, cost: Mapping[str, float], fidelity: str) -> Iterator[Result]:
+    def steps(self, policy: Policy, cost: Mapping[str, float], fidelity: str, after: Sequence[Policy] = ()) -> Iterator[Result]:
         """Evaluate one policy at growing fidelity: on some calibration examples, on the validation split, after every epoch of training.
 
         The last result is what a call gives; those before it have the status "stopped", which they are if nobody asks for the next.
         """
         start = time.perf_counter()
         try:
-            for reached, figures in self._rungs(policy, fidelity):
+            for reached, figures in self._rungs(policy, fidelity, after):
                 metrics = {name: figures[name] for name in ("accuracy", "error", "loss")} | average_bits(self._layers, policy)
                 seconds, reason = time.perf_counter() - start, f"stopped early at {reached}"
                 yield Result(policy.id, metrics, dict(cost), seconds, "stopped", reason, fidelity=reached)
@@ -159,9 +160,9 @@ class Evaluator:
             reason = f"{type(error).__name__}: {error}"
             yield Result(policy.id, {}, dict(cost), time.perf_counter() - start, "failed", reason, fidelity=fidelity)
             return
-        yield replace(self(policy, cost, fidelity), seconds=time.perf_counter() - start)
+        yield replace(self(policy, cost, fidelity, after), seconds=time.perf_counter() - start)
 
-    def _rungs(self, policy: Policy, fidelity: str) -> Iterator[tuple[str, Mapping[str, float]]]:
+    def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
         part = take(self._task.calib, max(1, sum(len(targets) for _, targets in self._valid) // 4))
         size = sum(len(targets) for _, targets in part)
@@ -172,12 +173,13 @@ class Evaluator:
         from search.qat_evaluator import training
 
         config, history = self._section.training, []
-        prepared, epochs = training(self._task, policy, config, section=self._section, saving=self._saving(policy))
+        start, saving = self._start(after), self._saving((*after, policy))
+        prepared, epochs = training(self._task, policy, config, section=self._section, start=start, saving=saving)
         for epoch in epochs:
             history.append(epoch)
             if len(history) < config.epochs:
                 yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
-        self._trained = (policy, prepared.eval(), tuple(history))
+        self._trained = ((*after, policy), prepared.eval(), tuple(history))
 
     def float_metrics(self, split: str = "valid") -> dict[str, float]:
         """Return the metrics of the float network on one split ("valid" or "test").
@@ -190,11 +192,13 @@ class Evaluator:
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
-    def metrics(self, policy: Policy, split: str, fidelity: str = "") -> dict[str, float]:
-        """Return the metrics of one policy on one split; `fidelity` as in a call."""
-        return measure(self._network(policy, fidelity or self._section.fidelity), self._split(split), self._task)
+    def metrics(self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = ()) -> dict[str, float]:
+        """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
+        trains = (fidelity or self._section.fidelity) == "qat"
+        network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
+        return measure(network, self._split(split), self._task)
 
-    def quantized(self, policy: Policy, fidelity: str = "") -> Quantized:
+    def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
         """Return the network that `metrics` measures, with everything that it stores: what exporters write.
 
         Raises:
@@ -203,29 +207,30 @@ class Evaluator:
         if (fidelity or self._section.fidelity) != "qat":
             return post_training(self.engine, self._task.model, self._layers, policy, self.calib[0])
         base = starting(self._task.model, self._section.training, self.calib[0])
-        return trained_network(self._train(policy), base, self._layers, policy, self.calib[0])
+        return trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
 
-    def _network(self, policy: Policy, fidelity: str) -> nn.Module:
-        """Return the network under a policy; at fidelity "qat" trained."""
-        return finalize(self._train(policy)) if fidelity == "qat" else self.engine.apply(policy)
-
-    def _train(self, policy: Policy) -> nn.Module:
-        """Return the prepared network after training; the last one is kept for the next split."""
-        if self._trained is None or self._trained[0] != policy:
+    def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
+        """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
+        if self._trained is None or self._trained[0] != policies:
             from search.qat_evaluator import bred, trained
 
-            task, config, section, saving = self._task, self._section.training, self._section, self._saving(policy)
+            start, saving = self._start(policies[:-1]), self._saving(policies)
+            task, policy, config, section = self._task, policies[-1], self._section.training, self._section
             if self._breeding:
-                prepared, history = bred(task, policy, config, self._breeding, section=section, saving=saving)
+                prepared, history = bred(task, policy, config, self._breeding, section=section, start=start, saving=saving)
             else:
-                prepared, history = trained(task, policy, config, section=section, saving=saving)
-            self._trained = (policy, prepared, tuple(history))
+                prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
+            self._trained = (policies, prepared, tuple(history))
         return self._trained[1]
 
-    def _saving(self, policy: Policy) -> Saving | None:
+    def _start(self, policies: Sequence[Policy]) -> dict[str, Tensor] | None:
+        """Return the weights that training starts from after that of `policies`; None: the float ones."""
+        return float_weights(self._train(tuple(policies))) if policies else None
+
+    def _saving(self, policies: tuple[Policy, ...]) -> Saving | None:
         from search.qat_evaluator import kept
 
-        return kept(self._key, policy, self._section.training) if self._key else None
+        return kept(self._key, policies, self._section.training) if self._key else None
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)

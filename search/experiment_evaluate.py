@@ -19,6 +19,7 @@ class EvaluateSection(BaseModel):
         ladder: rungs above "ptq" that the policies nearest to the front climb when the search is over (`search.ladder`).
         climbers: how many policies climb to each rung.
         epochs: of training; 0: as `qat` says.
+        start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
 
@@ -28,6 +29,7 @@ class EvaluateSection(BaseModel):
     ladder: tuple[RUNGS, ...] = ()
     climbers: int = Field(default=8, ge=1)
     epochs: int = Field(default=0, ge=0)
+    start: Literal["float", "nearest"] = "float"
     qat: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)

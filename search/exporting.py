@@ -94,11 +94,11 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     ready = ready_for(experiment)
     setup, evaluator = ready.setup, ready.evaluator
     check_fingerprints(record, setup)
-    fidelity = trial.result.fidelity
+    fidelity, after = trial.result.fidelity, [each.policy for number in trial.after for each in record.trials if each.number == number]
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
-    metrics |= {split: evaluator.metrics(trial.policy, split, fidelity) for split in ("valid", "test")}
+    metrics |= {split: evaluator.metrics(trial.policy, split, fidelity, after) for split in ("valid", "test")}
     notes = _require_recorded(trial, metrics["valid"]["accuracy"])
-    network = evaluator.quantized(trial.policy, fidelity)
+    network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
     return Bundle(trial.policy, setup.layers, experiment, setup.task, network, record, trial, metrics)
 

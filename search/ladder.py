@@ -12,6 +12,8 @@ from search.problem import Values
 from search.record import TrialRecord
 
 ORIGIN = "ladder"
+LONGEST = 2
+"""How many trainings may go before one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ def _nearest(points: FloatArray, reference: Sequence[float]) -> list[int]:
         share[i] = whole - relative_hypervolume(points[members[members != i]], reference)
     on_front = np.isin(np.arange(len(points)), members)
     return [int(i) for i in np.lexsort((np.arange(len(points)), -share, ~on_front, distance))]
+
+
+def nearest(trials: Sequence[TrialRecord], values: Values) -> tuple[int, ...]:
+    """Return the trials whose training goes before that of a point: those of the nearest trained one, and that one itself.
+
+    Near is few steps from choice to choice, summed over the dimensions; of equally near ones the first. Only trials that have gone through
+    fewer than `LONGEST` trainings count, so that no chain grows with the sweep.
+    """
+    able = [each for each in trials if each.result.ok and each.result.fidelity == "qat" and each.repeated < 0 and len(each.after) < LONGEST]
+    if not able:
+        return ()
+    found = min(able, key=lambda each: (sum(abs(a - b) for a, b in zip(each.values, values, strict=True)), each.number))
+    return (*found.after, found.number)
 
 
 def adarounded(policy: Policy) -> Policy | None:

@@ -172,6 +172,7 @@ def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepReco
         evaluate.fidelity,
         evaluate.ladder,
         evaluate.climbers,
+        evaluate.start == "nearest",
     )
 
 

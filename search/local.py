@@ -11,6 +11,6 @@ def run(sweep: Sweep, work: Work) -> None:
         if job is None:
             break
         sweep.busy = 1
-        sweep.finish(job.number, work.evaluate(job.policy, job.cost, job.fidelity))
+        sweep.finish(job.number, work.evaluate(job.policy, job.cost, job.fidelity, job.after))
         work.ended()
     sweep.busy = 0

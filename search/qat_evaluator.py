@@ -59,13 +59,16 @@ def training_batches(task: Task) -> Iterable[Batch]:
     return Reshuffled(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
 
 
-def kept(key: str, policy: Policy, config: QatConfig) -> Saving:
-    """Return where the training of one policy of the network and data that `key` names is kept: the cache folder holds the last ones."""
+def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
+    """Return where the training of policies one after the other, of the network and data that `key` names, is kept.
+
+    The cache folder holds the last `MOST_KEPT` ones.
+    """
     folder = cache_folder() / "qat"
     with contextlib.suppress(FileNotFoundError):  # another process removed one first
         for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
-    name = hashlib.sha256(repr((key, policy.to_json(), config)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
     return Saving(folder / f"{name}.pt")
 
 
@@ -127,7 +130,14 @@ def trained(
 
 
 def bred(
-    task: Task, policy: Policy, config: QatConfig, breeding: Breeding, *, section: EvaluateSection, saving: Saving | None = None
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    breeding: Breeding,
+    *,
+    section: EvaluateSection,
+    start: Mapping[str, Tensor] | None = None,
+    saving: Saving | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
 
@@ -137,7 +147,7 @@ def bred(
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
     report = _on_valid(task, section, None)
     step = supervised(task.loss)
-    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, report=report, saving=saving)
+    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, start=start, report=report, saving=saving)
 
 
 def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:

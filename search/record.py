@@ -21,6 +21,8 @@ class TrialRecord:
         told: position of the tell in that sequence. Resume replays the sequence, so a searcher ends in the same state.
         repeated: number of the earlier trial whose result this one repeats (a memo hit), or -1.
         test: metrics on the test split, only for members of the final front.
+        after: numbers of trials, one after the other: its training started from the weights of the last one, that one's from those of the
+            one before, the first one's from the float weights. Empty: from the float weights, or not trained.
     """
 
     number: int
@@ -32,6 +34,7 @@ class TrialRecord:
     told: int
     repeated: int = -1
     test: Mapping[str, float] = field(default_factory=dict)
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

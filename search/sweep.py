@@ -11,7 +11,7 @@ from typing import Protocol
 
 from quant_core.errors import BitfrontError
 from quant_core.policy import Policy
-from search.ladder import ORIGIN, Climb, climbs
+from search.ladder import ORIGIN, Climb, climbs, nearest
 from search.pareto import Archive
 from search.problem import Problem, Searcher, Trial
 from search.record import TrialRecord
@@ -33,13 +33,22 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A policy to evaluate, its known cost, at which fidelity ("ptq", "adaround", "qat"), and whether a scheduler may end it early."""
+    """A policy to evaluate.
+
+    Attributes:
+        number: of its trial.
+        policy, cost: and what it is known to cost.
+        fidelity: "ptq", "adaround" or "qat".
+        scheduled: a scheduler may end it early.
+        after: policies whose training goes before its own, one after the other; empty: it starts from the float weights.
+    """
 
     number: int
     policy: Policy
     cost: Mapping[str, float]
     fidelity: str
     scheduled: bool
+    after: tuple[Policy, ...]
 
 
 @dataclass
@@ -51,6 +60,7 @@ class _Open:
     policy: Policy
     asked: int
     fidelity: str
+    after: tuple[int, ...]
 
 
 @dataclass
@@ -68,6 +78,7 @@ class Sweep:
         fidelity: of every trial of the search.
         ladder: fidelities that the points nearest to the front climb when the search is over, one rung after the other.
         climbers: how many points climb to each rung; these trials come on top of `trials`.
+        warm: training starts from the weights of the nearest policy that is trained already.
         retried: attempts that were made again after a worker died, hung or failed.
         busy: workers that are evaluating now; kept by whoever evaluates.
         search_s: seconds that the searcher took to propose and learn.
@@ -84,6 +95,7 @@ class Sweep:
     fidelity: str = "ptq"
     ladder: tuple[str, ...] = ()
     climbers: int = 8
+    warm: bool = False
     asked: int = 0
     told: int = 0
     failed: int = 0
@@ -216,7 +228,8 @@ class Sweep:
 
     def _opened(self, trial: Trial, origin: str, policy: Policy, fidelity: str) -> int:
         number, self.asked = self.asked, self.asked + 1
-        self._open[number] = _Open(trial, origin, policy, self._event, fidelity)
+        after = nearest(self._in_order(), trial.values) if self.warm and fidelity == "qat" and origin != BASELINE else ()
+        self._open[number] = _Open(trial, origin, policy, self._event, fidelity, after)
         self._event += 1
         return number
 
@@ -233,13 +246,21 @@ class Sweep:
             return None
         self._waiting[key] = []
         return Job(
-            number, opened.policy, self.problem.costs_of(opened.trial.values), opened.fidelity, opened.origin not in (ORIGIN, BASELINE)
+            number,
+            opened.policy,
+            self.problem.costs_of(opened.trial.values),
+            opened.fidelity,
+            opened.origin not in (ORIGIN, BASELINE),
+            tuple(self.records[each].policy for each in opened.after),
         )
 
     def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
         """End an open trial: learn from it, keep it, move the front."""
         opened = self._open.pop(number)
-        record = old or TrialRecord(number, opened.origin, opened.trial.values, opened.policy, result, opened.asked, self._event, repeats)
+        asked, after = opened.asked, opened.after
+        record = old or TrialRecord(
+            number, opened.origin, opened.trial.values, opened.policy, result, asked, self._event, repeats, after=after
+        )
         self._event += 1
         self.records[number] = record
         self.told += 1

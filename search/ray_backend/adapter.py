@@ -52,6 +52,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             "cost": dict(job.cost),
             "fidelity": job.fidelity,
             "scheduled": job.scheduled,
+            "after": [policy.to_json() for policy in job.after],
         }
 
     def _next(self) -> _Attempt | None:

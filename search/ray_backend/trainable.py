@@ -39,16 +39,17 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         self._number, self._policy = int(new_config["number"]), Policy.from_json(new_config["policy"])
         self._cost: Mapping[str, float] = new_config["cost"]
         self._fidelity: str = new_config["fidelity"]
+        self._after = [Policy.from_json(policy) for policy in new_config["after"]]
         random.seed(self._number)
         np.random.seed(self._number)
         torch.manual_seed(self._number)
         scheduled = self._scored and new_config["scheduled"]
-        self._steps = self._evaluator.steps(self._policy, self._cost, self._fidelity) if scheduled else self._once()
+        self._steps = self._evaluator.steps(self._policy, self._cost, self._fidelity, self._after) if scheduled else self._once()
         return True
 
     def _once(self) -> Iterator[Result]:
         """Evaluate in one step, for a trial that no scheduler may stop."""
-        yield self._evaluator(self._policy, self._cost, self._fidelity)
+        yield self._evaluator(self._policy, self._cost, self._fidelity, self._after)
 
     def step(self) -> dict[str, Any]:
         """Evaluate, with a scheduler up to the next rung; the process ends if it takes longer than the time limit.

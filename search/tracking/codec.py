@@ -44,6 +44,7 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "told": trial.told,
         "repeated": trial.repeated,
         "test": dict(trial.test),
+        "after": list(trial.after),
     }
     return data if list(trial.policy) == list(layers) else data | {"layers": list(trial.policy)}
 
@@ -54,7 +55,7 @@ def trial_from_json(data: Json, layers: Sequence[str]) -> TrialRecord:
     policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
     fields = {key: data[key] for key in ("number", "origin", "asked", "told", "repeated", "test")}
     result = Result(**(data["result"] | {"epochs": tuple(data["result"].get("epochs", ()))}))
-    return TrialRecord(values=tuple(data["values"]), policy=policy, result=result, **fields)
+    return TrialRecord(values=tuple(data["values"]), policy=policy, result=result, after=tuple(data.get("after", ())), **fields)
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:

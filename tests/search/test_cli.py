@@ -420,7 +420,7 @@ def test_what_is_near_the_front_climbs_the_ladder(run: Run, tmp_path: Path) -> N
     assert best.result.epochs[-1]["accuracy"] == best.result.metrics["accuracy"]
     assert f"by ladder, {best.result.fidelity}" in re.sub(r"\s+", " ", run("show", "one", best.policy.id).stdout)
     out = tmp_path / "out"
-    assert run("export", "one", "--pick", best.policy.id, "--out", out).returncode == 0
+    assert run("export", "one", "--pick", best.policy.id, "-f", "safetensors", "--out", out).returncode == 0
     report = json.loads((out / "export.json").read_text())
     assert report["metrics"]["valid"]["accuracy"] == best.result.metrics["accuracy"], "trained again, or taken from the cache"
     assert report["metrics"]["test"]["accuracy"] == best.test["accuracy"]
@@ -441,7 +441,7 @@ def _child(uri: str, parent: str, number: int) -> dict[str, Any]:
 
 
 def test_a_ladder_that_is_killed_goes_on(run: Run, tmp_path: Path, finished_trials: Callable[[str], dict[str, list[int]]]) -> None:
-    command = ["search.searcher=random", "search.trials=6"]
+    command = ["search.searcher=random", "search.trials=6", "evaluate.start=nearest"]
     assert run("sweep", experiment(tmp_path, "whole", change=LADDER), *command).returncode == 0
     shutil.rmtree(tmp_path / "cache")
     path = experiment(tmp_path, "part", change=LADDER)

@@ -8,7 +8,7 @@ import pytest
 
 from quant_core import Layer, Policy, parse
 from quant_core.policy import LayerPolicy
-from search.ladder import Climb, climbs
+from search.ladder import LONGEST, Climb, climbs, nearest
 from search.problem import Problem, Trial
 from search.record import TrialRecord
 from search.result import Result
@@ -189,3 +189,48 @@ def test_a_stopped_trial_is_neither_failed_nor_on_the_front_nor_told_nor_tried_a
         again.finish(job.number, stopped_early(job))
     assert plain(part.trials) == plain(notes.trials)
     assert again.archive.numbers == sweep.archive.numbers
+
+
+def test_training_starts_from_the_nearest_trained_trial() -> None:
+    trained = [
+        replace(trial(3, (0, 0, 0), 0.5, 6.0, "qat")),
+        replace(trial(4, (2, 2, 0), 0.3, 16.0, "qat"), after=(3,)),
+        replace(trial(5, (0, 2, 2), 0.3, 16.0, "qat"), after=(3, 4)),
+    ]
+    assert nearest([], (0, 0, 0)) == nearest(CLOUD, (0, 0, 0)) == (), "nothing is trained"
+    assert nearest([*CLOUD, *trained], (0, 0, 1)) == (3,)
+    assert nearest(trained, (2, 1, 0)) == (3, 4)
+    assert nearest(trained, (1, 1, 0)) == (3,), "equally near ones: the first"
+    assert nearest(trained, (1, 2, 2)) == (3, 4), "one that has gone through LONGEST trainings does not count"
+    assert len(trained[2].after) == LONGEST
+    assert (
+        nearest([replace(trained[0], repeated=1), replace(trained[1], result=replace(trained[1].result, status="stopped"))], (0, 0, 0))
+        == ()
+    )
+
+
+def test_jobs_of_a_warm_sweep_name_what_is_trained_before_them_also_after_a_replay() -> None:
+    def warm(notes: Notes) -> Sweep:
+        sweep = make(notes)
+        sweep.warm = True
+        return sweep
+
+    def drive_and_watch(sweep: Sweep, stop_after: int = 10**9) -> dict[int, tuple[Policy, ...]]:
+        after = {}
+        while sweep.told < stop_after and (job := sweep.next()) is not None:
+            after[job.number] = job.after
+            sweep.finish(job.number, evaluate(job))
+        return after
+
+    whole = Notes()
+    after = drive_and_watch(sweep := warm(whole))
+    assert [bool(after[number]) for number in range(16, 20)] == [False, True, True, True], "the first starts from the float weights"
+    assert not any(after[number] for number in range(16) if number in after)
+    for record in whole.trials[16:]:
+        assert after[record.number] == tuple(sweep.records[each].policy for each in record.after)
+    part = Notes()
+    drive_and_watch(warm(part), stop_after=18)
+    resumed = warm(part)
+    resumed.replay(tuple(part.trials))
+    assert drive_and_watch(resumed) == {number: after[number] for number in (18, 19)}
+    assert [each.after for each in part.trials] == [each.after for each in whole.trials]

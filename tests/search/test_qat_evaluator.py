@@ -10,8 +10,9 @@ from torch import nn
 from quant_core.policy import Policy, parse_layer_policy
 from quant_core.qat import QatConfig
 from quant_core.qat.loop import Saving
+from quant_core.qat.prepare import float_weights
 from quant_core.trace import trace
-from search.evaluator import first_inputs, measure
+from search.evaluator import Evaluator, first_inputs, measure
 from search.experiment_evaluate import EvaluateSection
 from search.qat_evaluator import Reshuffled, qat_metrics, trained, training_batches
 from search.task import Batch, Task
@@ -38,9 +39,9 @@ def task() -> Task:
     return Task(model.eval(), batches(80, 1), batches(24, 2), batches(40, 3), batches(40, 4))
 
 
-def policy(task: Task) -> Policy:
+def policy(task: Task, weight: str = "int2") -> Policy:
     layers = trace(task.model, first_inputs(task))
-    return Policy({each.name: parse_layer_policy("weight=int2:channel:mse,activation=int4:tensor:mse") for each in layers})
+    return Policy({each.name: parse_layer_policy(f"weight={weight}:channel:mse,activation=int4:tensor:mse") for each in layers})
 
 
 def test_metrics_of_float_ptq_and_qat_stand_side_by_side(task: Task, tmp_path: Path) -> None:
@@ -92,3 +93,37 @@ def test_other_batches_stay_as_they_are(task: Task) -> None:
     assert training_batches(replace(task, train=mappings)) == mappings
     ragged = [(torch.ones(2, 5), torch.ones(2)), (torch.ones(2, 4), torch.ones(2))]
     assert training_batches(replace(task, train=ragged)) == ragged
+
+
+def test_training_goes_on_from_the_weights_of_policies_before_it(task: Task) -> None:
+    layers = trace(task.model, first_inputs(task))
+    section = EvaluateSection(calib=16, valid=30, test=20, fidelity="qat", epochs=2, qat={"lr": 0.05, "method": "ste"})
+    evaluator, first, second = Evaluator(task, layers, section), policy(task), policy(task, "int3")
+    cold, warm = evaluator(second), evaluator(second, {}, "qat", [first])
+    start = float_weights(trained(task, first, section.training, section=section)[0])
+    _, history = trained(task, second, section.training, section=section, start=start)
+    assert warm.epochs[-1]["loss_valid"] == history[-1]["loss_valid"] != cold.epochs[-1]["loss_valid"]
+    assert evaluator.metrics(second, "valid", "qat", [first])["loss"] == warm.metrics["loss"]
+    assert Evaluator(task, layers, section)(second, {}, "qat", [first]).metrics == warm.metrics
+
+
+@pytest.mark.parametrize("fidelity", ["ptq", "qat"])
+def test_the_last_step_is_what_a_call_gives(task: Task, fidelity: str) -> None:
+    layers = trace(task.model, first_inputs(task))
+    section = EvaluateSection(calib=16, valid=30, fidelity=fidelity, epochs=3, qat={"lr": 0.05, "method": "ste"})
+    steps = list(Evaluator(task, layers, section).steps(policy(task), {"latency_s": 1.0}, fidelity))
+    whole = Evaluator(task, layers, section)(policy(task), {"latency_s": 1.0})
+    assert (steps[-1].metrics, steps[-1].status, steps[-1].fidelity) == (whole.metrics, "ok", fidelity)
+    assert [each["loss"] for each in steps[-1].epochs] == [each["loss"] for each in whole.epochs]
+    reached = ["ptq, 7 calibration examples", "ptq", "qat, epoch 1 of 3", "qat, epoch 2 of 3"]
+    assert [each.fidelity for each in steps[:-1]] == reached[: 4 if fidelity == "qat" else 1]
+    assert {each.status for each in steps[:-1]} == {"stopped"}
+    assert all(set(each.metrics) == {"accuracy", "error", "loss", "bits_weight_avg", "bits_activation_avg"} for each in steps[:-1])
+
+
+def test_a_step_that_breaks_is_a_failed_result(task: Task) -> None:
+    layers = trace(task.model, first_inputs(task))
+    section = EvaluateSection(fidelity="qat", epochs=2, qat={"method": "ttq"})
+    *_, last = Evaluator(task, layers, section).steps(policy(task), {}, "qat")
+    assert last.failed
+    assert "covers nothing of this policy" in last.reason
