@@ -43,6 +43,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         random.seed(self._number)
         np.random.seed(self._number)
         torch.manual_seed(self._number)
+        self._before = replace(self._evaluator.engine.counts), replace(self._evaluator.engine.range_counts)
         scheduled = self._scored and new_config["scheduled"]
         self._steps = self._evaluator.steps(self._policy, self._cost, self._fidelity, self._after) if scheduled else self._once()
         return True
@@ -57,8 +58,6 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         Raises:
             TrialError: this policy failed, and so did the one before: the fault may be this process, which Tune then replaces.
         """
-        engine = self._evaluator.engine
-        weights, ranges = replace(engine.counts), replace(engine.range_counts)
         with _limited(self._timeout_s):
             result = next(self._steps)
         if result.failed and self._failed:
@@ -66,6 +65,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         self._failed = result.failed
         score = {SCORE: result.metrics[self._scored]} if self._scored in result.metrics else {}
         worker = f"{os.uname().nodename}:{os.getpid()}"
+        engine, (weights, ranges) = self._evaluator.engine, self._before
         outcome = Outcome.of(result, worker, engine.counts.since(weights), engine.range_counts.since(ranges))
         return {"outcome": outcome.dumps(), "done": result.status != "stopped"} | score
 
