@@ -31,7 +31,15 @@ def export(bundle: Bundle, folder: Path) -> Exported:
 def _head(bundle: Bundle) -> str:
     small, large = weight_bytes(bundle.layers, bundle.policy), float_bytes(bundle.layers)
     share = f"{small:,.0f} bytes of weights, {small / large:.1%} of the {large:,.0f} in float32"
-    return f"# Policy {bundle.policy.id} for {bundle.experiment.task.name}\n\n{share}."
+    return f"# Policy {bundle.policy.id} for {bundle.experiment.task.name}\n\n{share}. {_fidelity(bundle)}"
+
+
+def _fidelity(bundle: Bundle) -> str:
+    if bundle.trial.result.fidelity != "qat":
+        return "Quantized without training" + (", weights rounded by AdaRound." if bundle.trial.result.fidelity == "adaround" else ".")
+    training, start = bundle.experiment.evaluate.training, bundle.trial.after
+    begun = f"the weights of trial {start[-1]}" if start else "the float weights"
+    return f"Trained under the policy by `{training.method}` for {training.epochs} epochs, from {begun}."
 
 
 def _data(bundle: Bundle) -> str:
@@ -89,7 +97,7 @@ def _origin(bundle: Bundle) -> str:
     return (
         f"## Origin\n\nSweep `{bundle.record.name}` (MLflow run {bundle.record.run_id}), trial {bundle.trial.number}; searcher "
         f"`{search.searcher}`, seed {search.seed}, {search.trials} trials. Versions: {versions}.\n\n"
-        f"    bitfront export {bundle.record.name} --pick {bundle.policy.id} --out DIR --uri {bundle.experiment.track.uri}\n\n"
+        f"    bitfront export {bundle.record.name} --pick {bundle.trial.number} --out DIR --uri {bundle.experiment.track.uri}\n\n"
         f"The experiment, for `bitfront sweep FILE`:\n\n```toml\n{bundle.record.experiment.strip()}\n```"
     )
 

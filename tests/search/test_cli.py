@@ -424,6 +424,7 @@ def test_what_is_near_the_front_climbs_the_ladder(run: Run, tmp_path: Path) -> N
     report = json.loads((out / "export.json").read_text())
     assert report["metrics"]["valid"]["accuracy"] == best.result.metrics["accuracy"], "trained again, or taken from the cache"
     assert report["metrics"]["test"]["accuracy"] == best.test["accuracy"]
+    assert "Trained under the policy by `lsq` for 2 epochs, from the float weights." in (out / "README.md").read_text()
     shown = _child(f"sqlite:///{tmp_path}/mlflow.db", record.run_id, best.number)
     assert shown["params"]["fidelity"] == "qat"
     assert shown["epochs"] == [1, 2]
