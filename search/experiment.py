@@ -260,6 +260,8 @@ class Experiment(_Section):
         if not isinstance(search, dict) or not isinstance(run, dict):
             return data
         searcher, scheduler = split(str(search.get("searcher", "")))
+        if scheduler and run.get("scheduler", scheduler) != scheduler:
+            raise ValueError(f"searcher = {search['searcher']!r} and run.scheduler = {run['scheduler']!r} given; name one scheduler")
         return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
 
     @field_validator("run")

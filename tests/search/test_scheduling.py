@@ -38,6 +38,10 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
         ),
         ("[run]\nscheduler_options = { grace = 1 }\n", "scheduler 'none' has no option 'grace'; it takes none"),
         ('[search]\nsearcher = "ray:ASHA+random"\n', "scheduler = 'asha' stops trials on workers"),
+        (
+            '[search]\nsearcher = "ray:ASHA+random"\n[run]\nbackend = "ray"\nscheduler = "pbt"\n',
+            r"searcher = 'ray:ASHA\+random' and run.scheduler = 'pbt' given; name one scheduler",
+        ),
     ],
 )
 def test_bad_combinations_are_named(more: str, message: str) -> None:
