@@ -115,10 +115,10 @@ def test_the_front_of_fashion_mnist(tmp_path: Path, bitfront: Call, sweep: Calla
 
 def test_the_front_of_a_network_of_linear_layers(tmp_path: Path, bitfront: Call, sweep: Callable[..., str]) -> None:
     """What is written for transformers is tried by their libraries."""
-    weight = '["int4:channel", "int8:channel", "int4:group4"]'
-    uri = sweep(tmp_path, name="linear", task="own_task:make", weight=weight, activation='["float"]', trials=5)
     pytest.importorskip("torchao")
     pytest.importorskip("compressed_tensors")
+    weight = '["int4:channel", "int8:channel", "int4:group4"]'
+    uri = sweep(tmp_path, name="linear", task="own_task:make", weight=weight, activation='["float"]', trials=5)
     rows, checks = exported(bitfront, uri, "linear", ("safetensors", "onnx", "torchao", "vllm"), tmp_path)
     for row in rows:
         found = checks[str(row["id"])]
