@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.searchers_problems import bound
 from benchmarks.searchers_run import run
 from quant_core.errors import InputError
+from quant_core.quiet import quiet_stdout
 from search.allocation import BoundProblem, read
-from search.quiet import quiet_stdout
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -33,10 +33,10 @@ def solve_command(
     Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
     """
     from quant_core.layer import layers_to_json
+    from quant_core.quiet import quiet_stdout
     from search import tracking
     from search.experiment_file import loads
     from search.launch import check_fingerprints, ready_for
-    from search.quiet import quiet_stdout
     from search.searchers.losses import losses
     from search.searchers.ranking import best
 

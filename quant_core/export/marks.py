@@ -1,10 +1,12 @@
 """A network traced to a float ONNX graph in which every quantized weight and layer input passes through a node that names its layer."""
 
-import contextlib
 import copy
 import io
+import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -16,6 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from quant_core.errors import InputError
 from quant_core.export.symbolics import more_operators
 from quant_core.forward import forward
+from quant_core.quiet import quiet_stdout
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20
@@ -76,8 +79,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     flat = _Flat(_marked(model, weights, inputs), structure).eval()
     buffer = io.BytesIO()
     try:
-        quiet = contextlib.redirect_stdout(io.StringIO())  # it prints whole graphs
-        with warnings.catch_warnings(), torch.no_grad(), quiet, more_operators(TRACED_OPSET):
+        with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET):
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is to go: what counts is checked later
             torch.onnx.export(
                 flat,
@@ -94,6 +96,13 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"ONNX cannot say this network: {reason}. Use safetensors, or torchao or vllm for transformers.") from error
     return onnx.load_from_string(buffer.getvalue())
+
+
+@contextmanager
+def _nowhere() -> Iterator[None]:
+    """Drop what the exporter prints: it shows whole graphs where it fails."""
+    with Path(os.devnull).open("w") as nowhere, quiet_stdout(nowhere.fileno()):
+        yield
 
 
 def input_names(example: Any) -> list[str]:

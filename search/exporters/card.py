@@ -2,13 +2,11 @@
 
 import json
 import math
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from hw_models.device import Device
 from hw_models.validate import validate
-from quant_core.qat import QatConfig
 from quant_core.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 
@@ -59,12 +57,7 @@ def _accuracy(bundle: Bundle) -> str:
         for split in ("valid", "test")
     ]
     head = "| split | float accuracy | accuracy | float loss | loss |\n|---|---|---|---|---|\n"
-    evaluated = bundle.experiment.evaluate
-    how = "The network was quantized after training."
-    if evaluated.fidelity == "qat":
-        settings = ", ".join(f"{key} {value}" for key, value in asdict(QatConfig(**evaluated.qat)).items() if value != "")
-        how = f"The network was trained under the policy, and trained again for this export: {settings}."
-    return f"## Accuracy\n\n{how} The search saw the validation split only.\n\n" + head + "\n".join(rows)
+    return "## Accuracy\n\nThe search saw the validation split only.\n\n" + head + "\n".join(rows)
 
 
 def _cost(bundle: Bundle) -> str:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """Send what compiled solvers print on standard output to standard error, so that the JSON stands alone."""
+def quiet_stdout(descriptor: int = 2) -> Iterator[None]:
+    """Send what compiled code prints on standard output to another open file, by default to standard error, so that results stand alone."""
     sys.stdout.flush()
     kept = os.dup(1)
-    os.dup2(2, 1)
+    os.dup2(descriptor, 1)
     try:
         yield
     finally:
