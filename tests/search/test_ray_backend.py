@@ -200,7 +200,7 @@ def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, no
     trouble = command.folder / "trouble"
     trouble.mkdir()
     options = f'{{ trouble = "{trouble}" }}'
-    rows = command.sweep("ray", nodes.run("trial_timeout_s = 8\nmax_retries = 2"), options)
+    rows = command.sweep("ray", nodes.run("trial_timeout_s = 10\nmax_retries = 2"), options)
     assert sorted(path.name for path in trouble.iterdir()) == ["die", "hang"], "both really happened"
     assert [row["trial"] for row in rows] == list(range(14))
     assert {row["status"] for row in rows} == {"ok"}
@@ -208,9 +208,9 @@ def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, no
 
 
 def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Command, nodes: Nodes) -> None:
-    rows = command.sweep("ray", nodes.run("trial_timeout_s = 6\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
+    rows = command.sweep("ray", nodes.run("trial_timeout_s = 10\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"], "two baselines have two-bit weights"
-    assert {row["reason"] for row in rows[:2]} == {"no result within trial_timeout_s = 6 s"}
+    assert {row["reason"] for row in rows[:2]} == {"no result within trial_timeout_s = 10 s"}
 
 
 def test_policies_that_always_fail_are_recorded_with_their_reason(command: Command) -> None:
@@ -259,12 +259,12 @@ def test_a_node_and_the_driver_are_killed_and_the_resumed_sweep_equals_an_undist
 def test_a_worker_and_then_its_machine_are_killed_on_two_real_nodes(command: Command, tmp_path: Path) -> None:
     """Two `ray start`, the driver outside: kill -9 of a worker, then of everything that runs on the second node."""
     port = free_port()
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.2:{port}"
     run = f'backend = "ray"\naddress = "{address}"\nworkers = 2\nmax_retries = 3'
     path = command.write("hurt", run, "{ sleep = 0.3 }", trials=24)
-    with node(tmp_path / "a", "--head", f"--port={port}"):
+    with node("127.0.0.2", tmp_path / "a", "--head", f"--port={port}"):
         listens(address)
-        with node(tmp_path / "b", f"--address={address}") as second, sweeping(path) as driver:
+        with node("127.0.0.3", tmp_path / "b", f"--address={address}") as second, sweeping(path) as driver:
             wait(driver, 2)
             worker_of(second, driver).kill()
             wait(driver, 10)
@@ -310,18 +310,18 @@ def worker_of(machine: psutil.Process, driver: "subprocess.Popen[str]") -> psuti
 
 
 @contextlib.contextmanager
-def node(folder: Path, *arguments: str) -> Iterator[psutil.Process]:
-    """Run `ray start` with one CPU, as on a machine of its own, until the context ends."""
+def node(ip: str, folder: Path, *arguments: str) -> Iterator[psutil.Process]:
+    """Run `ray start` with one CPU, as on a machine of its own, until the context ends; `ip` is one of this machine's loop."""
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *arguments, "--block"]
     with tempfile.TemporaryDirectory(prefix="bf-", ignore_cleanup_errors=True) as temp, (folder.with_suffix(".log")).open("w") as log:
         own = [
-            "--node-ip-address=127.0.0.1",
+            f"--node-ip-address={ip}",
             "--num-cpus=1",
             "--object-store-memory=83886080",
             "--disable-usage-stats",
             f"--temp-dir={temp}",
         ]
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
         dashboard = ["--include-dashboard=false"] if "--head" in arguments else []
         process = psutil.Popen([*command, *own, *dashboard], stdout=log, stderr=log, env=environment)
         try:
