@@ -19,14 +19,14 @@ class Work:
     Attributes:
         experiment: plain data; a worker rebuilds everything from it.
         evaluate: evaluates in this process: (policy, cost, fidelity, policies trained before it) -> result; never raises.
-        ended: to be called after every trial.
+        changed: to be called whenever a trial begins in another process, and after every trial.
         stopping: to be asked before every trial.
         weights, ranges: what the caches of other processes did; filled by a backend whose workers have caches of their own.
     """
 
     experiment: Experiment
     evaluate: Callable[[Policy, Mapping[str, float], str, Sequence[Policy]], Result]
-    ended: Callable[[], None]
+    changed: Callable[[], None]
     stopping: Callable[[], bool]
     weights: CacheCounts = field(default_factory=CacheCounts)
     ranges: CacheCounts = field(default_factory=CacheCounts)

@@ -12,5 +12,5 @@ def run(sweep: Sweep, work: Work) -> None:
             break
         sweep.busy = 1
         sweep.finish(job.number, work.evaluate(job.policy, job.cost, job.fidelity, job.after))
-        work.ended()
+        work.changed()
     sweep.busy = 0

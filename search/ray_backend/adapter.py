@@ -81,6 +81,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             attempt = self._running[trial_id]
             attempt.started, attempt.begun = time.monotonic(), True
             self._count()
+            self._work.changed()
 
     def died(self, trial_id: str, error: str) -> None:
         """Take the death of a trial's worker, or a trial that Tune gave up."""
@@ -104,7 +105,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         else:
             self._sweep.finish(attempt.job.number, result)
         self._count()
-        self._work.ended()
+        self._work.changed()
 
     def _count(self) -> None:
         """Tell the sweep how many workers are at work; a trial that waits for a node is with none."""
