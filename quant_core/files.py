@@ -29,7 +29,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InputError(f"cannot write {path}: {error}. Give a place that can be written.") from error
+        raise InputError(f"cannot write {path}: {error.strerror}. Give a place that can be written.") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,6 +42,10 @@ def evaluate_command(
     """
     if bool(policy) == bool(policy_file):
         raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
+    from quant_core.policy import parse_layer_policy
+
+    if policy:
+        parse_layer_policy(policy)  # before a network is loaded, or trained
     import torch
 
     from quant_core.qat import QatConfig

@@ -283,7 +283,11 @@ class Experiment(_Section):
         try:
             return Experiment.model_validate(data)
         except ValidationError as error:
-            raise InputError("; ".join(f"budget {'.'.join(map(str, each['loc'][2:]))}: {each['msg']}" for each in error.errors())) from None
+            raise InputError(
+                "; ".join(
+                    f"budget {'.'.join(map(str, each['loc'][2:]))}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors()
+                )
+            ) from None
 
 
 def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:

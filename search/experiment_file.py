@@ -81,6 +81,9 @@ def _fault(error: Any) -> tuple[str, str]:
         return place, f"unknown key; known here: {', '.join(known)}.{suggest(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return place, "is missing; add it (see `bitfront init`)"
+    if error["type"] == "model_type":
+        known = _known_keys(error["loc"])
+        return place, f"{error['input']!r} given; this is a section: set its keys, as in {place}.{known[0]}=...; known: {', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
     if message.startswith("Input should"):
         message = f"{error['input']!r} given; i{message[1:]}"

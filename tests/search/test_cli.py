@@ -265,6 +265,7 @@ def test_bad_experiments_are_one_clear_message(run: Run, tmp_path: Path, case: s
         (["list", "searcher"], 2, "Did you mean 'searchers'"),
         (["evaluate", "--task", "own_task:make"], 2, "either --policy TEXT"),
         (["evaluate", "--task", "own_task:make", "--policy", "weight=int4:chanel"], 2, "Did you mean 'channel'"),
+        (["evaluate", "--task", "own_task:raises", "--policy", "weight=int99"], 2, "99 bits given; int takes 1 to 16"),
         (["evaluate", "--task", "own_task:make", "--policy-file", "none.json"], 2, "cannot read the policy none.json"),
         (["evaluate", "--task", "own_task:make", "--policy", "weight=int4:channel", "--option", "seed"], 2, "not of the form key=value"),
         (["init", "/proc/none/x.toml"], 2, "cannot write /proc/none/x.toml"),

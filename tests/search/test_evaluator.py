@@ -100,18 +100,17 @@ def test_sensitivities_of_a_network_that_gives_one_number_per_example(
 ) -> None:
     """Softmax says nothing of one number: two bits must hurt more than four, and neither depend on the outputs' unit."""
     monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
-    rises = []
+    rises, x = [], torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
     for unit in (1.0, 1000.0):
-        body = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1, bias=False))
+        body, generator = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1, bias=False)), torch.Generator().manual_seed(0)
         with torch.no_grad():
-            generator = torch.Generator().manual_seed(0)
             for parameter in body.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
             body[2].weight *= unit
         model = nn.Sequential(body, nn.Flatten(0)) if shape == (-1,) else body
-        layers = trace(model, X)
+        layers = trace(model, x)
         space = full(layers, {"weight": [parse("int2:channel"), parse("int4:channel"), parse("int8:channel")]})
-        found = Sensitivity(PostTraining(model, layers, [X], X), space, [X], f"{shape} {unit}")()
+        found = Sensitivity(PostTraining(model, layers, [x], x), space, [x], f"{shape} {unit}")()
         assert all(each[0] > each[1] > each[2] == 0 for each in found)
         rises.append(torch.tensor([each.tolist() for each in found]))
     torch.testing.assert_close(rises[0], rises[1], rtol=1e-3, atol=1e-9)

@@ -88,5 +88,9 @@ def test_unreadable_files_and_overrides_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "bad.toml")
     with pytest.raises(InputError, match=r"'search.trials' is not of the form section.key=value"):
         loads(GOOD, overrides=["search.trials"])
+    with pytest.raises(
+        InputError, match=r"\[task\] 'digits' given; this is a section: set its keys, as in task.name=...; known: name, options"
+    ):
+        loads(GOOD, overrides=["task=digits"])
     with pytest.raises(InputError, match="'name' is a value, not a section"):
         loads(GOOD, overrides=["task.name.x=1"])
