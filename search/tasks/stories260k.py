@@ -77,8 +77,8 @@ class NextToken(nn.Module):
 
 
 def token_top1(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return 1.0 where the likeliest token is the next one, else 0.0: [B, T, V], [B, T] -> [B * T]."""
-    return (logits.argmax(dim=-1) == targets).flatten().to(torch.float32)
+    """Return 1.0 where the likeliest token is the next one, else 0.0: [B, T, V], [B, T] -> [B, T]."""
+    return (logits.argmax(dim=-1) == targets).to(torch.float32)
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from quant_core.errors import InputError
 from quant_core.trace import trace
+from search.evaluator import measure
 from search.task import Task
 from search.tasks import load
 from search.tasks.stories260k import halves, read_model, token_loss, token_top1
@@ -32,10 +33,9 @@ def task(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 def judged(task: Task) -> tuple[float, float]:
-    with torch.no_grad():
-        outputs = [(task.model(x), y) for x, y in task.valid]
-    score = torch.cat([task.score(logits, targets) for logits, targets in outputs]).mean()
-    return float(score), float(torch.stack([task.loss(logits, targets) for logits, targets in outputs]).mean())
+    """Return accuracy and loss on validation, as a sweep measures them."""
+    found = measure(task.model, task.valid, task)
+    return found["accuracy"], found["loss"]
 
 
 def test_targets_are_the_tokens_that_come_next(task: Task) -> None:
@@ -50,7 +50,7 @@ def test_targets_are_the_tokens_that_come_next(task: Task) -> None:
 def test_score_and_loss_are_per_token() -> None:
     logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]])
     targets = torch.tensor([[0, 0, 0]])
-    assert token_top1(logits, targets).tolist() == [1.0, 0.0, 1.0]
+    assert token_top1(logits, targets).tolist() == [[1.0, 0.0, 1.0]]
     expected = sum(np.log1p(np.exp(-margin)) for margin in (2.0, -1.0, 3.0)) / 3
     assert float(token_loss(logits, targets)) == pytest.approx(expected)
 
