@@ -1,17 +1,20 @@
 """What recording costs: `python -m benchmarks.tracking [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
 
 Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless told otherwise), several sweeps at once where
-asked, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, how the
-driver's memory grew, and how long `bitfront front` then takes.
+asked, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, the
+processor time of the whole process (which other load on the machine does not stretch), how the driver's memory grew, how long `bitfront
+front` then takes, and for a SQLite file how long MLflow's server takes to start, to give its page and the first runs of the front.
 """
 
 import argparse
 import json
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +27,8 @@ from search import tracking
 from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.result import Result
+from search.tracking.names import PARETO
+from search.tracking.server import serve
 
 WEIGHTS = [parse(f"int{bits}:channel:mse") for bits in (2, 3, 4, 5, 6, 8)]
 ACTIVATION = parse("int8:tensor:ema")
@@ -47,7 +52,7 @@ def sweep(name: str, uri: str, trials: int, trial_s: float, layers: int) -> dict
     header = SweepRecord(name, "", "", {}, objectives, {}, reference, {"weight_bytes": 3200.0 * layers}, "running")
     tracker = tracking.start(uri, "benchmark", header, {"searcher": "random"})
     archive, rng, memory = Archive(tuple(reference.values())), random.Random(name), []
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for number in range(trials):
         trial = made_up(number, layers, rng)
         time.sleep(trial_s)
@@ -68,6 +73,7 @@ def sweep(name: str, uri: str, trials: int, trial_s: float, layers: int) -> dict
         "blocked_share": tracker.blocked_s / loop_s,
         "writer_busy_s": tracker.busy_s,
         "writer_ms_per_trial": 1e3 * tracker.busy_s / trials,
+        "cpu_ms_per_trial": 1e3 * (time.process_time() - cpu) / trials,
         "memory_mib_at_a_quarter": memory[0],
         "memory_mib_at_the_end": memory[1],
         "memory_mib_when_sent": memory[2],
@@ -79,6 +85,30 @@ def front_seconds(uri: str, name: str) -> float:
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "search", "front", name, "--uri", uri], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
+
+
+def open_ui(uri: str) -> dict[str, float]:
+    """Return how long MLflow's server takes to start on a store, and to answer what the browser asks for first."""
+    begun = time.perf_counter()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    server = serve(uri, port)
+    try:
+        started = time.perf_counter()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120) as answer:
+            page = answer.read()
+        shown = time.perf_counter()
+        query = {"experiment_ids": ["1"], "filter": f"tags.`{PARETO}` = 'true'", "max_results": 100, "order_by": ["metrics.`error` ASC"]}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/runs/search", json.dumps(query).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            runs = json.loads(answer.read()).get("runs", [])
+        ended = time.perf_counter()
+    finally:
+        server.terminate()
+        server.communicate()
+    return {"start_s": started - begun, "page_s": shown - started, "page_bytes": len(page), "runs_s": ended - shown, "runs": len(runs)}
 
 
 def main() -> None:
@@ -103,6 +133,7 @@ def main() -> None:
             "front_command_s": min(front_seconds(uri, names[0]) for _ in range(3)),
             "read_trials": [len(tracking.read(uri, name).trials) for name in names],
             "database_mib": database.stat().st_size / 2**20 if database.is_file() else None,
+            "ui": open_ui(uri) if database.is_file() else None,
         }
     print(json.dumps(figures, indent=1))
 
