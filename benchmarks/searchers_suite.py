@@ -80,19 +80,19 @@ def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:
 def _plan(found: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | None, Entry, int, int]]:
     """Return the runs (without a case: of the front of P4) in an order in which one that is stopped early is still even.
 
-    Seed after seed; P2, P5, the front and the dearest searcher, `haq`, come two seeds later.
+    Seed after seed, and in each the dearest searcher, `haq`, then P2, P5 and the front last.
     """
-    runs: list[tuple[int, Case | None, Entry, int, int]] = []
+    runs: list[tuple[float, Case | None, Entry, int, int]] = []
     for seed in range(seeds):
         for case in sorted(found, key=lambda case: case.family, reverse=True):
             for entry in OWN if case.family == "P5" else (*OWN, *SAME):
                 slow = case.family == "P5" and entry.label in SLOW_ON_P5
                 if seed < (min(2, seeds) if slow else _count(entry, seeds)):
                     most = min(evaluations, SLOW_ON_P5[entry.label]) if slow else evaluations
-                    late = 2 * (case.family in ("P2", "P5")) + 2 * (entry.label == "haq" and (seed > 0 or case.family in ("P2", "P5")))
+                    late = 0.7 * (case.family in ("P2", "P5")) + 0.5 * (entry.label == "haq")
                     runs.append((seed + late, case, entry, seed, most))
         if seed < 2 and any(case.family == "P4" for case in found):
-            runs += [(seed + 2, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
+            runs += [(seed + 0.8, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
     return [each[1:] for each in sorted(runs, key=lambda each: each[0])]
 
 

@@ -18,7 +18,8 @@ TOLERANCE = 1e-12
 class Walls:
     """The limits of a problem as sums: sum over sites of tables[m][s] at the site's choices <= budget[m], for each limit m.
 
-    Everything is divided by the limit. A peak metric becomes the sum of what sticks out over the limit at each site, with budget 0.
+    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of what sticks out over the
+    limit at each site, with budget 0.
 
     Attributes:
         problem: whose sites these are.
@@ -44,7 +45,8 @@ def walls(problem: Problem) -> Walls:
     """
     tables, budget = [], []
     for metric, limit in problem.limits.items():
-        scale, base = max(abs(limit), 1e-300), problem.base_cost.get(metric, 0.0)
+        base = problem.base_cost.get(metric, 0.0)
+        scale = abs(limit) or max(float(np.abs(each).max()) for each in problem.site_cost[metric]) or 1.0
         if metric in problem.peak:
             tables.append(tuple(np.maximum(each - limit, 0.0) / scale for each in problem.site_cost[metric]))
             budget.append(-max(base - limit, 0.0) / scale)

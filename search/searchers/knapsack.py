@@ -120,23 +120,24 @@ def _undominated(cost: FloatArray, loss: FloatArray) -> Front:
 def best_first(given: Knapsack, ahead: list[Front], slack: float) -> Iterator[tuple[int, ...]]:
     """Yield the choices per site of every solution within `slack` of the bound, the least loss first.
 
-    A* with the fronts as the estimate of what the remaining sites cost: it is exact, so every step leads to a solution.
+    A* with the fronts as the estimate of what the remaining sites cost: it is exact, so every step leads to a solution. Totals that
+    differ by rounding only are made equal, or the search would go through all ties at once instead of finishing one.
     """
-    allowed = given.budget + TOLERANCE
+    allowed, rounding = given.budget + TOLERANCE, given.rounded(0.0)
     limit = float((given.losses + given.price * given.costs).min(axis=1).sum()) - given.price * given.budget + given.rounded(slack)
     kept = [np.flatnonzero(each <= given.rounded(slack)) for each in given.reduced]
     rest = [np.append(loss, np.inf) for _, loss in ahead]  # index -1: nothing is cheap enough
     turn = count()
-    heap: list[tuple[float, int, int, float, float, tuple[int, ...]]] = [(0.0, 0, next(turn), 0.0, 0.0, ())]
+    first = float(rest[0][np.searchsorted(ahead[0][0], allowed, side="right") - 1])
+    heap: list[tuple[float, int, int, float, float, tuple[int, ...]]] = [(first, 0, next(turn), 0.0, 0.0, ())]
     while heap:
-        _, _, _, cost, loss, chosen = heapq.heappop(heap)
+        least, _, _, cost, loss, chosen = heapq.heappop(heap)
         s = len(chosen)
         if s == len(kept):
             yield chosen
             continue
         costs, losses = cost + given.costs[s, kept[s]], loss + given.losses[s, kept[s]]
-        at = np.searchsorted(ahead[s + 1][0], allowed - costs, side="right") - 1
-        total = losses + rest[s + 1][at]
+        total = losses + rest[s + 1][np.searchsorted(ahead[s + 1][0], allowed - costs, side="right") - 1]
         for n in np.flatnonzero(total <= limit):
-            entry = (*chosen, int(kept[s][n]))
-            heapq.heappush(heap, (float(total[n]), -s, next(turn), float(costs[n]), float(losses[n]), entry))
+            key = least if abs(total[n] - least) <= rounding else float(total[n])
+            heapq.heappush(heap, (key, -s, next(turn), float(costs[n]), float(losses[n]), (*chosen, int(kept[s][n]))))

@@ -90,3 +90,26 @@ def test_the_dynamic_program_agrees_with_the_integer_program(case: object) -> No
     assert found is not None
     assert other is not None
     assert total(found, tables) == pytest.approx(total(other, tables), abs=1e-12)
+
+
+def test_ties_without_end_do_not_hold_up_the_first_point() -> None:
+    """Rounded losses: the optimum has countless twins, whose sums differ in their last bit."""
+    rng = np.random.default_rng(1000)
+    tables = tuple(np.round(np.sort(rng.exponential(1.0) * rng.uniform(0, 1, 25))[::-1], 1) for _ in range(52))
+    costs = tuple(np.ceil(10 * rng.exponential(1.0) * np.sort(rng.uniform(0.05, 1, 25))) for _ in range(52))
+    low, high = (sum(float(reduce(each)) for each in costs) for reduce in (np.min, np.max))
+    problem = Problem((25,) * 52, ("error",), tuple((d,) for d in range(52)), {"time": costs}, limits={"time": low + 0.1 * (high - low)})
+    found = list(islice(ranked(problem, tables), 20))
+    assert len(set(found)) == 20
+    other = solve(problem, tables)
+    assert other is not None
+    assert [total(point, tables) for point in found] == pytest.approx([total(other, tables)] * 20)
+
+
+@pytest.mark.parametrize("small", [0, ranking.SMALL])
+def test_a_limit_of_zero_beside_another_is_kept(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(ranking, "SMALL", small)
+    tables = (np.array([1.0, 0.0]), np.array([3.0, 2.0, 0.0]))
+    costs = {"time": (np.array([0.0, 4.0]), np.array([0.0, 0.0, 9.0])), "bytes": (np.array([1.0, 2.0]), np.array([1.0, 2.0, 3.0]))}
+    problem = Problem((2, 3), ("error",), ((0,), (1,)), costs, limits={"time": 0.0, "bytes": 3.0})
+    assert list(ranked(problem, tables)) == [(0, 1), (0, 0)]
