@@ -65,6 +65,7 @@ class Progress:
             "done": sweep.told,
             "trials": sweep.planned,
             "failed": sweep.failed,
+            "stopped": sweep.stopped,
             "repeated": sweep.repeated,
             "retried": sweep.retried,
             "running": sweep.open_trials,
@@ -82,6 +83,7 @@ class Progress:
         best = f"{state['best_accuracy']:.2%}" if state["best_accuracy"] is not None else "none yet"
         left = f"{state['seconds_left']:.0f} s left" if state["seconds_left"] is not None else "..."
         counts = f"trial {state['done']}/{state['trials']} | failed {state['failed']} | repeated {state['repeated']}"
+        counts += f" | stopped early {state['stopped']}" if state["stopped"] else ""
         work = f"retried {state['retried']} | workers busy {state['busy']}/{state['workers']}"
         front = f"best under the budget {best} | front {state['front']} | hypervolume {state['hypervolume']:.4f}"
         return f"{counts} | {work} | {front} | {state['per_second']:.1f}/s | {left}"

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,3 +87,15 @@ def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
     _, lines = shown("plain", every=3600.0)
     assert len(lines) == 1
     assert lines[0].startswith("trial 8/8")
+
+
+def test_trials_that_were_stopped_early_are_counted_apart() -> None:
+    sweep = Sweep(SPACE, PROBLEM, build("random", PROBLEM, 0, 8), "random", 8, PROBLEM.objectives, (1.0, 20.0), Nowhere())
+    out = io.StringIO()
+    with Progress(sweep, 1, "plain", Console(file=out, width=300), 0.0) as progress:
+        while job := sweep.next():
+            status = "stopped" if job.number % 2 else "ok"
+            sweep.finish(job.number, replace(result(job.policy, 0), status=status))
+            progress.update()
+        assert progress.state(0.0)["stopped"] == sweep.stopped == 4
+    assert f"failed 0 | repeated {sweep.repeated} | stopped early 4 | retried 0" in out.getvalue()
