@@ -74,7 +74,7 @@ def _scale(wanted: float, reach: int) -> float:
 
 
 def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
-    """Return (clamp(round(x (1 / scale)) + zero_point, low, high) - zero_point) scale, with the bits of torch.fake_quantize_per_tensor_affine.
+    """Return (clamp(round(x (1 / scale)) + zero_point, low, high) - zero_point) scale, the bits of torch.fake_quantize_per_tensor_affine.
 
     The arithmetic is float32 whatever the dtype; NaN stays NaN. It runs in pieces that stay in the cache, because every pass over a fresh
     tensor costs page faults.
