@@ -16,6 +16,8 @@ PERCENTILE = 99.99
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Fractions of the min-max scale. The error of few bits is smooth but its minimum may be far below 1; that of many bits is jagged near 1.
 _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 64, 24)])
+_FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
+_LONG = 256
 _MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
 
@@ -123,7 +125,8 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
     if spec.scale == "e8m0":
         kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
-        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, _FEW_BITS if spec.bits <= 4 else _MANY_BITS, scales)
+        fractions = _MANY_BITS if spec.bits > 4 else _FEW_BITS if x.shape[1] < _LONG else _FEW_BITS_LONG
+        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
     ends = scales * max(high, 1.0)
     return -ends, ends
 

@@ -41,6 +41,9 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     from quant_core.kernels import signs
 
     no_bounds(spec, bounds)
+    if spec.granularity == "channel":
+        run.write(signs.binary_by_row, rows, out)
+        return True
     scale = torch.ones(1, 1) if spec.granularity == "none" else mean_magnitude(rows, spec).to(torch.float32)
     run.write(signs.binary, rows, out, scale.reshape(-1).numpy())
     return True

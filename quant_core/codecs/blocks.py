@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quant_core.clipping import ranges
 from quant_core.errors import InputError
-from quant_core.kernels.run import tops
+from quant_core.kernels.run import ends, tops
 from quant_core.spec import QuantSpec
 
 
@@ -50,10 +50,13 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
     if bounds is not None:
         return _given(rows, spec, bounds)
     whole = spec.granularity == "tensor"
-    if spec.symmetric and spec.clipping in ("minmax", "ema"):
+    if spec.clipping in ("minmax", "ema") and spec.symmetric:
         top = largest(rows, block_size(spec, rows))
         top = top.amax().reshape(1, 1) if whole else top
         return -top, top
+    if spec.clipping in ("minmax", "ema") and rows.device.type == "cpu":
+        lo, hi = ends(rows, block_size(spec, rows))
+        return (lo.amin().reshape(1, 1), hi.amax().reshape(1, 1)) if whole else (lo, hi)
     if whole:
         lo, hi = ranges(rows.reshape(1, -1), spec)
         return lo.reshape(1, 1), hi.reshape(1, 1)

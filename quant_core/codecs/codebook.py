@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.kernels import kmeans
+from quant_core.codecs.blocks import largest
+from quant_core.kernels import kmeans, run
 from quant_core.spec import QuantSpec
 
 EXACT_STEPS = 2**27
@@ -34,10 +35,30 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     books, codes = [], []
     for part in _parts(rows, channels_per_book(spec, len(rows))):
         found = torch.from_numpy(centres(part.cpu().numpy(), 2**spec.bits)).to(torch.float32).to(rows.device)
-        edges = (found[:, 1:].to(torch.float64) + found[:, :-1].to(torch.float64)) / 2.0
-        codes.append(torch.searchsorted(edges, part.to(torch.float64)).to(torch.uint8).reshape(-1, rows.shape[1]))
+        codes.append(torch.searchsorted(_edges(found), part.to(torch.float64)).to(torch.uint8).reshape(-1, rows.shape[1]))
         books.append(found)
     return Encoded(torch.cat(codes), codebook=torch.cat(books))
+
+
+def _edges(books: Tensor) -> Tensor:
+    """Return the points half-way between the centres [books, k], float64 [books, k - 1]; one belongs to the centre below it."""
+    return (books[:, 1:].to(torch.float64) + books[:, :-1].to(torch.float64)) / 2.0
+
+
+def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
+    """Write decode(encode(rows)) to `out` by a compiled loop."""
+    no_bounds(spec, bounds)
+    largest(rows, rows.shape[1])
+    per_book = channels_per_book(spec, len(rows))
+    books = torch.cat([torch.from_numpy(centres(part.numpy(), 2**spec.bits)) for part in _parts(rows, per_book)]).to(torch.float32)
+    run.write(kmeans.assign, rows, out, _rounded_down(_edges(books).numpy()), books.numpy(), per_book)
+    return True
+
+
+def _rounded_down(edges: F64) -> NDArray[np.float32]:
+    """Return the largest float32 not above `edges`: the float32 numbers that are above either are the same."""
+    near = edges.astype(np.float32)
+    return np.where(near > edges, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
@@ -57,30 +78,40 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 def centres(units: NDArray[np.float32], k: int) -> F64:
     """Return [U, k] centres, ascending, of k-means over every row of `units` [U, n].
 
-    Exact where it takes at most `EXACT_STEPS`, else the best of a few runs of Lloyd's iteration from k-means++ (seeded).
+    Exact where it takes at most `EXACT_STEPS`, else the best of a few runs of Lloyd's iteration from k-means++ (seeded) over at most 2^18
+    evenly spaced order statistics, and one step over all values.
     """
-    points = np.sort(units, axis=1).astype(np.float64)
-    found = np.empty((len(points), k))
-    if points.size * k * math.log2(points.shape[1] + 1) <= EXACT_STEPS:
-        kmeans.optimal_books(points, found)
+    points, found = np.sort(units, axis=1), np.empty((len(units), k))
+    if units.size * k * math.log2(units.shape[1] + 1) <= EXACT_STEPS:
+        kmeans.optimal_books(points.astype(np.float64), found)
     else:
         for row, book in zip(points, found, strict=True):
-            book[:] = _best_of_lloyd(row, k)
+            stride = -(-len(row) // _LLOYD_POINTS)
+            book[:] = _best_of_lloyd(row[stride // 2 :: stride].astype(np.float64), k)
+            _step(row, book)
     return found
 
 
-def _best_of_lloyd(points: F64, k: int) -> F64:
-    """Return the best of a few runs over evenly spaced order statistics of the sorted `points`, and one step over all of them."""
-    stride = -(-len(points) // _LLOYD_POINTS)
-    sample = points[stride // 2 :: stride]
-    best, least = np.repeat(points[-1], k), math.inf
+def _step(points: NDArray[np.float32], book: F64) -> None:
+    """One step of Lloyd's iteration over all sorted `points`, as `kmeans.lloyd` takes it."""
+    edges = np.searchsorted(points, _rounded_down((book[1:] + book[:-1]) / 2.0), side="right")
+    starts = np.concatenate([[0], edges, [len(points)]])
+    counts = np.diff(starts)
+    if counts.all():
+        book[:] = np.clip(np.add.reduceat(points, starts[:-1], dtype=np.float64) / counts, points[starts[:-1]], points[starts[1:] - 1])
+    else:
+        kmeans.lloyd(points.astype(np.float64), book, 1)
+
+
+def _best_of_lloyd(sample: F64, k: int) -> F64:
+    """Return the best of a few runs of Lloyd's iteration over a sorted sample."""
+    best, least = np.repeat(sample[-1], k), math.inf
     for seed in range(_SEEDS):
         book = _plus_plus(sample, k, np.random.default_rng(seed))
         kmeans.lloyd(sample, book, _ITERATIONS)
         error = float(((sample - book[np.searchsorted((book[1:] + book[:-1]) / 2.0, sample)]) ** 2).sum())
         if error < least:
             best, least = book, error
-    kmeans.lloyd(points, best, 1)
     return best
 
 
@@ -105,4 +136,4 @@ def _parts(rows: Tensor, per_book: int) -> list[Tensor]:
     return [part for part in parts if part.numel()]
 
 
-CODEC = Codec(encode, decode, layout)
+CODEC = Codec(encode, decode, layout, fused=fused)

@@ -53,7 +53,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     if spec.granularity == "vector" and vector.fused(rows, spec, bounds, out):
         return True
-    if bounds is None and spec.symmetric and spec.clipping in ("minmax", "ema") and _in_one_pass(rows, spec, out):
+    if bounds is None and spec.clipping in ("minmax", "ema") and _in_one_pass(rows, spec, out):
         return True
     write_grid(rows, grid_of(rows, spec, bounds), out)
     return True
@@ -63,8 +63,13 @@ def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
     """Measure and quantize each row in turn; False for the shapes that the loops do not know."""
     from quant_core.kernels import ranged
 
-    low, high = (np.float32(end) for end in integer_range(spec, signed=True))
-    ceiling = np.float32(scale_ceiling(spec, signed=True))
+    low, high = (np.float32(end) for end in integer_range(spec, signed=spec.symmetric))
+    ceiling = np.float32(scale_ceiling(spec, signed=spec.symmetric))
+    if not spec.symmetric and spec.granularity in ("channel", "token", "group"):
+        run.write(ranged.affine, rows, out, high, ceiling, ranged.STORAGE[spec.scale], block_size(spec, rows))
+        return True
+    if not spec.symmetric:
+        return False
     if spec.granularity in ("channel", "token"):
         run.write(ranged.by_row, rows, out, low, high, ceiling, ranged.STORAGE[spec.scale])
         return True

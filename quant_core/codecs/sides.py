@@ -15,7 +15,7 @@ def sides(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
         from quant_core.kernels import signs
 
         found = torch.empty(len(rows), 4, dtype=torch.float64)
-        run.over_rows(signs.sides, rows.numpy(), thresholds.to(torch.float64).reshape(-1).numpy(), found.numpy())
+        run.over_rows(signs.sides, rows.numpy(), thresholds.reshape(-1).numpy(), found.numpy())
     else:
         below, above, wide = rows < -thresholds, rows > thresholds, rows.abs().to(torch.float64)
         found = torch.stack([(wide * below).sum(1), below.sum(1), (wide * above).sum(1), above.sum(1)], dim=1).to(torch.float64)
@@ -26,6 +26,13 @@ def sides(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
 
 def mean_magnitude(rows: Tensor, spec: QuantSpec) -> Tensor:
     """Return mean |x|, [R or 1, 1] float64, per channel or over the tensor."""
-    found = sides(rows, torch.zeros(1, 1, device=rows.device), spec)
-    count = rows.shape[1] if spec.granularity == "channel" else rows.numel()
-    return (found[:, :1] + found[:, 2:3]) / count
+    if rows.device.type == "cpu":
+        from quant_core.kernels import signs
+
+        found = torch.empty(len(rows), dtype=torch.float64)
+        run.over_rows(signs.magnitudes, rows.numpy(), found.numpy())
+    else:
+        found = rows.abs().to(torch.float64).sum(dim=1)
+    if spec.granularity == "channel":
+        return found.unsqueeze(1) / rows.shape[1]
+    return found.new_tensor([[math.fsum(found.tolist())]]) / rows.numel()

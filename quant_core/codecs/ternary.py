@@ -75,6 +75,9 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     from quant_core.kernels import signs
 
+    if spec.granularity == "channel" and bounds is None:
+        run.write(signs.ternary_by_row, rows, out, TWN_THRESHOLD if spec.clipping == "twn" else TTQ_THRESHOLD, spec.clipping == "twn")
+        return True
     threshold = thresholds(rows, spec)
     chosen = levels(rows, threshold, spec, bounds)
     figures = (threshold, chosen[:, :1], chosen[:, -1:])

@@ -1,10 +1,16 @@
-"""One-dimensional k-means, compiled: the exact optimum by dynamic programming, and Lloyd's iteration over sorted points."""
+"""One-dimensional k-means, compiled: the optimum by dynamic programming, Lloyd's iteration over sorted points, the nearest centres."""
 
 # ruff: noqa: ANN001, ANN201, ANN202
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, operator"
 
 import numba
 import numpy as np
+
+from quant_core.kernels.fused import F, N
+
+_ABS = N(0x7FFFFFFF)
+_FEW = 16
+_TILE = 1024
 
 
 @numba.njit(nogil=True, cache=True)
@@ -28,6 +34,13 @@ def _cost(sums, first, last):
     """Return the squared distances of points [first, last) to their mean."""
     count, total = sums[0, last] - sums[0, first], sums[1, last] - sums[1, first]
     return sums[2, last] - sums[2, first] - total * total / count
+
+
+@numba.njit(nogil=True, cache=True)
+def _mean(sums, first, last, centre):
+    """Return the mean of points [first, last), between the ends of them whatever differences of huge sums leave."""
+    mean = centre + (sums[1, last] - sums[1, first]) / (sums[0, last] - sums[0, first])
+    return min(max(mean, sums[3, first]), sums[3, last - 1])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -77,7 +90,7 @@ def optimal_books(points, books):
         last = distinct
         for clusters in range(k, 0, -1):
             first = splits[clusters, last] if clusters > 1 else 0
-            books[u, clusters - 1] = centre + (sums[1, last] - sums[1, first]) / (sums[0, last] - sums[0, first])
+            books[u, clusters - 1] = _mean(sums, first, last, centre)
             last = first
 
 
@@ -99,8 +112,7 @@ def lloyd(points, centres, iterations):
         moved, worst, widest = False, -1.0, 0
         for c in range(k):
             if edges[c + 1] > edges[c]:
-                count = sums[0, edges[c + 1]] - sums[0, edges[c]]
-                mean = middle + (sums[1, edges[c + 1]] - sums[1, edges[c]]) / count
+                mean = _mean(sums, edges[c], edges[c + 1], middle)
                 moved |= mean != centres[c]
                 centres[c] = mean
                 cost = _cost(sums, edges[c], edges[c + 1])
@@ -115,3 +127,47 @@ def lloyd(points, centres, iterations):
             return step
         centres.sort()
     return iterations
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _select(part, to, edges, book):
+    """The nearest of a few centres: one pass over a tile in the cache per edge, which LLVM vectorizes."""
+    for j in range(len(part)):
+        to[j] = book[0]
+    for c in range(len(edges)):
+        edge, centre = edges[c], book[c + 1]
+        for j in range(len(part)):
+            to[j] = centre if part[j] > edge else to[j]
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _halve(part, to, edges, book, places):
+    """The nearest of 2^b centres by halving; all values of a tile take each step together, which LLVM vectorizes."""
+    half = N((len(edges) + 1) // 2)
+    places[:] = N(0)
+    while half > 0:
+        for j in range(len(part)):
+            places[j] += half if part[j] > edges[places[j] + half - 1] else N(0)
+        half = N(half // 2)
+    for j in range(len(part)):
+        to[j] = book[places[j]]
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def assign(x, first, last, out, edges, books, per_book):
+    """Write to `out` the centre of every value: books[b, c] above edges[b, c - 1] and not above edges[b, c].
+
+    Rows b per_book to (b + 1) per_book have book b.
+    """
+    worst, columns, places = N(0), x.shape[1], np.empty(_TILE, dtype=N)
+    for r in range(first, last):
+        edge, book = edges[r // per_book], books[r // per_book]
+        for start in range(0, columns, _TILE):
+            part, to = x[r, start : start + _TILE], out[r, start : start + _TILE]
+            for j in range(len(part)):
+                worst = max(worst, F(part[j]).view(N) & _ABS)
+            if len(book) <= _FEW:
+                _select(part, to, edge, book)
+            else:
+                _halve(part, to, edge, book, places)
+    return worst

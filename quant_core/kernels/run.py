@@ -34,7 +34,11 @@ def write(loop: Callable[..., object], rows: Tensor, out: Tensor, *rest: object)
     Raises:
         InputError: a value is NaN or infinite; `out` is then without meaning.
     """
-    worst = over_rows(loop, rows.numpy(), out.numpy(), *rest)
+    _require_finite(over_rows(loop, rows.numpy(), out.numpy(), *rest), rows)
+
+
+def _require_finite(worst: list[object], rows: Tensor) -> None:
+    """Raise where the largest of float bits is that of no finite number."""
     if max(int(bits) for bits in worst) >= _INFINITY_BITS:  # type: ignore[call-overload]
         raise not_finite(rows)
 
@@ -63,6 +67,19 @@ def tops(rows: Tensor, block: int) -> Tensor:
     if not bool(torch.isfinite(found).all()):
         raise not_finite(rows)
     return found
+
+
+def ends(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return (low, high), [R, B] each: the smallest and largest value of every block, widened to hold 0; rows as for `tops`.
+
+    Raises:
+        InputError: a value is NaN or infinite.
+    """
+    from quant_core.kernels import ranged
+
+    low, high = (torch.empty(len(rows), -(-rows.shape[1] // block)) for _ in range(2))
+    _require_finite(over_rows(ranged.ends, rows.numpy(), block, low.numpy(), high.numpy()), rows)
+    return low, high
 
 
 def not_finite(rows: Tensor) -> InputError:

@@ -186,7 +186,32 @@ def test_compiled_loops_give_the_bits_of_the_eager_code(spec: QuantSpec, columns
     assert torch.equal(bits_of(fake_quantize(x, spec)), bits_of(form.decode(form.encode(x, spec, None, None), spec)))
 
 
-@pytest.mark.parametrize("text", ["int4:tensor", "int8:channel", "int4:vector16", "mx6", "mxfp4", "mxint8", "nvfp4", "binary", "ternary"])
+LOOPS = [
+    "int4:affine",
+    "int4:channel:affine",
+    "int8:group16:affine",
+    "int3:group5:affine:fp32",
+    "int16:token:affine",
+    "int1:channel:affine",
+]
+LOOPS += ["binary:channel", "binary:tensor", "binary:none", "ternary", "ternary:ttq", "ternary:channel", "ternary:channel:ttq"]
+LOOPS += ["kmeans1:channel", "kmeans3:group2", "kmeans4:tensor", "kmeans5:channel", "kmeans8:tensor"]
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_loops_that_measure_and_write_give_the_bits_of_the_eager_code(text: str) -> None:
+    spec = parse(text)
+    form = codec(spec)
+    for columns in (1, 15, 33, 300):
+        normal = torch.randn(5, columns, generator=seeded())
+        subnormal = torch.where(torch.arange(columns) % 3 == 0, -1e-45, 0.0).expand(2, columns).contiguous()
+        for x in (wild_matrix(columns), normal, -normal.abs(), torch.zeros(2, columns), torch.full((2, columns), -3.4e38), subnormal):
+            assert torch.equal(bits_of(fake_quantize(x, spec)), bits_of(form.decode(form.encode(x, spec, None, None), spec)))
+
+
+@pytest.mark.parametrize(
+    "text", [*LOOPS[::3], "int4:tensor", "int8:channel", "int4:vector16", "mx6", "mxfp4", "mxint8", "nvfp4", "ternary"]
+)
 def test_two_threads_give_the_bits_of_one(text: str) -> None:
     threads = torch.get_num_threads()
     try:

@@ -86,6 +86,36 @@ def test_a_value_half_way_takes_the_lower_centre(monkeypatch: pytest.MonkeyPatch
     assert encode(torch.tensor([[0.5, 0.75, 0.25]]), "kmeans1").codes.tolist() == [[0, 1, 0]]
 
 
+@pytest.mark.parametrize("steps", [2**27, 0])
+def test_centres_ascend_whatever_the_magnitudes(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook, "EXACT_STEPS", steps)
+    bits = np.random.default_rng(5).integers(0, 2**32, size=(40, 60), dtype=np.uint32)
+    units = np.nan_to_num(bits.view(np.float32), nan=1.0, posinf=1.0, neginf=-1.0)
+    found = codebook.centres(units, 8)
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert (found[:, 0] >= units.min(axis=1)).all()
+    assert (found[:, -1] <= units.max(axis=1)).all()
+
+
+def test_a_step_over_sorted_values_is_that_of_lloyd() -> None:
+    points = np.sort(np.random.default_rng(3).laplace(size=5000).astype(np.float32))
+    for start in (np.linspace(-3.0, 3.0, 16), np.array([-1.0, 0.0, 500.0, 600.0])):
+        ours, theirs = start.copy(), start.copy()
+        codebook._step(points, ours)
+        kmeans.lloyd(points.astype(np.float64), theirs, 1)
+        assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+def test_long_rows_are_sampled_and_stay_near_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(4).standard_normal((1, 20_000)).astype(np.float32)
+    whole = codebook.centres(x, 8)[0]
+    monkeypatch.setattr(codebook, "EXACT_STEPS", 0)
+    monkeypatch.setattr(codebook, "_LLOYD_POINTS", 1000)
+    sampled = codebook.centres(x, 8)[0]
+    points = np.sort(x[0].astype(np.float64))
+    assert inertia(points, whole) <= inertia(points, sampled) <= 1.05 * inertia(points, whole)
+
+
 def test_channel_groups_share_a_codebook() -> None:
     x = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.0, 50.0, 50.0, 0.01]).unsqueeze(1)
     encoded = encode(x, "kmeans2:group2")
