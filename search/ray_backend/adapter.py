@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 
 from search.backend import Work
 from search.ray_backend.outcome import Outcome
+from search.ray_backend.trainable import TrialError
 from search.result import Result
 from search.sweep import Job, Sweep
 
@@ -89,8 +90,9 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         if attempt is None:
             return
         seconds, limit = time.monotonic() - attempt.started, self._section.trial_timeout_s
+        _, told, text = error.rpartition(f"{TrialError.__module__}.{TrialError.__qualname__}: ")
         lines = [line.strip() for line in error.splitlines() if line.strip()]
-        reason = lines[-1][:500] if lines else "the worker died"
+        reason = text.strip() if told else lines[-1][:500] if lines else "the worker died"
         if limit and seconds >= limit:
             reason = f"no result within trial_timeout_s = {limit:g} s"
         self._end(

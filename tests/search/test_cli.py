@@ -123,7 +123,13 @@ def test_same_seed_gives_the_same_policies_and_figures(run: Run, tmp_path: Path)
         assert run("sweep", experiment(tmp_path, name)).returncode == 0
         figures.append([(row["id"], row["accuracy_valid"], row["weight_bytes"], row["latency_s"]) for row in trials(run, name)])
     assert figures[0] == figures[1]
-    assert run("sweep", experiment(tmp_path, "three"), "search.seed=6").returncode == 0
+    other = run("sweep", experiment(tmp_path, "three"), "search.seed=6")
+    assert other.returncode == 0
+    assert re.search(
+        r"trials [\d.]+: evaluation [\d.]+, search [\d.]+, tracking [\d.]+, idle [\d.]+;.*; 0 attempts made again", other.stderr
+    )
+    assert re.search(r"caches: weights [1-9]\d* hits, [1-9]\d* misses, .* activation ranges [1-9]\d* hits, [1-9]\d* misses;", other.stderr)
+    assert other.stderr.splitlines()[-1].startswith(f"next: bitfront front three --uri sqlite:///{tmp_path}/mlflow.db | bitfront ui")
     assert [row["id"] for row in trials(run, "three")] != [row[0] for row in figures[0]]
 
 
