@@ -3,10 +3,12 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the counts are for commands that must not wait for torch
+    from torch import Tensor
 
-Tensors = tuple[Tensor, ...]
+Tensors = tuple["Tensor", ...]
 
 
 @dataclass(slots=True)
