@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -166,6 +167,29 @@ def test_the_machines_load_is_left_alone_unless_asked_for(store_uri: str, make_s
         drive(tracker, sweep)
     assert tracker.finish("finished")
     assert not [name for name in MlflowClient(store_uri).get_run(tracker.run_id).data.metrics if name.startswith("system/")]
+
+
+def test_a_trial_that_moves_the_front_costs_the_driver_two_writes(
+    store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep("lean", trials=12)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    written: list[int] = []
+    write = os.write
+    driver = threading.get_ident()
+
+    def count(handle: int, data: bytes) -> int:
+        written.extend([len(data)] if threading.get_ident() == driver else [])
+        return write(handle, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", count)
+        patch.setattr(Spool, "keep_file", None)  # a file more would be several system calls more
+        archive = drive(tracker, sweep)
+    assert len(written) <= 24
+    assert tracker.finish("finished")
+    path = MlflowClient(store_uri).download_artifacts(tracker.run_id, "front.json")
+    assert [row["trial"] for row in json.loads(Path(path).read_text())] == list(archive.numbers)
 
 
 def test_a_long_policy_is_cut_in_its_parameters() -> None:
