@@ -26,7 +26,7 @@ from search.front import front, knee_number
 from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
-from search.tracking.client import MlflowClient, connect
+from search.tracking.client import MlflowClient, connect, reported
 from search.tracking.spool import Spool
 from search.tracking.store import Store, policy_params
 
@@ -207,6 +207,19 @@ def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep
     assert len(written) > 5
     for word in (b"s3cret-word", b"hunter2-word", b"pa55word-env"):
         assert not [path for path in written if word in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("API request to endpoint /x failed with error code 401 != 200", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("API request to endpoint /x failed with error code 403 != 200", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("connection refused", "Is the address right and the server running"),
+    ],
+)
+def test_a_refusal_says_what_to_do(error: str, hint: str) -> None:
+    with pytest.raises(BitfrontError, match=f"MLflow at https://x failed: RuntimeError: {error}. {hint}"), reported("https://x"):
+        raise RuntimeError(error)
 
 
 @pytest.mark.parametrize(
