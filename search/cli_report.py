@@ -212,7 +212,9 @@ def _column(name: str, values: list[object]) -> tuple[str, list[str]]:
 def _tables(data: dict[str, object]) -> list[tuple[str, list[dict[str, object]]]]:
     """Return the parts of a comparison as titled tables."""
     shares, attained, layers = data["dominated_share"], data["attainment"], data["layers"]
-    found = [("sweeps", data["sweeps"])]
+    reference = data["reference"]
+    corner = ", ".join(f"{name} = {value:.5g}" for name, value in reference.items()) if isinstance(reference, dict) else ""
+    found = [(f"sweeps; hypervolume: share of the box from 0 to {corner}", data["sweeps"])]
     if isinstance(shares, dict) and isinstance(attained, dict) and isinstance(layers, list):
         found.append(
             ("share of each front (column) that the row's front equals or dominates", [{"front": a, **row} for a, row in shares.items()])

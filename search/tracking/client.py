@@ -96,7 +96,10 @@ def reported(uri: str) -> Iterator[None]:
     except (BitfrontError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise BitfrontError(f"MLflow at {redact(uri)} failed: {explain(error)}. Is the address right and the server running?") from None
+        said = explain(error)
+        refused = "error code 401" in said or "error code 403" in said
+        hint = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD." if refused else "Is the address right and the server running?"
+        raise BitfrontError(f"MLflow at {redact(uri)} failed: {said}. {hint}") from None
 
 
 def _make_tables(uri: str) -> None:

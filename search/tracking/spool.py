@@ -63,9 +63,9 @@ class Spool:
         """Bytes up to the end of the last whole line."""
         return self.path.read_bytes().rfind(b"\n") + 1
 
-    def append(self, line: Json) -> None:
-        """Write one line; it survives the death of this process from here on, and of the machine from the next `sync`."""
-        data = (dumps(line) + "\n").encode()
+    def append(self, *lines: Json) -> None:
+        """Write lines at once; they survive the death of this process from here on, and of the machine from the next `sync`."""
+        data = "".join(dumps(line) + "\n" for line in lines).encode()
         try:
             while data:
                 data = data[os.write(self._handle, data) :]

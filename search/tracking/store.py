@@ -63,6 +63,8 @@ class Store:
                 ended.add(number)
             elif line["op"] == "artifact" and last_use[line["name"]] == i:
                 self._artifact(files / line["name"], line["name"])
+            elif line["op"] == "front" and line is fronts[-1]:
+                self._json(self._who.run_id, "front.json", line["rows"])
             else:
                 self._parent(line)
         if fronts:
@@ -107,7 +109,7 @@ class Store:
         params = {"sweep": self._who.sweep, "searcher": trial["origin"], "fidelity": result["fidelity"], **policy_params(trial)}
         for i in range(0, len(metrics), 500):
             self._batch(child, metrics=metrics[i : i + 500], params=params, tags=tags)
-        self._policy(child, trial_from_json(trial, self._layers).policy.to_json())
+        self._json(child, "policy/policy.json", trial_from_json(trial, self._layers).policy.to_json())
         self._client.set_terminated(child, TRIAL_STATUSES[result["status"]], end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
@@ -154,11 +156,12 @@ class Store:
             self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=tags)
         self._front, self._knee = new, knee
 
-    def _policy(self, child: str, policy: Mapping[str, object]) -> None:
+    def _json(self, run_id: str, name: str, value: object) -> None:
+        """Write a value as an artifact of JSON."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "policy.json"
-            path.write_text(json.dumps(policy, indent=1))
-            self._client.log_artifact(child, str(path), "policy")
+            path = Path(folder) / Path(name).name
+            path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+            self._client.log_artifact(run_id, str(path), str(Path(name).parent) if "/" in name else None)
 
     def _artifact(self, path: Path, name: str) -> None:
         if path.exists():  # otherwise a replay: it was sent and removed

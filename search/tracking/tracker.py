@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from quant_core.errors import BitfrontError, InputError
-from search.front import Row as FrontRow
 from search.front import figures, front, front_rows
 from search.front import volume as hypervolume_of
 from search.record import SweepRecord, TrialRecord
@@ -74,6 +73,8 @@ class Tracker:
     def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
         """Keep the front as it now is: tags of its members, the hypervolume, `front.json`.
 
+        One line of the journal: every write to a file lets other threads in, and the driver waits for them.
+
         A front of less hypervolume than the last one is a resumed sweep going through its past; it is passed over.
 
         Raises:
@@ -95,16 +96,13 @@ class Tracker:
                 "hypervolume": hypervolume,
                 "trial": self._last,
                 "step": len(self._numbers),
+                "rows": front_rows(self.sweep, [self._candidates[number] for number in sorted(self._candidates)]),
             }
         )
-        self.artifact(self._front_json(), "front.json")
         self.blocked_s += time.perf_counter() - start
 
     def _other_costs(self) -> list[str]:
         return [name for name in self.sweep.objectives if name not in (*COSTS, "error")]
-
-    def _front_json(self) -> list[FrontRow]:
-        return front_rows(self.sweep, [self._candidates[number] for number in sorted(self._candidates)])
 
     def artifact(self, content: Path | str | bytes | Mapping[str, object] | Sequence[object], name: str) -> None:
         """Keep a file on the parent run: a path is copied, text and bytes are written, anything else becomes JSON."""
@@ -177,8 +175,7 @@ class Tracker:
 
     def _write(self, *lines: Json) -> None:
         now = time.time_ns() // 1_000_000
-        for line in lines:
-            self._spool.append(line | {"time": now})
+        self._spool.append(*(line | {"time": now} for line in lines))
         self._writer.wake()
 
 

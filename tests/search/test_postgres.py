@@ -164,7 +164,7 @@ def test_a_sweep_reads_back_through_the_server(uri: str, make_sweep: MakeSweep) 
 
 def test_wrong_credentials_are_an_error_that_does_not_repeat_them(uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not-the-word-55")
-    with pytest.raises(BitfrontError, match=r"MLflow at http://127\.0\.0\.1:\d+ failed: .*401") as caught:
+    with pytest.raises(BitfrontError, match=r"MLflow at http://127\.0\.0\.1:\d+ failed: .*401.*Set MLFLOW_TRACKING_USERNAME and") as caught:
         tracking.start(uri, "bitfront", make_sweep(), {})
     assert "not-the-word-55" not in str(caught.value)
 

@@ -206,6 +206,7 @@ def test_compare_logs_a_run(store_uri: str, make_sweep: MakeSweep, app: typer.Ty
     assert {each.path for each in client.list_artifacts(data["run_id"])} == {"comparison.html", "comparison.json"}
     text = " ".join(run(app, "compare", "one", "two").split())
     assert "share of each front" in text
+    assert "hypervolume: share of the box from 0 to error = 1, weight_bytes = " in text
     assert "best validation accuracy within weight_bytes" in text
     with pytest.raises(InputError, match=r"--budget 'x' given; write METRIC=LIMIT"):
         run(app, "compare", "one", "two", "--budget", "x")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -25,7 +26,7 @@ from search.front import front, knee_number
 from search.pareto import Archive
 from search.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
-from search.tracking.client import MlflowClient, connect
+from search.tracking.client import MlflowClient, connect, reported
 from search.tracking.spool import Spool
 from search.tracking.store import Store, policy_params
 
@@ -168,6 +169,29 @@ def test_the_machines_load_is_left_alone_unless_asked_for(store_uri: str, make_s
     assert not [name for name in MlflowClient(store_uri).get_run(tracker.run_id).data.metrics if name.startswith("system/")]
 
 
+def test_a_trial_that_moves_the_front_costs_the_driver_two_writes(
+    store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep("lean", trials=12)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    written: list[int] = []
+    write = os.write
+    driver = threading.get_ident()
+
+    def count(handle: int, data: bytes) -> int:
+        written.extend([len(data)] if threading.get_ident() == driver else [])
+        return write(handle, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", count)
+        patch.setattr(Spool, "keep_file", None)  # a file more would be several system calls more
+        archive = drive(tracker, sweep)
+    assert len(written) <= 24
+    assert tracker.finish("finished")
+    path = MlflowClient(store_uri).download_artifacts(tracker.run_id, "front.json")
+    assert [row["trial"] for row in json.loads(Path(path).read_text())] == list(archive.numbers)
+
+
 def test_a_long_policy_is_cut_in_its_parameters() -> None:
     texts = policy_params({"specs": ["int4:channel:mse", "int8:tensor"], "codes": [[0, 1], [1, 1]] * 40})
     assert texts["activation"] == "80xint8:tensor"
@@ -183,6 +207,19 @@ def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep
     assert len(written) > 5
     for word in (b"s3cret-word", b"hunter2-word", b"pa55word-env"):
         assert not [path for path in written if word in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("API request to endpoint /x failed with error code 401 != 200", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("API request to endpoint /x failed with error code 403 != 200", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("connection refused", "Is the address right and the server running"),
+    ],
+)
+def test_a_refusal_says_what_to_do(error: str, hint: str) -> None:
+    with pytest.raises(BitfrontError, match=f"MLflow at https://x failed: RuntimeError: {error}. {hint}"), reported("https://x"):
+        raise RuntimeError(error)
 
 
 @pytest.mark.parametrize(
