@@ -148,13 +148,26 @@ def _shorten(graph: onnx.GraphProto) -> None:
                     names[i] = short.setdefault(name, f"v{len(short)}")
 
 
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Drop nodes whose outputs nothing reads any more: copies of a weight that two layers share."""
+    read = {each.name for each in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # in the order of their use
+        if read & set(node.output):
+            kept.append(node)
+            read |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+
+
 def _finish(model: onnx.ModelProto, pieces: Pieces) -> None:
-    """Add the constants, drop those that nothing reads any more, set the versions, check.
+    """Add the constants, drop what nothing reads any more, set the versions, check.
 
     Raises:
         BitfrontError: the graph is not valid.
     """
     graph = model.graph
+    _drop_unread(graph)
     used = {name for node in graph.node for name in node.input}
     kept = [each for each in (*graph.initializer, *pieces.constants) if each.name in used]
     del graph.initializer[:]

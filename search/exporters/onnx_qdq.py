@@ -1,11 +1,13 @@
 """`model.onnx`: packed integers under DequantizeLinear, activations through QuantizeLinear and DequantizeLinear, run by onnxruntime."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from quant_core.export.graph import quantized_graph
 from quant_core.export.marks import input_names
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.runtime import Session
+from quant_core.export.stored import StoredLayer
 from quant_core.files import write_bytes
 from quant_core.size import weight_bytes
 from search.exporters import Bundle, Exported
@@ -38,10 +40,14 @@ def export(bundle: Bundle, folder: Path) -> Exported:
             "accuracy_test_default_options": plain.accuracy,
             "top1_agreement_default_options": plain.top1_agreement,
         }
-        notes.append(
-            "set session.disable_quant_qdq = 1: onnxruntime's fusion of quantized operators rounds biases to steps of input scale x weight "
-            f"scale, which are coarse here ({plain} with its default options)"
-        )
+        notes.append(f"set session.disable_quant_qdq = 1: {_fused(stored)} ({plain} with its default options)")
     sizes = {"file_bytes": len(data), "payload_bytes": graph.payload, "carrier_bytes": graph.extra}
     modelled = {"modelled_weight_bytes": weight_bytes(bundle.layers, bundle.policy)}
     return Exported((FILE,), checks | sizes | modelled | {"opset": graph.model.opset_import[0].version}, tuple(notes))
+
+
+def _fused(stored: Sequence[StoredLayer]) -> str:
+    """Return what onnxruntime's fusion of quantized operators does to such layers."""
+    if all(each.grid is None for each in stored):
+        return "onnxruntime's fused products of 4- and 8-bit weights round their inputs to 8 bits"
+    return "onnxruntime's fusion of quantized operators rounds biases to steps of input scale x weight scale, which are coarse here"

@@ -145,6 +145,8 @@ def test_a_tied_weight_is_stored_once() -> None:
     engine = calibrated(model, tokens)
     graph, wanted, _ = exported(engine, "weight=int8:channel,activation=int8:tensor", tokens)
     assert sum(each.name.endswith(".codes") for each in graph.model.graph.initializer) == 1
+    floats = [each.name for each in graph.model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT and np.prod(each.dims) > 20]
+    assert not floats, "a float copy of the weight is left"
     found = Session(graph.model.SerializeToString(), ["input"], fuse=False)(tokens)
     assert float((found - wanted).abs().max()) <= 0.02 * float(wanted.abs().max())
 
