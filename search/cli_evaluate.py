@@ -40,12 +40,7 @@ def evaluate_command(
 
     Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
     """
-    if bool(policy) == bool(policy_file):
-        raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
-    from quant_core.policy import parse_layer_policy
-
-    if policy:
-        parse_layer_policy(policy)  # before a network is loaded, or trained
+    _check_policy(policy, policy_file)
     import torch
 
     from quant_core.qat import QatConfig
@@ -73,6 +68,16 @@ def evaluate_command(
     typer.echo(
         f"policy {found['id']}: {found['bits_weight_avg']:.3f} bits per weight, {found['weight_bytes']:.0f} bytes; {found['seconds']:.2f} s"
     )
+
+
+def _check_policy(text: str, path: Path | None) -> None:
+    """Refuse what can be refused before a network is loaded, or trained."""
+    from quant_core.policy import parse_layer_policy
+
+    if bool(text) == bool(path):
+        raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
+    if text:
+        parse_layer_policy(text)
 
 
 def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Policy":
