@@ -215,16 +215,17 @@ def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Comm
 
 def test_policies_that_always_fail_are_recorded_with_their_reason(command: Command) -> None:
     """NaN, an exception and a lack of memory, as the second layer's weights have it."""
-    options = "{ breaks = 4, mixed = true }"
-    code, out, err = command("sweep", command.write("ray", 'backend = "ray"\nworkers = 2\nmax_retries = 1', options), "--log", "plain")
+    options, seed = "{ breaks = 4, mixed = true }", "search.seed=3"
+    assert command.here("sweep", command.write("local", LOCAL, options), seed, "--log", "plain")[0] == 0
+    local = command.rows("local")
+    assert {str(row["reason"]).split(":")[0] for row in local} == {"", "BitfrontError", "MemoryError", "RuntimeError"}
+    path = command.write("ray", 'backend = "ray"\nworkers = 2\nmax_retries = 1', options)
+    code, out, err = command("sweep", path, seed, "--log", "plain")
     assert code == 0, err
     assert out.split()[0] == "ray", "nothing else on standard output"
     rows = command.rows("ray")
-    failed = [str(row["reason"]) for row in rows if row["status"] == "failed"]
     assert [row["trial"] for row in rows] == list(range(14))
-    assert len({reason.split(":")[0] for reason in failed}) == 3
-    assert f"{len(failed)} attempts made again" in err
-    local = command.local(options)
+    assert f"{sum(row['status'] == 'failed' for row in rows)} attempts made again" in err
     assert policies(rows) == policies(local)
     assert {row["id"]: row["reason"] for row in rows} == {row["id"]: row["reason"] for row in local}
 
