@@ -1,14 +1,17 @@
 """Every searcher on a real network, at the same evaluations and the same budget: weights and latency on the VU9P bit-serial device.
 
-Run: python -m benchmarks.real_tasks [--task digits] [--option KEY=VALUE ...] [--evaluations 150] [--searchers uniform random ...]
+Run: python -m benchmarks.real_tasks [--task digits] [--option KEY=VALUE ...] [--evaluations 150] [--seeds 1] [--searchers uniform ...]
 
 The space: weights 2-8 bits per channel, activations 4-8 bits per tensor. The budget: shares of the float weight
 bytes and of the uniform 8 bit network's latency. One objective, the error; the last row is the best uniform
 policy within the budget. Accuracies are of the policy with the least validation error (ties: loss); the hypervolume is that of
-(error, latency) within the box of 1 and the budget; seconds are of the whole search, sensitivities and baselines included.
+(error, latency) within the box of 1 and the budget; seconds are processor time of the whole search, without the sensitivities, which all
+share. With several seeds the float network is trained, and the searcher run, with each; figures are means, of the test accuracy with the
+standard deviation.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,9 +61,9 @@ def experiment(task: str, options: Mapping[str, object], valid: int, trials: int
     )
 
 
-def run(ready: Ready, problem: Problem, name: str, evaluations: int) -> Row:
+def run(ready: Ready, problem: Problem, name: str, evaluations: int, seed: int) -> Row:
     """Search with one searcher in memory and judge its best policy on the test split."""
-    start = time.perf_counter()
+    start = time.process_time()
     found: dict[Values, tuple[float, float]] = {}
 
     def evaluate(values: Values) -> tuple[float, float]:
@@ -69,14 +72,14 @@ def run(ready: Ready, problem: Problem, name: str, evaluations: int) -> Row:
             found[values] = (metrics["error"], metrics["loss"])
         return found[values]
 
-    searcher = build(name, problem, 0, evaluations)
+    searcher = build(name, problem, seed, evaluations)
     for values in problem.baselines[:evaluations]:
         searcher.tell(Trial(-1, values), evaluate(values)[:1])
     asked = min(len(problem.baselines), evaluations)
     while asked < evaluations and (trial := searcher.ask()):
         searcher.tell(trial, evaluate(trial.values)[:1])
         asked += 1
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     able = [values for values in found if problem.feasible(values)]
     latency = problem.costs(np.asarray(able))["latency_s"]
     points = np.array([(found[values][0], cost) for values, cost in zip(able, latency, strict=True)])
@@ -84,6 +87,29 @@ def run(ready: Ready, problem: Problem, name: str, evaluations: int) -> Row:
     test = ready.evaluator.metrics(ready.setup.space.policy(best), "test")
     volume = relative_hypervolume(points, (1.0, problem.limits["latency_s"]))
     return Row(name, 1 - found[best][0], test["accuracy"], test["loss"], volume, seconds, len(found))
+
+
+def prepared(given: argparse.Namespace, options: Mapping[str, object]) -> tuple[Ready, Problem]:
+    """Return one network, ready to be searched, with its sensitivities measured; prints what they and the float network are."""
+    ready = ready_for(experiment(given.task, options, given.valid, given.evaluations, given.weights, given.latency))
+    reference = {split: ready.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
+    problem = ready.problem({"error_valid": 1 - reference["valid"]})
+    start = time.process_time()
+    known = ready.sensitivity()
+    took = f"{ready.sensitivity.evaluations} passes for sensitivities in {time.process_time() - start:.0f} s"
+    print(f"float: valid {reference['valid']:.2%}, test {reference['test']:.2%}; {took}\n", flush=True)
+    return ready, replace(problem, sensitivity=lambda: known)
+
+
+def line(rows: Sequence[Row]) -> str:
+    """Return one line of the table: means over the seeds, the spread of the test accuracy where there are several."""
+    valid, loss, volume, seconds = (
+        statistics.mean(getattr(row, name) for row in rows) for name in ("valid", "loss", "hypervolume", "seconds")
+    )
+    tests = [row.test for row in rows]
+    spread = f" +- {statistics.stdev(tests):.2%}" if len(tests) > 1 else ""
+    figures = f"{valid:.2%} | {statistics.mean(tests):.2%}{spread} | {loss:.4f} | {volume:.4f} | {seconds:.0f} | {rows[0].evaluations}"
+    return f"| {rows[0].searcher} | {figures} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,23 +121,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=float, default=0.1, help="budget: share of the float weight bytes")
     parser.add_argument("--latency", type=float, default=0.4, help="budget: share of the uniform 8 bit latency")
     parser.add_argument("--evaluations", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--searchers", nargs="+", default=list(SEARCHERS))
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = dict(option.split("=", 1) for option in given.option)
-    ready = ready_for(experiment(given.task, options, given.valid, given.evaluations, given.weights, given.latency))
-    reference = {split: ready.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
-    problem = ready.problem({"error_valid": 1 - reference["valid"]})
-    known = ready.sensitivity()
-    problem = replace(problem, sensitivity=lambda: known)
-    print(
-        f"float: valid {reference['valid']:.2%}, test {reference['test']:.2%}; {ready.sensitivity.evaluations} passes for sensitivities\n"
-    )
-    print("| searcher | valid | test | test loss | hypervolume | s | evaluated |\n|---|---|---|---|---|---|---|")
+    options: dict[str, object] = dict(option.split("=", 1) for option in given.option)
+    found: dict[str, list[Row]] = {name: [] for name in given.searchers}
+    for seed in range(given.seeds):
+        ready, problem = prepared(given, options | ({"seed": seed} if given.seeds > 1 else {}))
+        for name in given.searchers:
+            found[name].append(run(ready, problem, name, given.evaluations, seed))
+            print(f"seed {seed}: {line(found[name][-1:])}", flush=True)
+    print("\n| searcher | valid | test | test loss | hypervolume | CPU s | evaluated |\n|---|---|---|---|---|---|---|")
     for name in given.searchers:
-        row = run(ready, problem, name, given.evaluations)
-        figures = f"{row.valid:.2%} | {row.test:.2%} | {row.loss:.4f} | {row.hypervolume:.4f} | {row.seconds:.0f} | {row.evaluations}"
-        print(f"| {row.searcher} | {figures} |", flush=True)
+        print(line(found[name]))
 
 
 if __name__ == "__main__":

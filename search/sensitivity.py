@@ -14,6 +14,8 @@ from torch import Tensor
 from quant_core.errors import InputError
 from quant_core.files import cache_folder, write_text
 from quant_core.forward import forward
+from quant_core.policy import LayerPolicy, Policy
+from quant_core.prefix import Prefix
 from quant_core.ptq import PostTraining
 from search.problem import FloatArray
 from spaces.space import Space
@@ -32,9 +34,9 @@ class Sensitivity:
     Attributes:
         engine: quantizes the network.
         space: what may be chosen.
-        calib: inputs of the calibration batches; the first `EXAMPLES` examples are used.
+        calib: inputs of the calibration batches; the first `EXAMPLES` examples are used, in whole batches.
         key: what the figures depend on: weights, data, choices; limits do not matter.
-        evaluations: forward passes spent; 0 when the figures came from disk.
+        evaluations: forward passes spent, each over the examples; 0 when the figures came from disk.
     """
 
     engine: PostTraining
@@ -63,27 +65,38 @@ class Sensitivity:
         return data if tuple(map(len, data)) == self.space.cardinalities else None
 
     def _measure(self) -> tuple[FloatArray, ...]:
-        batches = self._batches()
         widest = [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
+        sums, count = [np.zeros(len(each.choices)) for each in self.space.dimensions], 0
         with torch.inference_mode():
+            batches = self._batches()
             self.engine.restore()
             reference = [forward(self.engine.model, inputs) for inputs in batches]
             compare = _comparison(reference)
-            base = self._divergence(widest, batches, reference, compare)
-            rises = []
-            for d, dimension in enumerate(self.space.dimensions):
-                points = ([*widest[:d], k, *widest[d + 1 :]] for k in range(len(dimension.choices)))
-                rises.append(np.array([self._divergence(p, batches, reference, compare) - base if p != widest else 0.0 for p in points]))
-        return tuple(rises)
+            for inputs, wanted in zip(batches, reference, strict=True):
+                sums = [total + each for total, each in zip(sums, self._rises(inputs, wanted, widest, compare), strict=True)]
+                count += compare(wanted, wanted)[1]
+        self.evaluations += 1 + sum(len(each) - 1 for each in sums)
+        return tuple(each / count for each in sums)
 
-    def _divergence(self, values: Sequence[int], batches: Sequence[Any], reference: Sequence[Tensor], compare: Compare) -> float:
-        self.evaluations += 1
-        model = self.engine.apply(self.space.policy(values))
-        total, count = 0.0, 0
-        for inputs, target in zip(batches, reference, strict=True):
-            divergence, distributions = compare(forward(model, inputs), target)
-            total, count = total + divergence, count + distributions
-        return total / count
+    def _rises(self, inputs: Any, wanted: Tensor, widest: Sequence[int], compare: Compare) -> list[FloatArray]:
+        """Return per dimension [K_d] the summed divergence on one batch, above that of the widest choices.
+
+        Layers that run before the changed one are not computed again: they return what they did under the widest choices, and their
+        inputs are not quantized meanwhile.
+        """
+        modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
+        prefix = Prefix(self.engine.apply(self.space.policy(widest)), modules, inputs)
+        base, found = compare(prefix.outputs, wanted)[0], []
+        for d, dimension in enumerate(self.space.dimensions):
+            done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))
+            with prefix.replayed(done):
+                for k in range(len(dimension.choices)):
+                    if k != widest[d]:
+                        policy = self.space.policy([*widest[:d], k, *widest[d + 1 :]])
+                        unread = {name: LayerPolicy(weight=policy[name].weight) for name in done}
+                        rises[k] = compare(forward(self.engine.apply(Policy(dict(policy) | unread)), inputs), wanted)[0] - base
+            found.append(rises)
+        return found
 
     def _batches(self) -> list[Any]:
         taken, count = [], 0
