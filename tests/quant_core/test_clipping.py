@@ -1,5 +1,7 @@
 """Clipping against dense sweeps, analytic constants and slow references."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from quant_core import QuantSpec, parse
 from quant_core.clipping import from_statistics, ranges
-from quant_core.clipping.divergence import thresholds
+from quant_core.clipping.divergence import histogram, thresholds
 from quant_core.statistics import TensorStatistics
 
 GAUSS = {2: 1.73884, 3: 2.16112, 4: 2.56209, 6: 3.28716, 8: 3.92405}
@@ -132,6 +134,18 @@ def test_kl_is_tensorrts_search_written_out(kind: str, levels: int) -> None:
 def test_kl_of_a_histogram_with_few_distinct_values_keeps_them() -> None:
     x = (torch.arange(4096) % 17 / 16.0)[None]
     assert ranges(x, parse("int4:tensor:kl"))[1].item() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["gauss", "laplace", "relu"])
+def test_kl_is_modelopts_to_the_bin(kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = "modelopt.torch.quantization.calib.histogram"
+        modelopt = pytest.importorskip(name, reason="modelopt is no dependency; pip install nvidia-modelopt==0.47.0 to run this")
+    counts, widths = histogram(_samples(kind, 1, 100_000).abs().numpy())
+    edges = np.arange(counts.shape[1] + 1) * widths[0]
+    theirs = modelopt._compute_amax_entropy(counts[0].copy(), edges, 8, False).item()
+    assert float(thresholds(counts, widths, 128)[0]) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_kl_agrees_with_onnxruntimes_calibrator() -> None:

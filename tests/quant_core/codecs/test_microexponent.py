@@ -1,6 +1,7 @@
 """MX4, MX6 and MX9 against a slow reference, the theorem of the paper, and its signal-to-noise ratios."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_values_are_those_of_the_reference(name: str) -> None:
     for kind, rows in sets.items():
         wanted = torch.from_numpy(np.stack([reference(row, MAGNITUDE_BITS[name]) for row in rows.numpy()]))
         assert torch.equal(fake_quantize(rows, name), wanted), kind
+
+
+@pytest.mark.parametrize("name", MAGNITUDE_BITS)
+def test_values_are_those_of_quark_bit_for_bit(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        where = "quark.torch.kernel.hw_emulation.hw_emulation_interface"
+        quark = pytest.importorskip(where, reason="quark is no dependency; pip install amd-quark==0.13 to run this")
+    generator = torch.Generator().manual_seed(6)
+    bits = torch.randint(-(2**31), 2**31 - 1, (64, 37), generator=generator).to(torch.int32).view(torch.float32).nan_to_num(1.0, 1.0, 1.0)
+    for x in (torch.randn(64, 37, generator=generator), bits, (torch.randint(-64, 64, (64, 64), generator=generator) + 0.5) / 16):
+        normal = torch.where(x.abs() < 2.0**-126, 0.0, x)  # quark flushes subnormal inputs
+        theirs = quark.fake_quantize_mx6_mx9(normal.clone(), axis=-1, block_size=16, quant_bit=MAGNITUDE_BITS[name] + 1, sub_block_size=2)
+        assert torch.equal(fake_quantize(normal, name).view(torch.int32), theirs.view(torch.int32))
 
 
 @settings(max_examples=60, deadline=None)

@@ -54,6 +54,20 @@ def test_values_are_those_of_torchao_bit_for_bit() -> None:
     assert torch.equal(fake_quantize(x, "nvfp4"), theirs)
 
 
+def test_values_are_those_of_modelopt() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = "modelopt.torch.quantization.qtensor.nvfp4_tensor"
+        modelopt = pytest.importorskip(name, reason="modelopt is no dependency; pip install nvidia-modelopt==0.47.0 to run this")
+    generator = torch.Generator().manual_seed(4)
+    bits = torch.randint(-(2**31), 2**31 - 1, (64, 128), generator=generator).to(torch.int32).view(torch.float32).nan_to_num(1.0, 1.0, 1.0)
+    below = torch.nextafter(2.0 ** torch.randint(-20, 20, (64, 128), generator=generator).float(), torch.zeros(()))
+    for x in (torch.randn(64, 128, generator=generator), spread_out(generator)[:, :64].contiguous(), bits, below):
+        stored, fine, coarse = modelopt.NVFP4QTensor.quantize(x.clone(), 16)  # it writes to its input
+        theirs = stored.dequantize(torch.float32, scale=fine, double_scale=coarse, block_sizes={-1: 16})
+        assert torch.equal(fake_quantize(x, "nvfp4"), theirs)
+
+
 def test_bounds_set_the_tensor_scale() -> None:
     x = torch.randn(4, 32, generator=torch.Generator().manual_seed(4))
     coarse = encode(x, "nvfp4", bounds=(torch.tensor(-10.0), torch.tensor(5.0))).coarse
