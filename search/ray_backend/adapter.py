@@ -93,7 +93,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         _, told, text = error.rpartition(f"{TrialError.__module__}.{TrialError.__qualname__}: ")
         lines = [line.strip() for line in error.splitlines() if line.strip()]
         reason = text.strip() if told else lines[-1][:500] if lines else "the worker died"
-        if limit and seconds >= limit:
+        if limit and seconds >= limit and not told:
             reason = f"no result within trial_timeout_s = {limit:g} s"
         self._end(
             attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason, fidelity=attempt.job.fidelity), ""
