@@ -1,6 +1,8 @@
 """Loops over the rows of a block matrix, compiled by numba, one thread per slice of rows. float32 in, float32 out.
 
 A row is a sample: `points` [B, n], with `weights` [B, n] (the counts of a histogram) or None (numba then leaves them out of the loops).
+Sums go in 64 lanes (element j to lane j mod 64) that are added in order: the order is not the compiler's to choose, so that a process
+that compiles, one that reads numba's cache and one on another machine get the same bits, and LLVM still makes vector instructions of them.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -18,8 +20,8 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Kernel = Callable[..., None]
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
 _CHUNK = 4096
+_LANES = 64
 _EMPTY = 1e-30
 
 
@@ -37,39 +39,53 @@ def over_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> Non
             job.result()
 
 
-@numba.njit(fastmath=_FAST, nogil=True, cache=True)
-def _errors(x, w, scale, low, high):
-    """Return (E, C, Q) of codes k = clamp(round(x / scale), low, high): sums of w r^2, w r k, w k^2 with r = x - k scale."""
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _add_errors(x, w, inverse, scale, low, high, sums):
+    error, cross, square = sums
+    for j in range(len(x)):
+        k = np.rint(min(max(x[j] * inverse, low), high))
+        r = x[j] - k * scale
+        if w is None:
+            error[j] += r * r
+            cross[j] += r * k
+            square[j] += k * k
+        else:
+            error[j] += w[j] * r * r
+            cross[j] += w[j] * r * k
+            square[j] += w[j] * k * k
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _errors(x, w, scale, low, high, sums):
+    """Return (E, C, Q) of codes k = clamp(round(x / scale), low, high): sums of w r^2, w r k, w k^2 with r = x - k scale.
+
+    `sums` is scratch: three arrays of float32 [64].
+    """
     inverse, n = np.float32(1.0) / scale, len(x)
     error = cross = square = 0.0
-    for start in range(0, n, _CHUNK):
-        e = c = q = np.float32(0.0)
-        for j in range(start, min(start + _CHUNK, n)):
-            k = np.rint(min(max(x[j] * inverse, low), high))
-            r = x[j] - k * scale
-            if w is None:
-                e += r * r
-                c += r * k
-                q += k * k
-            else:
-                e += w[j] * r * r
-                c += w[j] * r * k
-                q += w[j] * k * k
-        error += e
-        cross += c
-        square += q
+    for chunk in range(0, n, _CHUNK):
+        stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
+        for each in sums:
+            each[:used] = 0.0
+        for start in range(chunk, stop, _LANES):
+            end = min(start + _LANES, stop)
+            _add_errors(x[start:end], None if w is None else w[start:end], inverse, scale, low, high, sums)
+        for lane in range(used):
+            error += sums[0][lane]
+            cross += sums[1][lane]
+            square += sums[2][lane]
     return error, cross, square
 
 
 @numba.njit(nogil=True, cache=True)
-def _try(x, w, scale, zero, levels, best):
+def _try(x, w, scale, zero, levels, best, sums):
     """Score codes [-zero, levels - zero] at `scale` with their least-squares scale; write (error, scale, zero) to `best` if better.
 
     For fixed codes k the best scale is scale + C / Q and the error there E - C^2 / Q; rounding anew can only lower it.
     """
     if scale <= _EMPTY:
         return
-    error, cross, square = _errors(x, w, np.float32(scale), np.float32(-zero), np.float32(levels - zero))
+    error, cross, square = _errors(x, w, np.float32(scale), np.float32(-zero), np.float32(levels - zero), sums)
     if square > 0.0:
         moved = scale + cross / square
         if moved > _EMPTY:
@@ -80,7 +96,7 @@ def _try(x, w, scale, zero, levels, best):
 
 
 @numba.njit(nogil=True, cache=True)
-def _polish(x, w, levels, slack, best):
+def _polish(x, w, levels, slack, best, sums):
     """Refine `best`: nearby scales at halving distance, zero points up to `slack` away, then least-squares steps until none helps."""
     width = 0.024
     for _ in range(5):
@@ -90,11 +106,11 @@ def _polish(x, w, levels, slack, best):
             if 0 <= moved <= levels:
                 for step in (-1.0, 0.0, 1.0):
                     if step != 0.0 or shift != 0:
-                        _try(x, w, scale * (1.0 + step * width), moved, levels, best)
+                        _try(x, w, scale * (1.0 + step * width), moved, levels, best, sums)
         width *= 0.5
     for _ in range(10):
         before = best[0]
-        _try(x, w, best[1], best[2], levels, best)
+        _try(x, w, best[1], best[2], levels, best, sums)
         if not best[0] < before * (1.0 - 1e-6):
             break
 
@@ -102,28 +118,29 @@ def _polish(x, w, levels, slack, best):
 @numba.njit(nogil=True, cache=True)
 def mse_symmetric(points, first, last, weights, low, high, grid, out):
     """Write to out[row] the scale with the least error of codes [low, high]; `grid` holds fractions of the min-max scale."""
-    best = np.empty(3)
+    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
         top = np.max(np.abs(x))
         best[0], best[1], best[2] = np.inf, 0.0, -low
         if 0.0 < top < np.inf:
             for fraction in grid:
-                _try(x, w, top / max(high, 1.0) * fraction, -low, high - low, best)
-            _polish(x, w, high - low, 0, best)
+                _try(x, w, top / max(high, 1.0) * fraction, -low, high - low, best, sums)
+            _polish(x, w, high - low, 0, best, sums)
         out[row] = best[1]
 
 
 @numba.njit(nogil=True, cache=True)
 def mse_power_of_two(points, first, last, weights, low, high, out):
     """Write to out[row] the power of two with the least error of codes [low, high]."""
+    sums = _lanes(), _lanes(), _lanes()
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
         top, best, found = np.max(np.abs(x)), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
             for _ in range(12):
-                error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high))[0]
+                error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums)[0]
                 if error < best:
                     best, found = error, scale
                 scale *= 0.5
@@ -133,7 +150,7 @@ def mse_power_of_two(points, first, last, weights, low, high, out):
 @numba.njit(nogil=True, cache=True)
 def mse_affine(points, first, last, weights, levels, grid, out):
     """Write to out[row] (scale, zero point) with the least error of `levels` steps: scales of `grid` times five zero points each."""
-    best = np.empty(3)
+    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
         low, high = min(np.min(x), 0.0), max(np.max(x), 0.0)
@@ -147,25 +164,41 @@ def mse_affine(points, first, last, weights, levels, grid, out):
                 for part in range(5):
                     zero = np.rint(right + (left - right) * part / 4.0)
                     if zero != before:
-                        _try(x, w, scale, zero, levels, best)
+                        _try(x, w, scale, zero, levels, best, sums)
                     before = zero
-            _polish(x, w, levels, 1, best)
+            _polish(x, w, levels, 1, best, sums)
         out[row, 0], out[row, 1] = best[1], best[2]
 
 
-@numba.njit(fastmath=_FAST, nogil=True, cache=True)
-def _beyond(values, w, end):
-    """Return (weight, sum) of the values above `end`."""
-    count = total = 0.0
-    for start in range(0, len(values), _CHUNK):
-        c = t = np.float32(0.0)
-        for j in range(start, min(start + _CHUNK, len(values))):
-            above = np.float32(values[j] > end) if w is None else np.float32(values[j] > end) * w[j]
-            c += above
-            t += above * values[j]
-        count += c
-        total += t
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _add_beyond(values, w, end, sums):
+    count, total = sums
+    for j in range(len(values)):
+        above = np.float32(values[j] > end) if w is None else np.float32(values[j] > end) * w[j]
+        count[j] += above
+        total[j] += above * values[j]
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _beyond(values, w, end, sums):
+    """Return (weight, sum) of the values above `end`; `sums` is scratch: two arrays of float32 [64]."""
+    n, count, total = len(values), 0.0, 0.0
+    for chunk in range(0, n, _CHUNK):
+        stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
+        for each in sums:
+            each[:used] = 0.0
+        for start in range(chunk, stop, _LANES):
+            last = min(start + _LANES, stop)
+            _add_beyond(values[start:last], None if w is None else w[start:last], end, sums)
+        for lane in range(used):
+            count += sums[0][lane]
+            total += sums[1][lane]
     return count, total
+
+
+@numba.njit(nogil=True, cache=True)
+def _lanes():
+    return np.empty(_LANES, dtype=np.float32)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -176,21 +209,22 @@ def octav(points, first, last, weights, noise, symmetric, out):
     high = (sum of x > high + low t) / (count of x > high + t) with t = noise / 12 x count inside; low = -high and low = 0 are the paper's
     signed and unsigned forms.
     """
+    sums = _lanes(), _lanes()
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
         low = high = 0.0
         magnitudes, mirrored = np.abs(x), -x
-        filled = _beyond(magnitudes, w, np.float32(0.0))[0]
+        filled = _beyond(magnitudes, w, np.float32(0.0), sums)[0]
         for _ in range(30):
             was_low, was_high = low, high
             if symmetric:
-                count, total = _beyond(magnitudes, w, np.float32(high))
+                count, total = _beyond(magnitudes, w, np.float32(high), sums)
                 count += noise / 3.0 * (filled - count)
                 high = total / count if count > 0.0 else 0.0
                 low = -high
             else:
-                above, above_sum = _beyond(x, w, np.float32(high))
-                below, below_sum = _beyond(mirrored, w, np.float32(-low))
+                above, above_sum = _beyond(x, w, np.float32(high), sums)
+                below, below_sum = _beyond(mirrored, w, np.float32(-low), sums)
                 t = noise / 12.0 * (filled - above - below)
                 high = max((above_sum + low * t) / (above + t), 0.0) if above + t > 0.0 else 0.0
                 low = min((was_high * t - below_sum) / (below + t), 0.0) if below + t > 0.0 else 0.0
