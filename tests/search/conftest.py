@@ -30,7 +30,7 @@ options = {options}
 weight = {weight}
 activation = {activation}
 [device]
-name = "generic-cpu"
+name = "{device}"
 objectives = ["error", "weight_bytes"]
 [search]
 searcher = "random"
@@ -132,9 +132,9 @@ def bitfront() -> Call:
 def sweep(bitfront: Call) -> Callable[..., str]:
     """Return what runs a small random sweep in a folder and gives the address of its store."""
 
-    def run(folder: Path, *, options: str = "{}", evaluate: str = "", **figures: object) -> str:
+    def run(folder: Path, *, options: str = "{}", evaluate: str = "", device: str = "generic-cpu", **figures: object) -> str:
         path = folder / "experiment.toml"
-        path.write_text(RUN.format(folder=folder, options=options, evaluate=evaluate, **figures))
+        path.write_text(RUN.format(folder=folder, options=options, evaluate=evaluate, device=device, **figures))
         before = Path.cwd()
         os.chdir(folder)
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -158,3 +159,25 @@ def _refused_where_training_gives_other_weights(uri: str, folder: Path, monkeypa
     ):
         exporting.export(uri, "trained", "0", ["policy"], folder / "new")
     assert not (folder / "new").exists()
+
+
+def test_formats_that_onnx_cannot_say(tmp_path: Path, bitfront: Call, sweep: Callable[..., str]) -> None:
+    """Packed they all are; ONNX refuses some by name, and takes their values as float constants on request."""
+    spoken, silent = ["nvfp4", "int4:vector8", "int5:channel:affine"], ["kmeans4:tensor", "mx6", "mxfp4", "ternary:twn", "binary:channel"]
+    uri = sweep(
+        tmp_path, name="odd", task="own_task:make", weight=json.dumps(spoken + silent), activation='["float"]', trials=8, device="counts"
+    )
+    trials = {str(next(iter(each.policy.values())).weight): each for each in tracking.read(uri, "odd").trials}
+    assert set(trials) == {*spoken, *silent}, "uniform policies come first"
+    for spec, trial in trials.items():
+        given = ("export", "odd", "--uri", uri, "--pick", trial.number, "-f", "safetensors", "-f", "onnx", "--out", tmp_path / spec)
+        done = bitfront(*given)
+        assert (done.returncode == 0) == (spec in spoken), done.stderr
+        if spec in silent:
+            assert re.search(rf"layer '0': ONNX has no operator for {spec}; use .*--allow-dequantized", done.stderr)
+            assert not (tmp_path / spec).exists()
+            done = bitfront(*given, "--allow-dequantized")
+            assert f"note: {spec} weights are stored dequantized, in float32: 0, 2, 4" in done.stdout
+        formats = json.loads((tmp_path / spec / "export.json").read_text())["formats"]
+        assert formats["safetensors"]["checks"]["largest_output_difference"] == 0
+        assert formats["onnx"]["checks"]["top1_agreement"] == 1
