@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
@@ -167,7 +168,8 @@ class Store:
             path.write_text(json.dumps(value, indent=1), encoding="utf-8")
             parent = str(Path(name).parent) if "/" in name else None
             if root:
-                get_artifact_repository(root, self._client.tracking_uri).log_artifact(str(path), parent)
+                repository: Any = get_artifact_repository(root, self._client.tracking_uri)  # not annotated
+                repository.log_artifact(str(path), parent)
             else:
                 self._client.log_artifact(run_id, str(path), parent)
 
