@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from quant_core.cache import CacheCounts
 from quant_core.layer import Layer
 from quant_core.policy import Policy
 from quant_core.spec import parse
@@ -62,10 +63,19 @@ class Recorder:
 
 
 @dataclass(frozen=True)
+class NoEngine:
+    """What the backend asks an evaluator's engine for: how often its caches were used."""
+
+    counts: CacheCounts = field(default_factory=CacheCounts)
+    range_counts: CacheCounts = field(default_factory=CacheCounts)
+
+
+@dataclass(frozen=True)
 class Burn:
     """An evaluator that takes `cpu_s` seconds of its process's CPU time."""
 
     cpu_s: float
+    engine: NoEngine = field(default_factory=NoEngine)
 
     def __call__(self, policy: Policy, cost: Mapping[str, float], *_rest: object) -> Result:
         """Return a made-up result after the work."""

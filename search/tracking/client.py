@@ -17,6 +17,7 @@ for _name, _value in QUIET.items():  # before mlflow is imported: it reads them 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 
 __all__ = [
     "Dataset",
@@ -30,6 +31,7 @@ __all__ = [
     "connect",
     "experiment_id",
     "explain",
+    "get_artifact_repository",
     "is_permanent",
     "reported",
 ]

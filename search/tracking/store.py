@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from search.tracking import names
-from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag
+from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
 from search.tracking.codec import Json, from_tags, to_tags, trial_from_json
 from search.tracking.view import TAG, state
 
@@ -49,6 +50,7 @@ class Store:
         self._front = frozenset(shown["front"] if shown else ())
         self._knee = shown["knee"] if shown else -1
         self._begun: set[int] = set()
+        self.written = 0  # lines; a batch may take minutes where the store is slow
 
     def apply(self, lines: Sequence[Json], files: Path) -> None:
         """Write lines in order; the last front in them is the one that is tagged, the last content of an artifact the one that is sent."""
@@ -67,6 +69,7 @@ class Store:
                 self._json(self._who.run_id, "front.json", line["rows"])
             else:
                 self._parent(line)
+            self.written += 1
         if fronts:
             self._fronts(fronts, ended)
 
@@ -95,11 +98,13 @@ class Store:
         if child is not None and test:
             self._batch(child, metrics=test, tags=tags)
             return
+        folder = ""
         if child is None:
             tags |= {"mlflow.runName": f"{self._who.sweep}/{number:04d}"}
             start = max(0, end - int(1000 * result["seconds"]))
             self._begun.add(number)
-            child = self._client.create_run(self._who.experiment_id, start_time=start, tags=tags).info.run_id
+            made = self._client.create_run(self._who.experiment_id, start_time=start, tags=tags).info
+            child, folder = made.run_id, made.artifact_uri
             self._children[number] = child
             tags = {}
         figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": line["hypervolume"]}
@@ -109,7 +114,7 @@ class Store:
         params = {"sweep": self._who.sweep, "searcher": trial["origin"], "fidelity": result["fidelity"], **policy_params(trial)}
         for i in range(0, len(metrics), 500):
             self._batch(child, metrics=metrics[i : i + 500], params=params, tags=tags)
-        self._json(child, "policy/policy.json", trial_from_json(trial, self._layers).policy.to_json())
+        self._json(child, "policy/policy.json", trial_from_json(trial, self._layers).policy.to_json(), folder)
         self._client.set_terminated(child, TRIAL_STATUSES[result["status"]], end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
@@ -156,12 +161,17 @@ class Store:
             self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=tags)
         self._front, self._knee = new, knee
 
-    def _json(self, run_id: str, name: str, value: object) -> None:
-        """Write a value as an artifact of JSON."""
+    def _json(self, run_id: str, name: str, value: object, root: str = "") -> None:
+        """Write a value as an artifact of JSON; with `root`, where the run's artifacts lie, MLflow need not be asked for it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             path.write_text(json.dumps(value, indent=1), encoding="utf-8")
-            self._client.log_artifact(run_id, str(path), str(Path(name).parent) if "/" in name else None)
+            parent = str(Path(name).parent) if "/" in name else None
+            if root:
+                repository: Any = get_artifact_repository(root, self._client.tracking_uri)  # not annotated
+                repository.log_artifact(str(path), parent)
+            else:
+                self._client.log_artifact(run_id, str(path), parent)
 
     def _artifact(self, path: Path, name: str) -> None:
         if path.exists():  # otherwise a replay: it was sent and removed

@@ -55,17 +55,21 @@ class Writer:
     def close(self, timeout_s: float) -> bool:
         """Send the rest and end, giving up after `timeout_s` without progress; tell whether MLflow has everything."""
         self._wake.set()
-        deadline, sent = time.monotonic() + timeout_s, self._spool.sent
+        deadline, sent = time.monotonic() + timeout_s, self._progress()
         while self._thread.is_alive() and time.monotonic() < deadline:
             if not self._spool.unsent(1)[0]:
                 break
             self._thread.join(0.05)
-            if self._spool.sent != sent:
-                deadline, sent = time.monotonic() + timeout_s, self._spool.sent
+            if self._progress() != sent:
+                deadline, sent = time.monotonic() + timeout_s, self._progress()
         self._halt.set()
         self._wake.set()
         self._thread.join(2 * timeout_s)
         return not self._thread.is_alive() and not self._spool.unsent(1)[0] and not self.refused
+
+    def _progress(self) -> tuple[int, int]:
+        """Return what grows while MLflow takes records; where it is slow a batch takes minutes, and its lines are what moves."""
+        return self._spool.sent, self._store.written
 
     def _step(self) -> bool:
         """Send one batch; tell whether there may be more."""

@@ -330,6 +330,22 @@ def test_a_store_that_is_away_costs_a_warning(
     assert tracker.blocked_s / 20 < 0.015
 
 
+def test_a_slow_store_is_waited_for_while_lines_arrive(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_sweep("slow", trials=12)
+    tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    trial = Store._trial
+
+    def slowly(self: Store, *arguments: Any) -> None:
+        time.sleep(0.5)
+        trial(self, *arguments)
+
+    monkeypatch.setattr(Store, "_trial", slowly)
+    for each in sweep.trials:
+        tracker.record(each)
+    assert tracker.finish("finished", timeout_s=3.0)  # the whole batch takes twice as long
+    assert len(children(store_uri, tracker.run_id)) == 12
+
+
 def test_what_was_not_sent_is_sent_by_the_next_reader(
     store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
