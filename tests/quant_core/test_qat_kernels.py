@@ -1,4 +1,4 @@
-"""The compiled loops: sums whose order the compiler chose have the same bits compiled now and read from numba's cache."""
+"""The compiled loops: sums have the same bits compiled now and read from numba's cache."""
 
 import os
 import subprocess
