@@ -92,7 +92,7 @@ def _no_collector() -> Iterator[None]:
     """Keep Python's garbage collector from running in any thread, after it ran once.
 
     An object reference that a thread other than the main one releases while `ray.shutdown()` takes the core worker apart ends this process
-    (SIGSEGV, or exit code 1 with "the core worker has already been shutdown"). After the death of a worker Tune leaves such references in
+    (exit code 1, "the core worker has already been shutdown"; a SIGSEGV seen at the same place is taken for the same race). After the death of a worker Tune leaves such references in
     cycles, and the collector may run in any thread: that of the record, or Ray's own.
     """
     gc.collect()
