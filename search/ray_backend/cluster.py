@@ -92,8 +92,8 @@ def _no_collector() -> Iterator[None]:
     """Keep Python's garbage collector from running in any thread, after it ran once.
 
     An object reference that a thread other than the main one releases while `ray.shutdown()` takes the core worker apart ends this process
-    (exit code 1, "the core worker has already been shutdown"; a SIGSEGV seen at the same place is taken for the same race). After the death of a worker Tune leaves such references in
-    cycles, and the collector may run in any thread: that of the record, or Ray's own.
+    (exit code 1, "the core worker has already been shutdown"; a SIGSEGV seen at the same place is taken for the same race). After the death
+    of a worker Tune leaves such references in cycles, and the collector may run in any thread: that of the record, or Ray's own.
     """
     gc.collect()
     enabled = gc.isenabled()
