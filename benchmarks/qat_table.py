@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = section(sorted(cells, key=_place), judged=not given.language)
         print(f"\n{label}\n\n{text}", flush=True)
         if given.write:
-            write(given.write, label, text)
+            write(given.write, f"{label} {given.suffix}".strip(), text)
 
 
 def _place(cell: Cell) -> int:
@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("docs/qat.jsonl"), help="file of the measured cells")
     parser.add_argument("--tables", action="store_true", help="run nothing; show and write what was measured under these settings")
     parser.add_argument("--write", type=Path, help="file with the markers of the tables")
+    parser.add_argument("--suffix", default="", help="end of the markers' names, where a file has tables of several settings")
     return parser
 
 

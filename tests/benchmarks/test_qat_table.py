@@ -35,6 +35,9 @@ def test_a_run_measures_what_its_store_lacks(tmp_path: Path, capsys: pytest.Capt
     assert f"| {trained.figure:.1f} |" in text
     qat_table.main([*command, "--methods", "ste", "--lr", "0.01", "--tables"])
     assert "Seeds of the training: none" in page.read_text()  # other settings are another table
+    page.write_text("<!-- table digits longer -->\n<!-- end digits longer -->\n")
+    qat_table.main([*command, "--methods", "ste", "--tables", "--suffix", "longer"])
+    assert f"| {trained.figure:.1f} |" in page.read_text()
 
 
 def test_a_table_shows_mean_and_spread() -> None:
