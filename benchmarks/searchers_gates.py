@@ -80,9 +80,9 @@ def _warm(rows: Sequence[Row]) -> Judged:
         warm, cold = (_by_case(_of(rows, family, label), "100") for label in ("tpe", "tpe cold"))
         cases = [case for case in warm if case in cold]
         if cases:
-            better = sum(warm[case] < cold[case] for case in cases)
-            medians = [float(np.median([each[case] for case in cases])) for each in (warm, cold)]
-            text = f"median regret {medians[0]:.4f} against {medians[1]:.4f}; better at {better} of {len(cases)} budgets"
+            better, worse = (sum(a[case] < b[case] - 1e-9 for case in cases) for a, b in ((warm, cold), (cold, warm)))
+            medians = [abs(round(float(np.median([each[case] for case in cases])), 4)) for each in (warm, cold)]
+            text = f"median regret {medians[0]:.4f} against {medians[1]:.4f}; better at {better}, worse at {worse} of {len(cases)} budgets"
             found.append((f"`tpe` warm is better than cold at 100 evaluations on {family}", text, medians[0] < medians[1]))
     return found
 

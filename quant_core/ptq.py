@@ -175,6 +175,10 @@ class PostTraining:
             self._covariances.get(each, partial(_one, found[each]))
         return found[name]
 
+    def quantized_input(self, name: str, spec: QuantSpec, inputs: Tensor) -> Tensor:
+        """Return a layer's input as `spec` would give it to the layer, with the ranges of the calibration."""
+        return inputs if spec.is_float else self._quantizer(name, spec)(inputs)
+
     def _quantizer(self, name: str, spec: QuantSpec) -> ActivationQuantizer:
         if (name, spec) in self._quantizers:
             self.range_counts.hits += 1

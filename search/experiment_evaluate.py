@@ -20,6 +20,7 @@ class EvaluateSection(BaseModel):
         climbers: how many policies climb to each rung.
         epochs: of training; 0: as `qat` says.
         start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
+        sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
 
@@ -30,6 +31,7 @@ class EvaluateSection(BaseModel):
     climbers: int = Field(default=8, ge=1)
     epochs: int = Field(default=0, ge=0)
     start: Literal["float", "nearest"] = "float"
+    sensitivity: Literal["forward", "fisher"] = "forward"
     qat: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)

@@ -145,8 +145,8 @@ def ready_for(experiment: Experiment) -> Ready:
     setup = prepare(experiment)
     evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup), breeding(experiment))
     prints, section = setup.fingerprints, experiment.evaluate
-    key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction))
-    return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key))
+    key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction, section.sensitivity))
+    return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity))
 
 
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:

@@ -1,11 +1,11 @@
-"""How much each single choice hurts: one-layer-out divergence from the float network, measured by forward passes, kept on disk."""
+"""How much each single choice hurts: divergence from the float network, by forward passes or one backward pass, kept on disk."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from quant_core.forward import forward
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.prefix import Prefix
 from quant_core.ptq import PostTraining
+from search.fisher import PASSES, fisher_scores
 from search.problem import FloatArray
 from spaces.space import Space
 
 EXAMPLES = 512
+PART = 16
 Compare = Callable[[Tensor, Tensor], tuple[float, int]]
 
 
@@ -30,6 +32,9 @@ class Sensitivity:
 
     The divergence is the mean Kullback-Leibler divergence, in nats, of the outputs' softmax; where the network gives one number per
     example (a logit, a regression), of Gaussians around it with the variance that the float network's outputs have.
+
+    By `method` "forward" one choice at a time is measured; by "fisher" all are scored from the gradients of one backward pass, to second
+    order and without what one element's error does to another's: cheaper, and less true.
 
     Attributes:
         engine: quantizes the network.
@@ -43,6 +48,7 @@ class Sensitivity:
     space: Space
     calib: Sequence[Any]
     key: str
+    method: Literal["forward", "fisher"] = "forward"
     evaluations: int = 0
 
     def __call__(self) -> tuple[FloatArray, ...]:
@@ -50,7 +56,7 @@ class Sensitivity:
         path = cache_folder() / "sensitivity" / f"{hashlib.sha256(self.key.encode()).hexdigest()[:20]}.json"
         found = self._read(path)
         if found is None:
-            found = self._measure()
+            found = self._measure() if self.method == "forward" else self._scored()
             try:
                 write_text(path, json.dumps([each.tolist() for each in found]))
             except InputError:  # a cache that cannot be written costs time, not the sweep
@@ -65,7 +71,7 @@ class Sensitivity:
         return data if tuple(map(len, data)) == self.space.cardinalities else None
 
     def _measure(self) -> tuple[FloatArray, ...]:
-        widest = [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
+        widest = self._widest()
         sums, count = [np.zeros(len(each.choices)) for each in self.space.dimensions], 0
         with torch.inference_mode():
             batches = self._batches()
@@ -77,6 +83,18 @@ class Sensitivity:
                 count += compare(wanted, wanted)[1]
         self.evaluations += 1 + sum(len(each) - 1 for each in sums)
         return tuple(each / count for each in sums)
+
+    def _scored(self) -> tuple[FloatArray, ...]:
+        batches = self._batches()
+        with torch.inference_mode():
+            reference = [forward(self.engine.restore(), inputs) for inputs in batches]
+        compare, generator = _comparison(reference), torch.Generator().manual_seed(0)
+        count = sum(compare(wanted, wanted)[1] for wanted in reference)
+        parts = [part for inputs in batches for part in _parts(inputs)]
+        found = fisher_scores(self.engine, self.space, parts, lambda outputs: _surprise(outputs, compare, generator))
+        self.evaluations += PASSES
+        widest = self._widest()
+        return tuple((each - each[k]) / count for each, k in zip(found, widest, strict=True))
 
     def _rises(self, inputs: Any, wanted: Tensor, widest: Sequence[int], compare: Compare) -> list[FloatArray]:
         """Return per dimension [K_d] the summed divergence on one batch, above that of the widest choices.
@@ -98,14 +116,30 @@ class Sensitivity:
             found.append(rises)
         return found
 
+    def _widest(self) -> list[int]:
+        return [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
+
     def _batches(self) -> list[Any]:
         taken, count = [], 0
         for inputs in self.calib:
             if count >= EXAMPLES:
                 break
             taken.append(inputs)
-            count += next(leaf.shape[0] for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+            count += _examples(inputs)
         return taken
+
+
+def _examples(inputs: Any) -> int:
+    return next(int(leaf.shape[0]) for leaf in torch.utils._pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+
+
+def _parts(inputs: Any) -> list[Any]:
+    """Cut a batch into parts of `PART` examples: the squared gradient of each is one sample of the information."""
+
+    def part(first: int) -> Any:
+        return torch.utils._pytree.tree_map(lambda leaf: leaf[first : first + PART] if isinstance(leaf, Tensor) else leaf, inputs)
+
+    return [part(first) for first in range(0, _examples(inputs), PART)]
 
 
 def _comparison(reference: Sequence[Tensor]) -> Compare:
@@ -119,6 +153,18 @@ def _comparison(reference: Sequence[Tensor]) -> Compare:
 def _softmax_divergence(found: Tensor, wanted: Tensor) -> tuple[float, int]:
     log_p, log_q = _log_probabilities(wanted), _log_probabilities(found)
     return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[_class_axis(wanted)]
+
+
+def _surprise(outputs: Tensor, compare: Compare, generator: torch.Generator) -> Tensor:
+    """Return the summed negative log-likelihood of labels drawn from the outputs; its gradients have the Fisher information as variance."""
+    if compare is not _softmax_divergence:
+        spread = outputs.numel() / (2 * compare(outputs.detach() + 1, outputs.detach())[0])
+        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator)).sum() / spread**0.5
+        return noise
+    rows = _log_probabilities(outputs).movedim(_class_axis(outputs), -1).flatten(end_dim=-2)
+    labels = torch.multinomial(rows.detach().exp(), 1, generator=generator)
+    drawn: Tensor = -rows.gather(1, labels).sum()
+    return drawn
 
 
 def _class_axis(outputs: Tensor) -> int:
