@@ -16,6 +16,9 @@ TRIES = 200
 class Ledger:
     """Numbers the proposals, remembers every point and its objectives, and keeps proposals new and within the limits.
 
+    The problem's baselines are evaluated whatever a searcher proposes, so they count as seen from the start: proposals are then the same
+    whether a baseline has been told by the time of an ask or is still under way on another worker.
+
     Attributes:
         problem: what is searched.
         rng: the searcher's one source of randomness.
@@ -29,6 +32,8 @@ class Ledger:
         self._repair = repair
         self._seen: dict[Values, None] = {}
         self._count = 0
+        for values in problem.baselines:
+            self._see(values)
 
     def open(self, values: Values) -> Trial:
         """Number a proposal and remember it."""
@@ -44,12 +49,12 @@ class Ledger:
             self.told[values] = tuple(float(each) for each in objectives)
 
     def seen(self, values: Values) -> bool:
-        """Tell whether a point was proposed or told before."""
+        """Tell whether a point was proposed or told before, or is a baseline."""
         return values in self._seen
 
     @property
     def points(self) -> tuple[Values, ...]:
-        """Every point that was proposed or told, in that order."""
+        """Every baseline, then every point that was proposed or told, in that order."""
         return tuple(self._seen)
 
     def draw(self) -> Values:
