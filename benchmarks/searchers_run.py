@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,9 +46,11 @@ def run(
 ) -> Trace:
     """Tell the baselines (they are not counted), then ask and tell until the evaluations or the searcher's proposals are used up.
 
+    Without `baselines` the problem has none, and the searcher has to find them like every other point.
     A run that has made `least` evaluations ends as soon as its error is at most `enough`, the optimum: nothing can change any more.
     """
-    told = [(Trial(-1, each), measure(each)) for each in problem.baselines if baselines]
+    problem = problem if baselines else replace(problem, baselines=())
+    told = [(Trial(-1, each), measure(each)) for each in problem.baselines]
     start, spent = time.process_time(), 0.0
     agent = build(searcher, problem, seed, evaluations, options)
     values: Values | None = None

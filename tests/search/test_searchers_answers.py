@@ -160,6 +160,9 @@ def test_the_command_solves_one_problem() -> None:
     assert answer["cost"]["bops_g"] <= 66.23232
     assert answer["evaluations"] == 1
     assert answer["seconds"] < 1.0
+    loose = [*command, "--searcher", "ilp", "--json", "--budget-metric", "size_mb", "--ratio", "1.0"]
+    widest = json.loads(subprocess.run(loose, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    assert (widest["loss"], set(widest["choice"])) == (0.0, {1}), "a uniform optimum is found, too"
     bad = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert bad.returncode == 2
     assert "give --budget-metric (latency_ms, bops_g, size_mb) and --ratio" in bad.stderr
