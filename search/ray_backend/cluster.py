@@ -49,12 +49,12 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
         host = address.removeprefix("ray://").partition(":")[0]
         raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
     settle()
-    if not address or address.startswith(("127.0.0.1:", "localhost:")):
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps Ray from turning 127.0.0.1 into the outer address
     if ":" in address:
         _probe(address)
     import ray
 
+    if not address or address.startswith(("127.0.0.1:", "localhost:")):
+        _stay_on_loopback()
     with tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True) as folder:
         try:
             if address:
@@ -78,6 +78,17 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
         finally:
             with _no_collector():
                 ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """Keep Ray from turning 127.0.0.1 into the outer address, where nothing listens: joining would hang.
+
+    Processes that Ray starts read the environment variable; in this one it was read when ray was imported, by one of Ray's searchers, say.
+    """
+    from ray._private import ray_constants
+
+    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] not in ("0", "")
 
 
 @contextmanager

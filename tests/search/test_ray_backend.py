@@ -230,6 +230,14 @@ def test_policies_that_always_fail_are_recorded_with_their_reason(command: Comma
     assert {row["id"]: row["reason"] for row in rows} == {row["id"]: row["reason"] for row in local}
 
 
+def test_a_process_that_imported_ray_before_joins_a_cluster_on_this_machine(command: Command, nodes: Nodes) -> None:
+    code = "import ray, runpy; runpy.run_module('search', run_name='__main__')"
+    path = command.write("early", nodes.run(), searcher="ray:OptunaSearch", trials=4)
+    done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {row["status"] for row in command.rows("early")} == {"ok"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("searcher", ["random", "ilp", "uniform"])
 def test_any_number_of_workers_finds_the_same_policies(command: Command, nodes: Nodes, searcher: str) -> None:
