@@ -1,5 +1,6 @@
 """Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ def forward(model: nn.Module, inputs: Any) -> Tensor:
             f"Wrap it in a module that returns the output to judge."
         )
     return found
+
+
+def with_first_input(args: Any, kwargs: Any, change: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Return the arguments of a layer's call with its first one changed, given by position or by keyword."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    key, *_ = kwargs
+    return args, {**kwargs, key: change(kwargs[key])}
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

@@ -16,6 +16,7 @@ from quant_core.corrections import equalize as equalize_layers
 from quant_core.corrections import match_variance, output_shift
 from quant_core.errors import InputError
 from quant_core.fold import fold_batch_norm
+from quant_core.forward import with_first_input
 from quant_core.layer import Layer
 from quant_core.moments import second_moments
 from quant_core.policy import LayerPolicy, Policy
@@ -193,12 +194,7 @@ class PostTraining:
     def _input_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
             quantizer = self._active.get(name)
-            if quantizer is None:
-                return None
-            if args:
-                return (quantizer(args[0]), *args[1:]), kwargs
-            key, *_ = kwargs
-            return args, {**kwargs, key: quantizer(kwargs[key])}
+            return None if quantizer is None else with_first_input(args, kwargs, quantizer)
 
         return hook
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant_core.forward import forward
+from quant_core.forward import forward, with_first_input
 from quant_core.policy import Policy
 from quant_core.ptq import PostTraining
 from search.problem import FloatArray
@@ -86,10 +86,7 @@ def _watch(engine: PostTraining, name: str, dimension: Dimension, scores: dict[s
         return seen
 
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (scored(args[0]), *args[1:]), kwargs
-        key, *_ = kwargs
-        return args, {**kwargs, key: scored(kwargs[key])}
+        return with_first_input(args, kwargs, scored)
 
     return hook
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from quant_core.errors import InputError
 from quant_core.export.symbolics import more_operators
-from quant_core.forward import forward
+from quant_core.forward import forward, with_first_input
 from quant_core.quiet import quiet_stdout
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
@@ -125,9 +125,6 @@ def _marked(model: nn.Module, weights: Collection[str], inputs: Collection[str])
 
 def _marker(name: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (_mark(args[0], INPUT, name), *args[1:]), kwargs
-        key, *_ = kwargs
-        return args, {**kwargs, key: _mark(kwargs[key], INPUT, name)}
+        return with_first_input(args, kwargs, lambda given: _mark(given, INPUT, name))
 
     return hook

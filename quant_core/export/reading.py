@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quant_core.activation import ActivationQuantizer, to_grid
 from quant_core.errors import InputError
 from quant_core.fold import fold_batch_norm
+from quant_core.forward import with_first_input
 from quant_core.packed_file import load_packed
 from quant_core.spec import SpecError, parse
 
@@ -80,9 +81,6 @@ def _input_quantizer(written: dict[str, Any], axis: int) -> Callable[[Tensor], T
 
 def _hook(quantize: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (quantize(args[0]), *args[1:]), kwargs
-        key, *_ = kwargs
-        return args, {**kwargs, key: quantize(kwargs[key])}
+        return with_first_input(args, kwargs, quantize)
 
     return hook

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from quant_core.codecs import Bounds
 from quant_core.errors import InputError
+from quant_core.forward import with_first_input
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.qat import QAT_METHODS, QatError
 from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
@@ -188,10 +189,7 @@ def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Metho
 
 def _quantized_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
     quantizer: Any = module._modules[INPUT]
-    if args:
-        return (quantizer(args[0]), *args[1:]), kwargs
-    key, *_ = kwargs
-    return args, {**kwargs, key: quantizer(kwargs[key])}
+    return with_first_input(args, kwargs, quantizer)
 
 
 def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:
