@@ -73,12 +73,8 @@ class StepFunction(torch.autograd.Function):
             gradient, out = _like(gradient, x), torch.empty_like(x)
             total = kernels.step_backward(flat(x), flat(gradient), _inverse(ctx.step), *_f32(ctx.low, ctx.high), flat(out))
             return out, x.new_tensor(total * ctx.gradient_scale), None, None, None
-        steps = x.float() * float(_inverse(ctx.step))
-        rounded = steps.round()
-        clipped = rounded.clamp(ctx.low, ctx.high)
-        inside = clipped == rounded
-        total = (gradient.float() * torch.where(inside, clipped - steps, clipped)).sum() * ctx.gradient_scale
-        return gradient * inside, total, None, None, None
+        slope, inside = step_slope(x, ctx.step, ctx.low, ctx.high)
+        return gradient * inside, (gradient.float() * slope).sum() * ctx.gradient_scale, None, None, None
 
 
 class ClipFunction(torch.autograd.Function):
@@ -125,6 +121,15 @@ def learned_clip(x: Tensor, clip: Tensor, top: int) -> Tensor:
     """Return `x` fake-quantized to `top` + 1 codes on [0, clip], clip learned (PACT)."""
     result: Tensor = ClipFunction.apply(x, clip, top)  # type: ignore[no-untyped-call]
     return result
+
+
+def step_slope(x: Tensor, step: float, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Return the derivative of the quantized `x` with respect to the step (LSQ, equation 3), and where x is inside the codes."""
+    steps = x.float() * float(_inverse(step))
+    rounded = steps.round()
+    clipped = rounded.clamp(low, high)
+    inside = clipped == rounded
+    return torch.where(inside, clipped - steps, clipped), inside
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:

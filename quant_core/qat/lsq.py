@@ -1,4 +1,8 @@
-"""`lsq`: learned step size quantization (Esser et al., ICLR 2020, arXiv:1902.08153), for symmetric integers."""
+"""`lsq`: learned step size quantization (Esser et al., ICLR 2020, arXiv:1902.08153), for symmetric integers.
+
+A step starts where the paper says. Where the policy names a clipping other than `minmax`, it starts at the range of that one instead, so
+that training begins with the post-training network (LSQ+ starts its inputs at the least squared error: Bhalgat et al., arXiv:2004.09576).
+"""
 
 import math
 from typing import Any
@@ -7,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.activation import TINY
+from quant_core.clipping import from_statistics
 from quant_core.codecs import Bounds
 from quant_core.codecs.affine import Grid, apply_grid, integer_range, make_grid
-from quant_core.codecs.blocks import spread
+from quant_core.codecs.blocks import block_ranges, spread
 from quant_core.errors import InputError
-from quant_core.qat.functions import Codes, learned_step
+from quant_core.qat.functions import Codes, learned_step, step_slope
 from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
 from quant_core.qat.rows import blocks, from_rows, per_block
 from quant_core.spec import QuantSpec
@@ -23,6 +28,11 @@ def initial_step(mean_magnitude: Tensor, top: int) -> Tensor:
     return (2.0 * mean_magnitude / math.sqrt(max(top, 1))).clamp(min=TINY)
 
 
+def step_of(low: Tensor, high: Tensor, top: int) -> Tensor:
+    """Return the step of Qp codes up to the end of a range, at least `TINY`."""
+    return (torch.maximum(-low, high) / max(top, 1)).clamp(min=TINY)
+
+
 class StepWeight(WeightQuantizer):
     """One learned step per scale block: the parameter `step`, [R or 1, B]."""
 
@@ -32,7 +42,11 @@ class StepWeight(WeightQuantizer):
         shape = torch.Size((1, 1)) if spec.granularity == "tensor" else torch.Size((len(rows), -(-rows.shape[1] // self.block)))
         counts = per_block(torch.ones_like(rows), self.block, shape)
         _, self.top = integer_range(spec, signed=True)
-        self.step = nn.Parameter(initial_step(per_block(rows.abs(), self.block, shape) / counts, self.top))
+        if spec.clipping == "minmax":
+            step = initial_step(per_block(rows.abs(), self.block, shape) / counts, self.top)
+        else:
+            step = step_of(*block_ranges(rows, self.spec, None), self.top).reshape(shape)
+        self.step = nn.Parameter(step)
         self.register_buffer("gradient_scale", 1.0 / torch.sqrt(counts * max(self.top, 1)), persistent=False)
 
     def grid(self) -> Grid:
@@ -90,14 +104,30 @@ class StepInput(InputQuantizer):
         if statistics is None:
             raise InputError(f"activation {spec}: lsq starts its step from calibration statistics; give them.")
         self.low, self.high = integer_range(spec, signed=not statistics.unsigned)
-        mean = float(abs(statistics.sums).sum()) / max(statistics.count, 1)
-        self.step = nn.Parameter(initial_step(torch.tensor(mean, dtype=torch.float32), self.high))
+        if spec.clipping == "minmax":
+            mean = float(abs(statistics.sums).sum()) / max(statistics.count, 1)
+            step = initial_step(torch.tensor(mean, dtype=torch.float32), self.high)
+        else:
+            low, high = (torch.tensor(end, dtype=torch.float32) for end in from_statistics(statistics, spec))
+            step = step_of(low, high, self.high)
+        self.step = nn.Parameter(step)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input (equations 1 and 2)."""
+        return learned_step(x, self.step, self.low, self.high, self._gradient_scale(x))
+
+    def _gradient_scale(self, x: Tensor) -> float:
+        """Return 1 / sqrt(N Qp) (section 2.2)."""
         features = max(x.numel() // max(x.shape[0], 1), 1)
-        scale = 1.0 / math.sqrt(features * max(self.high, 1))
-        return learned_step(x, self.step, self.low, self.high, scale)
+        return 1.0 / math.sqrt(features * max(self.high, 1))
+
+    def learned(self) -> nn.Parameter:
+        """Return the step."""
+        return self.step
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Return the derivative with respect to the step (equation 3), times the scale of its gradient."""
+        return step_slope(x, self.codes()[0], self.low, self.high)[0] * self._gradient_scale(x)
 
     def codes(self) -> Codes:
         """Return (step, 0, Qn, Qp)."""

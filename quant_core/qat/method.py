@@ -49,7 +49,8 @@ class WeightQuantizer(nn.Module):
 class InputQuantizer(nn.Module):
     """Quantizes the input of a layer.
 
-    `tracking`: ranges follow the batches in train mode. `decays`: whether weight decay applies to what it learns.
+    `tracking`: ranges follow the batches in train mode. `decays`: whether weight decay applies to what it learns. `deferred`: `slope` of
+    the input of a call whose layer gives `learned` its gradient (see `quant_core.qat.input`); None outside of such a call.
     """
 
     decays = False
@@ -57,6 +58,7 @@ class InputQuantizer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tracking = True
+        self.deferred: Tensor | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -65,6 +67,18 @@ class InputQuantizer(nn.Module):
     def codes(self) -> Codes | None:
         """Return (scale, zero point, smallest, largest code) of a static integer input, None of any other."""
         return None
+
+    def learned(self) -> nn.Parameter | None:
+        """Return the one value that is learned of the range of the input; None where nothing is."""
+        return None
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Return the derivative of the quantized input with respect to `learned`, the shape of `x`, times the scale of its gradient.
+
+        Raises:
+            NotImplementedError: nothing is learned.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

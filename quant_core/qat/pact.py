@@ -29,6 +29,14 @@ class ClipInput(InputQuantizer):
         """Return the quantized input."""
         return learned_clip(x, self.clip, self.top)
 
+    def learned(self) -> nn.Parameter:
+        """Return the clip."""
+        return self.clip
+
+    def slope(self, x: Tensor) -> Tensor:
+        """Return 1 where x >= a, else 0 (equation 3)."""
+        return (x >= max(float(self.clip.detach()), TINY)).float()
+
     def codes(self) -> Codes:
         """Return (a / (2^bits - 1), 0, 0, 2^bits - 1)."""
         return max(float(self.clip.detach()), TINY) / self.top, 0, 0, self.top

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize
 
 from quant_core.codecs import Bounds
 from quant_core.errors import InputError
-from quant_core.forward import with_first_input
 from quant_core.policy import LayerPolicy, Policy
 from quant_core.qat import QAT_METHODS, QatError
+from quant_core.qat.input import INPUT, attach
 from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
 from quant_core.qat.ste import METHOD as STE
 from quant_core.quantize import fake_quantize
@@ -23,7 +23,6 @@ from quant_core.statistics import TensorStatistics
 from quant_core.trace import is_transformers_conv1d, quantizable
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-INPUT = "input_quantizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +181,8 @@ def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Metho
         quantizer = (method if covers else STE).input(spec, statistics, _input_axis(module))
     except InputError as error:
         raise InputError(f"layer {name!r}: {error}") from None
-    module.register_module(INPUT, quantizer)
-    module.register_forward_pre_hook(_quantized_input, with_kwargs=True)
+    attach(module, quantizer)
     return covers
-
-
-def _quantized_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    quantizer: Any = module._modules[INPUT]
-    return with_first_input(args, kwargs, quantizer)
 
 
 def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:

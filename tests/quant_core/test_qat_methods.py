@@ -116,6 +116,23 @@ def test_lsq_starts_at_the_step_of_section_2_1() -> None:
     assert unsigned.codes()[0] == pytest.approx(2 * float(weight.abs().mean()) / math.sqrt(15), rel=1e-5)
 
 
+@pytest.mark.parametrize("text", ["int4:channel:mse", "int2:tensor:octav", "int3:group8:percentile", "int4:channel:mse:fp16"])
+def test_lsq_starts_at_the_clipping_that_the_policy_names(text: str) -> None:
+    weight, spec = draw(6, 24), parse(text)
+    assert torch.equal(lsq.StepWeight(weight, spec, 0)(weight), fake_quantize(weight, spec, channel_axis=0))
+
+
+@pytest.mark.parametrize("clipping", ["ema", "mse", "octav", "kl", "percentile"])
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_lsq_starts_an_input_at_the_clipping_that_the_policy_names(clipping: str, unsigned: bool) -> None:
+    x = draw(64, 30).abs() if unsigned else draw(64, 30)
+    spec, statistics = parse(f"int4:tensor:{clipping}"), seen(x[:32], x[32:])
+    scale, *others = lsq.StepInput(spec, statistics).codes()
+    expected, *ends = ste.RangeInput(spec, statistics).codes()
+    assert others == ends
+    assert scale == pytest.approx(expected, rel=1e-6)
+
+
 def test_lsq_scales_the_gradient_of_an_inputs_step_by_its_features() -> None:
     x = draw(6, 5, 4).abs()
     quantizer = lsq.StepInput(parse("int4:tensor"), seen(x))
