@@ -120,6 +120,9 @@ def steppers(build: Callable[[], nn.Module], size: int, batch: int) -> dict[str,
     """Return the kinds of step of one network, by name."""
     torch.manual_seed(0)
     model, inputs, targets = build(), torch.rand(batch, 1, size, size), torch.randint(0, 10, (batch,))
+    with torch.no_grad():
+        for _ in range(50):  # running statistics of these inputs: else the calibrated ranges fit nothing and every gradient is 0
+            model(inputs)
     found = {"float": Stepper(copy.deepcopy(model), inputs, targets)}
     for name, (method, text) in OURS.items():
         found[name] = Stepper(ours(model, inputs, method, text), inputs, targets, ours=True)
