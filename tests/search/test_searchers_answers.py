@@ -3,18 +3,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.searchers_problems import cases, digits_front, front_reference
-from benchmarks.searchers_run import run
+from benchmarks.searchers_run import front_run, run
 from quant_core.errors import InputError
 from search.pareto import hypervolume
 from search.problem import Problem, Trial, Values
+from search.repair import Repairer
 from search.searchers import build
 from search.searchers.haq import centre, chosen, truncated_normal
+from search.searchers.ledger import Ledger
+from search.searchers.model import compressed, gains
 from search.searchers.quadratic import fit
 from search.searchers.targets import epsilon_limits, spread
 
@@ -35,6 +39,32 @@ def test_auto_solves_p1_within_25_evaluations(case: object) -> None:
 def test_auto_finds_the_exact_optimum_of_the_measured_table(case: object) -> None:
     assert isinstance(case, type(P4[0]))
     assert run(case.problem, case.measure, "auto", seed=0, evaluations=200).error == case.best
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_auto_widens_the_front_from_its_first_evaluations_on(seed: int) -> None:
+    problem, measure, best = digits_front()
+    found = front_run(problem, measure, "auto", seed=seed, evaluations=100, options={}, at=(50, 100))
+    assert found[50] > 0.97 * best, "a quarter of all trials on the integer program had 0.9466"
+    assert found[100] > 0.98 * best
+
+
+def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
+    problem, measure, _ = digits_front()
+    problem = replace(problem, limits={"size": 0.7 * problem.dearest("size")})
+    ledger = Ledger(problem, 0, Repairer(problem, "none"))
+    rng = np.random.default_rng(0)
+    for values in [*problem.baselines, *(ledger.draw() for _ in range(20))]:
+        ledger.note(Trial(-1, values), (measure(values), 0.0))
+    told = np.array(list(ledger.told))
+    errors = compressed(np.array([each[0] for each in ledger.told.values()]))
+    front = np.stack([errors, problem.costs(told)["size"]], axis=1)[(problem.excess(told) <= 0).all(axis=1)]
+    reference = (float(errors.max()), problem.limits["size"])
+    points, hoped = rng.integers(4, size=(30, 7)), rng.uniform(0, 1, 30)
+    costs = problem.costs(points)["size"]
+    wanted = [hypervolume(np.vstack([front, each]), reference) - hypervolume(front, reference) for each in zip(hoped, costs, strict=True)]
+    assert gains(ledger, "size", points, hoped) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+    assert np.ptp(wanted) > 0
 
 
 def test_topk_and_pairwise_get_past_the_best_sum_of_sensitivities() -> None:
