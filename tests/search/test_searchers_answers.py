@@ -21,6 +21,7 @@ from search.searchers.ledger import Ledger
 from search.searchers.model import compressed, gains
 from search.searchers.quadratic import fit
 from search.searchers.targets import epsilon_limits, spread
+from search.searchers.warm import warm_points
 
 ROOT = Path(__file__).parent.parent.parent
 P1 = cases(("P1",))
@@ -80,6 +81,18 @@ def test_warm_tpe_is_ahead_of_cold_tpe_on_an_additive_problem() -> None:
     cold = run(case.problem, case.measure, "tpe", seed=0, evaluations=20, options={"warm": 0})
     assert warm.error == pytest.approx(case.best, abs=1e-12)
     assert cold.error > warm.error
+
+
+@pytest.mark.parametrize(("problem", "shown"), [(P4[3].problem, 4), (digits_front()[0], 12)], ids=["budget", "front"])
+def test_tpe_is_shown_few_points_under_one_budget_and_more_of_a_front(problem: Problem, shown: int) -> None:
+    def first(count: int) -> list[Values]:
+        ledger = Ledger(problem, 0, Repairer(problem, "none"))
+        return [ledger.open(values).values for values in warm_points(ledger, count)]
+
+    agent = build("tpe", problem, trials=100)
+    asked = [trial.values for trial in (agent.ask() for _ in range(shown + 4)) if trial is not None]
+    assert asked[:shown] == first(shown)
+    assert not set(asked) >= set(first(shown + 4))
 
 
 @pytest.mark.parametrize("name", ["ilp", "greedy"])
