@@ -190,7 +190,10 @@ REPAIRS: dict[str, Repair] = {
 def padded(tables: Sequence[FloatArray]) -> FloatArray:
     """Stack per-dimension tables [K_d] into [D, K], inf where a dimension has no such choice."""
     width = max((len(each) for each in tables), default=0)
-    return np.array([[*map(float, each), *[np.inf] * (width - len(each))] for each in tables])
+    found = np.full((len(tables), width), np.inf)
+    for row, each in zip(found, tables, strict=True):
+        row[: len(each)] = each
+    return found
 
 
 class Repairer:

@@ -1,4 +1,4 @@
-"""The default: what the sensitivities suggest first, then a model, swaps and TPE from the best point, which need not believe them."""
+"""The default: what the sensitivities suggest first, then a model, TPE and swaps from the best points, which need not believe them."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,24 +13,28 @@ from search.searchers.optuna_study import AskTellStudy
 from search.searchers.swap import swapped
 from search.searchers.warm import warm_points
 
+MOST_FIRST = 12
+"""Most proposals that trust the sensitivities."""
+
 
 class AutoSearcher:
-    """The k best points of the integer program (over several budgets when there are several objectives), then four takes in turn.
+    """The k best points of the integer program (over several budgets when there are several objectives), then several takes in turn.
 
     A guide that is wrong hides the optimum, so only the first proposals trust the sensitivities; the second-order model learns how far
-    they hold, swaps and TPE do not look at them.
+    they hold, TPE and swaps do not look at them. Swaps polish the one best point; for a front, which has none, they are left out.
 
     Options:
-        first: share of the trials spent on the integer program; at most 10 trials when there is one objective.
+        first: share of the trials spent on the integer program, at most `MOST_FIRST` trials.
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, first: float = 0.25) -> None:
         self._ledger = Ledger(problem, seed, Repairer(problem, "random_wall"))
         sampler = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, constant_liar=True, seed=seed)
         self._study = AskTellStudy(self._ledger, sampler)
-        count = max(1, int(first * trials))
-        self._warm = warm_points(self._ledger, count if len(problem.objectives) > 1 else min(count, 10))
+        self._warm = warm_points(self._ledger, min(max(1, int(first * trials)), MOST_FIRST))
         self._losses = losses(problem)
+        one = (self._model, self._swap, self._model, self._study.ask)
+        self._takes: tuple[Callable[[], Trial | None], ...] = one if len(problem.objectives) == 1 else (self._model, self._study.ask)
         self._turn = 0
 
     def ask(self) -> Trial | None:
@@ -38,9 +42,8 @@ class AutoSearcher:
         warm = next(self._warm, None)
         if warm is not None:
             return self._study.ask(warm)
-        takes: tuple[Callable[[], Trial | None], ...] = (self._model, self._swap, self._model, self._study.ask)
         self._turn += 1
-        return takes[self._turn % len(takes)]() or self._study.ask()
+        return self._takes[self._turn % len(self._takes)]() or self._study.ask()
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial."""

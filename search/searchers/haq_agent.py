@@ -63,9 +63,14 @@ class _TwoRateDdpg(DDPG):
 
 
 class OffPolicyAgent:
-    """DDPG, TD3 or SAC on one continuous action in [0, 1] per step."""
+    """DDPG, TD3 or SAC on one continuous action in [0, 1] per step.
 
-    def __init__(self, algorithm: str, inputs: int, *, seed: int, buffer: int, gamma: float) -> None:
+    A full replay buffer gives up its oldest episode, or with `evict` > 0 one drawn among that share of its episodes, the worst by
+    reward (as AutoQ in NNCF does): then the best ones stay, and what is kept is not all from the last few.
+    """
+
+    def __init__(self, algorithm: str, inputs: int, *, seed: int, buffer: int, gamma: float, evict: float = 0.0) -> None:
+        self._evict, self._rng = evict, np.random.default_rng(seed)
         self.randomness = Randomness(seed)
         box = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
         make = _TwoRateDdpg if algorithm == "ddpg" else OFF_POLICY[algorithm]
@@ -86,6 +91,8 @@ class OffPolicyAgent:
         """Add one episode ([T, F] states, [T] executed actions, [T] rewards) to the buffer and take `updates` gradient steps."""
         buffer = self._model.replay_buffer
         assert buffer is not None
+        if buffer.full and self._evict:
+            buffer.pos = len(states) * self._evicted(buffer.rewards.reshape(-1, len(states)).sum(axis=1))
         after = np.concatenate([states[1:], states[-1:]])
         for step, (state, following, action, reward) in enumerate(zip(states, after, actions, rewards, strict=True)):
             scaled = self._model.policy.scale_action(np.array([[action]], dtype=np.float32))
@@ -93,6 +100,11 @@ class OffPolicyAgent:
         if updates:
             with self.randomness():
                 self._model.train(gradient_steps=updates, batch_size=64)
+
+    def _evicted(self, rewards: FloatArray) -> int:
+        """Draw the episode to overwrite, given the reward of every one in the buffer."""
+        worst = np.argsort(rewards, kind="stable")[: max(1, int(self._evict * len(rewards)))]
+        return int(self._rng.choice(worst))
 
 
 class _GuidedPolicy(ActorCriticPolicy):

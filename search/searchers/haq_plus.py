@@ -49,11 +49,13 @@ class HaqPlusSearcher:
             told, picks one (fewer on long episodes).
         candidates: actions drawn per step by the other algorithms; the one that the guide likes best is taken.
         updates: their gradient steps per episode.
+        evict: of their 64 episodes of replay, the worst share among which the one to give up is drawn (0: the oldest goes).
     """
 
     def __init__(
         self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "smart_wall", strength: float = 1.0,
         warm: int = 10, batch: int = 5, elite: int = 5, walks: int = 16, candidates: int = 5, updates: int = 10,
+        evict: float = 0.0,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm of haq+", algorithm, ALGORITHMS)
@@ -71,7 +73,7 @@ class HaqPlusSearcher:
         self._ppo = PpoAgent(inputs, width, steps * (batch + self._elite), seed=seed) if algorithm == "ppo" else None
         self._other = None
         if algorithm != "ppo":
-            self._other = OffPolicyAgent(algorithm, inputs, seed=seed, buffer=64 * steps, gamma=1.0 - 1.0 / (5 * steps))
+            self._other = OffPolicyAgent(algorithm, inputs, seed=seed, buffer=64 * steps, gamma=1.0 - 1.0 / (5 * steps), evict=evict)
         self._open: dict[int, Limits] = {}
         self._ended: list[tuple[_Walk, float]] = []
         self._best: list[tuple[_Walk, float]] = []

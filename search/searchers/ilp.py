@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from search.problem import Problem, Trial
-from search.repair import Repairer, walls
+from search.repair import Repairer
 from search.searchers.ledger import Ledger
 from search.searchers.losses import losses
 from search.searchers.ranking import best, ranked
@@ -14,9 +14,8 @@ class IlpSearcher:
     """The optimum of the summed sensitivities under the limits; for several objectives one optimum per budget of an epsilon sweep."""
 
     def __init__(self, problem: Problem, *, seed: int, trials: int) -> None:
-        walls(problem)  # refuses limits that cannot be kept
         self._problem = problem
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
+        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))  # refuses limits that cannot be kept
         self._losses = losses(problem)
         self._left = epsilon_limits(problem, trials)
 
@@ -41,7 +40,6 @@ class TopkSearcher:
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, budgets: int = 10) -> None:
-        walls(problem)
         self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
         tables = losses(problem)
         self._left = [ranked(under(problem, limits), tables) for limits in epsilon_limits(problem, min(budgets, trials))]

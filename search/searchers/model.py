@@ -1,4 +1,4 @@
-"""Proposals from the second-order model: the point that it expects to be best, with what it is unsure of counted in its favour."""
+"""Proposals from the second-order model: what it expects to be best, or to widen the front most, its doubts counted in their favour."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from search.searchers.ledger import Ledger
 from search.searchers.neighbours import neighbours
 from search.searchers.nextbest import total_loss
 from search.searchers.quadratic import Quadratic, fit
-from search.searchers.targets import random_limits, under
+from search.searchers.targets import cost_objectives, cost_range, random_limits, under
 
 MOST_POINTS = 400
 MOST_CANDIDATES = 400
@@ -33,7 +33,10 @@ def compressed(errors: FloatArray) -> FloatArray:
 
 
 def modelled(ledger: Ledger, losses: tuple[FloatArray, ...]) -> Trial | None:
-    """Open the candidate with the least mean - u * deviation, u drawn from Exp(1); None while there is no model or no candidate."""
+    """Open the candidate with the least mean - u * deviation, u drawn from Exp(1); None while there is no model or no candidate.
+
+    With several objectives: the one that raises the hypervolume of (error, a cost drawn at random) most if it is as good as that.
+    """
     model = fitted(ledger, losses)
     if model is None:
         return None
@@ -42,8 +45,29 @@ def modelled(ledger: Ledger, losses: tuple[FloatArray, ...]) -> Trial | None:
     if not len(points):
         return None
     mean, deviation = model.predict(points)
-    best = points[int(np.argmin(mean - ledger.rng.exponential() * deviation))]
-    return ledger.open(tuple(map(int, best)))
+    hoped = mean - ledger.rng.exponential() * deviation
+    metrics = cost_objectives(ledger.problem)
+    if metrics:
+        hoped = -gains(ledger, metrics[int(ledger.rng.integers(len(metrics)))], points, hoped)
+    return ledger.open(tuple(map(int, points[int(np.argmin(hoped))])))
+
+
+def gains(ledger: Ledger, metric: str, points: IntArray, hoped: FloatArray) -> FloatArray:
+    """Return [N]: by how much points [N, D] with the compressed errors `hoped` [N] would raise the hypervolume of (error, metric).
+
+    The front is that of the told points within the limits, their errors compressed too; the reference point is the greatest error told
+    and the greatest cost in reach. Exact: the sum, over the steps of the front, of the part of each that a point would add.
+    """
+    told = np.array(list(ledger.told), dtype=np.int64)
+    errors = compressed(np.array([each[0] for each in ledger.told.values()]))
+    costs = ledger.problem.costs(told)[metric]
+    order = np.argsort(costs, kind="stable")
+    kept = order[~np.isin(order, infeasible(ledger.problem, told))]
+    starts, ends = np.append(-np.inf, costs[kept]), np.append(costs[kept], cost_range(ledger.problem, metric)[1])
+    height = np.maximum(np.minimum.accumulate(np.append(errors.max(), errors[kept])) - hoped[:, None], 0.0)
+    width = np.maximum(ends - np.maximum(starts, ledger.problem.costs(points)[metric][:, None]), 0.0)
+    found: FloatArray = (width * height).sum(axis=1)
+    return found
 
 
 def _candidates(ledger: Ledger, target: Problem, model: Quadratic) -> IntArray:

@@ -1,12 +1,12 @@
 """The points of a problem in the order of an additive loss: by sorting, by dynamic programming, or by the integer program."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from search.problem import FloatArray, Problem, Values
 from search.repair import infeasible, padded, walls
-from search.searchers.knapsack import Knapsack, best_first, fronts, knapsack
+from search.searchers.knapsack import Knapsack, best_first, first, fronts, knapsack
 from search.searchers.ledger import SMALL, everything
 from search.searchers.milp import joint_losses, solve
 
@@ -53,19 +53,26 @@ def _sorted(problem: Problem, losses: Sequence[FloatArray]) -> Iterator[Values]:
 def _by_cost(problem: Problem, losses: Sequence[FloatArray], known: dict[Values, None]) -> Generator[Values, None, bool]:
     """Yield new points and add them to `known`; return False when the dynamic program grew too large before the last one."""
     given = _knapsack(problem, losses)
-    slack, most = given.first_slack(), given.most_slack()
+    chosen, excess = first(given)
+    slack, most = max(given.first_slack(), 1.2 * excess), given.most_slack()
+    yield from _new(problem, [chosen] if chosen else [], known)
     while True:
         ahead = fronts(given, slack)
         if ahead is None:
             return False
-        for chosen in best_first(given, ahead, slack):
-            point = _point(problem, chosen)
-            if point not in known and problem.feasible(point):
-                known[point] = None
-                yield point
+        yield from _new(problem, best_first(given, ahead, slack), known)
         if slack > most:
             return True
         slack = 2 * slack
+
+
+def _new(problem: Problem, found: Iterable[Sequence[int]], known: dict[Values, None]) -> Iterator[Values]:
+    """Yield the points of `found`, one joint choice per site each, that are not `known` yet and keep the limits; add them to `known`."""
+    for chosen in found:
+        point = _point(problem, chosen)
+        if point not in known and problem.feasible(point):
+            known[point] = None
+            yield point
 
 
 def _knapsack(problem: Problem, losses: Sequence[FloatArray]) -> Knapsack:

@@ -3,20 +3,25 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.searchers_problems import cases, digits_front, front_reference
-from benchmarks.searchers_run import run
+from benchmarks.searchers_run import front_run, run
 from quant_core.errors import InputError
 from search.pareto import hypervolume
 from search.problem import Problem, Trial, Values
+from search.repair import Repairer
 from search.searchers import build
 from search.searchers.haq import centre, chosen, truncated_normal
+from search.searchers.ledger import Ledger
+from search.searchers.model import compressed, gains
 from search.searchers.quadratic import fit
 from search.searchers.targets import epsilon_limits, spread
+from search.searchers.warm import warm_points
 
 ROOT = Path(__file__).parent.parent.parent
 P1 = cases(("P1",))
@@ -37,6 +42,32 @@ def test_auto_finds_the_exact_optimum_of_the_measured_table(case: object) -> Non
     assert run(case.problem, case.measure, "auto", seed=0, evaluations=200).error == case.best
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_auto_widens_the_front_from_its_first_evaluations_on(seed: int) -> None:
+    problem, measure, best = digits_front()
+    found = front_run(problem, measure, "auto", seed=seed, evaluations=100, options={}, at=(50, 100))
+    assert found[50] > 0.97 * best, "a quarter of all trials on the integer program had 0.9466"
+    assert found[100] > 0.98 * best
+
+
+def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
+    problem, measure, _ = digits_front()
+    problem = replace(problem, limits={"size": 0.7 * problem.dearest("size")})
+    ledger = Ledger(problem, 0, Repairer(problem, "none"))
+    rng = np.random.default_rng(0)
+    for values in [*problem.baselines, *(ledger.draw() for _ in range(20))]:
+        ledger.note(Trial(-1, values), (measure(values), 0.0))
+    told = np.array(list(ledger.told))
+    errors = compressed(np.array([each[0] for each in ledger.told.values()]))
+    front = np.stack([errors, problem.costs(told)["size"]], axis=1)[(problem.excess(told) <= 0).all(axis=1)]
+    reference = (float(errors.max()), problem.limits["size"])
+    points, hoped = rng.integers(4, size=(30, 7)), rng.uniform(0, 1, 30)
+    costs = problem.costs(points)["size"]
+    wanted = [hypervolume(np.vstack([front, each]), reference) - hypervolume(front, reference) for each in zip(hoped, costs, strict=True)]
+    assert gains(ledger, "size", points, hoped) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+    assert np.ptp(wanted) > 0
+
+
 def test_topk_and_pairwise_get_past_the_best_sum_of_sensitivities() -> None:
     case = P4[1]
     first = run(case.problem, case.measure, "ilp", seed=0, evaluations=1).error
@@ -50,6 +81,18 @@ def test_warm_tpe_is_ahead_of_cold_tpe_on_an_additive_problem() -> None:
     cold = run(case.problem, case.measure, "tpe", seed=0, evaluations=20, options={"warm": 0})
     assert warm.error == pytest.approx(case.best, abs=1e-12)
     assert cold.error > warm.error
+
+
+@pytest.mark.parametrize(("problem", "shown"), [(P4[3].problem, 4), (digits_front()[0], 12)], ids=["budget", "front"])
+def test_tpe_is_shown_few_points_under_one_budget_and_more_of_a_front(problem: Problem, shown: int) -> None:
+    def first(count: int) -> list[Values]:
+        ledger = Ledger(problem, 0, Repairer(problem, "none"))
+        return [ledger.open(values).values for values in warm_points(ledger, count)]
+
+    agent = build("tpe", problem, trials=100)
+    asked = [trial.values for trial in (agent.ask() for _ in range(shown + 4)) if trial is not None]
+    assert asked[:shown] == first(shown)
+    assert not set(asked) >= set(first(shown + 4))
 
 
 @pytest.mark.parametrize("name", ["ilp", "greedy"])

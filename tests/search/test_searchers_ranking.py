@@ -92,6 +92,48 @@ def test_the_dynamic_program_agrees_with_the_integer_program(case: object) -> No
     assert total(found, tables) == pytest.approx(total(other, tables), abs=1e-12)
 
 
+def test_the_optimum_of_haqs_table_is_the_integer_programs() -> None:
+    """53 sites of 64 joint choices: the hardest budget of the benchmark, with a wide gap between the bound and the optimum."""
+    case = cases(("P5",))[0]
+    tables = losses(case.problem)
+    found, other = best(case.problem, tables), solve(case.problem, tables)
+    assert found is not None
+    assert other is not None
+    assert case.problem.feasible(found)
+    assert total(found, tables) <= total(other, tables) + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sites_with_many_choices_and_tight_budgets_agree_with_the_integer_program(seed: int) -> None:
+    """Losses of very different size, whole numbers in every other problem, so that bound and optimum differ and optima tie."""
+    rng = np.random.default_rng(seed)
+    scale = rng.lognormal(0, 1.5, (20, 1))
+    tables = tuple(np.sort(scale * rng.exponential(1.0, (20, 12)), axis=1)[:, ::-1])
+    costs = tuple(np.sort(rng.exponential(1.0, (20, 12)), axis=1))
+    if seed % 2:
+        tables, costs = (tuple(np.ceil(4 * each) for each in both) for both in (tables, costs))
+    low, high = (sum(float(reduce(each)) for each in costs) for reduce in (np.min, np.max))
+    limits = {"time": low + (0.05, 0.2, 0.6)[seed // 2] * (high - low)}
+    problem = Problem((12,) * 20, ("error",), tuple((d,) for d in range(20)), {"time": costs}, limits=limits)
+    found, other = best(problem, tables), solve(problem, tables)
+    assert found is not None
+    assert other is not None
+    assert problem.feasible(found)
+    assert total(found, tables) == pytest.approx(total(other, tables), rel=1e-12)
+
+
+def test_the_first_point_needs_far_fewer_partial_solutions_than_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves that meet in the middle: the optimum of HAQ's table within 50,000 combinations per site, and no integer program."""
+    case = cases(("P5",))[0]
+    tables = losses(case.problem)
+    wanted = best(case.problem, tables)
+    monkeypatch.setattr(knapsack, "MOST_STATES", 50_000)
+    monkeypatch.delattr(ranking, "solve")
+    assert best(case.problem, tables) == wanted
+    with pytest.raises(NameError):
+        list(islice(ranked(case.problem, tables), 2))
+
+
 def test_ties_without_end_do_not_hold_up_the_first_point() -> None:
     """Rounded losses: the optimum has countless twins, whose sums differ in their last bit."""
     rng = np.random.default_rng(1000)
