@@ -91,7 +91,7 @@ def _plan(found: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | 
                     most = min(evaluations, SLOW_ON_P5[entry.label]) if slow else evaluations
                     late = 0.7 * (case.family in ("P2", "P5")) + 0.5 * (entry.label == "haq")
                     runs.append((seed + late, case, entry, seed, most))
-        if seed < 2 and any(case.family == "P4" for case in found):
+        if seed < 5 and any(case.family == "P4" for case in found):
             runs += [(seed + 0.8, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
     return [each[1:] for each in sorted(runs, key=lambda each: each[0])]
 
