@@ -48,7 +48,7 @@ SAME = tuple(
     for name in ("random", "tpe", "nsga2", "swap", "haq+")
 )
 """All with the repair of the paper; `haq` has it already."""
-SLOW_ON_P5 = {"pairwise": 20, "haq": 50, "haq+": 50, "auto": 100, "tpe": 100, "tpe cold": 100}
+SLOW_ON_P5 = {"pairwise": 50}
 """Searchers that get two seeds and fewer evaluations on the 106 dimensions, which is there for scale."""
 
 
