@@ -85,7 +85,7 @@ def _extent(rows: Sequence[Row]) -> str:
     for family in dict.fromkeys(row["family"] for row in rows):
         mine = [row for row in rows if row["family"] == family]
         least, most = _seeds([row for row in mine if row["label"] == "haq"]), _seeds(mine)
-        seeds = f"{most} seeds" if least == most else f"{most} seeds, `haq` up to {least}"
+        seeds = f"{most} seeds" if least == most else f"{most} seeds, the agents {least}"
         cases = len({row["case"] for row in mine})
         told.append(f"{family}: {cases} budgets, {seeds}, up to {max(row['evaluations'] for row in mine)} evaluations")
     return f"What was run ({len(rows)} runs): {'; '.join(told)}.\n"

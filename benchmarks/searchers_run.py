@@ -49,7 +49,9 @@ def run(
     Without `baselines` the problem has none, and the searcher has to find them like every other point.
     A run that has made `least` evaluations ends as soon as its error is at most `enough`, the optimum: nothing can change any more.
     """
-    problem = problem if baselines else replace(problem, baselines=())
+    if not baselines:
+        options = {"points": problem.baselines} if searcher == "uniform" else options
+        problem = replace(problem, baselines=())
     told = [(Trial(-1, each), measure(each)) for each in problem.baselines]
     start, spent = time.process_time(), 0.0
     agent = build(searcher, problem, seed, evaluations, options)

@@ -65,7 +65,8 @@ def suite(given: argparse.Namespace) -> None:
     store = given.out / "benchmarks.jsonl"
     if not given.tables:
         _fill(store, given, found)
-    print(write(_read(store), BUDGETS, given.out))
+    labels = [entry.label for entry in (*OWN, *SAME)]
+    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, given.out))
 
 
 def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:

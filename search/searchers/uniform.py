@@ -8,11 +8,22 @@ from search.searchers.ledger import Ledger
 
 
 class UniformSearcher:
-    """Proposes every uniform point that keeps the limits, then stops."""
+    """Proposes every uniform point that keeps the limits, then stops.
 
-    def __init__(self, problem: Problem, *, seed: int, trials: int) -> None:  # noqa: ARG002
+    Options:
+        points: which these are; the problem's baselines.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        seed: int,
+        trials: int,  # noqa: ARG002
+        points: Sequence[Values] = (),
+    ) -> None:
         self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
-        self._left = [each for each in uniform_points(problem) if problem.feasible(each)]
+        self._left = [each for each in points or uniform_points(problem) if problem.feasible(each)]
 
     def ask(self) -> Trial | None:
         """Return the next uniform point that was not told yet."""
