@@ -33,8 +33,19 @@ def step_of(low: Tensor, high: Tensor, top: int) -> Tensor:
     return (torch.maximum(-low, high) / max(top, 1)).clamp(min=TINY)
 
 
+def limit(step: Tensor, last: Tensor) -> None:
+    """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes what they are now.
+
+    A step of 8 bits is small beside its updates. One that overshoots 0 makes every code saturate, and training does not come back.
+    """
+    step.copy_(torch.minimum(torch.maximum(step, last / 2), last * 2).clamp(min=TINY))
+    last.copy_(step)
+
+
 class StepWeight(WeightQuantizer):
     """One learned step per scale block: the parameter `step`, [R or 1, B]."""
+
+    last: Tensor
 
     def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int) -> None:
         super().__init__(spec, channel_axis)
@@ -47,6 +58,7 @@ class StepWeight(WeightQuantizer):
         else:
             step = step_of(*block_ranges(rows, self.spec, None), self.top).reshape(shape)
         self.step = nn.Parameter(step)
+        self.register_buffer("last", step.clone())
         self.register_buffer("gradient_scale", 1.0 / torch.sqrt(counts * max(self.top, 1)), persistent=False)
 
     def grid(self) -> Grid:
@@ -64,8 +76,8 @@ class StepWeight(WeightQuantizer):
         return weight, self.spec, self._bounds()
 
     def constrain(self, weight: Tensor) -> None:  # noqa: ARG002
-        """Keep every step positive."""
-        self.step.data.clamp_(min=TINY)
+        """Keep every step positive and near what it was."""
+        limit(self.step.data, self.last)
 
     def _bounds(self) -> Bounds:
         high = self.step.detach() * max(self.top, 1)
@@ -99,6 +111,8 @@ class _StepWeightFunction(torch.autograd.Function):
 class StepInput(InputQuantizer):
     """One learned step for the input; unsigned codes where calibration saw no negative value. N of the gradient scale is one example's."""
 
+    last: Tensor
+
     def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, _channel_axis: int = -1) -> None:
         super().__init__()
         if statistics is None:
@@ -111,6 +125,7 @@ class StepInput(InputQuantizer):
             low, high = (torch.tensor(end, dtype=torch.float32) for end in from_statistics(statistics, spec))
             step = step_of(low, high, self.high)
         self.step = nn.Parameter(step)
+        self.register_buffer("last", step.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input (equations 1 and 2)."""
@@ -120,6 +135,10 @@ class StepInput(InputQuantizer):
         """Return 1 / sqrt(N Qp) (section 2.2)."""
         features = max(x.numel() // max(x.shape[0], 1), 1)
         return 1.0 / math.sqrt(features * max(self.high, 1))
+
+    def constrain(self) -> None:
+        """Keep the step positive and near what it was."""
+        limit(self.step.data, self.last)
 
     def learned(self) -> nn.Parameter:
         """Return the step."""

@@ -68,6 +68,9 @@ class InputQuantizer(nn.Module):
         """Return (scale, zero point, smallest, largest code) of a static integer input, None of any other."""
         return None
 
+    def constrain(self) -> None:
+        """Bring the learned value back into its domain, in place, after a step of the optimiser."""
+
     def learned(self) -> nn.Parameter | None:
         """Return the one value that is learned of the range of the input; None where nothing is."""
         return None

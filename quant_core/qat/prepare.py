@@ -121,6 +121,8 @@ def constrain(model: nn.Module) -> None:
     with torch.no_grad():
         for _, module, quantizer in _quantized(model):
             quantizer.constrain(original(module))
+        for each in input_quantizers(model).values():
+            each.constrain()
 
 
 def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
