@@ -133,6 +133,18 @@ def test_lsq_starts_an_input_at_the_clipping_that_the_policy_names(clipping: str
     assert scale == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_learned_step_does_not_overshoot_zero() -> None:
+    """An update of many times the step: without a limit it ends at TINY, every code saturates, and no later update helps."""
+    weight = draw(4, 30)
+    quantizers = [lsq.StepWeight(weight, parse("int8:channel:mse"), 0), lsq.StepInput(parse("int8:tensor:mse"), seen(weight))]
+    for quantizer in quantizers:
+        for change, factor in ((-10.0, 0.5), (10.0, 2.0), (0.3, 1.3), (-0.3, 0.7)):
+            before = quantizer.step.detach().clone()
+            quantizer.step.data *= 1 + change
+            quantizer.constrain(weight) if isinstance(quantizer, WeightQuantizer) else quantizer.constrain()
+            torch.testing.assert_close(quantizer.step.detach(), factor * before)
+
+
 def test_lsq_scales_the_gradient_of_an_inputs_step_by_its_features() -> None:
     x = draw(6, 5, 4).abs()
     quantizer = lsq.StepInput(parse("int4:tensor"), seen(x))

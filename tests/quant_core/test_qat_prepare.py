@@ -88,6 +88,18 @@ def take_steps(model: nn.Module, count: int = 3) -> None:
         constrain(model)
 
 
+def test_constrain_reaches_what_is_learned_of_weights_and_inputs() -> None:
+    model = prepared(built(Branching), "weight=int4:channel,activation=int4:tensor", "lsq")
+    steps = {name: each for name, each in model.named_parameters() if name.endswith("step")}
+    before = {name: each.detach().clone() for name, each in steps.items()}
+    for each in steps.values():
+        each.data.neg_()
+    constrain(model)
+    assert len({name.rpartition(".")[0].rpartition(".")[2] for name in steps}) == 2, "of weights ('0') and of inputs"
+    for name, each in steps.items():
+        torch.testing.assert_close(each.detach(), before[name] / 2)
+
+
 CASES = [
     ("ste", "weight=int4:channel:mse,activation=int4:tensor:ema"),
     ("ste", "weight=int8:tensor:affine,activation=int8:tensor:affine"),
