@@ -95,7 +95,7 @@ def test_tpe_is_shown_few_points_under_one_budget_and_more_of_a_front(problem: P
     assert not set(asked) >= set(first(shown + 4))
 
 
-@pytest.mark.parametrize("case", cases(("P4", "P5")), ids=str)
+@pytest.mark.parametrize("case", cases(("P4", "P5")), ids=lambda case: f"{case.family} {case.name}")
 def test_uniform_finds_the_best_uniform_point_where_none_is_told(case: object) -> None:
     assert run(case.problem, case.measure, "uniform", seed=0, evaluations=100, baselines=False).error == case.uniform
 
