@@ -35,7 +35,7 @@ def sizes(task: Task) -> dict[str, int]:
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes())
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes(), mtime=0)
 
 
 @pytest.fixture
