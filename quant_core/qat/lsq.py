@@ -36,9 +36,11 @@ def step_of(low: Tensor, high: Tensor, top: int) -> Tensor:
 def limit(step: Tensor, last: Tensor) -> None:
     """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes what they are now.
 
-    A step of 8 bits is small beside its updates. One that overshoots 0 makes every code saturate, and training does not come back.
+    A step of 8 bits is small beside its updates. One that overshoots 0 makes every code saturate, and training does not come back. The step
+    of a tensor of zeros, `TINY`, may grow at once.
     """
-    step.copy_(torch.minimum(torch.maximum(step, last / 2), last * 2).clamp(min=TINY))
+    most = torch.where(last > TINY, last * 2, torch.inf)
+    step.copy_(torch.minimum(torch.maximum(step, last / 2), most).clamp(min=TINY))
     last.copy_(step)
 
 

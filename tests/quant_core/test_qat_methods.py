@@ -145,6 +145,13 @@ def test_a_learned_step_does_not_overshoot_zero() -> None:
             torch.testing.assert_close(quantizer.step.detach(), factor * before)
 
 
+def test_the_step_of_a_tensor_of_zeros_may_grow_at_once() -> None:
+    quantizer = lsq.StepWeight(torch.zeros(2, 8), parse("int4:channel"), 0)
+    quantizer.step.data[0] = 0.1
+    quantizer.constrain(torch.zeros(2, 8))
+    assert quantizer.step.detach().flatten().tolist() == [pytest.approx(0.1), pytest.approx(1e-30)]
+
+
 def test_lsq_scales_the_gradient_of_an_inputs_step_by_its_features() -> None:
     x = draw(6, 5, 4).abs()
     quantizer = lsq.StepInput(parse("int4:tensor"), seen(x))
