@@ -407,7 +407,7 @@ def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkey
 
 LADDER = (
     "[search]",
-    '[evaluate]\nladder = ["adaround", "qat"]\nclimbers = 3\nepochs = 2\nqat = { method = "lsq", lr = 0.05 }\n[search]',
+    '[evaluate]\nladder = ["adaround", "qat"]\nclimbers = 3\nepochs = 2\nqat = { method = "lsq", lr = 0.01 }\n[search]',
 )
 
 
