@@ -44,6 +44,16 @@ def limit(step: Tensor, last: Tensor) -> None:
     last.copy_(step)
 
 
+def remember(module: nn.Module, step: Tensor) -> None:
+    """Give `module` a buffer `last` for `limit`: after an update and after loading a state it is what the parameter `step` is."""
+    module.register_buffer("last", step.clone(), persistent=False)
+    module.register_load_state_dict_post_hook(_caught_up)  # type: ignore[no-untyped-call]
+
+
+def _caught_up(module: nn.Module, _keys: object) -> None:
+    module.get_buffer("last").copy_(module.get_parameter("step").detach())
+
+
 class StepWeight(WeightQuantizer):
     """One learned step per scale block: the parameter `step`, [R or 1, B]."""
 
@@ -60,7 +70,7 @@ class StepWeight(WeightQuantizer):
         else:
             step = step_of(*block_ranges(rows, self.spec, None), self.top).reshape(shape)
         self.step = nn.Parameter(step)
-        self.register_buffer("last", step.clone())
+        remember(self, step)
         self.register_buffer("gradient_scale", 1.0 / torch.sqrt(counts * max(self.top, 1)), persistent=False)
 
     def grid(self) -> Grid:
@@ -127,7 +137,7 @@ class StepInput(InputQuantizer):
             low, high = (torch.tensor(end, dtype=torch.float32) for end in from_statistics(statistics, spec))
             step = step_of(low, high, self.high)
         self.step = nn.Parameter(step)
-        self.register_buffer("last", step.clone())
+        remember(self, step)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input (equations 1 and 2)."""

@@ -145,6 +145,16 @@ def test_a_learned_step_does_not_overshoot_zero() -> None:
             torch.testing.assert_close(quantizer.step.detach(), factor * before)
 
 
+def test_a_loaded_step_is_limited_from_where_it_is() -> None:
+    weight = draw(4, 30)
+    quantizer, other = (lsq.StepWeight(weight, parse("int8:channel:mse"), 0) for _ in range(2))
+    quantizer.step.data *= 100
+    assert "last" not in quantizer.state_dict()
+    other.load_state_dict(quantizer.state_dict())
+    other.constrain(weight)
+    assert torch.equal(other.step, quantizer.step)
+
+
 def test_the_step_of_a_tensor_of_zeros_may_grow_at_once() -> None:
     quantizer = lsq.StepWeight(torch.zeros(2, 8), parse("int4:channel"), 0)
     quantizer.step.data[0] = 0.1
