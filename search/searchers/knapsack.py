@@ -36,16 +36,27 @@ class Knapsack:
     price: float
 
     @property
+    def priced(self) -> FloatArray:
+        """[S, J]: the loss and the cost at its price."""
+        return self.losses + self.price * self.costs
+
+    @property
     def reduced(self) -> FloatArray:
         """[S, J]: by how much a choice raises the Lagrangian bound."""
-        whole = self.losses + self.price * self.costs
+        whole = self.priced
         found: FloatArray = whole - whole.min(axis=1, keepdims=True)
         return found
 
     @property
     def bound(self) -> float:
         """The Lagrangian bound: no solution has less loss."""
-        return float((self.losses + self.price * self.costs).min(axis=1).sum()) - self.price * self.budget
+        return float(self.priced.min(axis=1).sum()) - self.price * self.budget
+
+    @property
+    def cheapest(self) -> FloatArray:
+        """[S]: the least cost of a site."""
+        found: FloatArray = np.where(np.isfinite(self.losses), self.costs, np.inf).min(axis=1)
+        return found
 
     def rounded(self, slack: float) -> float:
         """Return `slack` with the rounding of a sum of floats added."""
@@ -99,8 +110,8 @@ def fronts(given: Knapsack, slack: float) -> list[Front] | None:
     What is left out belongs to no solution whose loss is within `slack` of the Lagrangian bound.
     """
     reduced = given.reduced
-    bound = np.concatenate([np.cumsum((given.losses + given.price * given.costs).min(axis=1)[::-1])[::-1], [0.0]])
-    least = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(given.losses), given.costs, np.inf).min(axis=1))])
+    bound = np.concatenate([np.cumsum(given.priced.min(axis=1)[::-1])[::-1], [0.0]])
+    least = np.concatenate([[0.0], np.cumsum(given.cheapest)])
     limit = given.rounded(slack)
     kept = [np.flatnonzero(each) for each in reduced <= limit]
     cost, loss = np.zeros(1), np.zeros(1)
@@ -164,7 +175,7 @@ def _halves(given: Knapsack, slack: float) -> tuple[Knapsack, Knapsack]:
     """Return the first and the last sites as problems of their own, cut where both have about as many combinations within `slack`."""
     combinations = np.cumsum(np.log((given.reduced <= given.rounded(slack)).sum(axis=1)))
     cut = int(np.searchsorted(combinations[:-1], combinations[-1] / 2, side="right"))
-    least = np.where(np.isfinite(given.losses), given.costs, np.inf).min(axis=1)
+    least = given.cheapest
     return (
         replace(given, losses=given.losses[:cut], costs=given.costs[:cut], budget=given.budget - float(least[cut:].sum())),
         replace(given, losses=given.losses[cut:], costs=given.costs[cut:], budget=given.budget - float(least[:cut].sum())),
