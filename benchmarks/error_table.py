@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quant_core.errors import InputError
-from quant_core.files import write_text
-from quant_core.quantize import fake_quantize
-from quant_core.spec import parse
+from quant_core.codecs.quantize import fake_quantize
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
+from quant_core.util.files import write_text
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "quantization.md"

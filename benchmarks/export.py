@@ -17,10 +17,10 @@ import torch
 from quant_core.export.marks import input_names
 from quant_core.export.runtime import Session
 from search import tasks
-from search.evaluator import first_inputs
-from search.experiment_file import loads
-from search.exporting import export
-from search.launch import start
+from search.config.files import loads
+from search.evaluation.evaluator import first_inputs
+from search.exporters.flow import export
+from search.sweeps.run import start
 
 EXPERIMENT = """
 name = "export"

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from hw_models.device import FOLDER, Device
 from hw_models.shapes import read_layers, shape_of
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import make
-from quant_core.xnor import pack_signs, xnor_gemm
+from quant_core.kernels.packed_signs import pack_signs, xnor_gemm
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import make
 
 DEVICES = ("counts", "bitfusion", "vu9p-bitserial", "vu9p-lut", "stm32h743-tinyengine", "mpic", "t4", "a100", "horowitz-45nm")
 POLICIES = 100_000

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
-from quant_core.policy import Policy
-from quant_core.size import average_bits
-from search.evaluator import Evaluator
-from search.experiment import Experiment
-from search.problem import Values
+from quant_core.spec.policy import Policy
+from quant_core.spec.size import average_bits
+from search.config.experiment import Experiment
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.sensitivity import Sensitivity
+from search.problem.problem import Values
 from search.searchers import build
-from search.sensitivity import Sensitivity
-from search.setup import build_problem, prepare
+from search.sweeps.setup import build_problem, prepare
 
 LINEAR = [f"int{bits}:{how}" for bits in (2, 3, 4, 5, 6, 8) for how in ("tensor:mse", "channel:mse:fp16")]
 CODEBOOKS = [f"kmeans{bits}:tensor" for bits in (2, 3, 4)]

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from quant_core.fold import fold_batch_norm
-from quant_core.policy import Policy, parse_layer_policy
+from quant_core.network.fold import fold_batch_norm
+from quant_core.network.statistics import collect
+from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
 from quant_core.qat.optimizers import make_optimizer
 from quant_core.qat.prepare import constrain, prepare
-from quant_core.statistics import collect
-from quant_core.trace import trace
-from search.networks.digits import DigitsNet
-from search.networks.small import dscnn, mobilenetv2, resnet8
+from quant_core.spec.policy import Policy, parse_layer_policy
+from search.tasks.networks.digits import DigitsNet
+from search.tasks.networks.small import dscnn, mobilenetv2, resnet8
 
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
     "digits": (DigitsNet, 8),

@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.qat_table_report import Cell, section, write
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, Policy, parse_layer_policy
+from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
 from quant_core.qat.prepare import finalize
-from quant_core.trace import trace
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
 from search import tasks
-from search.evaluator import Evaluator, first_inputs, measure
-from search.experiment_evaluate import EvaluateSection
-from search.qat_evaluator import trained
-from search.task import Task
+from search.config.evaluation import EvaluateSection
+from search.evaluation.evaluator import Evaluator, first_inputs, measure
+from search.evaluation.training import trained
+from search.tasks.task import Task
 
 Row = tuple[str, str, str, tuple[str, ...]]
 INTEGER_METHODS = ("ste", "lsq", "pact", "dorefa", "mad")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.quantize_clipping import Search, searches
 from benchmarks.quantize_peers import peers
-from quant_core.quantize import fake_quantize, fake_quantize_affine
+from quant_core.codecs.quantize import fake_quantize, fake_quantize_affine
 
 COLUMNS = 4096
 _INTEGERS = ("int4:tensor", "int4:channel", "int4:channel:affine", "int4:group128", "int4:group32", "int4:vector16", "int4:vector16:tensor")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quant_core.clipping import ranges
-from quant_core.spec import parse
+from quant_core.spec.quant_spec import parse
 
 _CHANNELS, _COLUMNS = 256, 4096
 _GRID = 80

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from search.experiment import Experiment
-from search.launch import Ready, ready_for
-from search.pareto import relative_hypervolume
-from search.problem import Problem, Trial, Values
+from search.config.experiment import Experiment
+from search.problem.pareto import relative_hypervolume
+from search.problem.problem import Problem, Trial, Values
 from search.searchers import build
+from search.sweeps.run import Ready, ready_for
 
 SEARCHERS = ("uniform", "random", "tpe", "nsga2", "ilp", "haq", "haq+", "auto")
 

@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quant_core.cache import CacheCounts
-from quant_core.layer import Layer
-from quant_core.policy import Policy
-from quant_core.spec import parse
-from search.backend import Work
-from search.experiment_file import loads
-from search.problem import Problem
-from search.ray_backend.backend import run
-from search.record import TrialRecord
-from search.result import Result
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import Policy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.cache import CacheCounts
+from search.config.files import loads
+from search.problem.problem import Problem
+from search.records.record import TrialRecord
+from search.records.result import Result
 from search.searchers import build
-from search.sweep import Sweep
+from search.sweeps.backend import Work
+from search.sweeps.ray.backend import run
+from search.sweeps.sweep import Sweep
 from spaces import rules
 
 EXPERIMENT = """

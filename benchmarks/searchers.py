@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.searchers_problems import bound
 from benchmarks.searchers_run import run
-from quant_core.errors import InputError
-from quant_core.quiet import quiet_stdout
-from search.allocation import BoundProblem, read
+from quant_core.util.errors import InputError
+from quant_core.util.quiet import quiet_stdout
+from search.problem.allocation import BoundProblem, read
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from hw_models.device import FOLDER
-from search.allocation import Allocation, BoundProblem, read
-from search.features import PAPER, unit
-from search.pareto import hypervolume
-from search.problem import FloatArray, Problem, Values
-from search.searchers.ranking import best
+from search.problem.allocation import Allocation, BoundProblem, read
+from search.problem.features import PAPER, unit
+from search.problem.pareto import hypervolume
+from search.problem.problem import FloatArray, Problem, Values
+from search.searchers.solvers.ranking import best
 
 PROBLEMS = Path(__file__).parent / "problems"
 BITS = np.array([2.0, 3.0, 4.0, 8.0])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.searchers_problems import front_reference
-from search.pareto import hypervolume
-from search.problem import FloatArray, Problem, Trial, Values
+from search.problem.pareto import hypervolume
+from search.problem.problem import FloatArray, Problem, Trial, Values
 from search.searchers import build
 
 

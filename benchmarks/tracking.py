@@ -21,12 +21,12 @@ from pathlib import Path
 
 import psutil
 
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.spec import parse
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import parse
 from search import tracking
-from search.pareto import Archive
-from search.record import SweepRecord, TrialRecord
-from search.result import Result
+from search.problem.pareto import Archive
+from search.records.record import SweepRecord, TrialRecord
+from search.records.result import Result
 from search.tracking.names import PARETO
 from search.tracking.server import serve
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_tasks import experiment
-from search.launch import ready_for
+from search.sweeps.run import ready_for
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -8,15 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hw_models import tomltext
 from hw_models.faults import check, listing
-from hw_models.legal import Legal
 from hw_models.models import Model
-from hw_models.schema import Compute, DeviceFile
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.registry import unknown
+from hw_models.schema import toml_text
+from hw_models.schema.capability import Legal
+from hw_models.schema.device_file import Compute, DeviceFile
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import InputError
+from quant_core.util.registry import unknown
 
 if TYPE_CHECKING:
     from hw_models.table import CostTable
@@ -103,7 +103,7 @@ class Device:
 
     def to_toml(self) -> str:
         """Return the file as TOML; `Device.parse(d.to_toml(), d.folder)` is the same device."""
-        return tomltext.dumps(self.to_json())
+        return toml_text.dumps(self.to_json())
 
     def compute_as(self, kind: type[ComputeT]) -> ComputeT:
         """Return `[compute]` typed as the model's own schema."""

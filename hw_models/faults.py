@@ -6,14 +6,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from hw_models import schema, tomltext
-from hw_models.codes import expand_all
 from hw_models.models import MODELS, Model
-from hw_models.schema import Compute, DeviceFile
-from quant_core.errors import InputError
-from quant_core.registry import resolve, suggest
+from hw_models.schema import device_file as schema
+from hw_models.schema import toml_text
+from hw_models.schema.codes import expand_all
+from hw_models.schema.device_file import Compute, DeviceFile
+from quant_core.util.errors import InputError
+from quant_core.util.registry import resolve, suggest
 
-Fault = tuple[tomltext.Path, str]
+Fault = tuple[toml_text.Path, str]
 TableT = TypeVar("TableT", bound=schema.Table)
 
 
@@ -44,7 +45,7 @@ def _model(data: dict[str, Any], faults: list[Fault]) -> Model | None:
     return found
 
 
-def _validated(kind: type[TableT], data: object, prefix: tomltext.Path, model: Model | None, faults: list[Fault]) -> TableT | None:
+def _validated(kind: type[TableT], data: object, prefix: toml_text.Path, model: Model | None, faults: list[Fault]) -> TableT | None:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -52,7 +53,7 @@ def _validated(kind: type[TableT], data: object, prefix: tomltext.Path, model: M
         return None
 
 
-def _faults(error: ValidationError, prefix: tomltext.Path, model: Model | None) -> Iterator[Fault]:
+def _faults(error: ValidationError, prefix: toml_text.Path, model: Model | None) -> Iterator[Fault]:
     """Turn pydantic's findings into faults; an unknown key says what it may have meant."""
     for each in error.errors():
         path = (*prefix, *each["loc"])
@@ -87,7 +88,7 @@ def _sources(data: dict[str, Any]) -> Iterator[Fault]:
     listed = data.get("source")
     known = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
-    def walk(value: object, path: tomltext.Path) -> Iterator[Fault]:
+    def walk(value: object, path: toml_text.Path) -> Iterator[Fault]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 if key == "source" and path:
@@ -126,7 +127,7 @@ def _contradictions(file: DeviceFile) -> Iterator[Fault]:
 
 def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterator[Fault]:
     """Yield golden checks that the model does not know, and CSV files that are not there."""
-    from hw_models.validate import CHECKS
+    from hw_models.validation import CHECKS
 
     listed = data.get("golden")
     for index, each in enumerate(listed if isinstance(listed, list) else []):
@@ -141,7 +142,7 @@ def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterato
 
 def listing(faults: list[Fault], text: str) -> str:
     """Return one line per fault, `line 12, memory[0].size_bytes: ...`; the line is that of the nearest key in the text."""
-    places = tomltext.lines_of(text)
+    places = toml_text.lines_of(text)
     lines = []
     for path, message in faults:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

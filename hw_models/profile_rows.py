@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hw_models.shapes import need_columns, read_rows
-from quant_core.errors import InputError
-from quant_core.layer import KINDS, Layer
+from quant_core.spec.layer import KINDS, Layer
+from quant_core.util.errors import InputError
 
 _SIZES = ("weight_shape", "kernel", "stride", "dilation", "in_size", "out_size")
 _WHOLE = ("in_channels", "out_channels", "groups", "macs")

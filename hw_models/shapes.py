@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from quant_core.errors import InputError
-from quant_core.layer import KINDS, Layer
+from quant_core.spec.layer import KINDS, Layer
+from quant_core.util.errors import InputError
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.models import FloatArray, IntArray, LayerCost, Modes
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import QuantSpec
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

@@ -4,11 +4,11 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.registry import suggest
-from quant_core.spec import FLOAT, QuantSpec
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util.errors import InputError
+from quant_core.util.registry import suggest
 from spaces.space import SLOTS, Dimension, Space
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_core.errors import InputError
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.spec import QuantSpec
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 Values = tuple[int, ...]
 IntArray = NDArray[np.int64]

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("quant_core", "spaces", "hw_models", "search")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HOMES = {
-    "mlflow": ("search/tracking.py", "search/tracking/"),
-    "ray": ("search/ray_backend.py", "search/ray_backend/"),
-    "optuna": ("search/searchers/optuna_", "search/searchers/auto.py"),
-    "stable_baselines3": ("search/searchers/haq",),
-    "gymnasium": ("search/searchers/haq",),
-    "onnx": ("quant_core/export/", "hw_models/profile"),
-    "onnxruntime": ("quant_core/export/", "hw_models/profile"),
-    "plotly": ("search/report.py", "search/report/"),
+    "mlflow": ("search/tracking/", "search/exporters/registry.py"),
+    "ray": ("search/sweeps/ray/",),
+    "optuna": ("search/searchers/optuna/", "search/searchers/auto.py"),
+    "stable_baselines3": ("search/searchers/haq/",),
+    "gymnasium": ("search/searchers/haq/",),
+    "onnx": ("quant_core/export/", "hw_models/profiling/"),
+    "onnxruntime": ("quant_core/export/", "hw_models/profiling/"),
+    "plotly": ("search/report/",),
 }
 
 
@@ -51,7 +51,7 @@ def test_modules_and_functions_are_small(path: Path) -> None:
     assert not long, f"{path.name}: functions over 48 lines with their docstring: {long}"
 
 
-@pytest.mark.parametrize("module", ["quant_core", "spaces.rules", "hw_models", "search.problem", "search.result"])
+@pytest.mark.parametrize("module", ["quant_core", "spaces.rules", "hw_models", "search.problem.problem", "search.records.result"])
 def test_nouns_are_free_of_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

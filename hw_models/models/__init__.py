@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.codes import code_bits
-from hw_models.schema import Compute, Golden
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
+from hw_models.schema.codes import code_bits
+from hw_models.schema.device_file import Compute, Golden
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 
 if TYPE_CHECKING:
     from hw_models.device import Device
@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 
 MODELS = {
     "counts": "hw_models.models.counts:MODEL",
-    "bitfusion": "hw_models.models.bitfusion:MODEL",
+    "bitfusion": "hw_models.models.bitfusion.model:MODEL",
     "bitserial": "hw_models.models.bitserial:MODEL",
     "lut": "hw_models.models.lut:MODEL",
     "measured": "hw_models.models.measured:MODEL",
@@ -109,7 +109,7 @@ class Model:
     Attributes:
         compute: schema of the device file's `[compute]` table.
         build: device -> the function that costs one layer; called once per table.
-        checks: what `[[golden]] check = NAME` can mean for this model beside the checks of `hw_models.validate`.
+        checks: what `[[golden]] check = NAME` can mean for this model beside the checks of `hw_models.validation`.
         about: one line for the docs.
     """
 

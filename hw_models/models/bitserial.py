@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from hw_models.models import FloatArray, IntArray, LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Compute, Golden
-from quant_core.layer import Layer
+from hw_models.schema.device_file import Compute, Golden
+from quant_core.spec.layer import Layer
 
 if TYPE_CHECKING:
     from hw_models.device import Device

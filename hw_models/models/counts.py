@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hw_models.models import LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Compute, Golden
+from hw_models.schema.device_file import Compute, Golden
 from hw_models.shapes import read_layers
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import FLOAT, make
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import FLOAT, make
 
 if TYPE_CHECKING:
     from hw_models.device import Device

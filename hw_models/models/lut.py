@@ -13,11 +13,11 @@ import numpy as np
 
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes
 from hw_models.models.roofline import calibrated_s
-from hw_models.schema import Compute
+from hw_models.schema.device_file import Compute
 from hw_models.shapes import figure, layer_of, need_columns, read_rows, shape_of
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.spec import QuantSpec
+from quant_core.spec.layer import Layer
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

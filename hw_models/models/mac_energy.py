@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.codes import code_bits
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Compute, Golden, Positive
-from quant_core.errors import InputError
-from quant_core.layer import Layer
+from hw_models.schema.codes import code_bits
+from hw_models.schema.device_file import Compute, Golden, Positive
+from quant_core.spec.layer import Layer
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from hw_models.models import LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Compute, Golden, Pair, Positive
-from quant_core.errors import InputError
-from quant_core.layer import Layer
+from hw_models.schema.device_file import Compute, Golden, Pair, Positive
+from quant_core.spec.layer import Layer
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

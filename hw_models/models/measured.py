@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.codes import code_bits
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
 from hw_models.models.lut import LutCompute
 from hw_models.models.roofline import calibrate, features, leave_one_out
 from hw_models.profile_rows import Measurement, Mode, read_measurements, shape_key
-from hw_models.schema import Golden, Table
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
+from hw_models.schema.codes import code_bits
+from hw_models.schema.device_file import Golden, Table
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

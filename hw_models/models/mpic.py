@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.codes import spec_of
 from hw_models.models import LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Compute, Golden, Pair, Positive
+from hw_models.schema.codes import spec_of
+from hw_models.schema.device_file import Compute, Golden, Pair, Positive
 from hw_models.shapes import layer_of
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

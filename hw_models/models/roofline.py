@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.codes import code_bits
 from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
-from hw_models.schema import Calibration, Compute, Golden, Pair, Positive, SourceIds, Table
+from hw_models.schema.codes import code_bits
+from hw_models.schema.device_file import Calibration, Compute, Golden, Pair, Positive, SourceIds, Table
 from hw_models.shapes import figure, layer_of, need_columns, read_rows
-from quant_core.errors import InputError
-from quant_core.layer import Layer
+from quant_core.spec.layer import Layer
+from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
     from hw_models.device import Device

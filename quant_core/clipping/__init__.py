@@ -9,8 +9,8 @@ from torch import Tensor
 
 from quant_core.clipping import divergence, kernels
 from quant_core.clipping.kernels import F32
-from quant_core.spec import QuantSpec
-from quant_core.statistics import TensorStatistics
+from quant_core.network.statistics import TensorStatistics
+from quant_core.spec.quant_spec import QuantSpec
 
 PERCENTILE = 99.99
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]

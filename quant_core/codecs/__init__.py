@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant_core.errors import InputError
-from quant_core.formats import FORMATS
-from quant_core.registry import load
-from quant_core.spec import QuantSpec
+from quant_core.spec.formats import FORMATS
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
+from quant_core.util.registry import load
 
 Bounds = tuple[Tensor, Tensor]
 

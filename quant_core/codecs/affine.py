@@ -11,7 +11,7 @@ from quant_core.codecs.blocks import spread
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
 from quant_core.codecs.sides import mean_magnitude
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from quant_core.clipping import ranges
-from quant_core.errors import InputError
 from quant_core.kernels.run import ends, tops
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 
 def block_size(spec: QuantSpec, rows: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
 from quant_core.codecs.blocks import largest
 from quant_core.kernels import kmeans, run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 EXACT_STEPS = 2**27
 """The exact optimum is computed up to so many steps (a second); they are books x k x n log2(n)."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, no_bounds
 from quant_core.codecs.scales import from_bits, to_bits
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:  # noqa: ARG001

@@ -8,7 +8,7 @@ from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, vector
 from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, scale_ceiling, to_codes, to_values, write_grid
 from quant_core.codecs.blocks import block_ranges, block_size
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Grid:

@@ -10,7 +10,7 @@ from quant_core.codecs.minifloat import floor_log2
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 PAIR = 2
 

@@ -12,7 +12,7 @@ from quant_core.codecs.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat,
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 ELEMENTS: dict[str, Minifloat] = {"mxfp4": E2M1, "mxfp6e2m3": E2M3, "mxfp6e3m2": E3M2, "mxfp8e4m3": E4M3, "mxfp8e5m2": E5M2}
 INT8_FRACTION_BITS = 6

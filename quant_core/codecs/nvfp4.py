@@ -11,9 +11,9 @@ from quant_core.codecs.blocks import largest, spread
 from quant_core.codecs.minifloat import E2M1, E4M3
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
-from quant_core.errors import InputError
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 SMALLEST_SCALE = 2.0**-9
 _TOP = 6.0 * 448.0

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def round_steps(steps: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:

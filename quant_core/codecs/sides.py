@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def sides(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:

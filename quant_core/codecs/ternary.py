@@ -6,9 +6,9 @@ from torch import Tensor
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
 from quant_core.codecs.blocks import largest
 from quant_core.codecs.sides import mean_magnitude, sides
-from quant_core.errors import InputError
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 TWN_THRESHOLD = 0.7
 TTQ_THRESHOLD = 0.05

@@ -9,7 +9,7 @@ from quant_core.codecs.affine import Grid, integer_range, scale_ceiling, to_code
 from quant_core.codecs.blocks import block_ranges, largest
 from quant_core.codecs.scales import FLOAT_MIN
 from quant_core.kernels import run
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 VECTOR = 16
 """The usual length, the one that the compiled loop knows."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_core.errors import InputError
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.util.errors import InputError
 
 KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
 _PER_LINE = 24

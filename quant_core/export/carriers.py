@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from quant_core.errors import BitfrontError
+from quant_core.util.errors import BitfrontError
 
 OPSET, IR = 21, 10
 _NEWER = {"INT2": (25, 13), "UINT2": (25, 13)}

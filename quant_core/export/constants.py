@@ -12,11 +12,11 @@ from torch import Tensor
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.minifloat import E2M1, E4M3
-from quant_core.errors import InputError
 from quant_core.export.carriers import Carrier, tensor, weight_carrier
 from quant_core.export.stored import StoredLayer
-from quant_core.formats import SCALE_BITS
-from quant_core.spec import QuantSpec
+from quant_core.spec.formats import SCALE_BITS
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 _GRANULARITIES = ("tensor", "channel", "group", "vector")
 _INSTEAD = {

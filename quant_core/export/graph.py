@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from quant_core.errors import BitfrontError, InputError
 from quant_core.export import marks
 from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import Pieces, refusal, weight
 from quant_core.export.stored import Grid, Quantized, StoredLayer
+from quant_core.util.errors import BitfrontError, InputError
 
 
 @dataclass(frozen=True, eq=False)

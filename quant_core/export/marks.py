@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from quant_core.errors import InputError
 from quant_core.export.symbolics import more_operators
-from quant_core.forward import forward, with_first_input
-from quant_core.quiet import quiet_stdout
+from quant_core.network.forward import forward, with_first_input
+from quant_core.util.errors import InputError
+from quant_core.util.quiet import quiet_stdout
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20

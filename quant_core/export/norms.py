@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from quant_core.codecs.quantize import decode
 from quant_core.export.stored import Quantized, StoredLayer
-from quant_core.fold import foldable_norms, gain_and_bias, replace_module
-from quant_core.quantize import decode
+from quant_core.network.fold import foldable_norms, gain_and_bias, replace_module
 
 
 def norms_into_scales(network: Quantized) -> Quantized:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quant_core.activation import ActivationQuantizer, to_grid
-from quant_core.errors import InputError
-from quant_core.fold import fold_batch_norm
-from quant_core.forward import with_first_input
-from quant_core.packed_file import load_packed
-from quant_core.spec import SpecError, parse
+from quant_core.export.packed_file import load_packed
+from quant_core.network.fold import fold_batch_norm
+from quant_core.network.forward import with_first_input
+from quant_core.ptq.activation import ActivationQuantizer, to_grid
+from quant_core.spec.quant_spec import SpecError, parse
+from quant_core.util.errors import InputError
 
 WEIGHTS, ACTIVATIONS = "model.safetensors", "activations.json"
 COUNTS = ".num_batches_tracked"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from quant_core.errors import BitfrontError
+from quant_core.util.errors import BitfrontError
 
 
 class Session:

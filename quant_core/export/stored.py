@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.activation import ActivationQuantizer
 from quant_core.codecs import Encoded
-from quant_core.errors import BitfrontError
-from quant_core.fold import fold_batch_norm
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.ptq import PostTraining
-from quant_core.quantize import decode
-from quant_core.spec import FLOAT, QuantSpec
+from quant_core.codecs.quantize import decode
+from quant_core.network.fold import fold_batch_norm
+from quant_core.ptq.activation import ActivationQuantizer
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util.errors import BitfrontError
 
 Grid = tuple[float, int, int, int]
 """Scale, zero point, smallest and largest code of a static activation."""

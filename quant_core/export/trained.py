@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from quant_core.codecs.quantize import encode
 from quant_core.export.stored import Grid, Quantized, StoredLayer, require_same
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, Policy
 from quant_core.qat.method import InputQuantizer
 from quant_core.qat.prepare import finalize, float_weights, input_quantizers, quantized_weights
-from quant_core.quantize import encode
-from quant_core.spec import FLOAT
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import FLOAT
 
 
 def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 _INFINITY_BITS = 0x7F800000
 _PER_THREAD = 1 << 17

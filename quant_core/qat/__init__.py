@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quant_core.errors import BitfrontError, InputError
-from quant_core.registry import unknown
+from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.registry import unknown
 
 QAT_METHODS: Mapping[str, str] = {
     "ste": "quant_core.qat.ste:METHOD",

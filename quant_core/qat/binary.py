@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from quant_core.codecs.quantize import as_rows, fake_quantize
 from quant_core.qat import ste
 from quant_core.qat.functions import scale_gradient, straight_through
 from quant_core.qat.method import Method, WeightQuantizer, no_input
 from quant_core.qat.rows import from_rows
-from quant_core.quantize import as_rows, fake_quantize
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 class BinaryWeight(WeightQuantizer):

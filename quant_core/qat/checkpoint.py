@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from quant_core.errors import InputError
-from quant_core.files import write_bytes
+from quant_core.util.errors import InputError
+from quant_core.util.files import write_bytes
 
 SCHEMA = "bitfront.qat/1"
 State = dict[str, object]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.codecs.codebook import channels_per_book
+from quant_core.codecs.quantize import as_rows, encode
 from quant_core.qat import ste
 from quant_core.qat.functions import scale_gradient
 from quant_core.qat.method import Method, Stored, WeightQuantizer, no_input
 from quant_core.qat.rows import from_rows
-from quant_core.quantize import as_rows, encode
-from quant_core.spec import QuantSpec
+from quant_core.spec.quant_spec import QuantSpec
 
 
 class CodebookWeight(WeightQuantizer):

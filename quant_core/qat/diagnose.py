@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 
 class _Found(Exception):  # noqa: N818 - it carries an answer, it is no error

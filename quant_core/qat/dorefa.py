@@ -12,7 +12,7 @@ from quant_core.qat import ste
 from quant_core.qat.functions import straight_through
 from quant_core.qat.method import Method, Stored, WeightQuantizer, no_input
 from quant_core.qat.rows import blocks, from_rows
-from quant_core.spec import QuantSpec, make
+from quant_core.spec.quant_spec import QuantSpec, make
 
 
 class TanhWeight(WeightQuantizer):

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quant_core.activation import TINY
+from quant_core.ptq.activation import TINY
 from quant_core.qat import kernels
 
 Codes = tuple[float, int, int, int]

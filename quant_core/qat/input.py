@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant_core.forward import with_first_input
+from quant_core.network.forward import with_first_input
 from quant_core.qat.method import InputQuantizer
 
 INPUT = "input_quantizer"

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.activation import TINY
 from quant_core.clipping import from_statistics
 from quant_core.codecs import Bounds
 from quant_core.codecs.affine import Grid, apply_grid, integer_range, make_grid
 from quant_core.codecs.blocks import block_ranges, spread
-from quant_core.errors import InputError
+from quant_core.network.statistics import TensorStatistics
+from quant_core.ptq.activation import TINY
 from quant_core.qat.functions import Codes, learned_step, step_slope
 from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
 from quant_core.qat.rows import blocks, from_rows, per_block
-from quant_core.spec import QuantSpec
-from quant_core.statistics import TensorStatistics
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 
 def initial_step(mean_magnitude: Tensor, top: int) -> Tensor:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from quant_core.codecs import Bounds
+from quant_core.network.statistics import TensorStatistics
 from quant_core.qat.functions import Codes
-from quant_core.spec import QuantSpec
-from quant_core.statistics import TensorStatistics
+from quant_core.spec.quant_spec import QuantSpec
 
 Stored = tuple[Tensor, QuantSpec, Bounds | None]
 

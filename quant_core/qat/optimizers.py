@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from quant_core.qat import QatConfig
 from quant_core.qat.method import InputQuantizer, WeightQuantizer
-from quant_core.registry import resolve
+from quant_core.util.registry import resolve
 
 OPTIMIZERS: Mapping[str, str] = {
     "sgd": "quant_core.qat.optimizers:sgd",

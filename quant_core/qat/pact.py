@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from quant_core.activation import TINY
 from quant_core.clipping import from_statistics
-from quant_core.errors import InputError
+from quant_core.network.statistics import TensorStatistics
+from quant_core.ptq.activation import TINY
 from quant_core.qat import ste
 from quant_core.qat.functions import Codes, learned_clip
 from quant_core.qat.method import InputQuantizer, Method, is_static, no_weight
-from quant_core.spec import QuantSpec
-from quant_core.statistics import TensorStatistics
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 
 class ClipInput(InputQuantizer):

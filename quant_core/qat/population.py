@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from quant_core.errors import BitfrontError, InputError
-from quant_core.policy import Policy
 from quant_core.qat import QatConfig
 from quant_core.qat.distill import Distillation
 from quant_core.qat.loop import Report, Run, Saving, Step
 from quant_core.qat.train import calibrated
+from quant_core.spec.policy import Policy
+from quant_core.util.errors import BitfrontError, InputError
 
 PERTURB = (0.8, 1.2)  # factors of a copied value, appendix A of the paper
 SPREAD = 3.0  # members begin with learning rates up to this factor away

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from quant_core.codecs import Bounds
-from quant_core.errors import InputError
-from quant_core.policy import LayerPolicy, Policy
+from quant_core.codecs.quantize import fake_quantize
+from quant_core.network.statistics import TensorStatistics
+from quant_core.network.trace import is_transformers_conv1d, quantizable
 from quant_core.qat import QAT_METHODS, QatError
 from quant_core.qat.input import INPUT, attach
 from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
 from quant_core.qat.ste import METHOD as STE
-from quant_core.quantize import fake_quantize
-from quant_core.registry import resolve
-from quant_core.spec import QuantSpec
-from quant_core.statistics import TensorStatistics
-from quant_core.trace import is_transformers_conv1d, quantizable
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
+from quant_core.util.registry import resolve
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -61,7 +61,7 @@ def prepare(
         model: float; it is not touched.
         policy: a `LayerPolicy` for every quantizable layer.
         method: a key of `QAT_METHODS` or `package.module:attribute`.
-        statistics: of the layers' inputs, from `quant_core.statistics.collect`; needed where an input has static integers.
+        statistics: of the layers' inputs, from `quant_core.network.statistics.collect`; needed where an input has static integers.
 
     Raises:
         InputError: the policy is for other layers; tied weights have different specs; the method covers nothing of the policy.

@@ -8,8 +8,8 @@ from torch import Tensor
 from quant_core.codecs import codec
 from quant_core.codecs.affine import Grid
 from quant_core.codecs.blocks import block_size, spread
-from quant_core.quantize import as_rows, encode
-from quant_core.spec import QuantSpec
+from quant_core.codecs.quantize import as_rows, encode
+from quant_core.spec.quant_spec import QuantSpec
 
 
 def from_rows(rows: Tensor, like: Tensor, channel_axis: int) -> Tensor:

@@ -10,18 +10,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from quant_core.activation import ActivationQuantizer
-from quant_core.activation import codes as make_codes
 from quant_core.clipping import from_statistics
 from quant_core.codecs.affine import Grid, apply_grid, make_grid, to_codes, to_values
 from quant_core.codecs.blocks import block_ranges
-from quant_core.errors import InputError
+from quant_core.codecs.quantize import fake_quantize
+from quant_core.network.statistics import EMA, TensorStatistics
+from quant_core.ptq.activation import ActivationQuantizer
+from quant_core.ptq.activation import codes as make_codes
 from quant_core.qat.functions import Codes, affine, straight_through
 from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
 from quant_core.qat.rows import blocks, from_rows, inside, unsaturated
-from quant_core.quantize import fake_quantize
-from quant_core.spec import QuantSpec
-from quant_core.statistics import EMA, TensorStatistics
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import InputError
 
 REFRESH = 16
 """Training steps between two searches of a weight's range; min-max is taken anew at every step."""

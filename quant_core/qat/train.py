@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
-from quant_core.fold import fold_batch_norm
-from quant_core.policy import Policy
+from quant_core.network.fold import fold_batch_norm
+from quant_core.network.statistics import collect
+from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
 from quant_core.qat.loop import Report, Saving, Step, fit
 from quant_core.qat.prepare import prepare
-from quant_core.statistics import collect
-from quant_core.trace import trace
+from quant_core.spec.policy import Policy
+from quant_core.util.errors import InputError
 
 History = list[dict[str, float]]
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_core.kernels.packed_signs import binary_conv2d, binary_linear
 from quant_core.qat.prepare import input_quantizers
 from quant_core.qat.ste import FormatInput
-from quant_core.xnor import binary_conv2d, binary_linear
 
 
 def with_xnor(model: nn.Module) -> nn.Module:

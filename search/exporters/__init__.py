@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant_core.layer import Layer
-from quant_core.policy import Policy
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import Policy
 
 if TYPE_CHECKING:
     from quant_core.export.stored import Quantized
-    from search.experiment import Experiment
-    from search.record import SweepRecord, TrialRecord
-    from search.task import Task
+    from search.config.experiment import Experiment
+    from search.records.record import SweepRecord, TrialRecord
+    from search.tasks.task import Task
 
 EXPORTERS: dict[str, str] = {
     "policy": "search.exporters.policy:export",

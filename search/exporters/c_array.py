@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quant_core.errors import BitfrontError
 from quant_core.export.c_array import KERNEL, CLayer, c_layers, header
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.stored import Quantized
-from quant_core.files import write_text
-from quant_core.forward import forward
+from quant_core.network.forward import forward
+from quant_core.util.errors import BitfrontError
+from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare, require_close
 

@@ -6,8 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 from hw_models.device import Device
-from hw_models.validate import validate
-from quant_core.size import float_bytes, weight_bytes
+from hw_models.validation import validate
+from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 
 FILE, PICTURE = "README.md", "bits.svg"

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import InputError
 from search.exporters import Bundle
 
 _PRETRAINED = "transformers.modeling_utils.PreTrainedModel"

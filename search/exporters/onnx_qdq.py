@@ -8,8 +8,8 @@ from quant_core.export.marks import input_names
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.runtime import Session
 from quant_core.export.stored import StoredLayer
-from quant_core.files import write_bytes
-from quant_core.size import weight_bytes
+from quant_core.spec.size import weight_bytes
+from quant_core.util.files import write_bytes
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare, require_close
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from quant_core.errors import BitfrontError
-from quant_core.layer import layers_to_json
-from quant_core.policy import Policy
+from quant_core.spec.layer import layers_to_json
+from quant_core.spec.policy import Policy
+from quant_core.util.errors import BitfrontError
 from search.exporters import Bundle, Exported
 
 FILE = "policy.json"

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Encoded
-from quant_core.errors import BitfrontError
+from quant_core.export.packed_file import load_packed, save_packed
 from quant_core.export.reading import ACTIVATIONS, COUNTS, WEIGHTS, load_quantized
 from quant_core.export.stored import StoredLayer
-from quant_core.files import write_text
-from quant_core.forward import forward
-from quant_core.packed_file import load_packed, save_packed
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.size import weight_bytes
-from quant_core.spec import QuantSpec
+from quant_core.network.forward import forward
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.spec.size import weight_bytes
+from quant_core.util.errors import BitfrontError
+from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quant_core.errors import BitfrontError
-from quant_core.files import write_text
-from quant_core.forward import forward
-from quant_core.policy import LayerPolicy
+from quant_core.network.forward import forward
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import BitfrontError
+from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
 from search.exporters.verify import compare

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.errors import BitfrontError
 from quant_core.export.stored import StoredLayer
-from quant_core.forward import forward
-from search.evaluator import take
+from quant_core.network.forward import forward
+from quant_core.util.errors import BitfrontError
+from search.evaluation.evaluator import take
 from search.exporters import Bundle
 
 Run = Callable[[Any], Tensor]

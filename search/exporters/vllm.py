@@ -9,10 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from quant_core.errors import BitfrontError
-from quant_core.files import write_text
-from quant_core.policy import LayerPolicy
-from quant_core.spec import QuantSpec
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.errors import BitfrontError
+from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
 

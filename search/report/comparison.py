@@ -5,8 +5,8 @@ from itertools import combinations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from search.compare import Comparison
-from search.front import figures
+from search.records.compare import Comparison
+from search.records.front import figures
 from search.report.page import page, table
 from search.report.style import COLORS, label, unit
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from quant_core.spec import QuantSpec
-from search.front import figures, front, keeps_limits, knee_number, points
-from search.pareto import Archive
-from search.record import SweepRecord, TrialRecord
+from quant_core.spec.quant_spec import QuantSpec
+from search.problem.pareto import Archive
+from search.records.front import figures, front, keeps_limits, knee_number, points
+from search.records.record import SweepRecord, TrialRecord
 from search.report.style import COLORS, label, unit
 
 GREY, BLACK = "#b8bcc4", "#222222"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from quant_core.errors import BitfrontError
-from search.front import Row, front, front_rows
-from search.record import SweepRecord
+from quant_core.util.errors import BitfrontError
+from search.records.front import Row, front, front_rows
+from search.records.record import SweepRecord
 from search.report.figures import bits_figure, front_figure, hypervolume_figure
 
 _STYLE = (

@@ -4,8 +4,8 @@ import io
 
 from matplotlib.figure import Figure
 
-from search.front import figures, front, knee_number
-from search.record import SweepRecord, TrialRecord
+from search.records.front import figures, front, knee_number
+from search.records.record import SweepRecord, TrialRecord
 from search.report.figures import shown_bits
 from search.report.style import COLORS, label, unit
 

@@ -1,7 +1,7 @@
 """What a finished sweep shows on its page in MLflow: the front as page, pictures, table, and a description."""
 
-from search.front import front, front_rows
-from search.record import SweepRecord
+from search.records.front import front, front_rows
+from search.records.record import SweepRecord
 from search.report.page import sweep_page
 from search.report.png import bits_png, front_png
 from search.tracking import Tracker, names

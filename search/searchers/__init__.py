@@ -6,23 +6,23 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
-from quant_core.errors import InputError
-from quant_core.registry import load, resolve, suggest
-from search.problem import Problem, Searcher
-from search.scheduling import RAY
+from quant_core.util.errors import InputError
+from quant_core.util.registry import load, resolve, suggest
+from search.config.schedulers import RAY
+from search.problem.problem import Problem, Searcher
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
     "random": "search.searchers.random:RandomSearcher",
-    "tpe": "search.searchers.optuna_tpe:TpeSearcher",
-    "nsga2": "search.searchers.optuna_nsga2:Nsga2Searcher",
+    "tpe": "search.searchers.optuna.tpe:TpeSearcher",
+    "nsga2": "search.searchers.optuna.nsga2:Nsga2Searcher",
     "greedy": "search.searchers.greedy:GreedySearcher",
     "ilp": "search.searchers.ilp:IlpSearcher",
     "ilp_topk": "search.searchers.ilp:TopkSearcher",
     "pairwise": "search.searchers.pairwise:PairwiseSearcher",
     "swap": "search.searchers.swap:SwapSearcher",
-    "haq": "search.searchers.haq:HaqSearcher",
-    "haq+": "search.searchers.haq_plus:HaqPlusSearcher",
+    "haq": "search.searchers.haq.searcher:HaqSearcher",
+    "haq+": "search.searchers.haq.plus:HaqPlusSearcher",
     "auto": "search.searchers.auto:AutoSearcher",
 }
 
@@ -57,6 +57,6 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
 def _maker(name: str) -> Callable[..., Searcher]:
     """Return what builds a searcher."""
     if name.startswith(RAY):
-        find = cast(Callable[[str], Callable[..., Searcher]], load("search.ray_backend.searchers:maker"))
+        find = cast(Callable[[str], Callable[..., Searcher]], load("search.sweeps.ray.searchers:maker"))
         return find(name.removeprefix(RAY))
     return cast(Callable[..., Searcher], resolve(SEARCHERS, "searcher", name))

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import optuna
 
-from search.problem import Problem, Trial
-from search.repair import Repairer
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.model import modelled
-from search.searchers.optuna_study import AskTellStudy
+from search.problem.problem import Problem, Trial
+from search.problem.repair import Repairer
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.optuna.study import AskTellStudy
+from search.searchers.surrogate.model import modelled
+from search.searchers.surrogate.warm_start import warm_points
 from search.searchers.swap import swapped
-from search.searchers.warm import warm_points
 
 MOST_FIRST = 12
 """Most proposals that trust the sensitivities."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.problem import Problem, Trial, Values
-from search.repair import Repairer, padded
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.targets import epsilon_limits, under
+from search.problem.problem import Problem, Trial, Values
+from search.problem.repair import Repairer, padded
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.base.targets import epsilon_limits, under
 
 
 class GreedySearcher:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from search.problem import Problem, Trial
-from search.repair import Repairer
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.ranking import best, ranked
-from search.searchers.targets import epsilon_limits, under
+from search.problem.problem import Problem, Trial
+from search.problem.repair import Repairer
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.base.targets import epsilon_limits, under
+from search.searchers.solvers.ranking import best, ranked
 
 
 class IlpSearcher:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.problem import Problem, Trial, Values
-from search.repair import Repairer, walls
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.milp import Pairs
-from search.searchers.model import fitted
-from search.searchers.nextbest import next_best
+from search.problem.problem import Problem, Trial, Values
+from search.problem.repair import Repairer, walls
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.base.targets import random_limits, under
+from search.searchers.solvers.milp import Pairs
+from search.searchers.solvers.next_best import next_best
+from search.searchers.surrogate.model import fitted
 from search.searchers.swap import swapped
-from search.searchers.targets import random_limits, under
 
 
 class PairwiseSearcher:

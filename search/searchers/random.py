@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from search.problem import Problem, Trial
-from search.repair import Repairer
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses_for
+from search.problem.problem import Problem, Trial
+from search.problem.repair import Repairer
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses_for
 
 
 class RandomSearcher:
     """Draws points uniformly, brings them within the limits, and never proposes one twice.
 
     Options:
-        repair: how a point over a limit is brought back, a name of `search.repair.REPAIRS`.
+        repair: how a point over a limit is brought back, a name of `search.problem.repair.REPAIRS`.
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall") -> None:  # noqa: ARG002

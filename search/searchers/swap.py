@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from search.problem import Problem, Trial, Values
-from search.repair import Repairer, padded
+from search.problem.problem import Problem, Trial, Values
+from search.problem.repair import Repairer, padded
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.base.neighbours import neighbours
+from search.searchers.base.targets import random_limits, under
 from search.searchers.greedy import greedy_point
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.neighbours import neighbours
-from search.searchers.targets import random_limits, under
 
 
 class SwapSearcher:

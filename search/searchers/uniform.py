@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from search.problem import Problem, Trial, Values
-from search.repair import Repairer
-from search.searchers.ledger import Ledger
+from search.problem.problem import Problem, Trial, Values
+from search.problem.repair import Repairer
+from search.searchers.base.history import Ledger
 
 
 class UniformSearcher:

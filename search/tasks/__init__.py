@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from quant_core.errors import BitfrontError, InputError
-from quant_core.registry import resolve, suggest
+from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.registry import resolve, suggest
 
 if TYPE_CHECKING:
-    from search.task import Task
+    from search.tasks.task import Task
 
 TASKS: Mapping[str, str] = {
     "digits": "search.tasks.digits:digits",
@@ -74,7 +74,7 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
 def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
-    from search.task import Task
+    from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from search.networks import build
-from search.networks.checkpoint import load_checkpoint
-from search.networks.mlperf_tiny import files, reference
-from search.networks.mlperf_tiny import mlperf_tiny as load_reference
-from search.task import Batch, Task
 from search.tasks.files import Source, locate
+from search.tasks.networks import build
+from search.tasks.networks.checkpoint import load_checkpoint
+from search.tasks.networks.mlperf_tiny import files, reference
+from search.tasks.networks.mlperf_tiny import mlperf_tiny as load_reference
 from search.tasks.splits import take, whole
+from search.tasks.task import Batch, Task
 
 CELLS = (2, 4, 8)
 GRAIN = 0.3

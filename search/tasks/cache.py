@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from quant_core.errors import InputError
-from quant_core.files import cache_folder
+from quant_core.util.errors import InputError
+from quant_core.util.files import cache_folder
 
 State = dict[str, Tensor]
 Recipe = Mapping[str, object]

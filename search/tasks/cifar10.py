@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from quant_core.errors import InputError
-from search.networks import build
-from search.networks.checkpoint import load_checkpoint
-from search.task import Task
+from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate
 from search.tasks.images import Images, Scale, Sizes, image_task
+from search.tasks.networks import build
+from search.tasks.networks.checkpoint import load_checkpoint
+from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
 BINARY = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")

@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from search.networks.digits import DigitsNet
-from search.task import Task
 from search.tasks.images import Images, Scale, Sizes, image_task
+from search.tasks.networks.digits import DigitsNet
+from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
 TRAIN, VALID, TEST = 898, 299, 600

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quant_core.errors import InputError
-from search.networks import build
-from search.task import Task
+from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
+from search.tasks.networks import build
+from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
 FILES: Mapping[str, tuple[str, tuple[int, ...]]] = {

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 VARIABLE = "BITFRONT_DATA"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from search.task import Batch, Task
 from search.tasks.splits import permutation, take
+from search.tasks.task import Batch, Task
 
 
 @dataclass(frozen=True, eq=False)

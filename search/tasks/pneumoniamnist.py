@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quant_core.errors import InputError
-from search.networks import build
-from search.task import Task
+from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
+from search.tasks.networks import build
+from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
 MD5 = {"pneumoniamnist.npz": "28209eda62fecd6e6a2d98b1501bb15f", "pneumoniamnist_28.npz": "180ea72e067e50dd4da0120075544874"}

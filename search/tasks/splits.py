@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 
 def permutation(n: int, seed: int) -> Tensor:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
-from search.task import Batch, Task
+from quant_core.util.errors import InputError
 from search.tasks.cache import digest, trained
 from search.tasks.files import Source, locate
 from search.tasks.splits import take, whole
+from search.tasks.task import Batch, Task
 from search.tasks.tokenizer import BOS, Tokenizer, read_tokenizer
 
 SOURCE = Source(

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 BOS = 1
 _BYTES = 3  # pieces 3 .. 258 are the single bytes

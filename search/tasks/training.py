@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import BitfrontError
+from quant_core.util.errors import BitfrontError
 from search.tasks.cache import digest, trained
 from search.tasks.images import Images, Scale
 from search.tasks.splits import whole

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search.tracking.names import QUIET, redact
 
 for _name, _value in QUIET.items():  # before mlflow is imported: it reads them then

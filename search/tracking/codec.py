@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
-from quant_core.errors import BitfrontError
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.spec import parse
-from search.record import SweepRecord, TrialRecord
-from search.result import Result
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import BitfrontError
+from search.records.record import SweepRecord, TrialRecord
+from search.records.result import Result
 
 Json = dict[str, Any]
 CHUNK = 7_000  # an MLflow tag holds 8,000 characters

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quant_core.errors import InputError
-from quant_core.registry import suggest
-from search.record import SweepRecord, TrialRecord
+from quant_core.util.errors import InputError
+from quant_core.util.registry import suggest
+from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, sweep_from_json, trial_from_json
 from search.tracking.spool import FOLDER, Spool

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search.tracking.names import QUIET, redact
 
 HOST = "127.0.0.1"

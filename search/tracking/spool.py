@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search.tracking.codec import Json, dumps
 
 FOLDER = Path(".bitfront")

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quant_core.errors import BitfrontError, InputError
-from search.front import figures, front, front_rows
-from search.front import volume as hypervolume_of
-from search.record import SweepRecord, TrialRecord
+from quant_core.util.errors import BitfrontError, InputError
+from search.records.front import figures, front, front_rows
+from search.records.front import volume as hypervolume_of
+from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.client import connect, experiment_id, reported
 from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json

@@ -11,8 +11,8 @@ import torch
 from benchmarks import error_table
 from benchmarks.quantize import FORMATS, best
 from benchmarks.quantize_clipping import mse_by_channel
-from quant_core.errors import InputError
-from quant_core.quantize import fake_quantize_affine
+from quant_core.codecs.quantize import fake_quantize_affine
+from quant_core.util.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -6,7 +6,7 @@ import pytest
 
 from hw_models.device import FOLDER
 from hw_models.shapes import read_layers
-from quant_core.layer import Layer
+from quant_core.spec.layer import Layer
 
 DEVICE = """
 schema = 1

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models.codes import code_bits, code_of, expand, expand_all, shorten, spec_of
-from quant_core.errors import InputError
-from quant_core.formats import FORMATS
-from quant_core.spec import parse
+from hw_models.schema.codes import code_bits, code_of, expand, expand_all, shorten, spec_of
+from quant_core.spec.formats import FORMATS
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 CODES = tuple(f"{name}{bits}" if len(each.bits) > 1 else name for name, each in FORMATS.items() for bits in each.bits)
 

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from hw_models.device import Device, DeviceError, device_names
-from hw_models.schema import LayerKind
+from hw_models.schema.device_file import LayerKind
 from hw_models.shapes import read_layers
-from quant_core.errors import InputError
-from quant_core.layer import KINDS, Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import parse
+from quant_core.spec.layer import KINDS, Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 CONV = Layer("a", "conv", 4, 8, (8, 4, 3, 3), (8, 8), (8, 8), 8 * 8 * 8 * 4 * 9, (3, 3), (1, 1), (1, 1))
 DEPTHWISE = Layer("d", "depthwise", 8, 8, (8, 1, 3, 3), (8, 8), (8, 8), 8 * 8 * 8 * 9, (3, 3), (1, 1), (1, 1), groups=8)
@@ -178,7 +178,7 @@ def test_a_model_in_cycles_needs_a_clock(toy: str) -> None:
 OWN_MODEL = """
 import numpy as np
 from hw_models.models import LayerCost, Model
-from hw_models.schema import Compute
+from hw_models.schema.device_file import Compute
 
 class OwnCompute(Compute):
     seconds_per_bit: float

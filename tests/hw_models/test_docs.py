@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hw_models.device import Device, device_names
-from hw_models.validate import Check, validate
+from hw_models.validation import Check, validate
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "hardware.md"
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models.codes import code_bits, spec_of
 from hw_models.device import Device, device_names
+from hw_models.schema.codes import code_bits, spec_of
 from hw_models.shapes import layer_of
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 
 DEVICES = tuple(name for name in device_names() if Device.load(name).file.identity.kind not in ("lut", "bitfusion"))
 CODES = ("int1", "int2", "int3", "int4", "int5", "int8", "int16", "float")

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from hw_models import profile
-from hw_models.profile import Settings, measure, plan, timed
-from hw_models.profile_onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
 from hw_models.profile_rows import Measurement, Mode, shape_key, shape_only
-from quant_core.layer import Layer
+from hw_models.profiling import run as profile
+from hw_models.profiling.onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
+from hw_models.profiling.run import Settings, measure, plan, timed
+from quant_core.spec.layer import Layer
 
 CONV = Layer("a.conv", "conv", 8, 16, (16, 8, 3, 3), (6, 6), (6, 6), 41472, (3, 3), (1, 1), (1, 1), bias=True, live_elements=5)
 LINEAR = Layer("b.fc", "linear", 32, 10, (10, 32), (1,), (1,), 640, calls=2)

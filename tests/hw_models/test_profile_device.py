@@ -6,13 +6,13 @@ import pytest
 
 from hw_models.device import Device
 from hw_models.models.measured import Host
-from hw_models.profile_device import resume, write
-from hw_models.profile_host import host
-from hw_models.profile_onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
 from hw_models.profile_rows import Measurement, Mode
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import parse_layer_policy
+from hw_models.profiling.device import resume, write
+from hw_models.profiling.host import host
+from hw_models.profiling.onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import parse_layer_policy
+from quant_core.util.errors import InputError
 
 CONV = Layer("", "conv", 8, 16, (16, 8, 3, 3), (6, 6), (6, 6), 41472, (3, 3), (1, 1), (1, 1))
 LINEAR = Layer("", "linear", 32, 10, (10, 32), (1,), (1,), 320)

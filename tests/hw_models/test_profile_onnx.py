@@ -5,8 +5,8 @@ import onnxruntime
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from hw_models.profile_onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR, legal_modes, padding, runnable
-from quant_core.layer import Layer
+from hw_models.profiling.onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR, legal_modes, padding, runnable
+from quant_core.spec.layer import Layer
 
 LAYERS = {
     "conv": Layer("", "conv", 8, 12, (12, 8, 3, 3), (7, 9), (4, 5), 1, (3, 3), (2, 2), (1, 1)),

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hw_models.profile_rows import COLUMNS, Measurement, Mode, read_measurements, shape_key, write_measurements
-from quant_core.errors import InputError
-from quant_core.layer import Layer
+from quant_core.spec.layer import Layer
+from quant_core.util.errors import InputError
 
 ROW = Measurement(
     Layer("", "conv", 8, 16, (16, 8, 3, 2), (6, 7), (4, 6), 99, (3, 2), (1, 1), (1, 1)),

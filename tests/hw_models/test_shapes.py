@@ -4,7 +4,7 @@ import pytest
 
 from hw_models.device import FOLDER
 from hw_models.shapes import layer_of, read_layers, shape_of
-from quant_core.errors import InputError
+from quant_core.util.errors import InputError
 
 ROW = {"index": "3", "kind": "conv", "in_channels": "16", "out_channels": "32", "kernel": "3", "stride": "2", "in_size": "15"}
 

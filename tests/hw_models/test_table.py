@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from hw_models.device import Device, device_names
 from hw_models.table import CostTable
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import parse
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 PAIRS = tuple(LayerPolicy(parse(f"int{w}:channel"), parse(f"int{a}")) for w in range(1, 9) for a in range(1, 9))
 MODELLED = device_names()

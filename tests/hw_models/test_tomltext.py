@@ -3,7 +3,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models.tomltext import dumps, lines_of
+from hw_models.schema.toml_text import dumps, lines_of
 
 KEYS = st.text(min_size=1, max_size=8)
 SCALARS = st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.text(max_size=8)

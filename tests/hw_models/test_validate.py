@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from hw_models.device import FOLDER, Device, device_names
-from hw_models.validate import rank_correlation, relative_percent, validate
-from quant_core.errors import InputError
+from hw_models.validation import rank_correlation, relative_percent, validate
+from quant_core.util.errors import InputError
 
 TABLE = FOLDER / "haq_vu9p_mobilenetv2.csv"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from quant_core.formats import FORMATS
-from quant_core.spec import QuantSpec, SpecError, legal_scales, make
+from quant_core.spec.formats import FORMATS
+from quant_core.spec.quant_spec import QuantSpec, SpecError, legal_scales, make
 
 BITS = {"int": (1, 2, 3, 4, 8, 16), "kmeans": (1, 3, 8)}
 SIZES = {"group": (3, 128), "vector": (4, 16)}

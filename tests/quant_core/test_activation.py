@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quant_core import InputError, parse
-from quant_core.activation import ActivationQuantizer, codes, to_grid
-from quant_core.quantize import fake_quantize
-from quant_core.statistics import TensorStatistics
+from quant_core.codecs.quantize import fake_quantize
+from quant_core.network.statistics import TensorStatistics
+from quant_core.ptq.activation import ActivationQuantizer, codes, to_grid
 
 
 def _statistics(*batches: Tensor) -> TensorStatistics:

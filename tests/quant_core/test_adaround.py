@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from quant_core import parse
-from quant_core.adaround import adaround, round_up
 from quant_core.clipping import ranges
-from quant_core.moments import second_moments
-from quant_core.quantize import decode, fake_quantize
+from quant_core.codecs.quantize import decode, fake_quantize
+from quant_core.network.moments import second_moments
+from quant_core.ptq.adaround import adaround, round_up
 
 
 def _moments(columns: int, seed: int) -> Tensor:

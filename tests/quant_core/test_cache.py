@@ -2,7 +2,7 @@
 
 import torch
 
-from quant_core.cache import CacheCounts, TensorCache, Tensors
+from quant_core.util.cache import CacheCounts, TensorCache, Tensors
 
 
 def test_least_recently_used_goes_first_and_bytes_stay_under_the_limit() -> None:

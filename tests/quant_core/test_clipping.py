@@ -12,7 +12,7 @@ from torch import Tensor
 from quant_core import QuantSpec, parse
 from quant_core.clipping import from_statistics, ranges
 from quant_core.clipping.divergence import histogram, thresholds
-from quant_core.statistics import TensorStatistics
+from quant_core.network.statistics import TensorStatistics
 
 GAUSS = {2: 1.73884, 3: 2.16112, 4: 2.56209, 6: 3.28716, 8: 3.92405}
 LAPLACE = {2: 2.87373, 3: 3.91329, 4: 5.03409, 6: 7.41366, 8: 9.89681}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.corrections import equalize, output_shift
-from quant_core.statistics import collect
-from quant_core.trace import trace
+from quant_core.network.statistics import collect
+from quant_core.network.trace import trace
+from quant_core.ptq.corrections import equalize, output_shift
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (4, 5)),

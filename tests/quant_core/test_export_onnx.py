@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
 from quant_core.export.carriers import Carrier, tensor, weight_carrier
 from quant_core.export.graph import Graph, divisor, quantized_graph
 from quant_core.export.runtime import Session
 from quant_core.export.stored import StoredLayer, post_training
-from quant_core.policy import Policy, parse_layer_policy
-from quant_core.ptq import PostTraining
-from quant_core.size import weight_bytes
-from quant_core.trace import trace
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.spec.size import weight_bytes
+from quant_core.util.errors import InputError
 
 
 class Mixed(nn.Module):

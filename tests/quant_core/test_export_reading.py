@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import InputError
+from quant_core.codecs.quantize import fake_quantize
+from quant_core.export.packed_file import save_packed
 from quant_core.export.reading import ACTIVATIONS, WEIGHTS, load_quantized
-from quant_core.packed_file import save_packed
-from quant_core.quantize import fake_quantize
-from quant_core.spec import parse
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 X = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quant_core.codecs.quantize import decode
 from quant_core.export.graph import quantized_graph
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.runtime import Session
 from quant_core.export.stored import Quantized
 from quant_core.export.trained import trained
-from quant_core.forward import forward
-from quant_core.policy import Policy, parse_layer_policy
+from quant_core.network.forward import forward
+from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
 from quant_core.qat.loop import supervised
 from quant_core.qat.train import starting, train
-from quant_core.quantize import decode
-from quant_core.trace import trace
+from quant_core.spec.policy import Policy, parse_layer_policy
 
 X = torch.rand(48, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 Y = (X.mean(dim=(1, 2, 3)) > X.mean()).long()

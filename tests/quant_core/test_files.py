@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from quant_core.errors import InputError
-from quant_core.files import write_text
+from quant_core.util.errors import InputError
+from quant_core.util.files import write_text
 
 
 def test_writes_whole_and_leaves_no_temporary(tmp_path: Path) -> None:

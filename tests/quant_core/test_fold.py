@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant_core.dataflow import record
-from quant_core.fold import fold_batch_norm
+from quant_core.network.dataflow import record
+from quant_core.network.fold import fold_batch_norm
 
 
 def _trained(model: nn.Module) -> nn.Module:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_core.errors import InputError
-from quant_core.layer import KINDS, Layer, layers_from_json, layers_to_json
+from quant_core.spec.layer import KINDS, Layer, layers_from_json, layers_to_json
+from quant_core.util.errors import InputError
 
 SIZES = st.lists(st.integers(0, 99), max_size=3).map(tuple)
 COUNTS = st.integers(0, 10**9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.moments import patches, second_moments, weight_from_rows, weight_rows
+from quant_core.network.moments import patches, second_moments, weight_from_rows, weight_rows
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (2, 4, 5)),

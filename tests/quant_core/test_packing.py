@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quant_core.errors import InputError
-from quant_core.inspect import describe
-from quant_core.packed_file import load_packed, save_packed
-from quant_core.packing import pack, pack_encoded, unpack, unpack_encoded
-from quant_core.quantize import encode, fake_quantize
-from quant_core.spec import parse
+from quant_core.codecs.packing import pack, pack_encoded, unpack, unpack_encoded
+from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.export.inspect import describe
+from quant_core.export.packed_file import load_packed, save_packed
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 
 def weight(*shape: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.prefix import Prefix
+from quant_core.network.replay import Prefix
 
 
 class Residual(nn.Module):

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core import FLOAT, InputError, LayerPolicy, Policy, parse, parse_layer_policy
-from quant_core.errors import LeftInFloatWarning
-from quant_core.ptq import PostTraining, seeded
-from quant_core.quantize import decode, fake_quantize
-from quant_core.trace import trace
+from quant_core.codecs.quantize import decode, fake_quantize
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining, seeded
+from quant_core.util.errors import LeftInFloatWarning
 
 WEIGHT4 = "weight=int4:channel:mse"
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from quant_core import Policy, parse_layer_policy
+from quant_core.network.statistics import collect
+from quant_core.network.trace import quantizable, trace
 from quant_core.qat.input import INPUT
 from quant_core.qat.prepare import finalize, prepare
-from quant_core.statistics import collect
-from quant_core.trace import quantizable, trace
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 5), (6, 7)),

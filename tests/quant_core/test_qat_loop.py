@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from quant_core import InputError, Policy, parse_layer_policy
+from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
 from quant_core.qat.batch_norm import reestimate
 from quant_core.qat.distill import softened
@@ -26,7 +27,6 @@ from quant_core.qat.loop import Saving, supervised
 from quant_core.qat.optimizers import groups
 from quant_core.qat.prepare import float_weights, input_quantizers
 from quant_core.qat.train import train
-from quant_core.trace import quantizable
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = "weight=int3:channel:mse,activation=int4:tensor:ema"

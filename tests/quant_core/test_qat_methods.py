@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from quant_core.activation import ActivationQuantizer
-from quant_core.formats import FORMATS, text_examples
+from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.network.statistics import TensorStatistics
+from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.qat import QAT_METHODS, codebook, dorefa, lsq, mad, pact, ste, ttq
 from quant_core.qat import binary as binary_method
 from quant_core.qat.functions import affine, learned_clip, learned_step, scale_gradient
 from quant_core.qat.method import WeightQuantizer
 from quant_core.qat.prepare import method_named
-from quant_core.quantize import encode, fake_quantize
-from quant_core.spec import QuantSpec, parse
-from quant_core.statistics import TensorStatistics
+from quant_core.spec.formats import FORMATS, text_examples
+from quant_core.spec.quant_spec import QuantSpec, parse
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "compiled": lambda x: x,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core import InputError, Policy, parse_layer_policy
+from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
 from quant_core.qat.loop import Saving, supervised
 from quant_core.qat.population import Breeding, train
 from quant_core.qat.train import train as plain
-from quant_core.trace import quantizable
 
 CONFIG = QatConfig(method="ste", epochs=4, lr=0.03)
 BREEDING = Breeding(members=4, by="loss_valid")

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core import InputError, LayerPolicy, Policy, parse_layer_policy
-from quant_core.forward import forward
-from quant_core.packing import pack, unpack
-from quant_core.ptq import PostTraining
+from quant_core.codecs.packing import pack, unpack
+from quant_core.network.forward import forward
+from quant_core.network.statistics import collect
+from quant_core.network.trace import quantizable, trace
+from quant_core.ptq.engine import PostTraining
 from quant_core.qat import QAT_METHODS, QatConfig
 from quant_core.qat.optimizers import make_optimizer
 from quant_core.qat.prepare import constrain, finalize, float_weights, input_quantizers, original, prepare, quantized_weights
 from quant_core.qat.xnor import XnorConv2d, XnorLinear, with_xnor
-from quant_core.statistics import collect
-from quant_core.trace import quantizable, trace
 
 ROOT = Path(__file__).parent.parent.parent
 transformers = pytest.importorskip("transformers")

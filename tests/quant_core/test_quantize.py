@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quant_core.codecs import codec
-from quant_core.errors import InputError
-from quant_core.packing import pack, unpack
-from quant_core.quantize import decode, encode, fake_quantize, fake_quantize_affine
-from quant_core.spec import QuantSpec, make, parse
+from quant_core.codecs.packing import pack, unpack
+from quant_core.codecs.quantize import decode, encode, fake_quantize, fake_quantize_affine
+from quant_core.spec.quant_spec import QuantSpec, make, parse
+from quant_core.util.errors import InputError
 
 
 def _cases() -> ModuleType:

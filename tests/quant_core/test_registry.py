@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from quant_core.errors import InputError
-from quant_core.registry import about, resolve
+from quant_core.util.errors import InputError
+from quant_core.util.registry import about, resolve
 
 TABLE = {"dumps": "json:dumps"}
 
@@ -28,7 +28,7 @@ def test_unknown_names_are_refused(name: str, message: str) -> None:
 
 def test_about_reads_the_first_sentence_of_a_thing_or_of_its_module() -> None:
     assert (
-        about("quant_core.registry:resolve")
+        about("quant_core.util.registry:resolve")
         == "Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`"
     )
-    assert about("quant_core.registry:ast").startswith("Tables of interchangeable things")
+    assert about("quant_core.util.registry:ast").startswith("Tables of interchangeable things")

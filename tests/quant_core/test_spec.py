@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_core.formats import CLIPPINGS, FORMATS
-from quant_core.spec import QuantSpec, SpecError, legal_scales, make, parse
+from quant_core.spec.formats import CLIPPINGS, FORMATS
+from quant_core.spec.quant_spec import QuantSpec, SpecError, legal_scales, make, parse
 
 WRITTEN = [
     "int4:channel:octav",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.ao.quantization.observer import MinMaxObserver, MovingAverageMinMaxObserver
 
 from quant_core import InputError, Layer
-from quant_core.statistics import BINS, TensorStatistics, collect
-from quant_core.trace import trace
+from quant_core.network.statistics import BINS, TensorStatistics, collect
+from quant_core.network.trace import trace
 
 
 def _batches(count: int = 5) -> list[Tensor]:

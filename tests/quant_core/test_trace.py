@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import BitfrontError, InputError, LeftInFloatWarning
-from quant_core.trace import trace
+from quant_core.network.trace import trace
+from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
 
 
 class Residual(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant_core.errors import InputError
-from quant_core.xnor import binary_conv2d, binary_linear, pack_signs, xnor_gemm
+from quant_core.kernels.packed_signs import binary_conv2d, binary_linear, pack_signs, xnor_gemm
+from quant_core.util.errors import InputError
 
 LENGTHS = (1, 7, 31, 63, 64, 65, 127, 128, 511, 512, 576, 1000, 1025)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.spec import parse
-from search.cli import main
-from search.record import SweepRecord, TrialRecord
-from search.result import Result
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import parse
+from search.cli.app import main
+from search.records.record import SweepRecord, TrialRecord
+from search.records.result import Result
 
 MakeSweep = Callable[..., SweepRecord]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]

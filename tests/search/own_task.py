@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from search.task import Task
+from search.tasks.task import Task
 
 
 class Slow(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quant_core.errors import InputError
-from search.allocation import read
-from search.searchers.milp import solve
+from quant_core.util.errors import InputError
+from search.problem.allocation import read
+from search.searchers.solvers.milp import solve
 
 PROBLEMS = Path(__file__).parent.parent.parent / "benchmarks" / "problems"
 SMALL: dict[str, Any] = {

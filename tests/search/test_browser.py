@@ -17,9 +17,9 @@ from urllib.parse import quote
 import pytest
 
 from search import tracking
-from search.front import front
-from search.pareto import Archive
-from search.record import SweepRecord
+from search.problem.pareto import Archive
+from search.records.front import front
+from search.records.record import SweepRecord
 from search.report.publish import publish
 from search.tracking import names
 from search.tracking.server import serve

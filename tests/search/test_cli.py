@@ -18,8 +18,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from quant_core.errors import BitfrontError, LeftInFloatWarning
-from search.cli import main, one_line
+from quant_core.util.errors import BitfrontError, LeftInFloatWarning
+from search.cli.app import main, one_line
 from search.tracking import read, sweeps
 
 ROOT = Path(__file__).parents[2]
@@ -334,7 +334,7 @@ def test_init_writes_an_experiment_that_is_valid(run: Run, tmp_path: Path) -> No
 def test_quick_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     heavy = "{'torch', 'mlflow', 'ray', 'optuna', 'stable_baselines3', 'plotly', 'onnx'}"
     code = "try: main()\nexcept SystemExit as e: assert not e.code\n"
-    code = f"import sys; sys.argv = ['bitfront', *{arguments}]\nfrom search.cli import main\n{code}"
+    code = f"import sys; sys.argv = ['bitfront', *{arguments}]\nfrom search.cli.app import main\n{code}"
     code += f"loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
@@ -396,7 +396,7 @@ def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkey
         raise RuntimeError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("search.launch.judge", broken)
+        patch.setattr("search.sweeps.run.judge", broken)
         found = run("sweep", experiment(tmp_path))
     assert found.returncode == 1
     assert "the disk is full" in found.stderr

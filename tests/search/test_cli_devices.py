@@ -10,10 +10,10 @@ from typer.testing import CliRunner, Result
 
 from hw_models.device import FOLDER, Device, device_names
 from hw_models.shapes import read_layers
-from quant_core.errors import InputError
-from quant_core.layer import Layer, layers_to_json
-from quant_core.policy import LayerPolicy, Policy, parse_layer_policy
-from search.cli_devices import cost_command, devices_app
+from quant_core.spec.layer import Layer, layers_to_json
+from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
+from quant_core.util.errors import InputError
+from search.cli.devices import cost_command, devices_app
 
 TABLE = FOLDER / "haq_vu9p_mobilenetv2.csv"
 ROOT = Path(__file__).parent.parent.parent
@@ -130,5 +130,5 @@ def test_cost_refuses_what_it_cannot_read(tmp_path: Path, policy_file: Path, net
 
 
 def test_the_commands_load_no_torch() -> None:
-    code = "import search.cli_devices, hw_models.device, sys; hw_models.device.Device.load('t4'); sys.exit('torch' in sys.modules)"
+    code = "import search.cli.devices, hw_models.device, sys; hw_models.device.Device.load('t4'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

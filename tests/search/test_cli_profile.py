@@ -8,15 +8,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hw_models import profile
 from hw_models.device import Device
 from hw_models.models.measured import MeasuredCompute
-from hw_models.profile_onnx import Runnable, runnable
 from hw_models.profile_rows import Measurement, Mode, read_measurements
-from quant_core.errors import InputError
-from quant_core.layer import Layer, layers_to_json
-from quant_core.policy import parse_layer_policy
-from search.cli_profile import profile_command, read_network
+from hw_models.profiling import run as profile
+from hw_models.profiling.onnx import Runnable, runnable
+from quant_core.spec.layer import Layer, layers_to_json
+from quant_core.spec.policy import parse_layer_policy
+from quant_core.util.errors import InputError
+from search.cli.profile import profile_command, read_network
 
 LAYERS = (
     Layer("fc1", "linear", 32, 10, (10, 32), (1,), (1,), 320),
@@ -74,10 +74,10 @@ def test_modes_without_a_kernel_are_told(arguments: list[str], monkeypatch: pyte
     def no_int2(layer: Layer, mode: Mode, batch: int, threads: int) -> Runnable | None:
         return None if mode.weight == "int2" else runnable(layer, mode, batch, threads)
 
-    monkeypatch.setattr("hw_models.profile.runnable", no_int2)
+    monkeypatch.setattr("hw_models.profiling.run.runnable", no_int2)
     found = CliRunner().invoke(APP, arguments)
     assert "14 measurements; no kernel here for int2/float (2 shapes)" in found.output
-    monkeypatch.setattr("hw_models.profile.runnable", lambda *rest: None)
+    monkeypatch.setattr("hw_models.profiling.run.runnable", lambda *rest: None)
     found = CliRunner().invoke(APP, ["--device-name", "other", *arguments[2:]])
     assert isinstance(found.exception, InputError)
     assert "nothing was measured" in str(found.exception)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from search.experiment import RunSection, TrackSection
+from search.config.experiment import RunSection, TrackSection
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "examples" / "cluster"

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from quant_core.errors import InputError
-from search.compare import compare
-from search.record import SweepRecord, TrialRecord
+from quant_core.util.errors import InputError
+from search.records.compare import compare
+from search.records.record import SweepRecord, TrialRecord
 
 MakeSweep = Callable[..., SweepRecord]
 

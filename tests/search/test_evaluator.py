@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from quant_core.errors import BitfrontError
-from quant_core.ptq import PostTraining
-from quant_core.spec import parse
-from quant_core.trace import trace
-from search.evaluator import first_inputs, measure, take
-from search.sensitivity import Sensitivity
-from search.task import Task
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import BitfrontError
+from search.evaluation.evaluator import first_inputs, measure, take
+from search.evaluation.sensitivity import Sensitivity
+from search.tasks.task import Task
 from spaces.rules import full
 
 X, Y = torch.linspace(-1, 1, 36).reshape(12, 3), torch.arange(12) % 2

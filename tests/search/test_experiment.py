@@ -4,7 +4,7 @@ import pytest
 
 from quant_core import InputError, parse
 from quant_core.qat import QatConfig
-from search.experiment_file import dumps, load, loads, template
+from search.config.files import dumps, load, loads, template
 
 GOOD = '[task]\nname = "digits"\n[space]\nweight = ["int4:channel"]\nactivation = "int8:tensor"\n[device]\nname = "counts"\n'
 

@@ -14,12 +14,12 @@ import onnxruntime
 import pytest
 import torch
 
-from quant_core.errors import BitfrontError
-from quant_core.packed_file import load_packed
-from search import exporting, tracking
-from search.exporters import Bundle, Exported
+from quant_core.export.packed_file import load_packed
+from quant_core.util.errors import BitfrontError
+from search import tracking
+from search.exporters import Bundle, Exported, flow
+from search.exporters.flow import export, open_bundle
 from search.exporters.verify import compare
-from search.exporting import export, open_bundle
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -72,8 +72,8 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
 
 def test_the_loader_of_the_docs_reads_every_integer_format(tmp_path: Path) -> None:
     """It stands in docs/export.md, has 30 lines, and runs in a fresh process without torch."""
-    from quant_core.packed_file import save_packed
-    from quant_core.spec import parse
+    from quant_core.export.packed_file import save_packed
+    from quant_core.spec.quant_spec import parse
 
     code = re.findall(r"```python\n(import json, re.*?)```", (ROOT / "docs/export.md").read_text(), flags=re.S)[0]
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
@@ -187,7 +187,7 @@ def test_unknown_sweep(call: Call) -> None:
 
 def test_an_empty_front_is_an_error(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = dataclasses.replace(tracking.read(uri, "one"), limits={"weight_bytes": 1.0})
-    monkeypatch.setattr(exporting.tracking, "read", lambda *_: record)
+    monkeypatch.setattr(flow.tracking, "read", lambda *_: record)
     with pytest.raises(BitfrontError, match="sweep 'one' has an empty front"):
         export(uri, "one", "knee", ["policy"], tmp_path / "new")
     assert not list(tmp_path.iterdir())
@@ -197,7 +197,7 @@ def test_a_failed_trial_is_no_policy_to_export(uri: str, tmp_path: Path, monkeyp
     record = tracking.read(uri, "one")
     first = record.trials[0]
     failed = dataclasses.replace(first, result=dataclasses.replace(first.result, status="failed", reason="out of memory"))
-    monkeypatch.setattr(exporting.tracking, "read", lambda *_: dataclasses.replace(record, trials=(failed, *record.trials[1:])))
+    monkeypatch.setattr(flow.tracking, "read", lambda *_: dataclasses.replace(record, trials=(failed, *record.trials[1:])))
     with pytest.raises(BitfrontError, match=r"trial 0 failed \(out of memory\); pick another"):
         export(uri, "one", "0", ["policy"], tmp_path / "new")
     assert not list(tmp_path.iterdir())
@@ -208,7 +208,7 @@ def test_another_accuracy_than_the_recorded_one_is_noted(uri: str, tmp_path: Pat
     record = tracking.read(uri, "one")
     first = record.trials[0]
     other = dataclasses.replace(first, result=dataclasses.replace(first.result, metrics={**first.result.metrics, "accuracy": 0.5}))
-    monkeypatch.setattr(exporting.tracking, "read", lambda *_: dataclasses.replace(record, trials=(other, *record.trials[1:])))
+    monkeypatch.setattr(flow.tracking, "read", lambda *_: dataclasses.replace(record, trials=(other, *record.trials[1:])))
     (note,) = export(uri, "one", "0", ["policy", "card"], tmp_path / "new")["card"].notes
     assert "accuracy on valid was recorded as 0.500000, here it is" in note
     assert note in (tmp_path / "new/README.md").read_text()
@@ -216,9 +216,7 @@ def test_another_accuracy_than_the_recorded_one_is_noted(uri: str, tmp_path: Pat
 
 def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tracking.read(uri, "one")
-    monkeypatch.setattr(
-        exporting.tracking, "read", lambda *_: dataclasses.replace(record, fingerprints={**record.fingerprints, "weights": "0"})
-    )
+    monkeypatch.setattr(flow.tracking, "read", lambda *_: dataclasses.replace(record, fingerprints={**record.fingerprints, "weights": "0"}))
     with pytest.raises(BitfrontError, match="bound to other weights"):
         export(uri, "one", "knee", ["policy"], tmp_path / "new")
     assert not list(tmp_path.iterdir())

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quant_core.errors import BitfrontError, InputError
 from quant_core.export.c_array import KERNEL, c_layers, header
 from quant_core.export.stored import Quantized, post_training
-from quant_core.policy import Policy, parse_layer_policy
-from quant_core.ptq import PostTraining
-from quant_core.trace import trace
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.util.errors import BitfrontError, InputError
 from search.exporters.c_array import FILE, KERNELS, compiled
 
 

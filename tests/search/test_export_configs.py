@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from quant_core.policy import parse_layer_policy
+from quant_core.spec.policy import parse_layer_policy
 from search.exporters import torchao, vllm
 from search.exporters.linear import public_names
 
@@ -96,7 +96,7 @@ def test_what_a_runtime_has_no_kernel_for_is_said(check: Any, text: str, message
 
 def test_names_are_those_of_the_transformers_model() -> None:
     transformers = pytest.importorskip("transformers")
-    from quant_core.trace import trace
+    from quant_core.network.trace import trace
 
     config = transformers.LlamaConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, vocab_size=8

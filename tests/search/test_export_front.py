@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from quant_core.errors import BitfrontError
-from search import exporting, tracking
+from quant_core.util.errors import BitfrontError
+from search import tracking
+from search.exporters import flow
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -153,11 +154,11 @@ def _refused_where_training_gives_other_weights(uri: str, folder: Path, monkeypa
     record = tracking.read(uri, "trained")
     first = record.trials[0]
     other = replace(first, result=replace(first.result, metrics={**first.result.metrics, "accuracy": 0.5}))
-    monkeypatch.setattr(exporting.tracking, "read", lambda *_: replace(record, trials=(other, *record.trials[1:])))
+    monkeypatch.setattr(flow.tracking, "read", lambda *_: replace(record, trials=(other, *record.trials[1:])))
     with pytest.raises(
         BitfrontError, match=r"training trial 0 again gives other weights: accuracy on valid was recorded as 0\.500000, here"
     ):
-        exporting.export(uri, "trained", "0", ["policy"], folder / "new")
+        flow.export(uri, "trained", "0", ["policy"], folder / "new")
     assert not (folder / "new").exists()
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from quant_core.layer import Layer
-from quant_core.spec import parse
-from search.features import BEYOND, PAPER, features
-from search.problem import Problem
-from search.searchers.haq_state import course
+from quant_core.spec.layer import Layer
+from quant_core.spec.quant_spec import parse
+from search.problem.features import BEYOND, PAPER, features
+from search.problem.problem import Problem
+from search.searchers.haq.state import course
 from spaces.space import Dimension
 
 CHOICES = (parse("int2:channel"), parse("int8:channel"))

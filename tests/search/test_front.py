@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quant_core.errors import BitfrontError, InputError
-from search.front import all_rows, front, front_rows, pick, points
-from search.pareto import non_dominated
-from search.record import SweepRecord
+from quant_core.util.errors import BitfrontError, InputError
+from search.problem.pareto import non_dominated
+from search.records.front import all_rows, front, front_rows, pick, points
+from search.records.record import SweepRecord
 
 MakeSweep = Callable[..., SweepRecord]
 KEYS = [

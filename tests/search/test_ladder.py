@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from quant_core import Layer, Policy, parse
-from quant_core.policy import LayerPolicy
-from search.ladder import LONGEST, Climb, climbs, nearest
-from search.problem import Problem, Trial
-from search.record import TrialRecord
-from search.result import Result
+from quant_core.spec.policy import LayerPolicy
+from search.problem.problem import Problem, Trial
+from search.records.record import TrialRecord
+from search.records.result import Result
 from search.searchers import build
-from search.sweep import Job, Sweep
+from search.sweeps.promotion import LONGEST, Climb, climbs, nearest
+from search.sweeps.sweep import Job, Sweep
 from spaces import rules
 
 LAYERS = [Layer(f"l{n}", "linear", 4, 4, (4, 4), (1,), (1,), 16) for n in range(3)]

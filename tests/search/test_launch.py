@@ -2,8 +2,8 @@
 
 import pytest
 
-from quant_core.cache import CacheCounts
-from search.launch import Spent
+from quant_core.util.cache import CacheCounts
+from search.sweeps.run import Spent
 
 
 @pytest.mark.parametrize(("workers", "evaluation_s", "idle_s"), [(1, 6.0, 2.5), (2, 6.0, 5.5), (4, 48.0, 0.0)])

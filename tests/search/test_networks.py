@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant_core.errors import InputError
-from quant_core.trace import trace
-from search.networks import NETWORKS, build
-from search.networks.checkpoint import load_checkpoint
-from search.networks.digits import DigitsNet
-from search.networks.keras import KerasGraph, pad_same
-from search.networks.mlperf_tiny import REFERENCES, mlperf_tiny
+from quant_core.network.trace import trace
+from quant_core.util.errors import InputError
+from search.tasks.networks import NETWORKS, build
+from search.tasks.networks.checkpoint import load_checkpoint
+from search.tasks.networks.digits import DigitsNet
+from search.tasks.networks.keras import KerasGraph, pad_same
+from search.tasks.networks.mlperf_tiny import REFERENCES, mlperf_tiny
 
 # (weights, output pixels) of every layer, written down by hand; MACs are the sum of the products.
 RESNET8 = [(144, 784), (2304, 784), (2304, 784), (4608, 196), (9216, 196), (512, 196), (18432, 49), (36864, 49), (2048, 49), (640, 1)]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quant_core.errors import InputError
-from search.pareto import (
+from quant_core.util.errors import InputError
+from search.problem.pareto import (
     Archive,
     FloatArray,
     attainment,

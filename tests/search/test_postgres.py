@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from quant_core.errors import BitfrontError
+from quant_core.util.errors import BitfrontError
 from search import tracking
-from search.record import SweepRecord
+from search.records.record import SweepRecord
 from search.tracking import names
 from search.tracking.server import serve
 

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from quant_core import Layer, Policy, parse
-from search.problem import Problem
-from search.progress import LogMode, Progress
-from search.record import TrialRecord
-from search.result import Result
+from search.problem.problem import Problem
+from search.records.record import TrialRecord
+from search.records.result import Result
 from search.searchers import build
-from search.sweep import Sweep
+from search.sweeps.progress import LogMode, Progress
+from search.sweeps.sweep import Sweep
 from spaces import rules
 
 LAYERS = [Layer(name, "linear", 4, 4, (4, 4), (1,), (1,), 16) for name in "ab"]

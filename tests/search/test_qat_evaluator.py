@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from quant_core.policy import Policy, parse_layer_policy
+from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
 from quant_core.qat.loop import Saving
 from quant_core.qat.prepare import float_weights
-from quant_core.trace import trace
-from search.evaluator import Evaluator, first_inputs, measure
-from search.experiment_evaluate import EvaluateSection
-from search.qat_evaluator import Reshuffled, qat_metrics, trained, training_batches
-from search.task import Batch, Task
+from quant_core.spec.policy import Policy, parse_layer_policy
+from search.config.evaluation import EvaluateSection
+from search.evaluation.evaluator import Evaluator, first_inputs, measure
+from search.evaluation.training import Reshuffled, qat_metrics, trained, training_batches
+from search.tasks.task import Batch, Task
 
 SECTION = EvaluateSection(calib=16, valid=30, test=20)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.cli import main
+from search.cli.app import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 HERE = Path(__file__).parent
@@ -130,7 +130,7 @@ def nodes() -> Iterator[Nodes]:
 
 LEAVE = """
 import gc, threading, time
-from search.ray_backend.cluster import connected
+from search.sweeps.ray.cluster import connected
 
 def collect():
     while ray.is_initialized():
@@ -175,7 +175,7 @@ def listening() -> set[tuple[str, str, int]]:
 def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.ray_backend import backend
+    from search.sweeps.ray import backend
 
     heard: list[object] = []
     tune = backend._tune

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models.device import FOLDER
-from quant_core.errors import InputError
-from search.problem import FloatArray, Problem
-from search.repair import REPAIRS, Repairer, infeasible, padded, walls
+from quant_core.util.errors import InputError
+from search.problem.problem import FloatArray, Problem
+from search.problem.repair import REPAIRS, Repairer, infeasible, padded, walls
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

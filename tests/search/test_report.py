@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search import tracking
-from search.cli_report import compare_command, front_command, show_command, ui_command
-from search.compare import compare
-from search.front import front
-from search.pareto import Archive
-from search.record import SweepRecord
+from search.cli.report import compare_command, front_command, show_command, ui_command
+from search.problem.pareto import Archive
+from search.records.compare import compare
+from search.records.front import front
+from search.records.record import SweepRecord
 from search.report.comparison import comparison_page, fronts_figure
 from search.report.figures import bits_figure, front_figure, hypervolume_curve, hypervolume_figure
 from search.report.page import page, sweep_page, table, write

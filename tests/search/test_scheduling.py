@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from quant_core.errors import InputError
-from search.experiment_file import dumps, loads
-from search.scheduling import SCHEDULERS, split
+from quant_core.util.errors import InputError
+from search.config.files import dumps, loads
+from search.config.schedulers import SCHEDULERS, split
 
 GOOD = '[task]\nname = "digits"\n[space]\nweight = ["int4:channel"]\nactivation = "int8:tensor"\n[device]\nname = "counts"\n'
 QAT = '[evaluate]\nfidelity = "qat"\n'
@@ -65,9 +65,9 @@ def test_the_shorthand_is_a_searcher_and_a_scheduler() -> None:
 @pytest.mark.parametrize("name", sorted(set(SCHEDULERS) - {"none", "pbt"}))
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_far_above_the_front_is_stopped_and_nothing_on_it(name: str) -> None:
-    from quant_core.registry import load
-    from search.ray_backend.cluster import settle
-    from search.ray_backend.near_front import NearFront
+    from quant_core.util.registry import load
+    from search.sweeps.ray.cluster import settle
+    from search.sweeps.ray.near_front import NearFront
 
     settle()
     make: Any = load(SCHEDULERS[name].path)
@@ -89,7 +89,7 @@ def test_what_is_far_above_the_front_is_stopped_and_nothing_on_it(name: str) -> 
 
 
 def test_one_objective_is_compared_as_it_is() -> None:
-    from search.ray_backend.near_front import NearFront
+    from search.sweeps.ray.near_front import NearFront
 
     trial = SimpleNamespace(trial_id="x", config={"cost": {"bytes": 1.0}})
     assert NearFront(None, ()).judged(trial, {"score": 0.3, "training_iteration": 1})["score"] == 0.3

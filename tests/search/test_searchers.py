@@ -1,4 +1,4 @@
-"""The conformance kit: every searcher of the table keeps the contract of `search.problem.Searcher`."""
+"""The conformance kit: every searcher of the table keeps the contract of `search.problem.problem.Searcher`."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from quant_core.errors import InputError
-from search.problem import FloatArray, Problem, Searcher, Trial, Values
+from quant_core.util.errors import InputError
+from search.problem.problem import FloatArray, Problem, Searcher, Trial, Values
 from search.searchers import SEARCHERS, build
 
 NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]

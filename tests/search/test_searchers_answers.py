@@ -11,18 +11,19 @@ import pytest
 
 from benchmarks.searchers_problems import cases, digits_front, front_reference
 from benchmarks.searchers_run import front_run, run
-from quant_core.errors import InputError
-from search.pareto import hypervolume
-from search.problem import Problem, Trial, Values
-from search.repair import Repairer
-from search.searchers import build, model
-from search.searchers.haq import centre, chosen, truncated_normal
-from search.searchers.ledger import Ledger
-from search.searchers.losses import losses
-from search.searchers.model import compressed, gains
-from search.searchers.quadratic import fit
-from search.searchers.targets import epsilon_limits, spread
-from search.searchers.warm import warm_points
+from quant_core.util.errors import InputError
+from search.problem.pareto import hypervolume
+from search.problem.problem import Problem, Trial, Values
+from search.problem.repair import Repairer
+from search.searchers import build
+from search.searchers.base.history import Ledger
+from search.searchers.base.losses import losses
+from search.searchers.base.targets import epsilon_limits, spread
+from search.searchers.haq.searcher import centre, chosen, truncated_normal
+from search.searchers.surrogate import model
+from search.searchers.surrogate.model import compressed, gains
+from search.searchers.surrogate.quadratic import fit
+from search.searchers.surrogate.warm_start import warm_points
 
 ROOT = Path(__file__).parent.parent.parent
 P1 = cases(("P1",))

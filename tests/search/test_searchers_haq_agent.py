@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from search.problem import FloatArray
-from search.searchers.haq_agent import OffPolicyAgent
+from search.problem.problem import FloatArray
+from search.searchers.haq.agent import OffPolicyAgent
 
 STEPS, EPISODES = 2, 10
 

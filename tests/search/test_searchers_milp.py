@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.problem import FloatArray, Problem, Values
-from search.searchers.milp import Pairs, solve
+from search.problem.problem import FloatArray, Problem, Values
+from search.searchers.solvers.milp import Pairs, solve
 
 
 def random_problem(seed: int) -> tuple[Problem, tuple[FloatArray, ...], Pairs]:

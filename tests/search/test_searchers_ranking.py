@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.searchers_problems import cases
-from search.problem import FloatArray, Problem, Values
+from search.problem.problem import FloatArray, Problem, Values
 from search.searchers import knapsack, ranking
-from search.searchers.losses import losses
-from search.searchers.milp import solve
-from search.searchers.ranking import best, ranked
+from search.searchers.base.losses import losses
+from search.searchers.solvers.milp import solve
+from search.searchers.solvers.ranking import best, ranked
 
 
 def random_problem(seed: int, limited: int) -> tuple[Problem, tuple[FloatArray, ...]]:

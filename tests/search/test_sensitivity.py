@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.ptq import PostTraining
-from quant_core.spec import parse
-from quant_core.trace import trace
-from search.fisher import PASSES
-from search.sensitivity import Sensitivity
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.quant_spec import parse
+from search.evaluation.fisher import PASSES
+from search.evaluation.sensitivity import Sensitivity
 from spaces import rules
 from spaces.space import Space
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from quant_core import BitfrontError, Layer, Policy, parse
-from search.problem import Problem, Trial
-from search.record import TrialRecord
-from search.result import Result
+from search.problem.problem import Problem, Trial
+from search.records.record import TrialRecord
+from search.records.result import Result
 from search.searchers import build
-from search.sweep import Job, Sweep
+from search.sweeps.sweep import Job, Sweep
 from spaces import rules
 from spaces.space import Space
 

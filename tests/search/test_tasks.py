@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from quant_core.errors import BitfrontError, InputError
-from search.task import Task
+from quant_core.util.errors import BitfrontError, InputError
 from search.tasks import TASKS, load
 from search.tasks.cache import digest
+from search.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +152,7 @@ def test_the_table_is_free_of_torch() -> None:
 def test_every_entry_of_the_table_is_a_documented_function_with_defaults(name: str) -> None:
     import inspect
 
-    from quant_core.registry import resolve
+    from quant_core.util.registry import resolve
 
     function = resolve(TASKS, "task", name)
     assert inspect.isfunction(function)

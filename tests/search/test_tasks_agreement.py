@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from quant_core.errors import InputError
-from search.task import Task
+from quant_core.util.errors import InputError
 from search.tasks import load
 from search.tasks.agreement import agreement, closeness, noise
+from search.tasks.task import Task
 
 SIZES = {"train_size": 8, "calib_size": 8, "valid_size": 96, "test_size": 96}
 

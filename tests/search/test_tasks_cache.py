@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from quant_core.errors import InputError
-from quant_core.files import cache_folder
+from quant_core.util.errors import InputError
+from quant_core.util.files import cache_folder
 from search.tasks.cache import State, digest, trained
 
 

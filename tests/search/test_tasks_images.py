@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from quant_core.errors import InputError
-from search.networks import build
-from search.task import Task
+from quant_core.util.errors import InputError
 from search.tasks import cifar10, fashion_mnist, load, pneumoniamnist
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Batches, Images, Scale
+from search.tasks.networks import build
+from search.tasks.task import Task
 
 RNG = np.random.default_rng(0)
 

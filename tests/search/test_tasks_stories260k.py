@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant_core.errors import InputError
-from quant_core.trace import trace
-from search.evaluator import measure
-from search.task import Task
+from quant_core.network.trace import trace
+from quant_core.util.errors import InputError
+from search.evaluation.evaluator import measure
 from search.tasks import load
 from search.tasks.stories260k import halves, read_model, token_loss, token_top1
+from search.tasks.task import Task
 from search.tasks.tokenizer import BOS, Tokenizer, read_tokenizer
 
 pytest.importorskip("transformers")

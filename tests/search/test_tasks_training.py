@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search.tasks.cache import digest
 from search.tasks.images import Images, Scale
 from search.tasks.training import Recipe, augment, fit

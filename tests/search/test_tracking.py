@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from quant_core.errors import BitfrontError, InputError
-from quant_core.policy import Policy
+from quant_core.spec.policy import Policy
+from quant_core.util.errors import BitfrontError, InputError
 from search import tracking
-from search.front import front, knee_number
-from search.pareto import Archive
-from search.record import SweepRecord, TrialRecord
+from search.problem.pareto import Archive
+from search.records.front import front, knee_number
+from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
 from search.tracking.client import MlflowClient, connect, reported
 from search.tracking.spool import Spool

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant_core.errors import BitfrontError
-from quant_core.policy import LayerPolicy, Policy
-from quant_core.spec import parse
-from search.record import SweepRecord
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import BitfrontError
+from search.records.record import SweepRecord
 from search.tracking.codec import CHUNK, dumps, from_tags, sweep_from_json, sweep_to_json, to_tags, trial_from_json, trial_to_json
 from search.tracking.names import redact
 

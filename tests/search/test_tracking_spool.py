@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quant_core.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search.tracking.spool import Spool
 
 

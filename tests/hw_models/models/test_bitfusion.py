@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models.device import FOLDER, Device
-from hw_models.models.bitfusion import PARTS, array_of, charged
-from hw_models.models.bitfusion_cache import cache_path, schedules
-from hw_models.models.bitfusion_machine import Array, Work, fusion, native_bits, works_of
-from hw_models.models.bitfusion_search import orders, schedule
+from hw_models.models.bitfusion.cache import cache_path, schedules
+from hw_models.models.bitfusion.machine import Array, Work, fusion, native_bits, works_of
+from hw_models.models.bitfusion.model import PARTS, array_of, charged
+from hw_models.models.bitfusion.search import orders, schedule
 from hw_models.shapes import layer_of, read_layers
-from hw_models.validate import validate
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import make, parse
+from hw_models.validation import validate
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import make, parse
+from quant_core.util.errors import InputError
 
 ARRAY = Array(4, 4, 24, 512, 256, 512, 10.0, (0.06, 0.11), (0.02, 0.03), (0.03, 0.07), 15.0)
 

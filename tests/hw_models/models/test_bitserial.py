@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hw_models.device import FOLDER, Device
 from hw_models.models.bitserial import BitSerialCompute, layer_cycles, products
 from hw_models.shapes import layer_of
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import parse
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 ARRAY = BitSerialCompute(rows=16, cols=16, word_bits=256, source="x")
 

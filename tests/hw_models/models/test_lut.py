@@ -4,10 +4,10 @@ import pytest
 
 from hw_models.device import Device
 from hw_models.shapes import layer_of
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy
-from quant_core.spec import parse
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 FILE = """
 schema = 1

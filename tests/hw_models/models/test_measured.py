@@ -7,14 +7,14 @@ import pytest
 
 from hw_models.device import Device
 from hw_models.models.roofline import calibrate, features
-from hw_models.profile_device import write
-from hw_models.profile_host import host
-from hw_models.profile_onnx import FP32, S8S8, U8S8, U8U8
 from hw_models.profile_rows import Measurement, Mode
-from hw_models.validate import validate
-from quant_core.errors import InputError
-from quant_core.layer import Layer
-from quant_core.policy import LayerPolicy, parse_layer_policy
+from hw_models.profiling.device import write
+from hw_models.profiling.host import host
+from hw_models.profiling.onnx import FP32, S8S8, U8S8, U8U8
+from hw_models.validation import validate
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy, parse_layer_policy
+from quant_core.util.errors import InputError
 
 
 def conv(channels: int, size: int = 8) -> Layer:

@@ -3,9 +3,9 @@ import pytest
 
 from hw_models.device import Device, device_names
 from hw_models.models import MODELS, Model, Modes
-from hw_models.schema import Compute
-from quant_core.policy import LayerPolicy
-from quant_core.registry import load
+from hw_models.schema.device_file import Compute
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.registry import load
 
 
 @pytest.mark.parametrize("name", MODELS)

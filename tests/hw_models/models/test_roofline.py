@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from hw_models.device import FOLDER, Device
 from hw_models.models.roofline import calibrate, leave_one_out
 from hw_models.shapes import layer_of
-from hw_models.validate import validate
-from quant_core.errors import InputError
-from quant_core.policy import LayerPolicy
-from quant_core.spec import parse
+from hw_models.validation import validate
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 Array = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ import pytest
 
 from hw_models.device import FOLDER, Device
 from hw_models.shapes import layer_of, read_layers
-from hw_models.validate import validate
-from quant_core.errors import InputError
-from quant_core.policy import LayerPolicy
-from quant_core.spec import FLOAT, QuantSpec, parse
+from hw_models.validation import validate
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
+from quant_core.util.errors import InputError
 
 LAYER = layer_of({"index": "a", "kind": "conv", "in_channels": "10", "out_channels": "20", "kernel": "3", "in_size": "16"})
 

@@ -6,10 +6,10 @@ import warnings
 import pytest
 import torch
 
+from quant_core.codecs.quantize import encode, fake_quantize
 from quant_core.codecs.ternary import thresholds
-from quant_core.errors import InputError
-from quant_core.quantize import encode, fake_quantize
-from quant_core.spec import parse
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 
 
 def normal(*shape: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_core.codecs import codebook
-from quant_core.errors import InputError
+from quant_core.codecs.quantize import encode, fake_quantize
 from quant_core.kernels import kmeans
-from quant_core.quantize import encode, fake_quantize
+from quant_core.util.errors import InputError
 
 
 def inertia(points: np.ndarray, centres: np.ndarray) -> float:

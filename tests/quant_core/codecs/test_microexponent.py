@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from quant_core.quantize import encode, fake_quantize
+from quant_core.codecs.quantize import encode, fake_quantize
 
 MAGNITUDE_BITS = {"mx4": 2, "mx6": 4, "mx9": 7}
 

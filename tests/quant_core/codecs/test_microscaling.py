@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quant_core.codecs.microscaling import ELEMENTS
 from quant_core.codecs.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat
-from quant_core.quantize import encode, fake_quantize
+from quant_core.codecs.quantize import encode, fake_quantize
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="the dev extra holds ml_dtypes")
 KINDS = {"float4_e2m1fn": E2M1, "float6_e2m3fn": E2M3, "float6_e3m2fn": E3M2, "float8_e4m3fn": E4M3, "float8_e5m2": E5M2}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from quant_core.errors import InputError
-from quant_core.quantize import encode, fake_quantize
+from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.util.errors import InputError
 
 
 def nearest(value: float, mantissa: int, emin: int, largest: float) -> float:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from quant_core.quantize import encode, fake_quantize
-from quant_core.spec import QuantSpec, parse
+from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.spec.quant_spec import QuantSpec, parse
 
 
 def reference(rows: np.ndarray, spec: QuantSpec) -> np.ndarray:

@@ -1,0 +1,200 @@
+"""The schedule of Bit Fusion: of all tiles and loop orders the one with the least cycles, then the least energy.
+
+Work is cut into tiles of b examples, o x o outputs, ic input and oc output channels, whose three operands each fit half of their
+buffer. Five loops run over the tiles (batch, output rows, output columns, input channels, output channels), in any order. From the
+inside out, a loop multiplies the traffic of an operand where the operand depends on it; a loop that it does not depend on is free as
+long as all that the inner loops touched is still in the buffer; from the first misfit on every loop multiplies.
+
+    cycles = compute + max(0, ceil(mid / bw) - compute) + ceil(first / bw) + ceil(last / bw)
+
+first: the largest resident footprints of the three operands, filled before the array can start; last: that of the output, drained at
+the end; mid: all other traffic, hidden behind compute where it can be. Outputs are 32 bits, and count as read and written.
+The search is exact: tiles whose lower bound exceeds the best schedule found so far are left out, nothing else is.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from hw_models.models.bitfusion.machine import Array, Floats, Ints, Work, fusion
+from quant_core.util.errors import InputError
+
+OUT_BITS = 32
+BATCH, ROW, COLUMN, IN, OUT = range(5)
+DEPENDS = ((BATCH, ROW, COLUMN, IN), (IN, OUT), (BATCH, ROW, COLUMN, OUT))  # activations, weights, outputs
+_FIRST = 16
+
+FIELDS = (
+    "cycles",
+    "stall_cycles",
+    "wbuf_read_bits",
+    "wbuf_write_bits",
+    "ibuf_read_bits",
+    "ibuf_write_bits",
+    "obuf_read_bits",
+    "obuf_write_bits",
+    "dram_read_bits",
+    "dram_write_bits",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """T ways to cut some work, under one pair of bits, that fit the buffers.
+
+    Attributes:
+        trips: [5, T] tiles per loop.
+        foot: [3, T] bits of one tile of activations, weights, outputs.
+        compute: [T] cycles of the arithmetic of all tiles.
+        macs: [T] multiply-accumulates of all tiles, padding of the last tiles included.
+        once: [3, T] bits of every operand counted once per element (activations, weights), outputs once per input-channel tile.
+    """
+
+    trips: Ints
+    foot: Ints
+    compute: Ints
+    macs: Ints
+    once: Ints
+
+
+def sizes(extent: int) -> list[int]:
+    """Return the tile sizes of an extent: powers of two, and the extent itself."""
+    return [1 << k for k in range((extent - 1).bit_length())] + [extent]
+
+
+def cut(array: Array, work: Work, a: int, w: int) -> Tiles:
+    """Return every way to cut `work` whose tiles fit.
+
+    Raises:
+        InputError: not even the smallest tile fits.
+    """
+    b, h, v, ic, oc = _grid(array, work)
+    (product,), (passes,) = fusion(np.array([a]), np.array([w]))
+    lanes, taps, columns = array.rows * int(product), work.taps, -(-oc // array.cols)
+    window = h * v * taps if work.im2col else _reach(h, work, 0) * _reach(v, work, 1)
+    acts, weights = window * ic * b * a, -(-taps * ic // lanes) * lanes * oc * w
+    foot = np.stack([acts, weights, h * v * columns * array.cols * b * OUT_BITS])
+    extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
+    trips = np.stack([-(-extent // size) for extent, size in zip(extents, (b, h, v, ic, oc), strict=True)])
+    count, outputs = trips.prod(axis=0), b * h * v * oc
+    steps = -(-taps * ic // lanes) if work.im2col else taps * -(-ic // lanes)
+    once = np.stack([acts, taps * ic * oc * w, outputs * OUT_BITS]) * count
+    fits = (foot <= np.array(array.half_bits)[:, None]).all(axis=0)
+    if not fits.any():
+        raise InputError(f"{work} at {w}/{a} bits: not even the smallest tile fits half of the buffers of {array}; give larger ones.")
+    cycles, macs = b * h * v * columns * steps * int(passes) * count, outputs * taps * ic * count
+    return Tiles(trips[:, fits], foot[:, fits], cycles[fits], macs[fits], once[:, fits])
+
+
+def _grid(array: Array, work: Work) -> tuple[Ints, ...]:
+    """Return the tile sizes, each [T]: examples, output rows and columns (square tiles, cropped to the map), input and output channels."""
+    by_column = [min(array.cols * each, work.out_channels) for each in sizes(-(-work.out_channels // array.cols))]
+    channels = sizes(work.out_channels) if work.im2col else by_column
+    axes = (sizes(work.batch), sizes(max(work.height, work.width)), sizes(work.in_channels), channels)
+    b, o, ic, oc = (each.ravel() for each in np.meshgrid(*(np.array(each, dtype=np.int64) for each in axes), indexing="ij"))
+    return b, np.minimum(o, work.height), np.minimum(o, work.width), ic, oc
+
+
+def _reach(outputs: Ints, work: Work, axis: int) -> Ints:
+    """Return the inputs along one axis that `outputs` adjacent outputs see."""
+    return (work.kernel[axis] - 1) * work.dilation[axis] + 1 + (outputs - 1) * work.stride[axis]
+
+
+def orders(work: Work) -> Ints:
+    """Return the loop orders [R, loops], innermost first, that can differ: loops of one trip and the twins of a square map left out."""
+    extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
+    loops = [loop for loop, extent in enumerate(extents) if extent > 1] or [BATCH]
+    every = permutations(loops)
+    if work.height == work.width > 1:
+        return np.array([each for each in every if each.index(ROW) < each.index(COLUMN)], dtype=np.int64)
+    return np.array(list(every), dtype=np.int64)
+
+
+def bound(array: Array, tiles: Tiles) -> Ints:
+    """Return [T] cycles that no loop order can be below: every operand fetched once, only one tile of each resident."""
+    bw, total = array.dram_bits_per_cycle, tiles.foot.sum(axis=0)
+    least = sum(_times(tiles, t) * (2 if t == 2 else 1) for t in range(3))
+    found: Ints = np.maximum(tiles.compute + -(-total // bw) + -(-tiles.foot[2] // bw), -(-least // bw))
+    return found
+
+
+def _times(tiles: Tiles, operand: int) -> Ints:
+    found: Ints = tiles.foot[operand] * tiles.trips[list(DEPENDS[operand])].prod(axis=0)
+    return found
+
+
+def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """Return the traffic and the largest resident footprint of the three operands, both [3, P, R], for tiles `pick` [P]."""
+    trips = tiles.trips[:, pick].T[:, order]  # [P, R, loops]
+    traffic, resident = (np.empty((3, len(pick), len(order)), dtype=np.int64) for _ in range(2))
+    for operand, half in enumerate(array.half_bits):
+        size = np.broadcast_to(tiles.foot[operand, pick][:, None], trips.shape[:2]).copy()
+        moved, inside = size.copy(), np.ones(trips.shape[:2], dtype=np.bool_)
+        depends = np.isin(order, DEPENDS[operand])
+        for step in range(order.shape[1]):
+            trip, needs = trips[:, :, step], depends[:, step]
+            moved *= np.where(needs | ~inside, trip, 1)
+            grown = size * trip
+            fits = inside & (grown <= half)
+            size = np.where(needs & fits, grown, size)
+            inside = np.where(needs, fits, inside)
+        traffic[operand], resident[operand] = moved, size
+    return traffic, resident
+
+
+def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
+    """Return the `FIELDS` of the best schedule at native bits `a` and `w`.
+
+    Raises:
+        InputError: not even the smallest tile fits.
+    """
+    tiles = cut(array, work, a, w)
+    least = bound(array, tiles)
+    order = orders(work)
+    first = np.argsort(least, kind="stable")[:_FIRST]
+    found = _cycles(array, tiles, first, *walk(array, tiles, first, order)).min()
+    pick = np.flatnonzero(least <= found)
+    traffic, resident = walk(array, tiles, pick, order)
+    cycles = _cycles(array, tiles, pick, traffic, resident)
+    where, which = np.nonzero(cycles == cycles.min())
+    bits = buffer_bits(tiles, pick[where], traffic[:, where, which], a, w)
+    energy = energy_pj(array, tiles.compute[pick[where]], bits).sum(axis=0)
+    best = int(energy.argmin())
+    total = int(cycles.min())
+    return total, total - int(tiles.compute[pick[where[best]]]), *(int(each) for each in bits[:, best])
+
+
+def _cycles(array: Array, tiles: Tiles, pick: Ints, traffic: Ints, resident: Ints) -> Ints:
+    """Return [P, R] cycles in all."""
+    bw, compute = array.dram_bits_per_cycle, tiles.compute[pick][:, None]
+    first, last = resident.sum(axis=0), resident[2]
+    mid = traffic.sum(axis=0) + traffic[2] - first - last
+    found: Ints = compute + np.maximum(0, -(-mid // bw) - compute) + -(-first // bw) + -(-last // bw)
+    return found
+
+
+def buffer_bits(tiles: Tiles, pick: Ints, traffic: Ints, a: int, w: int) -> Ints:
+    """Return [8, P] bits read and written, as `FIELDS` from the third on, for tiles `pick` [P] and their traffic [3, P].
+
+    Within a tile one operand stays in the array and moves once; the other two move at every multiply-accumulate. Of the three
+    choices the one with the least bits is taken.
+    """
+    macs, (acts, weights, outputs) = tiles.macs[pick], tiles.once[:, pick]
+    stay = np.stack(
+        [
+            np.stack([acts, macs * w, macs * OUT_BITS]),
+            np.stack([macs * a, weights, macs * OUT_BITS]),
+            np.stack([macs * a, macs * w, outputs]),
+        ]
+    )  # [kept operand, operand, P]
+    kept = (stay.sum(axis=1) + stay[:, 2]).argmin(axis=0)
+    act, weight, out = stay[kept, :, np.arange(len(pick))].T
+    read = traffic.sum(axis=0)
+    return np.stack([weight, traffic[1], act, traffic[0], out + traffic[2], out + traffic[2], read, traffic[2]])
+
+
+def energy_pj(array: Array, compute: Ints, bits: Ints) -> Floats:
+    """Return [3, P] pJ of core, SRAM, DRAM, for compute cycles [P] and bits [8, P] as of `buffer_bits`."""
+    prices = np.array([*array.weight_pj, *array.act_pj, *array.out_pj])
+    return np.stack([compute * array.core_pj, prices @ bits[:6], array.dram_pj * bits[6:].sum(axis=0)])

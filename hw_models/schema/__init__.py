@@ -1,0 +1,1 @@
+"""The plain data of a device file: tables, codes, capability, TOML."""

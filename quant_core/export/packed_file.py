@@ -1,0 +1,130 @@
+"""Packed tensors in a safetensors file: the bytes of `pack`, and beside them what each tensor is (spec, shape, channel axis, dtype)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from quant_core.codecs import Encoded
+from quant_core.codecs.packing import pack, pack_encoded, unpack
+from quant_core.spec.quant_spec import QuantSpec, parse
+from quant_core.util.errors import InputError
+from quant_core.util.files import write_bytes
+
+SCHEMA = "bitfront.packed/1"
+_DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a packed tensor is.
+
+    Attributes:
+        spec: the text form of its `QuantSpec`.
+        shape: of the tensor.
+        channel_axis: axis of the output channels.
+        dtype: of the tensor before packing, without "torch.".
+    """
+
+    spec: str
+    shape: tuple[int, ...]
+    channel_axis: int = 0
+    dtype: str = "float32"
+
+
+def save_packed(
+    path: Path,
+    tensors: Mapping[str, tuple[Tensor, QuantSpec, int]],
+    *,
+    plain: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    encoded: Mapping[str, Encoded] | None = None,
+) -> None:
+    """Write name -> (tensor, spec, channel axis) packed, and `plain` tensors (biases, running statistics) as they are, to `path`.
+
+    The file is a safetensors file with one uint8 tensor per packed tensor; its metadata hold `bitfront` (the schema), one JSON entry per
+    packed tensor under `tensor.NAME`, and `metadata`. It is written to a temporary name first. Codes given in
+    `encoded` (of AdaRound, say) are stored instead of encoding the tensor of that name afresh.
+
+    Raises:
+        InputError: a tensor that cannot be packed (its name is in the message), or a name given twice.
+    """
+    twice = sorted(set(tensors) & set(plain or {}))
+    if twice:
+        raise InputError(f"tensors {twice} are given both packed and plain; give each once.")
+    stored = {name: tensor.detach().contiguous() for name, tensor in (plain or {}).items()}
+    notes = dict(metadata or {}) | {"bitfront": SCHEMA}
+    for name, (tensor, spec, axis) in tensors.items():
+        try:
+            given = (encoded or {}).get(name)
+            data = pack(tensor, spec, channel_axis=axis) if given is None else pack_encoded(given, spec)
+        except InputError as error:
+            raise InputError(f"tensor {name!r}: {error}") from None
+        stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        entry = Entry(str(spec), tuple(tensor.shape), axis, str(tensor.dtype).removeprefix("torch."))
+        notes[f"tensor.{name}"] = json.dumps(_short(entry))
+    write_bytes(path, save(stored, metadata=notes))
+
+
+def _short(entry: Entry) -> dict[str, object]:
+    """Return an entry without what it has by default."""
+    return {key: value for key, value in asdict(entry).items() if value != _DEFAULTS.get(key)}
+
+
+def load_packed(path: Path) -> dict[str, Tensor]:
+    """Return every tensor of a file: packed ones unpacked in their dtype, plain ones as they are.
+
+    Raises:
+        InputError: no safetensors file, or an entry that does not fit its bytes.
+    """
+    entries, stored, _ = read_packed(path)
+    return {name: _unpacked(name, tensor, entries.get(name)) for name, tensor in stored.items()}
+
+
+def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[str, str]]:
+    """Return (entry of every packed tensor, every stored tensor, the metadata) of a file.
+
+    Raises:
+        InputError: it does not exist, is no safetensors file, or has a broken entry.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no file; give the path of a .safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as source:
+            notes: dict[str, str] = dict(source.metadata() or {})
+            stored = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file: {error}") from None
+    prefix = "tensor."
+    entries = {key.removeprefix(prefix): _entry(path, key, text) for key, text in notes.items() if key.startswith(prefix)}
+    missing = sorted(set(entries) - set(stored))
+    if missing:
+        raise InputError(f"{path}: metadata describe tensors {missing}, which the file does not hold; it is damaged.")
+    return entries, stored, notes
+
+
+def _entry(path: Path, key: str, text: str) -> Entry:
+    try:
+        raw = _DEFAULTS | json.loads(text)
+        entry = Entry(str(parse(raw["spec"])), tuple(int(size) for size in raw["shape"]), int(raw["channel_axis"]), str(raw["dtype"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: metadata {key!r} is no packed tensor: {error}") from None
+    if entry.dtype not in _DTYPES or not -len(entry.shape) <= entry.channel_axis < max(1, len(entry.shape)):
+        raise InputError(f"{path}: metadata {key!r} has dtype {entry.dtype!r} and channel axis {entry.channel_axis}; it is damaged.")
+    return entry
+
+
+def _unpacked(name: str, stored: Tensor, entry: Entry | None) -> Tensor:
+    if entry is None:
+        return stored
+    data = stored.numpy().tobytes()
+    try:
+        return unpack(data, entry.spec, entry.shape, channel_axis=entry.channel_axis, dtype=_DTYPES[entry.dtype])
+    except InputError as error:
+        raise InputError(f"tensor {name!r}: {error}") from None

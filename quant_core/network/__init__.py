@@ -1,0 +1,1 @@
+"""A network as it runs: calls, layers, statistics, folding, data flow."""

@@ -1,0 +1,92 @@
+"""Batch-norm folding (Jacob et al., CVPR 2018, section 3.2): a batch norm right after a layer becomes part of its weight and bias."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quant_core.network.dataflow import record
+from quant_core.network.forward import forward
+from quant_core.network.trace import first_example, is_transformers_conv1d, quantizable
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
+    """Return a copy of `model`, in eval mode, in which every batch norm that can be folded is an Identity.
+
+    It is folded where its input is exactly the output of one Linear, Conv, ConvTranspose or transformers' Conv1D module, nothing else
+    reads that output, each of the two is called once, and the weight is not shared. What cannot be folded is left as it is. The outputs
+    agree to rounding (1e-5 relative in float32). Dataflow is taken from one run on the first of `example`, a batch of model inputs.
+    """
+    model = copy.deepcopy(model).eval()
+    modules = dict(model.named_modules())
+    for name, norm in foldable_norms(model, example).items():
+        _fold(modules[name], norm)
+        replace_module(model, norm, nn.Identity())
+    return model
+
+
+def foldable_norms(model: nn.Module, example: Any) -> dict[str, nn.Module]:
+    """Return layer name -> the batch norm that can be folded into it; see `fold_batch_norm`. `model` is in eval mode."""
+    layers = quantizable(model)
+    norms: dict[str, nn.Module] = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+    inputs = first_example(example)
+    flow = record(model, layers | norms, lambda: forward(model, inputs))
+    users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None)
+    found = {}
+    for name, layer in layers.items():
+        calls = flow.calls.get(name, [])
+        norm = norms.get(flow.sole_reader(calls[0].write)) if len(calls) == 1 else None
+        parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
+        shared = any(parameter is not None and users[id(parameter)] > 1 for parameter in parameters)
+        if norm is not None and parameters[0] is not None and not shared and _foldable(norm, layer, calls[0].axes):
+            found[name] = norm
+    return found
+
+
+def _foldable(norm: Any, layer: Any, axes: int) -> bool:
+    """A batch norm has its channels on axis 1; a linear layer's output has them there only if it is [N, C]."""
+    channels_second = axes == 2 or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED))
+    return norm.running_mean is not None and channels_second and not isinstance(layer, nn.Embedding)
+
+
+def gain_and_bias(norm: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what a batch norm multiplies a layer's outputs by, and the bias of the two together, per output channel, in float64.
+
+    gain = gamma / sqrt(variance + eps), b' = (b - mean) gain + beta.
+    """
+    gain = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        gain = gain * norm.weight.detach().double()
+    shifted = (-norm.running_mean.double() if bias is None else bias.detach().double() - norm.running_mean.double()) * gain
+    return gain, shifted if norm.bias is None else shifted + norm.bias.detach().double()
+
+
+def _fold(layer: Any, norm: Any) -> None:
+    """w' = w gain, per output channel, in float64."""
+    gain, bias = gain_and_bias(norm, layer.bias)
+    weight = layer.weight.detach()
+    layer.weight = nn.Parameter((weight.double() * per_output(layer, gain)).to(weight.dtype), requires_grad=layer.weight.requires_grad)
+    layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=layer.weight.requires_grad)
+
+
+def per_output(layer: Any, values: Tensor) -> Tensor:
+    """Shape one value per output channel [C] so that it multiplies the layer's weight."""
+    weight: Tensor = layer.weight
+    if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]: the rows of each group have their own outputs
+        spread = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
+        return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
+    if is_transformers_conv1d(layer):
+        return values.reshape(1, -1)
+    return values.reshape(-1, *(1,) * (weight.dim() - 1))
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` in every place where `old` stands."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = new

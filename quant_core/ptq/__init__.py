@@ -1,0 +1,1 @@
+"""Post-training quantization: activations, rounding, corrections, and the engine that applies a policy."""

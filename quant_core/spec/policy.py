@@ -1,0 +1,104 @@
+"""`LayerPolicy` and `Policy`: what is quantized how, for a whole network, with a versioned JSON form."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
+from quant_core.util.errors import InputError
+
+SCHEMA = "bitfront.policy/1"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPolicy:
+    """How the weight of a layer and its INPUT activation are quantized."""
+
+    weight: QuantSpec = FLOAT
+    activation: QuantSpec = FLOAT
+
+    def __str__(self) -> str:
+        return f"weight={self.weight},activation={self.activation}"
+
+
+class Policy(Mapping[str, LayerPolicy]):
+    """Qualified layer name -> `LayerPolicy`, immutable, hashable, in network order."""
+
+    __slots__ = ("_hash", "_layers")
+
+    def __init__(self, layers: Mapping[str, LayerPolicy]) -> None:
+        self._layers = dict(layers)
+        self._hash = hash(tuple(self._layers.items()))
+
+    def __getitem__(self, name: str) -> LayerPolicy:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self._layers == other._layers
+
+    def __repr__(self) -> str:
+        return f"Policy({self.id}, {len(self)} layers)"
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits of the SHA-256 of the canonical JSON form."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:10]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the versioned plain form; `Policy.from_json(p.to_json()) == p`."""
+        layers = {name: {"weight": str(each.weight), "activation": str(each.activation)} for name, each in self.items()}
+        return {"schema": SCHEMA, "layers": layers}
+
+    @staticmethod
+    def from_json(data: object) -> "Policy":
+        """Read the plain form.
+
+        Raises:
+            InputError: naming the layer and the field that is wrong.
+        """
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            given = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise InputError(f"not a policy of this version: schema {given!r} given, {SCHEMA!r} needed.")
+        layers = data.get("layers")
+        if not isinstance(layers, dict) or not layers:
+            raise InputError(
+                'policy has no \'layers\' table; write {"layer name": {"weight": "int4:channel:mse", "activation": "int8:tensor"}}.'
+            )
+        return Policy({name: _layer_from_json(name, entry) for name, entry in layers.items()})
+
+
+def _layer_from_json(name: str, entry: object) -> LayerPolicy:
+    if not isinstance(entry, dict) or not set(entry) <= {"weight", "activation"}:
+        raise InputError(f"policy layer {name!r}: {entry!r} given; a table with 'weight' and 'activation' is needed.")
+    specs = {}
+    for slot, text in entry.items():
+        try:
+            specs[slot] = parse(str(text))
+        except InputError as error:
+            raise InputError(f"policy layer {name!r}, {slot}: {error}") from None
+    return LayerPolicy(**specs)
+
+
+def parse_layer_policy(text: str) -> LayerPolicy:
+    """Read `weight=SPEC,activation=SPEC`; a part left out is float.
+
+    Raises:
+        InputError: with the part that was not understood.
+    """
+    specs: dict[str, QuantSpec] = {}
+    for part in text.split(","):
+        slot, equals, spec = part.strip().partition("=")
+        if not equals or slot not in ("weight", "activation") or slot in specs:
+            raise InputError(f"{part.strip()!r} in {text!r}; write 'weight=int4:channel:mse,activation=int8:tensor:ema', each once.")
+        specs[slot] = parse(spec)
+    return LayerPolicy(**specs)

@@ -1,0 +1,69 @@
+"""Tables of interchangeable things: a name, or a user's own `package.module:attribute`, resolved when asked for."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from quant_core.util.errors import BitfrontError, InputError
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest known name, or the empty string."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(family: str, given: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that `family` does not hold; it lists the known names."""
+    names = sorted(known)
+    return InputError(f"unknown {family} {given!r}; known: {', '.join(names)}.{suggest(given, names)}")
+
+
+def load(path: str) -> object:
+    """Import `package.module:attribute`.
+
+    Raises:
+        InputError: the module cannot be imported or lacks the attribute.
+        BitfrontError: the module itself fails.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"cannot import {module_name!r} of {path!r}: {error}. Is it installed or on PYTHONPATH?") from error
+    except Exception as error:  # whatever a user's own module does while it is imported
+        raise BitfrontError(f"importing {module_name!r} of {path!r} failed with {type(error).__name__}: {error}") from error
+    try:
+        found: object = getattr(module, attribute)
+    except AttributeError:
+        raise InputError(f"module {module_name!r} has no {attribute!r} (given: {path!r}).{suggest(attribute, dir(module))}") from None
+    return found
+
+
+def about(path: str) -> str:
+    """Return the first sentence about `package.module:attribute`, or else about its module, read from the source: nothing is imported."""
+    module_name, _, attribute = path.partition(":")
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        return ""
+    module = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    named = [each for each in module.body if isinstance(each, ast.ClassDef | ast.FunctionDef) and each.name == attribute]
+    text = next((found for each in (*named, module) if (found := ast.get_docstring(each))), "")
+    return re.split(r"\.\s+(?=[A-Z])", " ".join(text.partition("\n\n")[0].split()))[0].removesuffix(".")
+
+
+def resolve(table: Mapping[str, str], family: str, name: str) -> object:
+    """Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`.
+
+    Raises:
+        InputError: the name is not in the table, or the path cannot be imported.
+    """
+    if name in table:
+        return load(table[name])
+    if ":" in name:
+        return load(name)
+    raise InputError(f"{unknown(family, name, table)} Your own goes in as 'package.module:attribute'.")

@@ -1,0 +1,107 @@
+"""The `bitfront` command. Each command lives in its own module, which imports what is heavy only when it runs."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from search.cli import catalog, devices, evaluate, export, profile, report, solve, sweep
+
+INTERRUPTED = 130  # typer's exit code after Ctrl-C
+
+app = typer.Typer(
+    name="bitfront",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bitfront {metadata.version('bitfront')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Search the per-layer quantization policies of a PyTorch network: accuracy against latency, energy and size.
+
+    Example: `bitfront sweep examples/digits.toml`, then `bitfront front NAME`
+    """
+    context.obj = debug
+
+
+for _name, _command in (
+    ("sweep", sweep.sweep_command),
+    ("resume", sweep.resume_command),
+    ("front", report.front_command),
+    ("show", report.show_command),
+    ("compare", report.compare_command),
+    ("ui", report.ui_command),
+    ("export", export.export_command),
+    ("apply", export.apply_command),
+    ("evaluate", evaluate.evaluate_command),
+    ("solve", solve.solve_command),
+    ("init", catalog.init_command),
+    ("list", catalog.list_command),
+    ("inspect", catalog.inspect_command),
+    ("cost", devices.cost_command),
+    ("profile", profile.profile_command),
+):
+    app.command(_name)(_command)
+app.add_typer(devices.devices_app, name="devices")
+
+
+def main() -> None:
+    """Run the command line: exit code 0, 1 (something failed), 2 (bad usage or input) or 130 (ended by Ctrl-C).
+
+    Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
+    """
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may lie in the working directory
+    debug, arguments = "--debug" in sys.argv, [each for each in sys.argv[1:] if each != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = one_line(errors)
+            app(arguments)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            errors.print("interrupted; a sweep that had begun can be continued: `bitfront resume NAME`", markup=False)
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_report(error, errors))
+
+
+def one_line(console: Console) -> Callable[..., None]:
+    """Return what shows our own warnings as one line, and others as Python does."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **given: Any) -> None:
+        if issubclass(category, LeftInFloatWarning):
+            console.print(f"warning: {message}", markup=False)
+        else:
+            usual(message, category, *place, **given)
+
+    return show
+
+
+def _report(error: Exception, console: Console) -> int:
+    """Print an error; return the exit code."""
+    known = isinstance(error, BitfrontError)
+    console.print(
+        f"error: {error}" if known else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.", markup=False
+    )
+    return 2 if isinstance(error, InputError) else 1

@@ -1,0 +1,100 @@
+"""`bitfront list`, `init` and `inspect`: what there is, a commented experiment, what a packed file holds. Only inspect loads torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quant_core.util.errors import InputError
+from quant_core.util.files import write_text
+from quant_core.util.registry import about, unknown
+
+
+def _families() -> dict[str, dict[str, str]]:
+    """Return family -> name -> one line about it."""
+    from quant_core.qat import QAT_METHODS
+    from quant_core.spec.formats import CLIPPINGS, FORMATS, ROUNDINGS
+    from search.config.schedulers import RAY, SCHEDULERS
+    from search.exporters import EXPORTERS
+    from search.searchers import SEARCHERS
+    from search.sweeps.backend import BACKENDS
+    from search.sweeps.ray.searchers import RAY_SEARCHERS
+    from search.tasks import TASKS
+
+    things = {"searchers": SEARCHERS, "tasks": TASKS}
+    modules = {"qat-methods": QAT_METHODS, "exporters": EXPORTERS, "backends": BACKENDS}
+    found = {
+        "formats": {name: each.about for name, each in FORMATS.items()},
+        "clippings": dict(CLIPPINGS),
+        "roundings": dict(ROUNDINGS),
+        **{family: {name: about(path) for name, path in table.items()} for family, table in things.items()},
+        **{family: {name: about(path.partition(":")[0]) for name, path in table.items()} for family, table in modules.items()},
+        "schedulers": {name: each.about for name, each in SCHEDULERS.items()},
+    }
+    found["searchers"] |= {RAY + name: each.about for name, each in RAY_SEARCHERS.items()}
+    return found
+
+
+def list_command(
+    family: Annotated[
+        str, typer.Argument(help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters, backends or schedulers.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the known members of a family.
+
+    Example: `bitfront list formats`
+    """
+    families = _families()
+    if family not in families:
+        raise unknown("family", family, families)
+    if as_json:
+        typer.echo(json.dumps(families[family], indent=2))
+        return
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what")
+    for row in families[family].items():
+        table.add_row(*row)
+    Console().print(table)
+
+
+def init_command(
+    path: Annotated[Path, typer.Argument(help="Where to write the experiment file.")] = Path("experiment.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented experiment file.
+
+    Example: `bitfront init my.toml`
+    """
+    from search.config.files import template
+
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; give another name, or --force to overwrite it.")
+    write_text(path, template())
+    typer.echo(f"wrote {path}; run it with: bitfront sweep {path}")
+
+
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="A packed .safetensors file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what a packed file holds.
+
+    Example: `bitfront inspect out/model.safetensors`
+    """
+    from dataclasses import asdict
+
+    from quant_core.export.inspect import describe
+
+    rows = [asdict(row) for row in describe(path)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*rows[0], box=None) if rows else Table(box=None)
+    for row in rows:
+        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)

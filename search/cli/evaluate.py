@@ -1,0 +1,150 @@
+"""`bitfront evaluate`: one policy, no search."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quant_core.util.errors import InputError
+from search.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from quant_core.qat import QatConfig
+    from quant_core.spec.layer import Layer
+    from quant_core.spec.policy import Policy
+    from search.config.evaluation import EvaluateSection
+    from search.evaluation.evaluator import Evaluator
+    from search.tasks.task import Task
+
+
+def evaluate_command(
+    task: Annotated[str, typer.Option("--task", help='A task of `bitfront list tasks`, or "package.module:function".')],
+    policy: Annotated[str, typer.Option("--policy", help="A uniform policy: weight=SPEC,activation=SPEC.")] = "",
+    policy_file: Annotated[Path | None, typer.Option("--policy-file", help="A policy.json; instead of --policy.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
+    calib: Annotated[int, typer.Option("--calib", min=0, help="Calibration examples; 0: all.")] = 0,
+    valid: Annotated[int, typer.Option("--valid", min=0, help="Validation examples; 0: all.")] = 0,
+    test: Annotated[int, typer.Option("--test", min=0, help="Test examples; 0: all.")] = 0,
+    qat: Annotated[str, typer.Option("--qat", help="Train under the policy too, by a method of `bitfront list qat-methods`.")] = "",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of --qat.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --qat.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate one policy: float and quantized accuracy on the validation and the test split; with --qat also after training.
+
+    Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
+    """
+    _check_policy(policy, policy_file)
+    import torch
+
+    from quant_core.network.trace import trace
+    from quant_core.qat import QatConfig
+    from search import tasks
+    from search.config.evaluation import EvaluateSection
+    from search.evaluation.evaluator import Evaluator, first_inputs
+
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = tasks.load(task, _options(option or []))
+    layers = trace(loaded.model, first_inputs(loaded))
+    chosen = read_policy(policy, policy_file, layers)
+    section = EvaluateSection(calib=calib, valid=valid, test=test)
+    found = _figures(Evaluator(loaded, layers, section), chosen, layers)
+    if qat:
+        found |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("", "valid", "test", box=None)
+    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), *((("trained", "accuracy_qat"),) if qat else ())):
+        table.add_row(name, *(f"{found[f'{key}_{split}']:.2%}" for split in ("valid", "test")))
+    Console().print(table)
+    typer.echo(
+        f"policy {found['id']}: {found['bits_weight_avg']:.3f} bits per weight, {found['weight_bytes']:.0f} bytes; {found['seconds']:.2f} s"
+    )
+
+
+def _check_policy(text: str, path: Path | None) -> None:
+    """Refuse what can be refused before a network is loaded, or trained."""
+    from quant_core.spec.policy import parse_layer_policy
+
+    if bool(text) == bool(path):
+        raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
+    if text:
+        parse_layer_policy(text)
+
+
+def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Policy":
+    """Return a uniform policy from its text form, or the policy of a file.
+
+    Raises:
+        InputError: neither can be read, or the file's policy is for another network.
+    """
+    from quant_core.spec.policy import Policy, parse_layer_policy
+    from spaces.rules import uniform_policy
+
+    if path is None:
+        return uniform_policy(layers, parse_layer_policy(text))
+    try:
+        policy = Policy.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the policy {path}: {error}") from None
+    names = [each.name for each in layers]
+    if sorted(policy) != sorted(names):
+        missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
+        raise InputError(f"{path} is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
+    return Policy({name: policy[name] for name in names})
+
+
+def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]") -> dict[str, str | float]:
+    """Return what is printed; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
+    from quant_core.spec.size import average_bits, float_bytes, weight_bytes
+
+    found: dict[str, str | float] = {"id": policy.id}
+    for split in ("valid", "test"):
+        found[f"accuracy_float_{split}"] = evaluator.float_metrics(split)["accuracy"]
+    start = time.perf_counter()
+    found["accuracy_valid"] = (measured := evaluator.metrics(policy, "valid"))["accuracy"]
+    found["seconds"] = time.perf_counter() - start
+    found["loss_valid"] = measured["loss"]
+    found["accuracy_test"] = (measured := evaluator.metrics(policy, "test"))["accuracy"]
+    found["loss_test"] = measured["loss"]
+    found |= average_bits(layers, policy)
+    return found | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
+
+
+def _trained(
+    task: "Task", layers: "Sequence[Layer]", policy: "Policy", config: "QatConfig", section: "EvaluateSection"
+) -> dict[str, str | float]:
+    """Train under the policy, showing every epoch; return `accuracy_ptq_*`, `accuracy_qat_*` and losses."""
+    from search.evaluation.training import qat_metrics
+
+    console = Console(stderr=True, highlight=False)
+
+    def report(metrics: dict[str, float]) -> bool:
+        console.print(f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid accuracy {metrics['accuracy']:.2%}")
+        return False
+
+    return dict(qat_metrics(task, layers, policy, config, section=section, report=report))
+
+
+def _options(given: list[str]) -> dict[str, object]:
+    """Read key=value options; values are TOML, or plain text where they are not."""
+    import tomllib
+
+    read: dict[str, object] = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        if not equals or not key:
+            raise InputError(f"task option {each!r} is not of the form key=value.")
+        try:
+            read[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            read[key] = text
+    return read

@@ -1,0 +1,57 @@
+"""`bitfront export` and `bitfront apply`: take a policy out of a sweep, and use one anywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from search.cli.evaluate import evaluate_command
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+
+
+def export_command(
+    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
+    pick: Annotated[str, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number.")] = "knee",
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", help="policy, safetensors, onnx, c-array, torchao, vllm or card; may be repeated. policy and card always are."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    allow_dequantized: Annotated[
+        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot say as float constants of their values.")
+    ] = False,
+    register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
+    uri: Uri = DEFAULT_URI,
+    experiment: ExperimentName = None,
+) -> None:
+    """Export one policy of a sweep, verified.
+
+    Example: `bitfront export digits-auto-1124-101500 --pick best-under:latency_s=0.001 -f onnx -f safetensors --out out/digits`
+    """
+    from search.exporters.flow import export
+
+    wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
+    console = Console(highlight=False, soft_wrap=True)
+    written = export(uri, sweep, pick, wanted, out, experiment, force=force, allow_dequantized=allow_dequantized, register=register)
+    for name, done in written.items():
+        checks = ", ".join(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in done.checks.items())
+        console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}", markup=False)
+        for note in done.notes:
+            console.print(f"  note: {note}", markup=False)
+
+
+def apply_command(
+    policy: Annotated[Path, typer.Argument(help="A policy.json, as `bitfront export` writes it.")],
+    task: Annotated[str, typer.Option("--task", help='A task of `bitfront list tasks`, or "package.module:function".')],
+    option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a task's network by a policy file and evaluate it.
+
+    Example: `bitfront apply out/digits/policy.json --task digits`
+    """
+    evaluate_command(task=task, policy_file=policy, option=option, as_json=as_json)

@@ -1,0 +1,87 @@
+"""`bitfront solve`: the best policy of other budgets, from the sensitivities of a sweep, without evaluating anything again."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.files import write_text
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+
+if TYPE_CHECKING:
+    from quant_core.spec.policy import Policy
+
+
+def solve_command(
+    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    budget: Annotated[
+        list[str], typer.Option("--budget", help="METRIC=LIMIT, as 12000, '0.2 of float' or '60% of int8'; may be repeated.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront apply`.")] = None,
+    uri: Uri = DEFAULT_URI,
+    experiment: ExperimentName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again.
+
+    Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
+    """
+    from quant_core.spec.layer import layers_to_json
+    from quant_core.util.quiet import quiet_stdout
+    from search import tracking
+    from search.config.files import loads
+    from search.searchers.base.losses import losses
+    from search.searchers.solvers.ranking import best
+    from search.sweeps.run import check_fingerprints, ready_for
+
+    record = tracking.read(uri, sweep, experiment)
+    asked = loads(record.experiment, f"experiment of sweep {record.name}")
+    ready = ready_for(asked.with_budget(_budget(budget)))
+    check_fingerprints(record, ready.setup, ("weights", "data"))
+    problem = ready.problem(record.baseline)
+    sensitivities = losses(problem)
+    start = time.perf_counter()
+    with quiet_stdout():
+        found = best(problem, sensitivities)
+    seconds = time.perf_counter() - start
+    if found is None:
+        raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
+    policy = ready.setup.space.policy(found)
+    if out:
+        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(ready.setup.layers)}, indent=1) + "\n")
+    result = {
+        "id": policy.id,
+        "estimated_loss_rise": float(sum(each[k] for each, k in zip(sensitivities, found, strict=True))),
+        "cost": problem.costs_of(found),
+        "seconds": seconds,
+        "scored": ready.sensitivity.evaluations,
+    }
+    typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
+
+
+def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
+    """Print the policy layer by layer, its cost, and what solving took."""
+    table = Table("layer", "weight", "activation", box=None)
+    for name, each in policy.items():
+        table.add_row(name, str(each.weight), str(each.activation))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(", ".join(f"{metric} {value:.6g}" for metric, value in result["cost"].items()), markup=False)
+    console.print(f"policy {policy.id}: solved in {1e3 * result['seconds']:.1f} ms; {result['scored']} evaluations", markup=False)
+
+
+def _budget(given: list[str]) -> dict[str, object]:
+    """Read METRIC=LIMIT texts."""
+    read: dict[str, object] = {}
+    for each in given:
+        metric, equals, limit = each.partition("=")
+        if not equals or not metric.strip():
+            raise InputError(f"budget {each!r} is not of the form METRIC=LIMIT, for example weight_bytes=12000 or 'latency_s=60% of int8'.")
+        read[metric.strip()] = limit.strip()
+    return read

@@ -1,0 +1,89 @@
+"""`bitfront sweep` and `bitfront resume`: run, show progress, say where to look. The last line on standard output is `NAME RUN_ID`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from search.cli.options import DEFAULT_URI, ExperimentName, Log, Uri
+from search.tracking.names import redact
+
+if TYPE_CHECKING:
+    from search.records.record import SweepRecord
+    from search.sweeps.run import Ended, Spent
+
+
+def sweep_command(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file; `bitfront init` writes a commented one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the file, as section.key=value.")] = None,
+    log: Log = "auto",
+) -> None:
+    """Run a sweep: uniform policies first, then the searcher's. Ctrl-C stops after the running trial; `bitfront resume` continues.
+
+    Example: `bitfront sweep examples/digits.toml search.trials=40 search.searcher=tpe`
+    """
+    from search.config.files import load
+    from search.sweeps.run import start
+
+    loaded = load(experiment, overrides or [])
+    _close(start(loaded, log), loaded.track.uri)
+
+
+def resume_command(
+    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    uri: Uri = DEFAULT_URI,
+    experiment: ExperimentName = None,
+    log: Log = "auto",
+) -> None:
+    """Continue a stopped or killed sweep to its trial count, without repeating or losing a finished trial.
+
+    Example: `bitfront resume digits-auto-1124-101500`
+    """
+    from search.sweeps.run import resume
+
+    _close(resume(uri, sweep, experiment, log), uri)
+
+
+def _close(ended: "Ended", uri: str) -> None:
+    """Print the summary to standard error and the sweep's name and run id to standard output."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    record, spent = ended.record, ended.spent
+    failed = [trial for trial in record.trials if trial.result.failed]
+    repeated = sum(trial.repeated >= 0 for trial in record.trials)
+    early = sum(trial.result.status == "stopped" for trial in record.trials)
+    also = f", {early} stopped early" if early else ""
+    counts = f"{len(failed)} failed, {repeated} repeated{also}"
+    console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}", markup=False)
+    for trial in failed[:3]:
+        console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
+    for line in _spent(spent):
+        console.print(line, markup=False)
+    if not ended.complete:
+        console.print(
+            "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
+        )
+    console.print(f"next: {_next(record, uri)}", markup=False)
+    typer.echo(f"{record.name} {record.run_id}")
+
+
+def _spent(spent: "Spent") -> tuple[str, str]:
+    """Say where the time went, and what the caches saved."""
+    of = f" on {spent.workers} workers" if spent.workers > 1 else ""
+    loop = f"evaluation {spent.evaluation_s:.1f}{of}, search {spent.search_s:.1f}, tracking {spent.tracking_s:.2f}, idle {spent.idle_s:.1f}"
+    weights, ranges = spent.weights, spent.ranges
+    return (
+        f"seconds: {spent.total_s:.1f} in all; trials {spent.loop_s:.1f}: {loop}; test split and report {spent.test_s:.1f}; "
+        f"{spent.retried} attempts made again",
+        f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, {weights.bytes / 2**20:.1f} MiB; "
+        f"statistics {spent.statistics_bytes / 2**20:.1f} MiB, activation ranges {ranges.hits} hits, {ranges.misses} misses; "
+        f"{spent.sensitivity_evaluations} forward passes for sensitivities",
+    )
+
+
+def _next(record: "SweepRecord", uri: str) -> str:
+    """Return the commands to type now, as they are to be typed."""
+    where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
+    if record.status != "finished":
+        return f"bitfront resume {record.name}{where}"
+    return f"bitfront front {record.name}{where} | bitfront ui --uri {redact(uri)} | bitfront export {record.name}{where} --pick knee"

@@ -1,0 +1,68 @@
+"""The section of an experiment that says how a policy is evaluated: fidelity, training, the ladder, sizes of the splits."""
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from quant_core.qat import QatConfig
+
+FIDELITIES = Literal["ptq", "qat"]
+RUNGS = Literal["adaround", "qat"]
+
+
+class EvaluateSection(BaseModel):
+    """How a policy is evaluated. Sizes are numbers of examples; 0 means all.
+
+    Attributes:
+        fidelity: what every trial is evaluated at: "ptq" quantizes the float network; "qat" also trains every policy.
+        ladder: rungs above "ptq" that the policies nearest to the front climb when the search is over (`search.sweeps.promotion`).
+        climbers: how many policies climb to each rung.
+        epochs: of training; 0: as `qat` says.
+        start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
+        sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
+        qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fidelity: FIDELITIES = "ptq"
+    ladder: tuple[RUNGS, ...] = ()
+    climbers: int = Field(default=8, ge=1)
+    epochs: int = Field(default=0, ge=0)
+    start: Literal["float", "nearest"] = "float"
+    sensitivity: Literal["forward", "fisher"] = "forward"
+    qat: dict[str, Any] = {}
+    calib: int = Field(default=0, ge=0)
+    valid: int = Field(default=0, ge=0)
+    test: int = Field(default=0, ge=0)
+    bias_correction: bool = True
+    cache_mib: int = Field(default=256, ge=1)
+
+    @model_validator(mode="after")
+    def _qat_is_known(self) -> "EvaluateSection":
+        known = [each.name for each in dataclasses.fields(QatConfig)]
+        wrong = sorted(set(self.qat) - set(known))
+        if wrong:
+            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(known)}")
+        if self.epochs and "epochs" in self.qat:
+            raise ValueError(f"epochs = {self.epochs} and qat.epochs = {self.qat['epochs']} given; give one of them")
+        _ = self.training
+        return self
+
+    @model_validator(mode="after")
+    def _ladder_climbs(self) -> "EvaluateSection":
+        if len(set(self.ladder)) != len(self.ladder):
+            raise ValueError(f"ladder = {list(self.ladder)} given; each rung once, as in ladder = ['adaround', 'qat']")
+        if self.ladder and self.fidelity == "qat":
+            raise ValueError("a ladder climbs from fidelity = 'ptq'; with fidelity = 'qat' every policy is trained anyway")
+        return self
+
+    @property
+    def training(self) -> QatConfig:
+        """How policies are trained.
+
+        Raises:
+            InputError: a value of `qat` that is not legal.
+        """
+        return QatConfig(**(self.qat | ({"epochs": self.epochs} if self.epochs else {})))

@@ -1,0 +1,296 @@
+"""The experiment: what a sweep is asked to do. Validated by pydantic; every fault is reported at once, unknown keys are refused."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from quant_core.spec.formats import FORMATS
+from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
+from quant_core.util.errors import InputError
+from search.config.evaluation import EvaluateSection
+from search.config.schedulers import check, split
+
+_BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
+
+
+class _Section(BaseModel):
+    """Immutable; a key that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _expand(table: dict[str, Any]) -> list[str]:
+    """Return the text forms of a table of alternatives: `{format = "int", bits = [2, 4], granularity = "channel"}`."""
+    unknown = set(table) - {"format", "bits", "granularity", "clipping", "rounding", "scale", "symmetric"}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}; allowed: format, bits, granularity, clipping, rounding, scale, symmetric")
+    axes = [
+        [""] if key not in table else _as_list(table[key]) for key in ("bits", "granularity", "clipping", "rounding", "scale", "symmetric")
+    ]
+    texts = []
+    for name in _as_list(table.get("format", "int")):
+        numbered = name in FORMATS and len(FORMATS[name].bits) > 1
+        if numbered and "bits" not in table:
+            raise ValueError(f"format {name!r} needs 'bits', for example bits = [2, 4, 8]")
+        for bits, *rest, symmetric in itertools.product(*axes):
+            head = f"{name}{_whole_bits(bits)}" if numbered else name
+            texts.append(":".join([head, *(part for part in rest if part), *(["affine"] if symmetric is False else [])]))
+    return texts
+
+
+def _whole_bits(bits: object) -> int:
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise ValueError(f"bits = {bits!r} given; whole numbers are needed, for example bits = [2, 4, 8]")
+    return bits
+
+
+def _read_choices(value: Any) -> Any:
+    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs."""
+    specs: list[QuantSpec] = []
+    faults = []
+    for entry in _as_list(value):
+        try:
+            specs += (
+                [entry]
+                if isinstance(entry, QuantSpec)
+                else [parse(text) for text in (_expand(entry) if isinstance(entry, dict) else [str(entry)])]
+            )
+        except SpecError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    if not specs:
+        raise ValueError("no choice given; name at least one format, for example ['int4:channel:mse', 'int8:channel']")
+    return tuple(dict.fromkeys(specs))
+
+
+def _write_choices(specs: Sequence[QuantSpec]) -> list[str]:
+    return [str(spec) for spec in specs]
+
+
+Choices = Annotated[tuple[QuantSpec, ...], BeforeValidator(_read_choices), PlainSerializer(_write_choices)]
+
+
+class TaskSection(_Section):
+    """Which network and data.
+
+    Attributes:
+        name: a task of `bitfront list tasks` or "package.module:function".
+        options: keyword arguments of the task's function.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class Rule(_Section):
+    """One rule over the space; exactly one of `fix`, `restrict`, `tie` names the layers.
+
+    Layers: a shell pattern ("blocks.*"), "first", "last", or "kind:depthwise".
+    """
+
+    fix: str = ""
+    restrict: str = ""
+    tie: str = ""
+    weight: Choices | None = None
+    activation: Choices | None = None
+    slot: Literal["weight", "activation", ""] = ""
+
+    @model_validator(mode="after")
+    def _one_verb(self) -> "Rule":
+        verbs = [verb for verb in ("fix", "restrict", "tie") if getattr(self, verb)]
+        if len(verbs) != 1:
+            raise ValueError(f"{len(verbs)} of 'fix', 'restrict', 'tie' given; a rule has exactly one, naming its layers")
+        if verbs[0] == "tie":
+            if not self.slot or self.weight or self.activation:
+                raise ValueError("a tie needs slot = 'weight' or slot = 'activation', and no choices")
+        elif self.slot or not (self.weight or self.activation):
+            raise ValueError(f"a {verbs[0]} needs 'weight' and/or 'activation' choices, and no slot")
+        if verbs[0] == "fix" and any(len(each) != 1 for each in (self.weight, self.activation) if each):
+            raise ValueError("a fix takes one choice per slot; use 'restrict' for several")
+        return self
+
+
+class SpaceSection(_Section):
+    """What may be chosen for every layer, before the rules."""
+
+    weight: Choices
+    activation: Choices
+    rules: tuple[Rule, ...] = ()
+
+
+class Limit(_Section):
+    """An upper limit: absolute (SI units), or a share of the float (or uniform int8) network's figure."""
+
+    value: float
+    of: Literal["", "float", "int8"] = ""
+
+
+def _read_limit(value: Any) -> Any:
+    if isinstance(value, Limit):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} given; write a number in SI units, or '0.25 of float', or '60% of int8'")
+    found = _BUDGET.fullmatch(str(value).strip())
+    try:
+        number = float(found[1]) if found else float("nan")
+    except ValueError:
+        number = float("nan")
+    if not found or not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} given; write a positive number in SI units, or '0.25 of float', or '60% of int8'")
+    if found[2] and not found[3]:
+        raise ValueError(f"{value!r} given; a percentage needs 'of float' or 'of int8'")
+    return Limit.model_validate({"value": number / 100 if found[2] else number, "of": found[3] or ""})
+
+
+def _write_limit(limit: Limit) -> float | str:
+    return f"{limit.value} of {limit.of}" if limit.of else limit.value
+
+
+Budget = Annotated[Limit, BeforeValidator(_read_limit), PlainSerializer(_write_limit)]
+
+
+class DeviceSection(_Section):
+    """The target: a device of `bitfront devices` or the path of a device file; what is minimized (`error`, or the
+    finer `loss`, first) and what is limited."""
+
+    name: str
+    objectives: tuple[str, ...] = ("error", "weight_bytes")
+    budget: dict[str, Budget] = {}
+
+    @model_validator(mode="after")
+    def _quality_first(self) -> "DeviceSection":
+        if self.objectives[:1] not in (("error",), ("loss",)) or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(
+                f"objectives = {list(self.objectives)} given; 'error' comes first (or the finer 'loss'), each name once: "
+                "['error', 'weight_bytes']"
+            )
+        return self
+
+
+class SearchSection(_Section):
+    """How to search: a searcher of `bitfront list searchers` or "package.module:attribute"."""
+
+    searcher: str = "auto"
+    options: dict[str, Any] = {}
+    trials: int = Field(default=60, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=0)
+
+
+class TrackSection(_Section):
+    """Where the record goes.
+
+    Attributes:
+        uri: MLflow tracking uri; credentials belong into the environment.
+        experiment: MLflow experiment that holds the sweep.
+        system_metrics_s: seconds between samples of the driver's processor, memory, disk and network; 0: none.
+    """
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "bitfront"
+    system_metrics_s: float = Field(default=0, ge=0)
+
+
+class RunSection(_Section):
+    """Where trials run. One torch thread per trial is the fastest for small networks and keeps figures the same on every machine.
+
+    Attributes:
+        backend: "local" (this process), "ray", or "package.module:function".
+        threads: torch threads per trial; 0 leaves torch's own choice.
+        address: Ray cluster to join: "" starts one on this machine, "auto" or "host:port" joins a running one.
+        workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray).
+        max_retries: how often a trial whose worker died or failed is run again (ray).
+        trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
+        scheduler: of `search.config.schedulers.SCHEDULERS`: what ends trials early (ray), or "pbt" for training.
+        scheduler_options: its options.
+    """
+
+    backend: str = "local"
+    threads: int = Field(default=1, ge=0)
+    address: str = ""
+    workers: int = Field(default=2, ge=1)
+    cpus_per_trial: float = Field(default=1, gt=0)
+    gpus_per_trial: float = Field(default=0, ge=0)
+    max_retries: int = Field(default=2, ge=0)
+    trial_timeout_s: float = Field(default=0, ge=0)
+    scheduler: str = "none"
+    scheduler_options: dict[str, Any] = {}
+
+    @property
+    def at_once(self) -> int:
+        """How many trials run at once: one in this process, `workers` elsewhere."""
+        return 1 if self.backend == "local" else self.workers
+
+
+class Experiment(_Section):
+    """The whole experiment file."""
+
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,100}$")
+    task: TaskSection
+    space: SpaceSection
+    device: DeviceSection
+    search: SearchSection = SearchSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    track: TrackSection = TrackSection()
+    run: RunSection = RunSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """Turn `searcher = "ray:ASHA+random"` into a searcher and a scheduler."""
+        search, run = (data.get(name) or {} for name in ("search", "run")) if isinstance(data, dict) else ({}, {})
+        if not isinstance(search, dict) or not isinstance(run, dict):
+            return data
+        searcher, scheduler = split(str(search.get("searcher", "")))
+        if scheduler and run.get("scheduler", scheduler) != scheduler:
+            raise ValueError(f"searcher = {search['searcher']!r} and run.scheduler = {run['scheduler']!r} given; name one scheduler")
+        return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
+
+    @field_validator("run")
+    @classmethod
+    def _scheduler_fits(cls, run: RunSection, info: ValidationInfo) -> RunSection:
+        evaluate = info.data.get("evaluate")
+        trains = evaluate is None or "qat" in (evaluate.fidelity, *evaluate.ladder)
+        check(run.scheduler, run.scheduler_options, run.backend, trains)
+        return run
+
+    def with_budget(self, budget: Mapping[str, object]) -> "Experiment":
+        """Return the same experiment under another budget.
+
+        Raises:
+            InputError: a limit cannot be read.
+        """
+        data = self.model_dump(mode="json")
+        data["device"]["budget"] = dict(budget)
+        try:
+            return Experiment.model_validate(data)
+        except ValidationError as error:
+            raise InputError(
+                "; ".join(
+                    f"budget {'.'.join(map(str, each['loc'][2:]))}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors()
+                )
+            ) from None
+
+
+def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:
+    """Return one error that lists every fault (where, what)."""
+    lines = "\n".join(f"  [{where}] {what}" for where, what in faults)
+    return InputError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{lines}")

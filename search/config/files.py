@@ -1,0 +1,103 @@
+"""Reading and writing experiment files: TOML text, command-line overrides, every fault reported at once with its place."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from quant_core.util.errors import InputError
+from quant_core.util.registry import suggest
+from search.config.experiment import Experiment, as_input_error
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file, with `section.key=value` overrides on top.
+
+    Relative paths inside the file are left as they are: they are relative to the working directory.
+
+    Raises:
+        InputError: the file cannot be read, is no TOML, or is not a valid experiment (every fault is listed).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the experiment file {path}: {error}. `bitfront init {path}` writes a commented one.") from error
+    return loads(text, str(path), overrides)
+
+
+def loads(text: str, place: str = "experiment", overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment from TOML text.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{place} is not valid TOML: {error}") from None
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise as_input_error(place, [_fault(each) for each in error.errors()]) from None
+
+
+def dumps(experiment: Experiment) -> str:
+    """Return the resolved experiment as TOML: every default written out; `loads(dumps(e)) == e`."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True), multiline_strings=False)
+
+
+def template() -> str:
+    """Return the commented experiment file that `bitfront init` writes."""
+    return resources.files("search").joinpath("templates/experiment.toml").read_text(encoding="utf-8")
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        raise InputError(f"override {override!r} is not of the form section.key=value, for example search.trials=20.")
+    table = data
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise InputError(f"override {override!r}: {section!r} is a value, not a section.")
+    try:
+        table[name] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[name] = text
+
+
+def _fault(error: Any) -> tuple[str, str]:
+    """Turn one pydantic error into (place, what was given and what is allowed)."""
+    place = ".".join(str(part) for part in error["loc"]) or "file"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        return place, f"unknown key; known here: {', '.join(known)}.{suggest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return place, "is missing; add it (see `bitfront init`)"
+    if error["type"] == "model_type":
+        known = _known_keys(error["loc"])
+        return place, f"{error['input']!r} given; this is a section: set its keys, as in {place}.{known[0]}=...; known: {', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should"):
+        message = f"{error['input']!r} given; i{message[1:]}"
+    return place, message
+
+
+def _known_keys(loc: Sequence[str | int]) -> list[str]:
+    """Return the keys that the model at `loc` knows."""
+    model: type[BaseModel] = Experiment
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)

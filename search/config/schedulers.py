@@ -1,0 +1,77 @@
+"""The table of schedulers: what ends trials early, or breeds how they are trained. Free of heavy imports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quant_core.util.errors import InputError
+from quant_core.util.registry import suggest, unknown
+
+NONE, POPULATION = "none", "pbt"
+RAY = "ray:"
+"""Before the name of one of Ray Tune's own searchers (`search.sweeps.ray.searchers`)."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A scheduler: where it is, its options with their least values (where that is whole, so is the option), one line about it."""
+
+    path: str
+    options: Mapping[str, float]
+    about: str
+
+
+SCHEDULERS: dict[str, Kind] = {
+    NONE: Kind("", {}, "Runs every trial to its end."),
+    "asha": Kind("search.sweeps.ray.schedulers:asha", {"grace": 1, "reduction": 1.1}, "Ray Tune's ASHA on the fidelity axis."),
+    "hyperband": Kind("search.sweeps.ray.schedulers:hyperband", {"brackets": 1, "reduction": 1.1}, "Ray Tune's asynchronous HyperBand."),
+    POPULATION: Kind(
+        "quant_core.qat.population:train", {"members": 2, "every": 1}, "Breeds learning rate and distillation weight of training."
+    ),
+}
+
+
+def stops_trials(name: str) -> bool:
+    """Tell whether a scheduler decides after every rung, which only the ray backend asks it to."""
+    return name not in (NONE, POPULATION)
+
+
+def check(name: str, options: Mapping[str, Any], backend: str, trains: bool) -> None:
+    """Refuse a scheduler that does not go with the rest of the experiment.
+
+    Args:
+        name: of `SCHEDULERS`, or the user's own `package.module:function`.
+        options: of the scheduler.
+        backend: where trials run.
+        trains: some trials train.
+
+    Raises:
+        InputError: unknown name, option or value; trials that nobody could stop; a population without training.
+    """
+    if name not in SCHEDULERS and ":" not in name:
+        raise unknown("scheduler", name, SCHEDULERS)
+    if name in SCHEDULERS:
+        _check_options(name, options)
+    if stops_trials(name) and backend == "local":
+        raise InputError(f"scheduler = {name!r} stops trials on workers, and backend = 'local' has none; give backend = 'ray'.")
+    if name == POPULATION and not trains:
+        raise InputError(f"scheduler = {name!r} breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a ladder.")
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    known = SCHEDULERS[name].options
+    for option, value in options.items():
+        if option not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, known)}")
+        least = known[option]
+        whole = isinstance(least, int)
+        number = "a whole number" if whole else "a number"
+        if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)) or not value >= least:
+            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {number} of {least} or more is needed.")
+
+
+def split(searcher: str) -> tuple[str, str]:
+    """Return (searcher, scheduler) of the shorthand `ray:ASHA+random`; the scheduler is "" where there is none."""
+    head, plus, tail = searcher.removeprefix(RAY).partition("+")
+    return (RAY + tail, head.lower()) if searcher.startswith(RAY) and plus else (searcher, "")

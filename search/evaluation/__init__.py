@@ -1,0 +1,1 @@
+"""Measuring a policy: on a split, after training, and layer by layer."""

@@ -1,0 +1,199 @@
+"""Quantization-aware training of a task's network, and what it gives: float, post-training and trained accuracy side by side."""
+
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.qat import QatConfig
+from quant_core.qat.loop import Saving, epochs, supervised
+from quant_core.qat.population import Breeding, train
+from quant_core.qat.prepare import finalize
+from quant_core.qat.train import calibrated
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import Policy
+from quant_core.util.files import cache_folder
+from search.config.evaluation import EvaluateSection
+from search.evaluation.evaluator import Evaluator, measure, take
+from search.tasks.task import Batch, Task
+
+Metrics = dict[str, float]
+Report = Callable[[Metrics], bool]
+MOST_KEPT = 64
+"""Training runs that the cache folder holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reshuffled:
+    """Examples of tensors in batches of `size`, in a new order at every pass; a ragged last batch is left out.
+
+    The order comes from torch's generator, which the training loop seeds for every epoch.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return max(len(self.inputs) // self.size, 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield (inputs [size, ...], targets [size, ...])."""
+        for picked in torch.split(torch.randperm(len(self.inputs)), self.size)[: len(self)]:
+            yield self.inputs[picked], self.targets[picked]
+
+
+def training_batches(task: Task) -> Iterable[Batch]:
+    """Return the training split for the loop: reshuffled by example where inputs and targets are tensors, else its batches as a list."""
+    batches = list(task.train)
+    inputs, targets = ([batch[i] for batch in batches] for i in (0, 1))
+    alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
+    if not alike or any(y.shape[1:] != targets[0].shape[1:] for y in targets):
+        return batches
+    return Reshuffled(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
+
+
+def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
+    """Return where the training of policies one after the other, of the network and data that `key` names, is kept.
+
+    The cache folder holds the last `MOST_KEPT` ones.
+    """
+    folder = cache_folder() / "qat"
+    with contextlib.suppress(FileNotFoundError):  # another process removed one first
+        for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
+            path.unlink()
+    name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
+    return Saving(folder / f"{name}.pt")
+
+
+def training(
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    *,
+    section: EvaluateSection | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, Iterator[Metrics]]:
+    """Prepare the network of `task` for training under `policy`; return it with its training, an epoch for every metrics asked for.
+
+    `quant_core.qat.prepare.finalize` makes it plain, `quantized` says what it stores; call `eval()` first.
+
+    Args:
+        task: its model is the start and the teacher; its loss is what is minimized.
+        policy: for every layer.
+        config: how to train.
+        section: sizes of the calibration and validation splits.
+        start: weights to start from: `quant_core.qat.prepare.float_weights` of a trained policy.
+        report: called after every epoch with `epoch`, `loss` (training), `lr`, `seconds`, and `accuracy`, `error`, `loss_valid` on the
+            validation split; returns True to stop.
+        saving: where to keep the run, so that a killed one goes on.
+
+    Raises:
+        InputError: the policy, the start or the checkpoint does not fit.
+        QatError: the loss is not finite.
+    """
+    section = section or EvaluateSection()
+    on_valid = _on_valid(task, section, report)
+    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    prepared = calibrated(task.model, policy, config, calib, start)
+    steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
+    return prepared, steps
+
+
+def trained(
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    *,
+    section: EvaluateSection | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
+
+    `quant_core.qat.prepare.finalize` makes it plain.
+
+    Arguments and errors are those of `training`.
+    """
+    prepared, steps = training(task, policy, config, section=section, start=start, report=report, saving=saving)
+    history = list(steps)
+    return prepared.eval(), history
+
+
+def bred(
+    task: Task,
+    policy: Policy,
+    config: QatConfig,
+    breeding: Breeding,
+    *,
+    section: EvaluateSection,
+    start: Mapping[str, Tensor] | None = None,
+    saving: Saving | None = None,
+) -> tuple[nn.Module, list[Metrics]]:
+    """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
+
+    Raises:
+        InputError, QatError: as `trained`.
+    """
+    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    report = _on_valid(task, section, None)
+    step = supervised(task.loss)
+    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, start=start, report=report, saving=saving)
+
+
+def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:
+    """Return what adds the metrics on the validation split to those of an epoch, and passes them on."""
+    valid = take(task.valid, section.valid)
+
+    def on_valid(model: nn.Module, metrics: Metrics) -> bool:
+        found = measure(model, valid, task)
+        metrics |= {"accuracy": found["accuracy"], "error": found["error"], "loss_valid": found["loss"]}
+        return bool(report and report(metrics))
+
+    return on_valid
+
+
+def qat_metrics(
+    task: Task,
+    layers: Sequence[Layer],
+    policy: Policy,
+    config: QatConfig,
+    *,
+    section: EvaluateSection | None = None,
+    report: Report | None = None,
+    saving: Saving | None = None,
+) -> Metrics:
+    """Return accuracy and loss of the float, the post-training quantized and the trained quantized network on valid and test.
+
+    Keys: `accuracy_float_valid`, `accuracy_ptq_valid`, `accuracy_qat_valid`, the same with `loss` and with `test`; `epochs` that were
+    trained, `seconds_qat` of the training.
+
+    Raises:
+        InputError: as `trained`.
+        QatError: the loss is not finite.
+    """
+    section = section or EvaluateSection()
+    evaluator = Evaluator(task, layers, section)
+    start = time.perf_counter()
+    prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    model = finalize(prepared)
+    found = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
+    splits = {"valid": take(task.valid, section.valid), "test": take(task.test, section.test)}
+    for split, kind in itertools.product(splits, ("float", "ptq", "qat")):
+        if kind == "float":
+            measured = evaluator.float_metrics(split)
+        elif kind == "ptq":
+            measured = evaluator.metrics(policy, split)
+        else:
+            measured = measure(model, splits[split], task)
+        found |= {f"{metric}_{kind}_{split}": measured[metric] for metric in ("accuracy", "loss")}
+    return found

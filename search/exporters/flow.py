@@ -1,0 +1,171 @@
+"""Export a picked policy: rebuild what the sweep saw, run the exporters into a temporary folder, rename it when all are verified."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.registry import resolve
+from search import tracking
+from search.config.files import loads
+from search.exporters import EXPORTERS, Bundle, Exported, Exporter
+from search.records.front import pick
+from search.records.record import TrialRecord
+from search.sweeps.run import check_fingerprints, ready_for
+
+REPORT = "export.json"
+
+
+def export(
+    uri: str,
+    ref: str,
+    choice: str,
+    formats: Sequence[str],
+    out: Path,
+    experiment: str | None = None,
+    *,
+    force: bool = False,
+    allow_dequantized: bool = False,
+    register: str = "",
+) -> dict[str, Exported]:
+    """Export one policy of a sweep.
+
+    Args:
+        uri, ref, experiment: which sweep.
+        choice: "knee", "best-under:METRIC=LIMIT", an id or a trial number.
+        formats: names of `EXPORTERS`, or "package.module:function".
+        out: the folder to make; it appears whole or not at all.
+        force: replace `out` if it exists.
+        allow_dequantized: what a format cannot say may be stored as float constants of the quantized values.
+        register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
+
+    Returns:
+        format -> what was written and verified; "mlflow" of what was registered.
+
+    Raises:
+        InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
+        BitfrontError: a check failed; nothing is left behind.
+    """
+    exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
+    _check_target(out, force)
+    _check_name(register)
+    temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir()
+        bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+        done = _written(uri, bundle, exporters, register, temporary)
+        (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
+        _move(temporary, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error}. Give a folder that can be written.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return done
+
+
+def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], register: str, folder: Path) -> dict[str, Exported]:
+    """Run the exporters in `folder`; what cannot be undone, the registry, comes last."""
+    done = {name: exporter(bundle, folder) for name, exporter in exporters.items()}
+    if register:
+        from search.exporters.registry import register_policy
+
+        done["mlflow"] = register_policy(uri, bundle, register, folder)
+    return done
+
+
+def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) -> Bundle:
+    """Rebuild the network and the data that the sweep used, quantize by the picked policy (train, where the sweep did) and measure it.
+
+    Raises:
+        InputError: no such policy, or weights, data or space are not those of the sweep.
+        BitfrontError: the trial failed, or its network is not what was recorded.
+    """
+    record = tracking.read(uri, ref, experiment_name)
+    trial = pick(record, choice)
+    if not trial.result.ok:
+        raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
+    experiment = loads(record.experiment, f"experiment of sweep {record.name}")
+    ready = ready_for(experiment)
+    setup, evaluator = ready.setup, ready.evaluator
+    check_fingerprints(record, setup)
+    fidelity, after = trial.result.fidelity, [each.policy for number in trial.after for each in record.trials if each.number == number]
+    metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
+    metrics |= {split: evaluator.metrics(trial.policy, split, fidelity, after) for split in ("valid", "test")}
+    notes = _require_recorded(trial, metrics["valid"]["accuracy"])
+    network = evaluator.quantized(trial.policy, fidelity, after)
+    network = replace(network, notes=(*network.notes, *notes))
+    return Bundle(trial.policy, setup.layers, experiment, setup.task, network, record, trial, metrics)
+
+
+def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:
+    """Compare the accuracy measured here with the recorded one; return a note where a policy without training gives another one.
+
+    Raises:
+        BitfrontError: a trained policy gives another one: these are not the weights that the sweep saw.
+    """
+    recorded = trial.result.metrics["accuracy"]
+    if accuracy == recorded:
+        return ()
+    figures = f"accuracy on valid was recorded as {recorded:.6f}, here it is {accuracy:.6f}"
+    if trial.result.fidelity == "qat":
+        raise BitfrontError(
+            f"training trial {trial.number} again gives other weights: {figures}. Export where the sweep ran: the same machine, torch "
+            f"build and number of threads ({torch.get_num_threads()} here)."
+        )
+    return (f"{figures} (another machine, torch build or number of threads)",)
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; give another folder, or --force to replace it.")
+    if out.exists() and not (out / REPORT).is_file():
+        raise InputError(f"{out} exists and is no export of bitfront (it has no {REPORT}); --force replaces exports only.")
+    for parent in out.absolute().parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"cannot write {out}: {parent} is a file. Give a folder that can be written.")
+
+
+def _check_name(register: str) -> None:
+    """Refuse what MLflow's registry takes for no name, before any work is done."""
+    if register and (not register.strip() or set(register) & set("/:")):
+        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit.")
+
+
+def _existing_parent(out: Path) -> Path:
+    """Return the nearest folder above `out` that exists: folders are made when everything is verified, not before."""
+    return next(each for each in out.absolute().parents if each.is_dir())
+
+
+def _move(temporary: Path, out: Path) -> None:
+    """Put the finished folder in place; an older export is replaced, or stays where that fails."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        temporary.rename(out)
+        return
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _report(bundle: Bundle, done: dict[str, Exported]) -> dict[str, object]:
+    return {
+        "sweep": bundle.record.name,
+        "run_id": bundle.record.run_id,
+        "trial": bundle.trial.number,
+        "id": bundle.policy.id,
+        "metrics": {split: dict(each) for split, each in bundle.metrics.items()},
+        "cost": dict(bundle.trial.result.cost),
+        "notes": bundle.network.notes,
+        "formats": {name: {"files": each.files, "checks": dict(each.checks), "notes": each.notes} for name, each in done.items()},
+    }

@@ -1,0 +1,1 @@
+"""The allocation problem that searchers see, and plain functions on it: Pareto, repair, allocation, features."""

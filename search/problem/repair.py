@@ -1,0 +1,219 @@
+"""Repair operators: turn a point that is over a limit into one that keeps it. One table, used by every searcher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from quant_core.util.errors import InputError
+from quant_core.util.registry import unknown
+from search.problem.problem import FloatArray, IntArray, Problem, Values
+
+TOLERANCE = 1e-12
+"""A limit counts as kept when it is missed by less than this share of itself: the rounding of a sum of floats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Walls:
+    """The limits of a problem as sums: sum over sites of tables[m][s] at the site's choices <= budget[m], for each limit m.
+
+    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of what sticks out over the
+    limit at each site, with budget 0.
+
+    Attributes:
+        problem: whose sites these are.
+        tables: per limit, per site an array of shape [K_d for d in site].
+        budget: [M].
+    """
+
+    problem: Problem
+    tables: tuple[tuple[FloatArray, ...], ...]
+    budget: FloatArray
+
+    def used(self, values: Sequence[int]) -> FloatArray:
+        """Return what a point takes of each budget, [M]."""
+        sites = self.problem.sites
+        return np.array([sum(float(t[tuple(values[d] for d in s)]) for s, t in zip(sites, each, strict=True)) for each in self.tables])
+
+
+def walls(problem: Problem) -> Walls:
+    """Return the limits of `problem` as sums over its sites.
+
+    Raises:
+        InputError: a limit is below what the cheapest choices reach.
+    """
+    tables, budget = [], []
+    for metric, limit in problem.limits.items():
+        base = problem.base_cost.get(metric, 0.0)
+        scale = abs(limit) or max(float(np.abs(each).max()) for each in problem.site_cost[metric]) or 1.0
+        if metric in problem.peak:
+            tables.append(tuple(np.maximum(each - limit, 0.0) / scale for each in problem.site_cost[metric]))
+            budget.append(-max(base - limit, 0.0) / scale)
+        else:
+            tables.append(tuple(each / scale for each in problem.site_cost[metric]))
+            budget.append((limit - base) / scale)
+        least = sum(float(each.min()) for each in tables[-1])
+        if least > budget[-1] + TOLERANCE:
+            floor = max(base, *(float(each.min()) for each in problem.site_cost[metric])) if metric in problem.peak else None
+            reachable = floor if floor is not None else base + least * scale
+            raise InputError(f"limit {metric} = {limit:.6g} cannot be kept: the cheapest choices take {reachable:.6g}. Raise the limit.")
+    return Walls(problem, tuple(tables), np.array(budget))
+
+
+class Moves:
+    """A point, and what every change of one dimension would do to each limit: kept up to date one site at a time.
+
+    Attributes:
+        values: the point.
+        room: [M] budget less use; negative where a limit is broken.
+        delta: [M, D, K] rise of each use when dimension d goes to choice k; inf where there is no such choice.
+    """
+
+    def __init__(self, limits: Walls, values: Sequence[int]) -> None:
+        self._walls = limits
+        self._site = {d: s for s, site in enumerate(limits.problem.sites) for d in site}
+        self.values = list(values)
+        self.room = limits.budget - limits.used(values)
+        dimensions = limits.problem.cardinalities
+        self.delta = np.full((len(limits.budget), len(dimensions), max(dimensions)), np.inf)
+        for site in range(len(limits.problem.sites)):
+            self._refresh(site)
+
+    def take(self, dimension: int, choice: int) -> None:
+        """Change one dimension."""
+        self.room = self.room - self.delta[:, dimension, choice]
+        self.values[dimension] = choice
+        self._refresh(self._site[dimension])
+
+    def kept(self) -> bool:
+        """True when every limit is kept."""
+        return bool((self.room >= -TOLERANCE).all())
+
+    def _refresh(self, site: int) -> None:
+        dimensions = self._walls.problem.sites[site]
+        at: tuple[int | slice, ...] = tuple(self.values[d] for d in dimensions)
+        for m, tables in enumerate(self._walls.tables):
+            now = tables[site][at]
+            for position, d in enumerate(dimensions):
+                along = (*at[:position], slice(None), *at[position + 1 :])
+                line = tables[site][along]
+                self.delta[m, d, : len(line)] = line - now
+
+
+class Repair(Protocol):
+    """Turns a point into one that keeps the limits, or leaves it."""
+
+    def __call__(self, limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator, /) -> Values:
+        """Return the repaired point; `losses` [D, K] estimates the rise of the error per choice (inf: no such choice)."""
+
+
+def none(_limits: Walls, values: Values, _losses: FloatArray, _rng: np.random.Generator) -> Values:
+    """Return the point as it is: it may be over a limit."""
+    return values
+
+
+def haq_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """While over budget: from the last layer to the first, activation then weight one step down (HAQ, arXiv 1811.08886, sec. 3.4)."""
+    moves = Moves(limits, values)
+    while not moves.kept() and any(moves.values):
+        for d in reversed(range(len(values))):
+            if moves.values[d]:
+                moves.take(d, moves.values[d] - 1)
+            if moves.kept():
+                break
+    return smart_wall(limits, tuple(moves.values), losses, rng)
+
+
+def random_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """While over budget: a dimension drawn at random one step down, so that no layer is favoured."""
+    moves = Moves(limits, values)
+    while not moves.kept() and any(moves.values):
+        d = int(rng.choice(np.flatnonzero(moves.values)))
+        moves.take(d, moves.values[d] - 1)
+    return smart_wall(limits, tuple(moves.values), losses, rng)
+
+
+def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
+    """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
+    moves, rise = Moves(limits, values), _rise(losses, values)
+    while not moves.kept():
+        after = np.maximum(moves.delta - moves.room[:, None, None], 0.0).sum(axis=0)
+        saved = np.maximum(-moves.room, 0.0).sum() - after
+        helps = saved > TOLERANCE
+        if not helps.any():
+            break
+        score = np.where(helps, rise, np.inf)
+        np.divide(score, saved, out=score, where=helps & (rise > 0))
+        d, k = _first(score)
+        moves.take(d, k)
+        rise[d] = losses[d] - losses[d, k]
+    return tuple(moves.values)
+
+
+def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """Do as `smart_wall`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
+    moves = Moves(limits, smart_wall(limits, values, losses, rng))
+    rise = _rise(losses, moves.values)
+    while True:
+        fits = (moves.delta <= np.maximum(moves.room, 0.0)[:, None, None]).all(axis=0) & (rise < 0)
+        if not fits.any():
+            return tuple(moves.values)
+        cost = np.maximum(moves.delta, 0.0).sum(axis=0) + 1e-12
+        score = np.full(rise.shape, np.inf)
+        np.divide(rise, cost, out=score, where=fits)
+        d, k = _first(score)
+        moves.take(d, k)
+        rise[d] = losses[d] - losses[d, k]
+
+
+def _rise(losses: FloatArray, values: Sequence[int]) -> FloatArray:
+    """Return [D, K]: the rise of the loss when one dimension leaves `values`; inf where there is no such choice."""
+    rise: FloatArray = losses - losses[np.arange(len(values)), list(values)][:, None]
+    return rise
+
+
+def _first(score: FloatArray) -> tuple[int, int]:
+    d, k = np.unravel_index(int(score.argmin()), score.shape)
+    return int(d), int(k)
+
+
+REPAIRS: dict[str, Repair] = {
+    "none": none,
+    "haq_wall": haq_wall,
+    "random_wall": random_wall,
+    "smart_wall": smart_wall,
+    "smart_wall+fill": smart_wall_fill,
+}
+
+
+def padded(tables: Sequence[FloatArray]) -> FloatArray:
+    """Stack per-dimension tables [K_d] into [D, K], inf where a dimension has no such choice."""
+    width = max((len(each) for each in tables), default=0)
+    found = np.full((len(tables), width), np.inf)
+    for row, each in zip(found, tables, strict=True):
+        row[: len(each)] = each
+    return found
+
+
+class Repairer:
+    """One repair operator bound to a problem; `needs_losses` says whether it uses the sensitivities."""
+
+    def __init__(self, problem: Problem, name: str, losses: FloatArray | None = None) -> None:
+        if name not in REPAIRS:
+            raise unknown("repair", name, REPAIRS)
+        self._limits = walls(problem)
+        self._repair = REPAIRS[name]
+        if losses is None:
+            losses = padded([-np.arange(k, dtype=np.float64) / k for k in problem.cardinalities])
+        self._losses = losses
+
+    def __call__(self, values: Sequence[int], rng: np.random.Generator) -> Values:
+        """Return the repaired point; without limits, the point itself."""
+        point = tuple(int(v) for v in values)
+        return self._repair(self._limits, point, self._losses, rng) if len(self._limits.budget) else point
+
+
+def infeasible(problem: Problem, points: IntArray) -> IntArray:
+    """Return the indices of the points [N, D] that are over a limit."""
+    return np.flatnonzero((problem.excess(points) > TOLERANCE).any(axis=1))

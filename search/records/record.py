@@ -1,0 +1,65 @@
+"""What a sweep leaves behind, as plain data: one `TrialRecord` per trial, one `SweepRecord` for the whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from quant_core.spec.policy import Policy
+from search.records.result import Result
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a sweep.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order of proposal; unique in the sweep.
+        origin: "baseline" for the uniform policies, otherwise the searcher's name.
+        values: the point in the space.
+        policy: what was evaluated.
+        result: how it went.
+        asked: position of the ask in the sweep's sequence of asks and tells.
+        told: position of the tell in that sequence. Resume replays the sequence, so a searcher ends in the same state.
+        repeated: number of the earlier trial whose result this one repeats (a memo hit), or -1.
+        test: metrics on the test split, only for members of the final front.
+        after: numbers of trials, one after the other: its training started from the weights of the last one, that one's from those of the
+            one before, the first one's from the float weights. Empty: from the float weights, or not trained.
+    """
+
+    number: int
+    origin: str
+    values: tuple[int, ...]
+    policy: Policy
+    result: Result
+    asked: int
+    told: int
+    repeated: int = -1
+    test: Mapping[str, float] = field(default_factory=dict)
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """Everything that is known of a sweep.
+
+    Attributes:
+        name, run_id: both identify it; run_id is the MLflow run id of the parent run.
+        experiment: the resolved experiment file, TOML text.
+        fingerprints: name -> hash of what the sweep is bound to (weights, data, space).
+        objectives: minimized metrics, "error" first.
+        limits: metric -> upper limit in SI units.
+        reference: metric -> reference point of the hypervolume.
+        baseline: figures of the float network: accuracy_valid, accuracy_test, weight_bytes, ...
+        status: "running", "stopped", "finished" or "failed".
+        trials: by number.
+    """
+
+    name: str
+    run_id: str
+    experiment: str
+    fingerprints: Mapping[str, str]
+    objectives: tuple[str, ...]
+    limits: Mapping[str, float]
+    reference: Mapping[str, float]
+    baseline: Mapping[str, float]
+    status: str
+    trials: tuple[TrialRecord, ...] = ()

@@ -1,0 +1,44 @@
+"""`Result`: what evaluating one policy gives. Plain data: it crosses process borders and is stored as JSON."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from quant_core.spec.policy import Policy
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one policy.
+
+    Attributes:
+        policy_id: `Policy.id` of what was evaluated.
+        metrics: measured on the validation split: `accuracy` in [0, 1], `error` = 1 - accuracy, `loss` (cross-entropy, nats).
+        cost: from the device table: `latency_s`, `energy_j`, `weight_bytes`, ...
+        seconds: wall time of the evaluation.
+        status: "ok", "stopped" (a scheduler ended it before its full fidelity: the figures are not those of the policy) or "failed".
+        reason: why it failed or was stopped; empty when ok.
+        epochs: figures after each epoch of training (`loss`, `accuracy`, `lr`, ...), in order; empty without training.
+        fidelity: how it was evaluated: "ptq", "adaround" or "qat"; of a stopped trial how far it came, as in "qat, epoch 1 of 5".
+    """
+
+    policy_id: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    status: str = "ok"
+    reason: str = ""
+    epochs: tuple[Mapping[str, float], ...] = ()
+    fidelity: str = "ptq"
+
+    @property
+    def ok(self) -> bool:
+        """True where the figures are those of the policy: it neither failed nor was stopped."""
+        return self.status == "ok"
+
+    @property
+    def failed(self) -> bool:
+        """True where there are no figures."""
+        return self.status == "failed"
+
+
+Evaluate = Callable[[Policy], Result]

@@ -1,0 +1,1 @@
+"""Searchers on Optuna's samplers. The only home of optuna."""

@@ -1,0 +1,1 @@
+"""Exact solvers of the allocation problem, and their lists of best answers."""

@@ -1,0 +1,1 @@
+"""Models of the loss that searchers fit to what was told, and where they begin."""

@@ -1,0 +1,23 @@
+"""The end of a sweep: the final front is judged once on the test split."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from search.evaluation.evaluator import Evaluator
+from search.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    from search.tracking import Tracker
+
+
+def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
+    """Measure the float network and every member of the front on the test split, once, and record it."""
+    if "accuracy_test" not in tracker.sweep.baseline:
+        tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
+        tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
+    for number in sweep.archive.numbers:
+        record = sweep.records[number]
+        if not record.test:
+            after = [sweep.records[each].policy for each in record.after]
+            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity, after))
+            tracker.record(sweep.records[number])

@@ -1,0 +1,89 @@
+"""What a running sweep shows: one live line on a terminal, plain lines elsewhere, JSON lines with `--log json`."""
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal
+
+from rich.console import Console
+from rich.live import Live
+
+from search.sweeps.sweep import Sweep
+
+LogMode = Literal["auto", "plain", "json"]
+
+
+class Progress:
+    """Shows the state of a sweep after every trial.
+
+    Args:
+        sweep: what to show.
+        workers: how many there are.
+        mode: "auto" (live on a terminal, plain otherwise), "plain" or "json".
+        console: where to; standard error by default, so that standard output holds results only.
+        every: seconds between two plain lines.
+    """
+
+    def __init__(self, sweep: Sweep, workers: int = 1, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0) -> None:
+        self._sweep, self._workers = sweep, workers
+        self._console = console or Console(stderr=True)
+        self._mode = "live" if mode == "auto" and self._console.is_terminal else "plain" if mode == "auto" else mode
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._mode == "live" else None
+        self._every = every
+        self._start = self._shown = time.monotonic()
+        self._skipped = sweep.told
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        self._start = time.monotonic()
+        self._skipped = self._sweep.told
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self) -> None:
+        """Show the state as it now is."""
+        now = time.monotonic()
+        if self._live:
+            self._live.update(self._text(now), refresh=True)
+        elif self._mode == "json":
+            self._console.print(json.dumps(self.state(now)), soft_wrap=True, highlight=False, markup=False)
+        elif now - self._shown >= self._every or self._sweep.told >= self._sweep.planned:
+            self._shown = now
+            self._console.print(self._text(now), soft_wrap=True, highlight=False, markup=False)
+
+    def state(self, now: float) -> Mapping[str, float | int | None]:
+        """Return the figures shown: counts, workers, best accuracy under the budget, front, trials per second, seconds left."""
+        sweep, seconds = self._sweep, max(now - self._start, 1e-9)
+        rate = (sweep.told - self._skipped) / seconds
+        feasible = [sweep.records[number].result.metrics["accuracy"] for number in sweep.archive.numbers]
+        return {
+            "done": sweep.told,
+            "trials": sweep.planned,
+            "failed": sweep.failed,
+            "stopped": sweep.stopped,
+            "repeated": sweep.repeated,
+            "retried": sweep.retried,
+            "running": sweep.open_trials,
+            "busy": sweep.busy,
+            "workers": self._workers,
+            "best_accuracy": max(feasible, default=None),
+            "front": len(sweep.archive.numbers),
+            "hypervolume": sweep.archive.hypervolume,
+            "per_second": rate,
+            "seconds_left": (sweep.planned - sweep.told) / rate if rate else None,
+        }
+
+    def _text(self, now: float) -> str:
+        state = self.state(now)
+        best = f"{state['best_accuracy']:.2%}" if state["best_accuracy"] is not None else "none yet"
+        left = f"{state['seconds_left']:.0f} s left" if state["seconds_left"] is not None else "..."
+        counts = f"trial {state['done']}/{state['trials']} | failed {state['failed']} | repeated {state['repeated']}"
+        counts += f" | stopped early {state['stopped']}" if state["stopped"] else ""
+        work = f"retried {state['retried']} | workers busy {state['busy']}/{state['workers']}"
+        front = f"best under the budget {best} | front {state['front']} | hypervolume {state['hypervolume']:.4f}"
+        return f"{counts} | {work} | {front} | {state['per_second']:.1f}/s | {left}"

@@ -1,0 +1,107 @@
+"""The ladder: what is near the front after the search is evaluated again at a higher fidelity, AdaRound or training, at the same cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.quant_spec import QuantSpec, SpecError
+from search.problem.pareto import FloatArray, non_dominated, relative_hypervolume
+from search.problem.problem import Values
+from search.records.record import TrialRecord
+
+ORIGIN = "ladder"
+LONGEST = 2
+"""How many trainings may go before one."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A point of the space that is to be evaluated again, as `policy` at `fidelity`."""
+
+    values: Values
+    policy: Policy
+    fidelity: str
+
+
+def climbs(
+    trials: Sequence[TrialRecord], objectives: Sequence[str], reference: Sequence[float], rung: str, climbers: int
+) -> tuple[Climb, ...]:
+    """Return which points climb to `rung`: up to `climbers`, those nearest to the front first.
+
+    Every point stands with its best quality so far. Its distance is how far its quality would have to fall for the point to be on the
+    front: the quality less the best one among the points that cost no more. Of equal distances (the front has 0) the point whose
+    removal would cost the front more hypervolume comes first, then the one that was proposed first.
+
+    Args:
+        trials: that ended well within the limits; of each point the first is its policy as proposed.
+        objectives: quality (error or loss) first, then costs; all minimized.
+        reference: of the hypervolume, [m].
+        rung: "adaround" or "qat". A policy without a weight that it would change does not climb.
+        climbers: how many.
+    """
+    change = _CHANGES[rung]
+    first: dict[Values, TrialRecord] = {}
+    best: dict[Values, tuple[float, ...]] = {}
+    for trial in trials:
+        known = {**trial.result.cost, **trial.result.metrics}
+        point = tuple(known[name] for name in objectives)
+        first.setdefault(trial.values, trial)
+        best[trial.values] = min(best.get(trial.values, point), point)
+    able = [values for values, trial in first.items() if change(trial.policy) is not None]
+    if not able:
+        return ()
+    ranked = _nearest(np.array([best[values] for values in able]), reference)[:climbers]
+    found = []
+    for i in ranked:
+        policy = change(first[able[i]].policy)
+        assert policy is not None
+        found.append(Climb(able[i], policy, rung))
+    return tuple(found)
+
+
+def _nearest(points: FloatArray, reference: Sequence[float]) -> list[int]:
+    """Return the rows of points [N, m] from the nearest to the front to the farthest."""
+    distance = np.array([row[0] - points[(points[:, 1:] <= row[1:]).all(axis=1), 0].min() for row in points])
+    members = np.flatnonzero(non_dominated(points))
+    whole = relative_hypervolume(points[members], reference)
+    share = np.zeros(len(points))
+    for i in members:
+        share[i] = whole - relative_hypervolume(points[members[members != i]], reference)
+    on_front = np.isin(np.arange(len(points)), members)
+    return [int(i) for i in np.lexsort((np.arange(len(points)), -share, ~on_front, distance))]
+
+
+def nearest(trials: Sequence[TrialRecord], values: Values) -> tuple[int, ...]:
+    """Return the trials whose training goes before that of a point: those of the nearest trained one, and that one itself.
+
+    Near is few steps from choice to choice, summed over the dimensions; of equally near ones the first. Only trials that have gone through
+    fewer than `LONGEST` trainings count, so that no chain grows with the sweep.
+    """
+    able = [each for each in trials if each.result.ok and each.result.fidelity == "qat" and each.repeated < 0 and len(each.after) < LONGEST]
+    if not able:
+        return ()
+    found = min(able, key=lambda each: (sum(abs(a - b) for a, b in zip(each.values, values, strict=True)), each.number))
+    return (*found.after, found.number)
+
+
+def adarounded(policy: Policy) -> Policy | None:
+    """Return the policy with AdaRound for every weight whose format can be rounded up or down; None where that changes nothing."""
+    found = Policy({name: LayerPolicy(_adaround(each.weight), each.activation) for name, each in policy.items()})
+    return found if found != policy else None
+
+
+def _adaround(spec: QuantSpec) -> QuantSpec:
+    try:
+        return replace(spec, rounding="adaround")
+    except SpecError:
+        return spec
+
+
+def _trained(policy: Policy) -> Policy | None:
+    """Return the policy itself, which training leaves as it is; None where it has nothing to train for."""
+    return policy if any(not each.weight.is_float for each in policy.values()) else None
+
+
+_CHANGES: Mapping[str, Callable[[Policy], Policy | None]] = {"adaround": adarounded, "qat": _trained}

@@ -1,0 +1,139 @@
+"""Between a `Sweep` and Ray Tune: Tune's searcher asks and tells the sweep, which stays in the driver and is never pickled."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from search.records.result import Result
+from search.sweeps.backend import Work
+from search.sweeps.ray.outcome import Outcome
+from search.sweeps.ray.trainable import TrialError
+from search.sweeps.sweep import Job, Sweep
+
+
+@dataclass
+class _Attempt:
+    """A job that was handed to Tune; `failed_on` is the living process in which it failed before."""
+
+    job: Job
+    tries: int = 0
+    failed_on: str = ""
+    started: float = 0.0
+    begun: bool = False
+
+
+class SweepSearcher(Searcher):  # type: ignore[misc]
+    """suggest -> `sweep.next()`, on_trial_complete -> `sweep.finish()`. Every attempt at a job is a Tune trial of its own."""
+
+    def __init__(self, sweep: Sweep, work: Work) -> None:
+        super().__init__()
+        self._sweep, self._work, self._section = sweep, work, work.experiment.run
+        self._running: dict[str, _Attempt] = {}
+        self._again: deque[_Attempt] = deque()
+        self._freed = ""
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next policy as plain data, None while there is none, FINISHED when there will be none or a stop was asked for."""
+        if self._work.stopping():
+            return Searcher.FINISHED
+        attempt = self._next()
+        if attempt is None:
+            return None if self._running else Searcher.FINISHED
+        attempt.started = time.monotonic()
+        self._running[trial_id] = attempt
+        job = attempt.job
+        return {
+            "number": job.number,
+            "policy": job.policy.to_json(),
+            "cost": dict(job.cost),
+            "fidelity": job.fidelity,
+            "scheduled": job.scheduled,
+            "after": [policy.to_json() for policy in job.after],
+        }
+
+    def _next(self) -> _Attempt | None:
+        """Return a job to try again, if another process than the one it failed in is free; otherwise a new job."""
+        if self._again and self._again[0].failed_on != self._freed:
+            return self._again.popleft()
+        job = self._sweep.next()
+        if job is not None:
+            return _Attempt(job)
+        return self._again.popleft() if self._again else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take the outcome of a trial. Of one that died, Tune tells the error later: see `died`."""
+        if error or not result or trial_id not in self._running:
+            return
+        attempt = self._running.pop(trial_id)
+        outcome = Outcome.loads(result["outcome"])
+        self._freed = outcome.worker
+        self._work.weights.add(outcome.weights)
+        self._work.ranges.add(outcome.ranges)
+        self._end(attempt, outcome.result(attempt.job.policy.id, attempt.job.cost), outcome.worker)
+
+    def start(self, trial_id: str) -> None:
+        """Note that a worker has begun."""
+        if trial_id in self._running:
+            attempt = self._running[trial_id]
+            attempt.started, attempt.begun = time.monotonic(), True
+            self._count()
+            self._work.changed()
+
+    def died(self, trial_id: str, error: str) -> None:
+        """Take the death of a trial's worker, or a trial that Tune gave up."""
+        attempt = self._running.pop(trial_id, None)
+        if attempt is None:
+            return
+        seconds, limit = time.monotonic() - attempt.started, self._section.trial_timeout_s
+        _, told, text = error.rpartition(f"{TrialError.__module__}.{TrialError.__qualname__}: ")
+        lines = [line.strip() for line in error.splitlines() if line.strip()]
+        reason = text.strip() if told else lines[-1][:500] if lines else "the worker died"
+        if limit and seconds >= limit and not told:
+            reason = f"no result within trial_timeout_s = {limit:g} s"
+        self._end(
+            attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason, fidelity=attempt.job.fidelity), ""
+        )
+
+    def _end(self, attempt: _Attempt, result: Result, worker: str) -> None:
+        """Tell the sweep, or queue another attempt."""
+        if result.failed and attempt.tries < self._section.max_retries:
+            self._sweep.retried += 1
+            self._again.append(_Attempt(attempt.job, attempt.tries + 1, worker))
+        else:
+            self._sweep.finish(attempt.job.number, result)
+        self._count()
+        self._work.changed()
+
+    def _count(self) -> None:
+        """Tell the sweep how many workers are at work; a trial that waits for a node is with none."""
+        self._sweep.busy = sum(attempt.begun for attempt in self._running.values())
+
+    def save(self, checkpoint_path: str) -> None:
+        """The sweep's own record is what a resume starts from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher; the sweep with its threads and files stays behind."""
+        return {}
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Tells the searcher what Tune tells no searcher: when a trial begins, and why it failed."""
+
+    def __init__(self, searcher: SweepSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on."""
+        self._searcher.start(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on, with the trial's error."""
+        self._searcher.died(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")

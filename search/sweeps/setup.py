@@ -1,0 +1,234 @@
+"""From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from hw_models.device import Device
+from hw_models.table import CostTable
+from quant_core.network.trace import trace
+from quant_core.qat.population import Breeding
+from quant_core.qat.rng import repeatable
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import FLOAT, parse
+from quant_core.spec.size import float_bytes
+from quant_core.util.errors import InputError
+from quant_core.util.registry import unknown
+from search import tasks
+from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
+from search.config.schedulers import POPULATION
+from search.evaluation.evaluator import first_inputs
+from search.problem.features import features
+from search.problem.problem import FloatArray, IntArray, Problem
+from search.tasks.task import Batch, Task
+from spaces import rules
+from spaces.space import Space
+
+_REFERENCES = {"float": LayerPolicy(FLOAT, FLOAT), "int8": LayerPolicy(parse("int8:channel"), parse("int8:tensor"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Everything about a sweep that follows from its experiment alone.
+
+    Attributes:
+        fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
+    """
+
+    experiment: Experiment
+    task: Task
+    layers: tuple[Layer, ...]
+    space: Space
+    device: Device
+    table: CostTable
+    limits: Mapping[str, float]
+    fingerprints: Mapping[str, str]
+
+
+def prepare(experiment: Experiment) -> Setup:
+    """Load the task, trace the network and build the space and the cost table.
+
+    Raises:
+        InputError: anything in the experiment that does not fit the network or the device.
+    """
+    task = tasks.load(experiment.task.name, experiment.task.options)
+    layers = tuple(trace(task.model, first_inputs(task)))
+    space = build_space(layers, experiment.space)
+    device = Device.load(experiment.device.name)
+    table = device.table(layers, space.layer_choices)
+    _check_objectives(experiment.device, table)
+    limits = _limits(experiment.device, device, table, layers)
+    _check_limits(limits, table, space)
+    prints = {
+        "weights": _hash_tensors(task.model.state_dict().values()),
+        "data": _hash_data(task),
+        "space": _hash_space(space, limits, table),
+    }
+    return Setup(experiment, task, layers, space, device, table, limits, prints)
+
+
+def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
+    """Return the space that the experiment's choices and rules describe.
+
+    Raises:
+        InputError: a pattern matches nothing, or a layer is left without a choice.
+    """
+    layers = list(layers)
+    space = rules.full(layers, {"weight": section.weight, "activation": section.activation})
+    for rule in section.rules:
+        names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
+        if rule.tie:
+            space = rules.tie(space, names, rule.slot)
+        for slot, choices in (("weight", rule.weight), ("activation", rule.activation)):
+            if choices and rule.fix:
+                space = rules.fix(space, names, slot, choices[0])
+            elif choices:
+                space = rules.restrict(space, names, slot, choices)
+    return space
+
+
+def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
+    """Return the allocation problem that searchers see: cardinalities, objectives, limits and exact cost tables per site.
+
+    What is measured stands first and is called "error" there, also where the experiment minimizes the loss.
+    """
+    space, table = setup.space, setup.table
+    site_cost: dict[str, list[FloatArray]] = {metric: [] for metric in table.metrics}
+    names = list(space.base)
+    free: set[str] = set()
+    for site in space.sites:
+        touched = {layer for d in site for layer in space.dimensions[d].layers}
+        free |= touched
+        shape = tuple(space.cardinalities[d] for d in site)
+        index = space.layer_index(_grid(space, site, shape))
+        for metric in table.metrics:
+            columns = [table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched]
+            joint = np.max(columns, axis=0) if metric in table.peak else np.sum(columns, axis=0)
+            site_cost[metric].append(joint.reshape(shape))
+    fixed = [n for n, name in enumerate(names) if name not in free]
+    base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
+    seen, names_seen = features(setup.layers, space.dimensions)
+    return Problem(
+        cardinalities=space.cardinalities,
+        objectives=("error", *setup.experiment.device.objectives[1:]),
+        sites=space.sites,
+        site_cost={metric: tuple(tables) for metric, tables in site_cost.items()},
+        limits=setup.limits,
+        base_cost=base,
+        peak=frozenset(table.peak),
+        baselines=rules.uniform(space),
+        features=seen,
+        feature_names=names_seen,
+        float_error=float_error,
+    )
+
+
+def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArray:
+    """Return every joint choice of one site as points [prod(shape), D], zero in the other dimensions."""
+    points = np.zeros((int(np.prod(shape)), len(space.dimensions)), dtype=np.int64)
+    points[:, list(site)] = np.stack([axis.ravel() for axis in np.indices(shape)], axis=1)
+    return points
+
+
+def _check_objectives(section: DeviceSection, table: CostTable) -> None:
+    known = ["error", "loss", *table.metrics]
+    for name in (*section.objectives, *section.budget):
+        if name not in known:
+            raise unknown(f"objective or budget of device {section.name!r}", name, known)
+
+
+def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...]) -> dict[str, float]:
+    """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
+    asked = {name: _limit(name, limit, device, layers) for name, limit in section.budget.items()}
+    return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}
+
+
+def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...]) -> float:
+    """Return a limit in SI units."""
+    if not limit.of:
+        return limit.value
+    policy = rules.uniform_policy(layers, _REFERENCES[limit.of])
+    if limit.of == "float" and name == "weight_bytes":
+        return limit.value * float_bytes(layers)
+    try:
+        return limit.value * device.cost(layers, policy)[name]
+    except InputError as error:
+        raise InputError(f"budget {name} = '{limit.value} of {limit.of}': the device cannot run {limit.of}: {error}") from None
+
+
+def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -> None:
+    """Refuse a limit that no policy of the space can keep."""
+    for name, limit in limits.items():
+        least = [float(np.min(table.values[name][n, : len(choices)])) for n, choices in enumerate(space.layer_choices.values())]
+        best = max(least) if name in table.peak else sum(least)
+        if best > limit:
+            raise InputError(
+                f"no policy can meet the budget {name} <= {limit:.6g}: the smallest in this space is {best:.6g}. "
+                f"Raise the budget to that or more, or allow cheaper formats."
+            )
+
+
+def _hash_tensors(tensors: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    _feed(digest, tensors)
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _hash_data(task: Task) -> str:
+    return _hash_splits(task.calib, task.valid, task.test)
+
+
+def training_key(setup: "Setup") -> str:
+    """Return what names the network, the data and the options of training; empty where nothing is trained."""
+    section = setup.experiment.evaluate
+    if "qat" not in (section.fidelity, *section.ladder):
+        return ""
+    prints = setup.fingerprints
+    return repr((prints["weights"], prints["data"], _hash_splits(setup.task.train), section, breeding(setup.experiment)))
+
+
+def breeding(experiment: Experiment) -> Breeding | None:
+    """Return how policies are trained by a population; None where they are not.
+
+    Raises:
+        InputError: an option of the scheduler that is not legal.
+    """
+    run = experiment.run
+    return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
+
+
+def _hash_splits(*splits: Iterable[Batch]) -> str:
+    """Hash splits that decide about figures; a loader that shuffles by torch, numpy or Python does so alike every time."""
+    digest = hashlib.sha256()
+    for split in splits:
+        with repeatable():
+            _feed(digest, (leaf for batch in split for leaf in tree_leaves(batch)))
+    return digest.hexdigest()[:16]
+
+
+def choices_text(space: Space) -> str:
+    """Return everything that may be chosen, and what is fixed, as text."""
+    return repr((space.base.to_json(), [(each.layers, each.slot, [str(choice) for choice in each.choices]) for each in space.dimensions]))
+
+
+def _hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> str:
+    digest = hashlib.sha256(
+        repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()
+    )
+    digest.update(repr(sorted(limits.items())).encode())
+    for metric in table.metrics:
+        digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())
+    return digest.hexdigest()[:16]

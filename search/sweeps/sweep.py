@@ -1,0 +1,282 @@
+"""`Sweep`: the state machine between a searcher and whoever evaluates. Backends drive it: `next()` gives jobs, `finish()` takes results.
+
+It owns the searcher, the memo, the front and the order of events; it starts no processes and touches no tensors.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quant_core.spec.policy import Policy
+from quant_core.util.errors import BitfrontError
+from search.problem.pareto import Archive
+from search.problem.problem import Problem, Searcher, Trial
+from search.records.record import TrialRecord
+from search.records.result import Result
+from search.sweeps.promotion import ORIGIN, Climb, climbs, nearest
+from spaces.space import Space
+
+BASELINE = "baseline"
+
+
+class Recorder(Protocol):
+    """What a sweep tells of itself as it goes: the tracker, or a test's list."""
+
+    def record(self, trial: TrialRecord) -> None:
+        """Keep one ended trial."""
+
+    def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:
+        """Keep the front as it now is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy to evaluate.
+
+    Attributes:
+        number: of its trial.
+        policy, cost: and what it is known to cost.
+        fidelity: "ptq", "adaround" or "qat".
+        scheduled: a scheduler may end it early.
+        after: policies whose training goes before its own, one after the other; empty: it starts from the float weights.
+    """
+
+    number: int
+    policy: Policy
+    cost: Mapping[str, float]
+    fidelity: str
+    scheduled: bool
+    after: tuple[Policy, ...]
+
+
+@dataclass
+class _Open:
+    """A trial that was asked for and not yet told."""
+
+    trial: Trial
+    origin: str
+    policy: Policy
+    asked: int
+    fidelity: str
+    after: tuple[int, ...]
+
+
+@dataclass
+class Sweep:
+    """One sweep in progress.
+
+    Attributes:
+        space, problem: what is searched.
+        searcher: proposes after the baselines.
+        searcher_name: written to the record as the origin of its proposals.
+        trials: how many trials to run, baselines and repeats included.
+        objectives: names of what is minimized, as results hold them.
+        reference: reference point of the hypervolume, in the order of `objectives`.
+        recorder: keeps what happens.
+        fidelity: of every trial of the search.
+        ladder: fidelities that the points nearest to the front climb when the search is over, one rung after the other.
+        climbers: how many points climb to each rung; these trials come on top of `trials`.
+        warm: training starts from the weights of the nearest policy that is trained already.
+        retried: attempts that were made again after a worker died, hung or failed.
+        busy: workers that are evaluating now; kept by whoever evaluates.
+        search_s: seconds that the searcher took to propose and learn.
+    """
+
+    space: Space
+    problem: Problem
+    searcher: Searcher
+    searcher_name: str
+    trials: int
+    objectives: tuple[str, ...]
+    reference: tuple[float, ...]
+    recorder: Recorder
+    fidelity: str = "ptq"
+    ladder: tuple[str, ...] = ()
+    climbers: int = 8
+    warm: bool = False
+    asked: int = 0
+    told: int = 0
+    failed: int = 0
+    stopped: int = 0
+    repeated: int = 0
+    retried: int = 0
+    busy: int = 0
+    search_s: float = 0.0
+    archive: Archive = field(init=False)
+    records: dict[int, TrialRecord] = field(default_factory=dict)
+    _event: int = 0
+    _exhausted: bool = False
+    _open: dict[int, _Open] = field(default_factory=dict)
+    _redo: deque[int] = field(default_factory=deque)
+    _memo: dict[tuple[Policy, str], int] = field(default_factory=dict)
+    _waiting: dict[tuple[Policy, str], list[int]] = field(default_factory=dict)
+    _rungs: deque[str] = field(init=False)
+    _climbing: deque[Climb] = field(default_factory=deque)
+    _searched: int = 0
+
+    def __post_init__(self) -> None:
+        self.archive = Archive(self.reference)
+        self._rungs = deque(self.ladder)
+
+    @property
+    def done(self) -> bool:
+        """True when every trial has ended, or the searcher has nothing left to propose, and the ladder is climbed."""
+        return not self._open and self._search_over and not self._rungs and not self._climbing
+
+    @property
+    def planned(self) -> int:
+        """How many trials there will be, as far as is known: `trials`, and those of the rungs that were begun."""
+        return (self.asked if self._search_over else self.trials) + len(self._climbing)
+
+    @property
+    def _search_over(self) -> bool:
+        return self._searched >= self.trials or self._exhausted
+
+    @property
+    def open_trials(self) -> int:
+        """Trials that were handed out, or wait for one that was."""
+        return len(self._open)
+
+    def next(self) -> Job | None:
+        """Return the next policy to evaluate, or None when there is none until something finishes (or at all: see `done`).
+
+        A policy that was evaluated before is answered from the memo and recorded as repeated; one that is being evaluated waits for it.
+        """
+        while self._redo:
+            number = self._redo.popleft()
+            job = self._start(number)
+            if job:
+                return job
+        while (opened := self._ask()) is not None:
+            job = self._start(opened)
+            if job:
+                return job
+        return None
+
+    def finish(self, number: int, result: Result) -> None:
+        """Take the result of a job; also ends the trials that waited for the same policy."""
+        key = (self._open[number].policy, self._open[number].fidelity)
+        self._tell(number, result)
+        if not result.failed:
+            self._memo[key] = number
+        for follower in self._waiting.pop(key, []):
+            self._tell(follower, result, repeats=number)
+
+    def replay(self, records: Sequence[TrialRecord]) -> None:
+        """Bring a fresh sweep to where a recorded one stopped, by repeating its sequence of asks and tells.
+
+        A position that no record names was an ask whose trial had not ended: it is asked again and its policy handed out anew.
+
+        Raises:
+            BitfrontError: the searcher proposes something else than what is recorded.
+        """
+        tells = {record.told: record for record in records}
+        for event in range(max(tells, default=-1) + 1):
+            if event in tells:
+                record = tells[event]
+                self._check(record)
+                key = (record.policy, self._open[record.number].fidelity)
+                self._tell(record.number, record.result, record.repeated, old=record)
+                if not record.result.failed and record.repeated < 0:
+                    self._memo[key] = record.number
+            else:
+                self._ask()
+        self._redo.extend(sorted(self._open))
+
+    def _check(self, record: TrialRecord) -> None:
+        opened = self._open.get(record.number)
+        if opened is None or opened.trial.values != record.values:
+            proposed = opened.trial.values if opened else "nothing"
+            raise BitfrontError(
+                f"trial {record.number}: {self.searcher_name!r} now proposes {proposed} where {record.values} is recorded. "
+                f"The searcher, its version or its options changed; start a new sweep."
+            )
+
+    def _ask(self) -> int | None:
+        """Open the next trial; return its number, or None when there is nothing to propose, or not yet."""
+        return self._ask_ladder() if self._search_over else self._ask_searcher()
+
+    def _ask_searcher(self) -> int | None:
+        baselines = self.problem.baselines
+        if self.asked < len(baselines):
+            trial, origin = Trial(-1, tuple(baselines[self.asked])), BASELINE
+        else:
+            start = time.perf_counter()
+            proposal = self.searcher.ask()
+            self.search_s += time.perf_counter() - start
+            if proposal is None:
+                self._exhausted = not self._open
+                return self._ask_ladder() if self._exhausted else None
+            trial, origin = proposal, self.searcher_name
+        self._searched += 1
+        return self._opened(trial, origin, self.space.policy(trial.values), self.fidelity)
+
+    def _ask_ladder(self) -> int | None:
+        """Open the next trial of the ladder; a rung begins when everything before it has ended."""
+        while not self._climbing and self._rungs and not self._open:
+            able = [each for each in self._in_order() if each.result.ok and each.repeated < 0 and self.problem.feasible(each.values)]
+            self._climbing.extend(climbs(able, self.objectives, self.reference, self._rungs.popleft(), self.climbers))
+        if not self._climbing:
+            return None
+        climb = self._climbing.popleft()
+        return self._opened(Trial(-1, climb.values), ORIGIN, climb.policy, climb.fidelity)
+
+    def _in_order(self) -> list[TrialRecord]:
+        return [self.records[number] for number in sorted(self.records)]
+
+    def _opened(self, trial: Trial, origin: str, policy: Policy, fidelity: str) -> int:
+        number, self.asked = self.asked, self.asked + 1
+        after = nearest(self._in_order(), trial.values) if self.warm and fidelity == "qat" and origin != BASELINE else ()
+        self._open[number] = _Open(trial, origin, policy, self._event, fidelity, after)
+        self._event += 1
+        return number
+
+    def _start(self, number: int) -> Job | None:
+        """Turn an open trial into a job, unless its policy is known or under way."""
+        opened = self._open[number]
+        key = (opened.policy, opened.fidelity)
+        if key in self._memo:
+            leader = self._memo[key]
+            self._tell(number, self.records[leader].result, repeats=leader)
+            return None
+        if key in self._waiting:
+            self._waiting[key].append(number)
+            return None
+        self._waiting[key] = []
+        return Job(
+            number,
+            opened.policy,
+            self.problem.costs_of(opened.trial.values),
+            opened.fidelity,
+            opened.origin not in (ORIGIN, BASELINE),
+            tuple(self.records[each].policy for each in opened.after),
+        )
+
+    def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
+        """End an open trial: learn from it, keep it, move the front."""
+        opened = self._open.pop(number)
+        asked, after = opened.asked, opened.after
+        record = old or TrialRecord(
+            number, opened.origin, opened.trial.values, opened.policy, result, asked, self._event, repeats, after=after
+        )
+        self._event += 1
+        self.records[number] = record
+        self.told += 1
+        self.failed += result.failed
+        self.stopped += result.status == "stopped"
+        self.repeated += repeats >= 0
+        objectives = self._objectives(result)
+        if opened.origin != ORIGIN:
+            start = time.perf_counter()
+            self.searcher.tell(opened.trial, objectives)
+            self.search_s += time.perf_counter() - start
+        if old is None:
+            self.recorder.record(record)
+        if objectives is not None and self.problem.feasible(opened.trial.values) and self.archive.add(number, objectives):
+            self.recorder.update_front(self.archive.numbers, self.archive.knee, self.archive.hypervolume)
+
+    def _objectives(self, result: Result) -> tuple[float, ...] | None:
+        known = {**result.cost, **result.metrics}
+        return tuple(known[name] for name in self.objectives) if result.ok else None
