@@ -16,7 +16,7 @@ from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import first_inputs, measure
 from search.evaluation.stages import qat_metrics
-from search.evaluation.training import Reshuffled, trained, training_batches
+from search.evaluation.training import Reshuffled, kept, trained, training_batches
 from search.tasks.task import Batch, Task
 
 SECTION = EvaluateSection(calib=16, valid=30, test=20)
@@ -88,6 +88,22 @@ def test_examples_are_reshuffled_in_whole_batches(task: Task) -> None:
     stacked = torch.cat([x for x, _ in first])
     assert torch.equal(stacked.sort(dim=0).values, made.inputs.sort(dim=0).values)
     assert all(torch.equal((x[:, 0] * x[:, 1] > 0).long(), y) for x, y in first)
+
+
+def test_training_is_kept_by_key_policies_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
+    config = QatConfig(epochs=2)
+    first, second = (Policy({"layer": parse_layer_policy(f"weight={weight},activation=int4")}) for weight in ("int2", "int3"))
+    savings = [
+        kept("net", [first, second], config),
+        kept("net", [first, second], replace(config, lr=config.lr / 2)),
+        kept("net", [first, second], replace(config, seed=1)),
+        kept("net", [second, first], config),
+        kept("net", [second], config),
+        kept("other net", [first, second], config),
+    ]
+    assert len({saving.path for saving in savings}) == len(savings)
+    assert kept("net", [first, second], QatConfig(epochs=2)) == savings[0]
 
 
 def test_other_batches_stay_as_they_are(task: Task) -> None:
