@@ -118,8 +118,11 @@ def test_a_policy_round_trips_through_apply(call: Call, tmp_path: Path) -> None:
 def test_force_replaces_an_export_and_nothing_else(call: Call, tmp_path: Path) -> None:
     assert call("export", "one", "--pick", "0", "--out", "out").returncode == 0
     (tmp_path / "out/mine.txt").write_text("x")
+    refused = call("export", "one", "--pick", "1", "--out", "out", "--force")
+    assert refused.returncode == 2
+    assert "out holds files that no export wrote: mine.txt" in refused.stderr
+    (tmp_path / "out/mine.txt").unlink()
     assert call("export", "one", "--pick", "1", "--out", "out", "--force").returncode == 0
-    assert not (tmp_path / "out/mine.txt").exists()
     assert json.loads((tmp_path / "out/export.json").read_text())["trial"] == 1
 
 
