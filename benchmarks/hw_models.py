@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hw_models.device import FOLDER, Device
+from hw_models.loading import load_device
 from hw_models.shapes import read_layers, shape_of
+from hw_models.table import build_table
 from quant_core.kernels.packed_signs import pack_signs, xnor_gemm
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -45,11 +47,11 @@ def legal_choices(device: Device, layers: tuple[Layer, ...]) -> dict[str, tuple[
 
 def measure(name: str, layers: tuple[Layer, ...]) -> tuple[str, ...]:
     """Return one row of the printed table."""
-    device = Device.load(name)
+    device = load_device(name)
     choices = legal_choices(device, layers)
-    build = seconds(lambda: device.table(layers, choices), 1)
+    build = seconds(lambda: build_table(device, layers, choices), 1)
     per_shape = build / len({shape_of(each) for each in layers})
-    table = device.table(layers, choices)
+    table = build_table(device, layers, choices)
     counts = [len(each) for each in table.choices]
     index = np.random.default_rng(0).integers(counts, size=(POLICIES, len(layers)))
     batch = seconds(lambda: table.cost(index)) / POLICIES / len(table.metrics)

@@ -8,22 +8,19 @@ that has no kernel runs as the nearest one: a signed activation with an unsigned
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.measurements import Measurement, Mode, read_measurements, shape_key
+from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.models.lut import LutCompute
 from hw_models.models.roofline import calibrate, features, leave_one_out
-from hw_models.profile_rows import Measurement, Mode, read_measurements, shape_key
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Golden, Table
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 _ENOUGH = 6
 _COEFFICIENTS = 4
@@ -57,7 +54,7 @@ class Fit:
     seconds: FloatArray
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the look-up of one layer.
 
     Raises:
@@ -81,7 +78,7 @@ def build(device: "Device") -> LayerModel:
             raise InputError(_unseen(device, layer, mode))
         return float(_features(layer, mode, device.batch) @ found), "interpolated"
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
+    def cost(layer: Layer, modes: LayerChoices) -> LayerCost:
         wanted = [mode_of(w, a, policy, known) for w, a, policy in zip(modes.weight, modes.activation, modes.policies, strict=True)]
         once: Mapping[Mode, tuple[float, str]] = {mode: one(layer, mode) for mode in dict.fromkeys(wanted)}
         seconds = np.array([once[mode][0] for mode in wanted])
@@ -116,7 +113,7 @@ def _features(layer: Layer, mode: Mode, batch: int) -> FloatArray:
     return found
 
 
-def _unseen(device: "Device", layer: Layer, mode: Mode) -> str:
+def _unseen(device: Device, layer: Layer, mode: Mode) -> str:
     return (
         f"layer {layer.name!r} ({layer.kind}): neither its shape nor {_COEFFICIENTS} others were measured in {mode} on {device.name}; run "
         f"`bitfront profile --device-name {device.name} --layers FILE` with the layers of this network."
@@ -135,7 +132,7 @@ def can_check(rows: Sequence[Measurement], batch: int) -> bool:
     return bool(_checkable(rows, batch))
 
 
-def interpolation(device: "Device", golden: Golden) -> Points:
+def interpolation(device: Device, golden: Golden) -> GoldenComparison:
     """Check the interpolation by leave-one-out: each measured shape as a fit of the others in the same mode predicts it.
 
     Raises:
@@ -146,12 +143,12 @@ def interpolation(device: "Device", golden: Golden) -> Points:
         raise InputError(f"{golden.file}: no kind of layer was measured in {_ENOUGH} shapes or more; leave this check out.")
     labels = tuple(f"{each.kind} {each.weight_shape} on {each.in_size}, {mode}" for mode, fit in found for each in fit.layers)
     predicted = np.concatenate([leave_one_out(fit.matrix, fit.seconds) for _, fit in found])
-    return Points(labels, np.concatenate([fit.seconds for _, fit in found]), predicted)
+    return GoldenComparison(labels, np.concatenate([fit.seconds for _, fit in found]), predicted)
 
 
 MODEL = Model(
     MeasuredCompute,
     build,
     "the measured entry; a roofline calibrated on the other entries where there is none",
-    {"interpolation": interpolation},
+    {"interpolation": "hw_models.models.measured:interpolation"},
 )

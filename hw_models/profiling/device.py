@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hw_models.device import Device, device_names
+from hw_models.loading import device_names, load_device, parse_device
+from hw_models.measurements import Measurement, read_measurements, write_measurements
 from hw_models.models.measured import Host, MeasuredCompute, can_check
-from hw_models.profile_rows import Measurement, read_measurements, write_measurements
 from hw_models.schema import toml_text
 from hw_models.schema.codes import code_bits, shorten
 from quant_core.spec.formats import FORMATS
@@ -35,7 +35,7 @@ def resume(name: str, folder: Path, host: Host, batch: int) -> tuple[Measurement
         raise InputError(f"device name {name!r} is that of a device that ships with bitfront; give another, as in --device-name my-{name}.")
     if not toml.is_file():
         return ()
-    device = Device.load(toml)
+    device = load_device(toml)
     if not isinstance(device.compute, MeasuredCompute):
         raise InputError(f"{toml}: a device of kind {device.file.identity.kind!r}, which no profile wrote; give another --device-name.")
     before = device.compute.host
@@ -60,7 +60,7 @@ def write(name: str, folder: Path, host: Host, batch: int, rows: Sequence[Measur
     toml, table = paths(name, folder)
     write_text(table, write_measurements(rows, batch))
     text = toml_text.dumps(_content(name, host, batch, rows))
-    Device.parse(text, folder, str(toml))
+    parse_device(text, folder, str(toml))
     write_text(toml, text)
     return toml
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from hw_models.profile_rows import Mode
+from hw_models.measurements import Mode
 from quant_core.kernels.packed_signs import conv2d_packed, pack_conv, pack_signs, xnor_gemm
 from quant_core.spec.layer import Layer
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from hw_models.profile_rows import Measurement, Mode, shape_key, shape_only
+from hw_models.measurements import Measurement, Mode, shape_key, shape_only
 from hw_models.profiling.onnx import Runnable, legal_modes, runnable
 from quant_core.spec.layer import Layer
 

@@ -2,9 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from hw_models.device import Device, DeviceError, device_names
+from hw_models.device import DeviceError
+from hw_models.loading import device_names, load_device, parse_device
 from hw_models.schema.device_file import LayerKind
 from hw_models.shapes import read_layers
+from hw_models.table import cost_policy
+from hw_models.validation.run import validate
 from quant_core.spec.layer import KINDS, Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import parse
@@ -24,8 +27,8 @@ def test_the_kinds_of_layers_are_those_of_quant_core() -> None:
 
 @pytest.mark.parametrize("name", device_names())
 def test_every_device_survives_json_and_toml(name: str) -> None:
-    device = Device.load(name)
-    again = Device.parse(device.to_toml(), device.folder)
+    device = load_device(name)
+    again = parse_device(device.to_toml(), device.folder)
     assert device.name == name
     assert again.to_json() == device.to_json()
     assert again.file == device.file
@@ -35,27 +38,27 @@ def test_every_device_survives_json_and_toml(name: str) -> None:
 def test_a_users_file_is_loaded_by_path(tmp_path: Path, toy: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(toy)
-    assert Device.load(path).name == "toy"
-    assert Device.load(str(path)).batch == 2
+    assert load_device(path).name == "toy"
+    assert load_device(str(path)).batch == 2
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown device 'vu9p-bitseriel'; known: .*t4.* Did you mean 'vu9p-bitserial'.* path of a TOML"):
-        Device.load("vu9p-bitseriel")
+        load_device("vu9p-bitseriel")
 
 
 def test_broken_toml_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("schema = 1\n[identity\n")
     with pytest.raises(DeviceError, match=r"x.toml: not TOML: .*line 2"):
-        Device.load(path)
+        load_device(path)
 
 
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DeviceError, match=r"x.toml: cannot be read as text"):
-        Device.load(path)
+        load_device(path)
     with pytest.raises(InputError, match=r"x.toml: cannot be read as CSV"):
         read_layers(path)
 
@@ -99,14 +102,14 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_file_is_refused_with_the_place(toy: str, old: str, new: str, message: str) -> None:
     assert old in toy
     with pytest.raises(DeviceError, match=message):
-        Device.parse(toy.replace(old, new))
+        parse_device(toy.replace(old, new))
 
 
 def test_all_faults_are_listed_at_once_in_file_order(toy: str) -> None:
     wrong = toy.replace("clock_hz", "clock").replace('"int2"', '"int20"').replace("rows = 4", "rows = 'x'").replace("sram_bytes", "sram")
     head, found, tail = wrong.rpartition('source = "made-up"')
     with pytest.raises(DeviceError, match=r"toy.toml: 5 faults") as caught:
-        Device.parse(f'{head}source = "other"{tail}', where="toy.toml")
+        parse_device(f'{head}source = "other"{tail}', where="toy.toml")
     assert found
     places = [line.split(":")[0].split(", ")[1] for line in str(caught.value).splitlines()[1:]]
     assert places == ["identity.clock", "capability[0].weights[0]", "compute.rows", "constraints.sram", "constraints.source"]
@@ -125,7 +128,7 @@ tolerance_max_percent = 1.0
 source = "made-up"
 """
     with pytest.raises(DeviceError, match=r"golden\[0\].check: unknown check 'guess'; known for this kind: policies") as caught:
-        Device.parse(toy + golden)
+        parse_device(toy + golden)
     assert "golden[0].file: 'nowhere.csv' is not in" in str(caught.value)
 
 
@@ -146,48 +149,64 @@ source = "made-up"
     ],
 )
 def test_legal_says_what_runs_and_as_what(toy: str, layer: Layer, policy: LayerPolicy, runs_as: tuple[str, str] | None) -> None:
-    legal = Device.parse(toy).legal(layer)
+    legal = parse_device(toy).legal(layer)
     assert legal.run_as(policy) == runs_as
     assert legal.allows(policy) == (runs_as is not None)
 
 
 def test_what_cannot_run_is_an_error_that_names_the_layer_and_what_is_legal(toy: str) -> None:
-    device = Device.parse(toy)
+    device = parse_device(toy)
     with pytest.raises(
         InputError, match=r"layer 'a' \(conv\): toy cannot run weight=int1:.*legal: weights int2, int4, int8, int3, int5-7 \(sym"
     ):
-        device.cost((CONV,), {"a": choice("int1:channel", "int8")})
+        cost_policy(device, (CONV,), {"a": choice("int1:channel", "int8")})
     with pytest.raises(InputError, match=r"layer 'd' \(depthwise\).*only in the pairs int8/int4, int8/int8"):
-        device.cost((CONV, DEPTHWISE), {"a": choice("int4", "int8"), "d": choice("int4", "int8")})
+        cost_policy(device, (CONV, DEPTHWISE), {"a": choice("int4", "int8"), "d": choice("int4", "int8")})
     embedding = Layer("e", "embedding", 8, 8, (100, 8), (5,), (5,), 0)
     with pytest.raises(InputError, match=r"layer 'e' .*legal: nothing: the device does not run layers of this kind"):
-        device.cost((embedding,), {"e": choice("int4", "float")})
+        cost_policy(device, (embedding,), {"e": choice("int4", "float")})
 
 
 def test_a_policy_without_a_layer_is_refused(toy: str) -> None:
     with pytest.raises(InputError, match="the policy has no entry for a; it names b"):
-        Device.parse(toy).cost((CONV,), {"b": choice("int4", "int8")})
+        cost_policy(parse_device(toy), (CONV,), {"b": choice("int4", "int8")})
 
 
 def test_a_model_in_cycles_needs_a_clock(toy: str) -> None:
-    device = Device.parse(toy.replace("clock_hz = 1e6\n", ""))
+    device = parse_device(toy.replace("clock_hz = 1e6\n", ""))
     with pytest.raises(DeviceError, match=r"\[identity\] has no clock_hz, which kind 'bitserial' needs"):
-        device.cost((CONV,), {"a": choice("int4", "int8")})
+        cost_policy(device, (CONV,), {"a": choice("int4", "int8")})
 
 
 OWN_MODEL = """
 import numpy as np
-from hw_models.models import LayerCost, Model
+from hw_models.models import LayerCost, Model, compare_points
 from hw_models.schema.device_file import Compute
 
 class OwnCompute(Compute):
     seconds_per_bit: float
 
 def build(device):
-    given = device.compute_as(OwnCompute)
-    return lambda layer, modes: LayerCost(latency_s=given.seconds_per_bit * modes.w_bits.astype(np.float64))
+    seconds = device.compute_as(OwnCompute).seconds_per_bit
+    return lambda layer, choices: LayerCost(latency_s=seconds * choices.w_bits.astype(np.float64))
 
-MODEL = Model(OwnCompute, build, "time follows the weight bits")
+def doubled(device, golden):
+    seconds = 2 * device.compute_as(OwnCompute).seconds_per_bit
+    return compare_points(golden, [seconds] * len(golden.points))
+
+CHECKS = {"as a function": doubled, "as a path": "own_model_of_this_test:doubled", "astray": "own_model_of_this_test:__name__"}
+MODEL = Model(OwnCompute, build, "time follows the weight bits", CHECKS)
+"""
+OWN_GOLDEN = """
+[[golden]]
+name = "g"
+check = "CHECK"
+metric = "latency_s"
+unit = "s"
+points = [{ name = "p", expected = 1.0 }]
+tolerance_mean_percent = 0.0
+tolerance_max_percent = 0.0
+source = "made-up"
 """
 
 
@@ -196,7 +215,19 @@ def test_a_users_own_model_is_named_by_its_path(toy: str, tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     text = toy.replace('kind = "bitserial"', 'kind = "own_model_of_this_test:MODEL"')
     with pytest.raises(DeviceError, match=r"compute.seconds_per_bit: needed, but not given") as caught:
-        Device.parse(text)
+        parse_device(text)
     assert "compute.rows: unknown key" in str(caught.value)
-    device = Device.parse(text.replace("rows = 4\ncols = 4\nword_bits = 64", "seconds_per_bit = 0.5"))
-    assert device.cost((CONV,), {"a": choice("int3:channel", "int8")})["latency_s"] == 0.5 * 4
+    device = parse_device(text.replace("rows = 4\ncols = 4\nword_bits = 64", "seconds_per_bit = 0.5"))
+    assert cost_policy(device, (CONV,), {"a": choice("int3:channel", "int8")})["latency_s"] == 0.5 * 4
+
+
+@pytest.mark.parametrize("check", ["as a function", "as a path"])
+def test_a_users_own_model_brings_its_own_golden_checks(toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str) -> None:
+    (tmp_path / "own_model_of_this_test.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = toy.replace('kind = "bitserial"', 'kind = "own_model_of_this_test:MODEL"')
+    text = text.replace("rows = 4\ncols = 4\nword_bits = 64", "seconds_per_bit = 0.5") + OWN_GOLDEN
+    (outcome,) = validate(parse_device(text.replace("CHECK", check)))
+    assert (outcome.n, outcome.exact, outcome.passed) == (1, 1, True)
+    with pytest.raises(InputError, match="golden check 'astray': 'own_model_of_this_test:__name__' is str; a function of device"):
+        validate(parse_device(text.replace("CHECK", "astray")))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hw_models.profile_rows import Measurement, Mode, shape_key, shape_only
+from hw_models.measurements import Measurement, Mode, shape_key, shape_only
 from hw_models.profiling import run as profile
 from hw_models.profiling.onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
 from hw_models.profiling.run import Settings, measure, plan, timed

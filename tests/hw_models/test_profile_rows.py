@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hw_models.profile_rows import COLUMNS, Measurement, Mode, read_measurements, shape_key, write_measurements
+from hw_models.measurements import COLUMNS, Measurement, Mode, read_measurements, shape_key, write_measurements
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
 

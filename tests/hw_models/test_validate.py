@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hw_models.device import FOLDER, Device, device_names
-from hw_models.validation import rank_correlation, relative_percent, validate
+from hw_models.device import FOLDER
+from hw_models.loading import device_names, load_device
+from hw_models.validation.figures import rank_correlation, relative_percent
+from hw_models.validation.run import validate
 from quant_core.util.errors import InputError
 
 TABLE = FOLDER / "haq_vu9p_mobilenetv2.csv"
 
 
-@pytest.mark.parametrize("name", [each for each in device_names() if Device.load(each).file.golden])
+@pytest.mark.parametrize("name", [each for each in device_names() if load_device(each).file.golden])
 def test_every_shipped_golden_is_within_its_tolerance(name: str) -> None:
-    for check in validate(Device.load(name)):
+    for check in validate(load_device(name)):
         assert check.passed, check
         assert check.n > 0
         assert check.source
 
 
 def test_devices_with_published_figures_have_goldens() -> None:
-    without = {name for name in device_names() if not Device.load(name).file.golden}
+    without = {name for name in device_names() if not load_device(name).file.golden}
     assert without <= {"a100", "h100", "h200", "b200", "generic-cpu"}
 
 
 def figures(name: str, check: int) -> dict[str, float]:
-    return {point.name: point.expected for point in Device.load(name).file.golden[check].points}
+    return {point.name: point.expected for point in load_device(name).file.golden[check].points}
 
 
 def test_the_figures_in_the_device_files_are_the_published_ones(golden: Path) -> None:
@@ -36,13 +38,13 @@ def test_the_figures_in_the_device_files_are_the_published_ones(golden: Path) ->
     tiny = published["stm32h743_latency_ms"]
     for device, engine in (("tinyengine", "tinyengine"), ("cmsis-nn", "cmsis_nn"), ("xcubeai", "xcubeai")):
         assert figures(f"stm32h743-{device}", 0) == {f"mcunet-{name}": each for name, each in tiny[engine].items()}
-        points = Device.load(f"stm32h743-{device}").file.golden[0].points
+        points = load_device(f"stm32h743-{device}").file.golden[0].points
         assert [point.given["macs"] for point in points] == [1e6 * tiny["mmacs"][name] for name in tiny[engine]]
     boards = published["mlperf_tiny_v1_1_int8"]
     for device in ("nucleo_h7a3zi_q", "nucleo_u575zi_q"):
         named = dict(zip(("ic", "vww", "kws", "ad"), boards[device]["uj"], strict=True))
         assert figures(device.replace("_", "-"), 0) == named
-        given = [point.given["latency_ms"] for point in Device.load(device.replace("_", "-")).file.golden[0].points]
+        given = [point.given["latency_ms"] for point in load_device(device.replace("_", "-")).file.golden[0].points]
         assert given == boards[device]["ms"]
     rates = {f"int{w}/int{a}": rate for a, row in published["mpic_mac_per_cycle"].items() if a.isdigit() for w, rate in row.items()}
     assert figures("mpic", 0) == rates
@@ -56,7 +58,7 @@ def test_the_figures_in_the_device_files_are_the_published_ones(golden: Path) ->
 
 
 def test_the_issues_bounds_hold() -> None:
-    found = {(each.device, n): each for name in device_names() for n, each in enumerate(validate(Device.load(name)))}
+    found = {(each.device, n): each for name in device_names() for n, each in enumerate(validate(load_device(name)))}
     bitserial = found["vu9p-bitserial", 0]
     assert bitserial.n == 2000
     assert bitserial.mean_percent < 2.0
@@ -99,46 +101,46 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 def test_the_same_file_given_as_golden_agrees_exactly(tmp_path: Path) -> None:
     copy = write(tmp_path / "copy.csv", rows_of(TABLE))
-    (check,) = validate(Device.load("vu9p-lut"), copy)
+    (check,) = validate(load_device("vu9p-lut"), copy)
     assert (check.name, check.n, check.exact, check.passed) == ("copy.csv", 3392, 3392, True)
-    (check,) = validate(Device.load("vu9p-bitserial"), copy)
+    (check,) = validate(load_device("vu9p-bitserial"), copy)
     assert (check.n, check.passed) == (2000, True)
 
 
 def test_one_wrong_row_is_found_and_named(tmp_path: Path) -> None:
     rows = rows_of(TABLE)
     rows[70]["cycles"] = "1"
-    (check,) = validate(Device.load("vu9p-lut"), write(tmp_path / "wrong.csv", rows))
+    (check,) = validate(load_device("vu9p-lut"), write(tmp_path / "wrong.csv", rows))
     assert not check.passed
     assert check.exact == 3391
     assert check.mismatches[0].startswith(f"layer {rows[70]['index']} at {rows[70]['w_bits']}/{rows[70]['a_bits']}: expected 1, model ")
-    (check,) = validate(Device.load("vu9p-bitserial"), write(tmp_path / "wrong.csv", [{**row, "cycles": "5"} for row in rows]))
+    (check,) = validate(load_device("vu9p-bitserial"), write(tmp_path / "wrong.csv", [{**row, "cycles": "5"} for row in rows]))
     assert not check.passed
 
 
 def test_a_part_of_a_table_is_enough_for_entries_and_too_little_for_policies(tmp_path: Path) -> None:
     part = write(tmp_path / "part.csv", rows_of(TABLE)[:70])
-    (check,) = validate(Device.load("vu9p-lut"), part)
+    (check,) = validate(load_device("vu9p-lut"), part)
     assert (check.n, check.passed) == (70, True)
     with pytest.raises(InputError, match="no row for layer 1 at 1/7; to draw whole policies every layer needs every pair"):
-        validate(Device.load("vu9p-bitserial"), part)
+        validate(load_device("vu9p-bitserial"), part)
 
 
 def test_golden_files_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     rows = rows_of(TABLE)[:64]
     with pytest.raises(InputError, match="device mpic: no golden check of it reads a CSV file"):
-        validate(Device.load("mpic"), TABLE)
+        validate(load_device("mpic"), TABLE)
     with pytest.raises(InputError, match="columns cycles are missing"):
-        validate(Device.load("vu9p-lut"), write(tmp_path / "a.csv", [{k: v for k, v in row.items() if k != "cycles"} for row in rows]))
+        validate(load_device("vu9p-lut"), write(tmp_path / "a.csv", [{k: v for k, v in row.items() if k != "cycles"} for row in rows]))
     with pytest.raises(InputError, match="batch 1 given; vu9p-lut runs batches of 16"):
-        validate(Device.load("vu9p-lut"), write(tmp_path / "b.csv", [{**row, "batch": "1"} for row in rows]))
+        validate(load_device("vu9p-lut"), write(tmp_path / "b.csv", [{**row, "batch": "1"} for row in rows]))
     with pytest.raises(InputError, match=r"layer '0' \(conv, 3 to 33 channels.*no layer of its shape was measured on vu9p-lut"):
-        validate(Device.load("vu9p-lut"), write(tmp_path / "c.csv", [{**row, "out_channels": "33"} for row in rows]))
+        validate(load_device("vu9p-lut"), write(tmp_path / "c.csv", [{**row, "out_channels": "33"} for row in rows]))
     for wrong in ("many", "", "-3", "nan"):
         with pytest.raises(InputError, match=f"cycles is {wrong!r} in row .*; a positive number is needed"):
-            validate(Device.load("vu9p-lut"), write(tmp_path / "d.csv", [{**row, "cycles": wrong} for row in rows]))
+            validate(load_device("vu9p-lut"), write(tmp_path / "d.csv", [{**row, "cycles": wrong} for row in rows]))
     with pytest.raises(InputError, match="columns network, out_size, int8_ms are missing"):
-        validate(Device.load("t4"), TABLE)
+        validate(load_device("t4"), TABLE)
 
 
 def test_rows_that_contradict_or_repeat_each_other_are_refused(tmp_path: Path) -> None:
@@ -151,13 +153,13 @@ def test_rows_that_contradict_or_repeat_each_other_are_refused(tmp_path: Path) -
     ):
         altered = [row | change.get(n, {}) for n, row in enumerate(rows)]
         with pytest.raises(InputError, match=message):
-            validate(Device.load("vu9p-lut"), write(tmp_path / "e.csv", altered))
+            validate(load_device("vu9p-lut"), write(tmp_path / "e.csv", altered))
 
 
 def test_files_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     lines = TABLE.read_text().splitlines()[:20]
     path.write_text("\ufeff" + "\r\n".join(line.replace(",", ", ") for line in lines if not line.startswith("#")) + "\r\n\r\n")
-    (check,) = validate(Device.load("vu9p-lut"), path)
+    (check,) = validate(load_device("vu9p-lut"), path)
     assert check.passed
     assert check.n > 10

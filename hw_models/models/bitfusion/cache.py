@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from hw_models.models.bitfusion import machine, search
-from hw_models.models.bitfusion.machine import NATIVE, Array, Work
+from hw_models.models.bitfusion.machine import NATIVE, Array, LayerWorkload
 from hw_models.models.bitfusion.search import FIELDS, schedule
 from quant_core.util.errors import InputError
 from quant_core.util.files import cache_folder, write_text
@@ -24,14 +24,14 @@ def _code_hash() -> str:
     return hashlib.sha256(b"".join(Path(str(each)).read_bytes() for each in files)).hexdigest()
 
 
-def cache_path(array: Array, work: Work, widest: int) -> Path:
+def cache_path(array: Array, work: LayerWorkload, widest: int) -> Path:
     """Return the file of one array, layer shape and widest operand."""
     key = json.dumps([_code_hash(), asdict(array), asdict(work), widest])
     return cache_folder() / "bitfusion" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 @lru_cache(maxsize=4096)
-def schedules(array: Array, work: Work, widest: int) -> Mapping[Pair, tuple[int, ...]]:
+def schedules(array: Array, work: LayerWorkload, widest: int) -> Mapping[Pair, tuple[int, ...]]:
     """Return (activation bits, weight bits) -> `bitfusion_search.FIELDS`, for every pair of native bits up to `widest`.
 
     Raises:

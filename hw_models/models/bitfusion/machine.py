@@ -49,7 +49,7 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class LayerWorkload:
     """One convolution of a batch; a matrix product is one with 1 x 1 kernel and map.
 
     Attributes:
@@ -86,7 +86,7 @@ def fusion(a: Ints, w: Ints) -> tuple[Ints, Ints]:
     return (8 // np.minimum(a, 8)) * (8 // np.minimum(w, 8)), passes
 
 
-def works_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[Work, int]:
+def workload_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[LayerWorkload, int]:
     """Return the work of one call of a layer and how often it is done: groups run one after the other.
 
     Rows of a linear layer join the batch; a transposed convolution is the product that gives every input pixel its taps.
@@ -95,14 +95,14 @@ def works_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[Work, int]
     groups = layer.groups
     ci, co = layer.in_channels // groups, layer.out_channels // groups
     if layer.kind == "linear":
-        return Work(batch * math.prod(layer.out_size), 1, 1, ci, co), groups
+        return LayerWorkload(batch * math.prod(layer.out_size), 1, 1, ci, co), groups
     if layer.kind == "conv_transpose":
         height, width = _plane(layer.in_size)
-        return Work(batch, height, width, ci, co * math.prod(layer.kernel)), groups
+        return LayerWorkload(batch, height, width, ci, co * math.prod(layer.kernel)), groups
     height, width = _plane(layer.out_size)
     kernel, stride, dilation = _plane(layer.kernel), _plane(layer.stride), _plane(layer.dilation)
     few = groups == 1 and ci <= im2col_channels
-    return Work(batch, height, width, ci, co, kernel, stride, dilation, few and math.prod(layer.kernel) > 1), groups
+    return LayerWorkload(batch, height, width, ci, co, kernel, stride, dilation, few and math.prod(layer.kernel) > 1), groups
 
 
 def _plane(sizes: tuple[int, ...]) -> tuple[int, int]:

@@ -1,28 +1,23 @@
 """`bitfusion`: a spatial array of 2-bit bricks that fuse into wider multipliers (Sharma et al., Bit Fusion, ISCA 2018).
 
-The schedule of a layer is found by `bitfusion_search`. The array runs 1 bit as 2, 3 as 4, 5 to 7 as 8, and more in passes of 8.
+The schedule of a layer is found by `search.schedule`. The array runs 1 bit as 2, 3 as 4, 5 to 7 as 8, and more in passes of 8.
 With few channels a narrow mode can pad more than it saves, so that its schedule is slower, or moves more bits, than that of a wider
 mode. So that more bits never look cheaper, a pair of equal bits is charged at least what narrower equal pairs are, and a pair of
 unequal bits what its schedule costs, but at least what narrower pairs and at most what the equal pair that contains it is charged
 (the array can run it as that). The notes say where. Groups, and so the channels of a depthwise layer, run one after the other.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.models import FloatArray, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.models.bitfusion.cache import schedules
-from hw_models.models.bitfusion.golden import network_totals, rows_of_schedules
-from hw_models.models.bitfusion.machine import NATIVE, Array, Work, native_bits, works_of
+from hw_models.models.bitfusion.machine import NATIVE, Array, LayerWorkload, native_bits, workload_of
 from hw_models.models.bitfusion.search import energy_pj
-from hw_models.schema.device_file import Compute, Golden, MemoryLevel
+from hw_models.schema.device_file import Compute, MemoryLevel
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 LEVELS = ("dram", "activation_buffer", "weight_buffer", "output_buffer")
 PARTS = ("core", "sram", "dram")
@@ -37,7 +32,7 @@ class BitFusionCompute(Compute):
     im2col_max_channels: int = Field(default=4, ge=0)
 
 
-def array_of(device: "Device") -> Array:
+def array_of(device: Device) -> Array:
     """Return the array that a device file describes.
 
     Raises:
@@ -55,7 +50,7 @@ def array_of(device: "Device") -> Array:
     return Array(given.rows, given.cols, int(dram.bits_per_cycle), act_bytes, weight_bytes, out_bytes, core, *energies)
 
 
-def _level(device: "Device", name: str) -> MemoryLevel:
+def _level(device: Device, name: str) -> MemoryLevel:
     levels = {each.name: each for each in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
@@ -67,13 +62,13 @@ def _pj(level: MemoryLevel) -> tuple[float, float]:
     return level.read_pj_per_bit or 0.0, level.write_pj_per_bit or 0.0
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the model of one layer on the array of `device`."""
     array, channels = array_of(device), device.compute_as(BitFusionCompute).im2col_max_channels
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        work, groups = works_of(layer, device.batch, channels)
-        a, w = native_bits(modes.a_bits), native_bits(modes.w_bits)
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        work, groups = workload_of(layer, device.batch, channels)
+        a, w = native_bits(choices.a_bits), native_bits(choices.w_bits)
         at = (np.searchsorted(NATIVE, a), np.searchsorted(NATIVE, w))
         cycles, picojoules = _grid(array, work, max(8, int(a.max()), int(w.max())))
         energy = picojoules.sum(axis=0)
@@ -88,7 +83,7 @@ def build(device: "Device") -> LayerModel:
     return cost
 
 
-def _grid(array: Array, work: Work, widest: int) -> tuple[FloatArray, FloatArray]:
+def _grid(array: Array, work: LayerWorkload, widest: int) -> tuple[FloatArray, FloatArray]:
     """Return (compute, all, DRAM cycles) and (core, SRAM, DRAM) pJ, each [3, G, G] over native (activation, weight) bits."""
     side = sum(each <= widest for each in NATIVE)
     found = np.array(list(schedules(array, work, widest).values())).T
@@ -114,19 +109,12 @@ def _split(parts: FloatArray, total: FloatArray) -> FloatArray:
     return found
 
 
-def schedule_rows(device: "Device", golden: Golden) -> Points:
-    """Check every row of a file of published schedules, each on its own array; see `bitfusion_golden.rows_of_schedules`."""
-    return rows_of_schedules(array_of(device), golden, device)
-
-
-def networks(device: "Device", golden: Golden) -> Points:
-    """Check totals of whole networks; see `bitfusion_golden.network_totals`."""
-    return network_totals(array_of(device), golden, device)
-
-
 MODEL = Model(
     BitFusionCompute,
     build,
     "least cycles over tiles and loop orders: compute + max(0, DRAM - compute) + first fill + last drain",
-    {"schedules": schedule_rows, "networks": networks},
+    {
+        "schedules": "hw_models.validation.bitfusion:rows_of_schedules",
+        "networks": "hw_models.validation.bitfusion:network_totals",
+    },
 )

@@ -17,7 +17,7 @@ from itertools import permutations
 
 import numpy as np
 
-from hw_models.models.bitfusion.machine import Array, Floats, Ints, Work, fusion
+from hw_models.models.bitfusion.machine import Array, Floats, Ints, LayerWorkload, fusion
 from quant_core.util.errors import InputError
 
 OUT_BITS = 32
@@ -63,7 +63,7 @@ def sizes(extent: int) -> list[int]:
     return [1 << k for k in range((extent - 1).bit_length())] + [extent]
 
 
-def cut(array: Array, work: Work, a: int, w: int) -> Tiles:
+def cut(array: Array, work: LayerWorkload, a: int, w: int) -> Tiles:
     """Return every way to cut `work` whose tiles fit.
 
     Raises:
@@ -87,7 +87,7 @@ def cut(array: Array, work: Work, a: int, w: int) -> Tiles:
     return Tiles(trips[:, fits], foot[:, fits], cycles[fits], macs[fits], once[:, fits])
 
 
-def _grid(array: Array, work: Work) -> tuple[Ints, ...]:
+def _grid(array: Array, work: LayerWorkload) -> tuple[Ints, ...]:
     """Return the tile sizes, each [T]: examples, output rows and columns (square tiles, cropped to the map), input and output channels."""
     by_column = [min(array.cols * each, work.out_channels) for each in sizes(-(-work.out_channels // array.cols))]
     channels = sizes(work.out_channels) if work.im2col else by_column
@@ -96,12 +96,12 @@ def _grid(array: Array, work: Work) -> tuple[Ints, ...]:
     return b, np.minimum(o, work.height), np.minimum(o, work.width), ic, oc
 
 
-def _reach(outputs: Ints, work: Work, axis: int) -> Ints:
+def _reach(outputs: Ints, work: LayerWorkload, axis: int) -> Ints:
     """Return the inputs along one axis that `outputs` adjacent outputs see."""
     return (work.kernel[axis] - 1) * work.dilation[axis] + 1 + (outputs - 1) * work.stride[axis]
 
 
-def orders(work: Work) -> Ints:
+def orders(work: LayerWorkload) -> Ints:
     """Return the loop orders [R, loops], innermost first, that can differ: loops of one trip and the twins of a square map left out."""
     extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
     loops = [loop for loop, extent in enumerate(extents) if extent > 1] or [BATCH]
@@ -143,7 +143,7 @@ def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Int
     return traffic, resident
 
 
-def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
+def schedule(array: Array, work: LayerWorkload, a: int, w: int) -> tuple[int, ...]:
     """Return the `FIELDS` of the best schedule at native bits `a` and `w`.
 
     Raises:

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models.device import FOLDER, Device
+from hw_models.loading import load_device, parse_device
 from hw_models.models.bitfusion.cache import cache_path, schedules
-from hw_models.models.bitfusion.machine import Array, Work, fusion, native_bits, works_of
+from hw_models.models.bitfusion.machine import Array, LayerWorkload, fusion, native_bits, workload_of
 from hw_models.models.bitfusion.model import PARTS, array_of, charged
 from hw_models.models.bitfusion.search import orders, schedule
 from hw_models.shapes import layer_of, read_layers
-from hw_models.validation import validate
+from hw_models.table import build_table, cost_policy
+from hw_models.validation.run import validate
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import make, parse
@@ -34,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def device() -> Device:
-    return Device.load("bitfusion")
+    return load_device("bitfusion")
 
 
 def conv(ci: int, co: int, kernel: int = 3, size: int = 8, **more: object) -> Layer:
@@ -80,7 +82,7 @@ def test_a_row_that_is_no_number_is_refused(device: Device, tmp_path: Path) -> N
     for column, wrong, message in (
         ("dram_read_bits", "", "row 1: dram_read_bits is ''; a whole number from 0 is needed"),
         ("array_rows", "0", "row 1: array_rows is '0'; a whole number from 1 is needed"),
-        ("act_sram_bytes", "1", "AlexNet conv1_a: Work.* not even the smallest tile fits"),
+        ("act_sram_bytes", "1", "AlexNet conv1_a: LayerWorkload.* not even the smallest tile fits"),
     ):
         altered = [wrong if name == column else value for name, value in zip(lines[0].split(","), values, strict=True)]
         path.write_text("\n".join([lines[0], ",".join(altered)]))
@@ -99,7 +101,7 @@ def sizes(extent: int, unit: int = 1) -> list[int]:
     return [*found, extent]
 
 
-def slow_search(array: Array, work: Work, a: int, w: int) -> int:
+def slow_search(array: Array, work: LayerWorkload, a: int, w: int) -> int:
     """Return the least cycles, straight from the description: every tile, every order, no pruning."""
     lanes = array.rows * (8 // a) * (8 // w)
     k, o_all, stride, best = work.kernel[0], work.height, work.stride[0], math.inf
@@ -146,30 +148,30 @@ def walk(foot: int, limit: int, needs: str, order: tuple[int, ...], trips: tuple
 @settings(max_examples=12, deadline=None)
 @given(
     st.builds(
-        lambda b, o, k, s, ci, co, im: Work(b, o, o, ci, co, (k, k), (s, s), im2col=im),
+        lambda b, o, k, s, ci, co, im: LayerWorkload(b, o, o, ci, co, (k, k), (s, s), im2col=im),
         *(st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(1, 2), st.integers(1, 20), st.integers(1, 20)),
         st.booleans(),
     ),
     st.sampled_from([2, 4, 8]),
     st.sampled_from([2, 4, 8]),
 )
-def test_the_pruned_search_finds_what_a_full_search_finds(work: Work, a: int, w: int) -> None:
+def test_the_pruned_search_finds_what_a_full_search_finds(work: LayerWorkload, a: int, w: int) -> None:
     assert schedule(ARRAY, work, a, w)[0] == slow_search(ARRAY, work, a, w)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.sampled_from([2, 4, 8]))
 def test_a_map_lying_on_its_side_costs_the_same(height: int, width: int, tall: int, wide: int, bits: int) -> None:
-    upright = Work(2, height, width, 12, 10, (tall, wide), (1, 2), (2, 1))
-    turned = Work(2, width, height, 12, 10, (wide, tall), (2, 1), (1, 2))
+    upright = LayerWorkload(2, height, width, 12, 10, (tall, wide), (1, 2), (2, 1))
+    turned = LayerWorkload(2, width, height, 12, 10, (wide, tall), (2, 1), (1, 2))
     assert schedule(ARRAY, upright, bits, 8)[:2] == schedule(ARRAY, turned, bits, 8)[:2]
 
 
 def test_only_orders_that_can_differ_are_walked() -> None:
-    assert orders(Work(1, 1, 1, 1, 1)).tolist() == [[0]]
-    assert len(orders(Work(4, 1, 1, 8, 8))) == 6
-    assert len(orders(Work(4, 5, 5, 8, 8))) == 60
-    assert len(orders(Work(4, 5, 6, 8, 8))) == 120
+    assert orders(LayerWorkload(1, 1, 1, 1, 1)).tolist() == [[0]]
+    assert len(orders(LayerWorkload(4, 1, 1, 8, 8))) == 6
+    assert len(orders(LayerWorkload(4, 5, 5, 8, 8))) == 60
+    assert len(orders(LayerWorkload(4, 5, 6, 8, 8))) == 120
 
 
 def test_bits_run_as_native_bits() -> None:
@@ -182,7 +184,7 @@ def test_bits_run_as_native_bits() -> None:
 
 def test_sixteen_bits_take_four_times_the_compute_of_eight(device: Device) -> None:
     layer = conv(64, 64, 3, 16)
-    rows = [device.table((layer,), {"x": (of_bits(b, b),)}).explain({"x": of_bits(b, b)})[0] for b in (8, 16)]
+    rows = [build_table(device, (layer,), {"x": (of_bits(b, b),)}).explain({"x": of_bits(b, b)})[0] for b in (8, 16)]
     assert rows[1]["compute_s"] == pytest.approx(4 * rows[0]["compute_s"])
 
 
@@ -191,7 +193,7 @@ def test_the_narrow_codes_cost_what_their_native_mode_does(device: Device) -> No
     texts = {"int1:channel": 2, "binary": 2, "ternary": 2, "int3:channel": 4, "int5:channel": 8, "int9:channel": 16}
     for text, native in texts.items():
         narrow = LayerPolicy(parse(text), make("int", 8, "tensor"))
-        table = device.table((layer,), {"x": (narrow, of_bits(native, 8))})
+        table = build_table(device, (layer,), {"x": (narrow, of_bits(native, 8))})
         assert table.values["latency_s"][0, 0] == table.values["latency_s"][0, 1]
         assert table.values["energy_j"][0, 0] == table.values["energy_j"][0, 1]
 
@@ -204,7 +206,7 @@ def test_more_bits_never_cost_less(device: Device, batch_of: str) -> None:
     layers = small if batch_of == "small" else read_layers(FOLDER / "haq_vu9p_mobilenetv2.csv")[:8]
     pairs = list(product(range(1, 9), range(1, 9)))
     for layer in layers:
-        table = device.table((layer,), {layer.name: [of_bits(w, a) for w, a in pairs]})
+        table = build_table(device, (layer,), {layer.name: [of_bits(w, a) for w, a in pairs]})
         for metric in ("latency_s", "energy_j"):
             cost = table.values[metric].reshape(8, 8)
             assert (np.diff(cost, axis=0) >= 0).all()
@@ -219,7 +221,7 @@ def test_charging_keeps_equal_pairs_and_makes_the_rest_monotone() -> None:
 
 def test_time_and_energy_split_into_parts_that_sum_to_the_whole(device: Device) -> None:
     layer, policy = conv(64, 128, 3, 16), {"x": of_bits(4, 8)}
-    (row,) = device.table((layer,), {"x": (policy["x"],)}).explain(policy)
+    (row,) = build_table(device, (layer,), {"x": (policy["x"],)}).explain(policy)
     assert row["latency_s"] == pytest.approx(row["compute_s"] + row["stall_s"])
     assert row["stall_s"] > 0
     assert tuple(row["energy_parts_j"]) == PARTS
@@ -227,20 +229,20 @@ def test_time_and_energy_split_into_parts_that_sum_to_the_whole(device: Device) 
 
 
 def test_layers_become_the_work_of_the_array() -> None:
-    assert works_of(conv(3, 32, 3, 8, stride=2), 16, 4) == (Work(16, 4, 4, 3, 32, (3, 3), (2, 2), im2col=True), 1)
-    assert works_of(conv(64, 32, 3, 8, groups=4), 16, 4) == (Work(16, 8, 8, 16, 8, (3, 3)), 4)
-    assert works_of(conv(8, 8, 3, 8, kind="depthwise"), 1, 4) == (Work(1, 8, 8, 1, 1, (3, 3)), 8)
-    assert works_of(conv(64, 10, 1, 5, kind="linear"), 16, 4) == (Work(80, 1, 1, 64, 10), 1)
+    assert workload_of(conv(3, 32, 3, 8, stride=2), 16, 4) == (LayerWorkload(16, 4, 4, 3, 32, (3, 3), (2, 2), im2col=True), 1)
+    assert workload_of(conv(64, 32, 3, 8, groups=4), 16, 4) == (LayerWorkload(16, 8, 8, 16, 8, (3, 3)), 4)
+    assert workload_of(conv(8, 8, 3, 8, kind="depthwise"), 1, 4) == (LayerWorkload(1, 8, 8, 1, 1, (3, 3)), 8)
+    assert workload_of(conv(64, 10, 1, 5, kind="linear"), 16, 4) == (LayerWorkload(80, 1, 1, 64, 10), 1)
     transposed = Layer("t", "conv_transpose", 16, 8, (16, 8, 2, 2), (4, 4), (8, 8), 1, (2, 2), (2, 2), (1, 1))
-    assert works_of(transposed, 2, 4) == (Work(2, 4, 4, 16, 32), 1)
+    assert workload_of(transposed, 2, 4) == (LayerWorkload(2, 4, 4, 16, 32), 1)
     one = Layer("c", "conv", 16, 8, (8, 16, 3), (20,), (18,), 1, (3,), (1,), (1,))
-    assert works_of(one, 2, 4) == (Work(2, 1, 18, 16, 8, (1, 3)), 1)
+    assert workload_of(one, 2, 4) == (LayerWorkload(2, 1, 18, 16, 8, (1, 3)), 1)
 
 
 def test_groups_run_one_after_the_other(device: Device) -> None:
     choice = of_bits(8, 8)
-    whole = device.cost((conv(64, 64, 3, 8, groups=4),), {"x": choice})
-    part = device.cost((conv(16, 16, 3, 8),), {"x": choice})
+    whole = cost_policy(device, (conv(64, 64, 3, 8, groups=4),), {"x": choice})
+    part = cost_policy(device, (conv(16, 16, 3, 8),), {"x": choice})
     assert whole["latency_s"] == pytest.approx(4 * part["latency_s"])
     assert whole["energy_j"] == pytest.approx(4 * part["energy_j"])
 
@@ -248,11 +250,11 @@ def test_groups_run_one_after_the_other(device: Device) -> None:
 def test_a_tile_that_cannot_fit_is_refused() -> None:
     tiny = Array(4, 4, 24, 8, 8, 8, 1.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 1.0)
     with pytest.raises(InputError, match="not even the smallest tile fits"):
-        schedule(tiny, Work(1, 4, 4, 8, 8, (3, 3)), 8, 8)
+        schedule(tiny, LayerWorkload(1, 4, 4, 8, 8, (3, 3)), 8, 8)
 
 
 def test_schedules_are_read_back_from_the_cache_and_a_damaged_file_is_replaced(own_cache: Path) -> None:
-    work = Work(1, 4, 4, 8, 8, (3, 3))
+    work = LayerWorkload(1, 4, 4, 8, 8, (3, 3))
     first = schedules(ARRAY, work, 8)
     path = cache_path(ARRAY, work, 8)
     assert path.is_relative_to(own_cache)
@@ -270,17 +272,17 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypa
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("BITFRONT_CACHE", str(blocked))
-    assert len(schedules(ARRAY, Work(1, 2, 2, 8, 8), 8)) == 9
+    assert len(schedules(ARRAY, LayerWorkload(1, 2, 2, 8, 8), 8)) == 9
 
 
 @pytest.mark.parametrize(("key", "message"), [("core_pj_per_cycle", "core_pj_per_cycle"), ("bits_per_cycle", "needs bits_per_cycle")])
 def test_a_device_that_lacks_a_number_says_which(device: Device, key: str, message: str) -> None:
     kept = [line for line in device.to_toml().splitlines() if not line.startswith(f"{key} ")]
     with pytest.raises(InputError, match=message):
-        array_of(Device.parse("\n".join(kept)))
+        array_of(parse_device("\n".join(kept)))
 
 
 def test_a_device_that_lacks_a_buffer_says_which(device: Device) -> None:
     text = device.to_toml().replace('name = "weight_buffer"', 'name = "pantry"')
     with pytest.raises(InputError, match=r"memory level 'weight_buffer' .* levels: dram, activation_buffer, pantry, output_buffer"):
-        array_of(Device.parse(text))
+        array_of(parse_device(text))
