@@ -1,4 +1,4 @@
-"""`Device`: one checked device file, and what the cost models ask of it. It imports no model; `hw_models.loading` reads one."""
+"""`Device`: one checked device file, and the questions that cost models ask of it. It imports no model; `hw_models.loading` reads one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Device:
         return {kind: Capability.of(rule) for rule in self.file.capability for kind in rule.layers}
 
     def legal(self, layer: Layer) -> Capability:
-        """Return what a layer may take here; empty where the device does not run layers of this kind."""
+        """Return the capability for a layer; empty where the device does not run layers of this kind."""
         return self._capabilities.get(layer.kind, Capability.nothing())
 
     def compute_as(self, kind: type[ComputeT]) -> ComputeT:

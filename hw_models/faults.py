@@ -50,7 +50,7 @@ def _validated(kind: type[TableT], data: object, prefix: toml_text.Path, model: 
 
 
 def _faults(error: ValidationError, prefix: toml_text.Path, model: Model | None) -> Iterator[Fault]:
-    """Turn pydantic's findings into faults; an unknown key says what it may have meant."""
+    """Turn pydantic's findings into faults; for an unknown key the message suggests the legal one."""
     for finding in error.errors():
         path = (*prefix, *finding["loc"])
         message = finding["msg"].removeprefix("Value error, ")

@@ -37,7 +37,7 @@ class CostTable:
         values: metric -> [L, K], K the most choices of any layer; padded with inf.
         peak: metrics whose total is the max over layers; the others are summed.
         limits: metric -> hard limit of the device.
-        details: per layer what the model gave: [K] arrays of time and energy by part, for one call.
+        details: per layer the answer of the model: [K] arrays of time and energy by part, for one call.
     """
 
     device: str
@@ -237,7 +237,7 @@ def _runs(device: Device, layers: Sequence[Layer], listed: Sequence[tuple[LayerP
 
 
 def _metrics(layer: Layer, run: LayerChoices, detail: LayerCost) -> dict[str, FloatArray]:
-    """Return metric -> [K] for one layer: the counts that every device gives, and what the model gives."""
+    """Return metric -> [K] for one layer: the counts that every device gives, and the time and energy of the model."""
     count = len(run.policies)
     w_bits = np.array([choice.weight.bits for choice in run.policies], dtype=np.float64)
     a_bits = np.array([choice.activation.bits for choice in run.policies], dtype=np.float64)

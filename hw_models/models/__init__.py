@@ -73,7 +73,7 @@ class LayerCost:
 
     Attributes:
         compute_s: time of the arithmetic alone; None where the device's sources give no time.
-        latency_s: time of the layer; what it exceeds `compute_s` by is stall.
+        latency_s: time of the layer; the excess over `compute_s` is stall.
         memory_s: time of the memory traffic alone; None where the model does not separate it.
         energy_j: part (`core`, `sram`, `dram`, ...) -> joules; empty where the sources give no energy.
         notes: shown by `explain`, one per choice ("interpolated"); empty where there is nothing to say.

@@ -1,4 +1,4 @@
-"""`lut`: a table of what was measured, per shape of layer and pair of codes.
+"""`lut`: a table of measured times and energies, per shape of layer and pair of codes.
 
 The CSV has the columns of `hw_models.shapes`, and either `w_bits, a_bits` (integers) or `weight, activation` (codes); `cycles` or
 `seconds` for one pass of `batch` examples; optionally `joules`, and `weight_sign, activation_sign` (`signed`: the spec is symmetric,
@@ -54,22 +54,22 @@ def read_table(device: Device) -> Mapping[Key, tuple[float, float]]:
 def build(device: Device) -> LayerModel:
     """Return the look-up of one layer."""
     table = read_table(device)
-    fits = {each.pair: each for each in device.file.calibration}
+    fits = {fit.pair: fit for fit in device.file.calibration}
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         shape, seconds, joules, notes = shape_of(layer), [], [], []
         fitted: dict[str, FloatArray] = {}
         for k, policy in enumerate(choices.policies):
             weight, activation = choices.weight[k], choices.activation[k]
-            found = [table[key] for key in _keys(shape, weight, activation, policy.weight, policy.activation) if key in table]
+            entries = [table[key] for key in _keys(shape, weight, activation, policy.weight, policy.activation) if key in table]
             pair = f"{weight}/{activation}"
-            if not found and pair not in fits:
-                raise InputError(_unseen(device, layer, pair, sum(each[0] == shape for each in table)))
-            if not found and pair not in fitted:
+            if not entries and pair not in fits:
+                raise InputError(_unseen(device, layer, pair, sum(key[0] == shape for key in table)))
+            if not entries and pair not in fitted:
                 fitted[pair] = calibrated_s(fits[pair], layer, device.batch, choices)
-            seconds.append(found[0][0] if found else float(fitted[pair][k]))
-            joules.append(found[0][1] if found else float("nan"))
-            notes.append("" if found else "interpolated")
+            seconds.append(entries[0][0] if entries else float(fitted[pair][k]))
+            joules.append(entries[0][1] if entries else float("nan"))
+            notes.append("" if entries else "interpolated")
         energy = {} if np.isnan(joules).any() else {"measured": np.array(joules)}
         return LayerCost(None, np.array(seconds), None, energy, tuple(notes))
 
@@ -78,15 +78,15 @@ def build(device: Device) -> LayerModel:
 
 def _keys(shape: tuple[object, ...], weight: str, activation: str, *specs: QuantSpec) -> Iterable[Key]:
     """Yield the keys that fit, those that name the signs first."""
-    w_sign, a_sign = ("signed" if each.symmetric else "unsigned" for each in specs)
+    w_sign, a_sign = ("signed" if spec.symmetric else "unsigned" for spec in specs)
     return ((shape, weight, activation, w, a) for w in (w_sign, "") for a in (a_sign, ""))
 
 
 def _unseen(device: Device, layer: Layer, pair: str, same_shape: int) -> str:
-    what = f"its shape was measured, but not at {pair}" if same_shape else "no layer of its shape was measured"
+    reason = f"its shape was measured, but not at {pair}" if same_shape else "no layer of its shape was measured"
     return (
         f"layer {layer.name!r} ({layer.kind}, {layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel}, "
-        f"input {layer.in_size}): {what} on {device.name}; use a device with a model, or add a [[calibration]] for {pair}."
+        f"input {layer.in_size}): {reason} on {device.name}; use a device with a model, or add a [[calibration]] for {pair}."
     )
 
 

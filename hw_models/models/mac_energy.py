@@ -27,10 +27,10 @@ class MacEnergyCompute(Compute):
     activations_in: str
 
 
-def mac_pj(given: MacEnergyCompute, w: FloatArray, a: FloatArray) -> FloatArray:
+def mac_pj(compute: MacEnergyCompute, w: FloatArray, a: FloatArray) -> FloatArray:
     """Return the pJ of one multiply-accumulate, [K], for bits `w` and `a` [K]."""
-    product = given.pj_per_bit_product * w * a + given.pj_per_mean_bit * (w + a) / 2
-    return product + given.pj_per_sum_bit * (w + a + given.extra_sum_bits)
+    product = compute.pj_per_bit_product * w * a + compute.pj_per_mean_bit * (w + a) / 2
+    return product + compute.pj_per_sum_bit * (w + a + compute.extra_sum_bits)
 
 
 def build(device: Device) -> LayerModel:
@@ -39,15 +39,15 @@ def build(device: Device) -> LayerModel:
     Raises:
         InputError: a memory level that `[compute]` names does not exist or states no energy.
     """
-    given = device.compute_as(MacEnergyCompute)
-    weight_read, _ = _level(device, given.weights_from)
-    read, write = _level(device, given.activations_in)
+    compute = device.compute_as(MacEnergyCompute)
+    weight_read, _ = _level(device, compute.weights_from)
+    read, write = _level(device, compute.activations_in)
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         w, a = choices.w_bits.astype(np.float64), choices.a_bits.astype(np.float64)
         moved = device.batch * a * (layer.in_elements * read + layer.out_elements * write)
-        mac = device.batch * layer.macs / layer.calls * mac_pj(given, w, a)
-        parts = {"mac": mac, given.activations_in: moved, given.weights_from: choices.weight_bits * weight_read}
+        mac = device.batch * layer.macs / layer.calls * mac_pj(compute, w, a)
+        parts = {"mac": mac, compute.activations_in: moved, compute.weights_from: choices.weight_bits * weight_read}
         return LayerCost(energy_j={part: pj * 1e-12 for part, pj in parts.items()})
 
     return cost
@@ -55,7 +55,7 @@ def build(device: Device) -> LayerModel:
 
 def _level(device: Device, name: str) -> tuple[float, float]:
     """Return pJ per bit (read, write) of a memory level."""
-    levels = {each.name: each for each in device.file.memory}
+    levels = {level.name: level for level in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
         raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")

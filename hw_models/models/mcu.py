@@ -53,19 +53,19 @@ def energy_from_latency(device: Device, golden: Golden) -> GoldenComparison:
 
 
 def _proportional(golden: Golden, key: str, factor: float) -> GoldenComparison:
-    """Compare `factor` x what each point gives; the remark says how well a factor fitted to the other points predicts each."""
+    """Compare `factor` x the input of every point; the remark says how well a factor fitted to the other points predicts each."""
     lacking = [point.name for point in golden.points if not isinstance(point.given.get(key), int | float)]
     if lacking or not golden.points:
         raise InputError(
             f"golden check {golden.name!r}: point {', '.join(lacking) or '(there are none)'} has no number {key!r} in `given`."
         )
-    given = np.array([float(point.given[key]) for point in golden.points])
+    inputs = np.array([float(point.given[key]) for point in golden.points])
     expected = np.array([point.expected for point in golden.points])
-    ratio = given / expected
+    ratio = inputs / expected
     others = ratio.sum() - ratio, (ratio**2).sum() - ratio**2  # relative least squares without the point: factor = sum r / sum r^2
     error = np.abs(others[0] / others[1] * ratio - 1).mean()
     remark = f"leave one out (factor fitted to the other points): mean error {100 * error:.2f} %"
-    return compare_points(golden, given * factor, (remark,))
+    return compare_points(golden, inputs * factor, (remark,))
 
 
 CHECKS = {

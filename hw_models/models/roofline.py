@@ -58,8 +58,8 @@ def calibrate(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
         )
     scaled = matrix / seconds[:, None]
     unit = scaled.max(axis=0)
-    found: FloatArray = nnls(scaled / np.where(unit > 0, unit, 1.0), np.ones(len(seconds)))[0]
-    return np.where(unit > 0, found / np.where(unit > 0, unit, 1.0), 0.0)
+    scaled_fit: FloatArray = nnls(scaled / np.where(unit > 0, unit, 1.0), np.ones(len(seconds)))[0]
+    return np.where(unit > 0, scaled_fit / np.where(unit > 0, unit, 1.0), 0.0)
 
 
 def leave_one_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
@@ -83,7 +83,7 @@ def build(device: Device) -> LayerModel:
     Raises:
         InputError: a legal pair has neither a peak nor a calibration, or no memory level states bytes_per_s.
     """
-    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+    peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     speed = _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     power = device.file.energy.active_power_w if device.file.energy else None
@@ -107,7 +107,7 @@ def build(device: Device) -> LayerModel:
 
 
 def _bytes_per_s(device: Device) -> float:
-    speeds = [each.bytes_per_s for each in device.file.memory if each.bytes_per_s]
+    speeds = [level.bytes_per_s for level in device.file.memory if level.bytes_per_s]
     if not speeds:
         raise InputError(f"device {device.name}: a roofline needs a [[memory]] level with bytes_per_s; add one.")
     return speeds[0]
@@ -122,15 +122,15 @@ def _traffic_bits(layer: Layer, batch: int, choices: LayerChoices) -> FloatArray
 
 
 def _corrected(device: Device, layer: Layer, choices: LayerChoices, datasheet: FloatArray) -> FloatArray:
-    """Return [K] seconds where measured pairs replace, and bound, what the datasheet gives."""
-    fits = {each.pair: calibrated_s(each, layer, device.batch, choices)[0] for each in device.file.calibration}
-    found = datasheet.copy()
+    """Return [K] seconds: the datasheet's, replaced by those of measured pairs and bounded by them."""
+    fits = {calibration.pair: calibrated_s(calibration, layer, device.batch, choices)[0] for calibration in device.file.calibration}
+    seconds = datasheet.copy()
     for k, (weight, activation) in enumerate(zip(choices.weight, choices.activation, strict=True)):
         wider = [time for pair, time in fits.items() if _within((weight, activation), pair)]
         narrower = [time for pair, time in fits.items() if _within(pair.split("/"), f"{weight}/{activation}")]
         measured = f"{weight}/{activation}" in fits
-        found[k] = min(wider) if measured else min([max([datasheet[k], *narrower]), *wider])
-    return found
+        seconds[k] = min(wider) if measured else min([max([datasheet[k], *narrower]), *wider])
+    return seconds
 
 
 def _within(narrow: Sequence[str], wide: str) -> bool:
@@ -141,7 +141,7 @@ def _within(narrow: Sequence[str], wide: str) -> bool:
 def measured_layers(device: Device, golden: Golden) -> GoldenComparison:
     """Check a calibration by leave-one-out on the measured layers (`given`: the column and the pair of codes).
 
-    The figures are, per layer, what a fit of all other layers predicts. The remarks add how well one network's fit predicts another
+    The figure of a layer is the prediction of a fit of all other layers. The remarks add how well one network's fit predicts another
     network's sum, and how far off the datasheet alone is.
 
     Raises:
@@ -156,7 +156,7 @@ def measured_layers(device: Device, golden: Golden) -> GoldenComparison:
     matrix = np.concatenate([_row_features(row, pair, path) for row in rows])
     labels = tuple(f"{row['network']} {row.get('index', n)}" for n, row in enumerate(rows))
     remarks = (_transfer(rows, matrix, seconds), _datasheet_error(device, pair, matrix, seconds, rows))
-    return GoldenComparison(labels, seconds, leave_one_out(matrix, seconds), tuple(each for each in remarks if each))
+    return GoldenComparison(labels, seconds, leave_one_out(matrix, seconds), tuple(remark for remark in remarks if remark))
 
 
 def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
@@ -166,7 +166,7 @@ def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
 
 
 def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArray) -> str:
-    """Return how well a fit of the first network predicts the total of the second; empty where there is one network."""
+    """Return a sentence on how well a fit of the first network predicts the total of the second; empty where there is one network."""
     network = np.array([row["network"] for row in rows])
     names = list(dict.fromkeys(network))
     if len(names) < 2:
@@ -178,15 +178,17 @@ def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArra
 
 
 def _datasheet_error(device: Device, pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
-    """Return how far off the same layers are when only the datasheet is used."""
-    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+    """Return a sentence on how far off the same layers are when only the datasheet is used."""
+    peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     if pair not in peaks:
         raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {', '.join(peaks)}.")
     rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     a_bits = code_bits(pair.split("/")[1])
     layers = [layer_of({"kind": "conv", **row}) for row in rows]
-    moved = np.array([int(r["batch"]) * (each.in_elements + each.out_elements) * a_bits / 8 for r, each in zip(rows, layers, strict=True)])
+    moved = np.array(
+        [int(row["batch"]) * (layer.in_elements + layer.out_elements) * a_bits / 8 for row, layer in zip(rows, layers, strict=True)]
+    )
     times = launch + np.maximum(2 * matrix[:, 1] / rate, (moved + matrix[:, 3]) / speed)
     error = np.abs(times / seconds - 1).mean()
     return f"UNCALIBRATED (datasheet peak and bandwidth): mean error {100 * error:.0f} %"

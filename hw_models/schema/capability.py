@@ -1,4 +1,4 @@
-"""`Capability`: what a device lets one kind of layer take, and as what it runs it."""
+"""`Capability`: the codes that a device lets one kind of layer take, and the codes that it runs them as."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from quant_core.spec.quant_spec import QuantSpec
 
 @dataclass(frozen=True)
 class Capability:
-    """What one kind of layer may take.
+    """The codes that one kind of layer may take.
 
     Attributes:
         weights, activations: legal code -> the code that it runs as (itself, or the plateau above it).
@@ -26,7 +26,7 @@ class Capability:
 
     @staticmethod
     def nothing() -> "Capability":
-        """Return what a device gives a kind of layer that it does not run."""
+        """Return the capability for a kind of layer that the device does not run: no code at all."""
         return Capability({}, {})
 
     @staticmethod

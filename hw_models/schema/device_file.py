@@ -135,7 +135,7 @@ class Source(Table):
 
 
 class Point(Table):
-    """One golden value: what was measured or published, and what the model is given."""
+    """One golden value: the measured or published figure, and the inputs that the model is given."""
 
     name: str
     expected: float

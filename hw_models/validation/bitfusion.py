@@ -26,7 +26,7 @@ def rows_of_schedules(device: Device, golden: Golden) -> GoldenComparison:
     The core energy, which only breaks ties, grows with the number of fusion units.
 
     Raises:
-        InputError: the file lacks columns, or a row holds what is no whole number.
+        InputError: the file lacks columns, or a figure of a row is no whole number.
     """
     array, rows = array_of(device), _read(device, golden)
     computed = np.array([_schedule(array, row) for row in rows])

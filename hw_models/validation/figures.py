@@ -4,7 +4,7 @@ import numpy as np
 
 from hw_models.models import FloatArray
 
-_ROUNDING = 1e-12  # what a conversion from cycles to seconds and back leaves
+_ROUNDING = 1e-12  # left by a conversion from cycles to seconds and back
 
 
 def relative_percent(expected: FloatArray, predicted: FloatArray) -> FloatArray:

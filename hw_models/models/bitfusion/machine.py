@@ -1,4 +1,4 @@
-"""The Bit Fusion array (Sharma et al., ISCA 2018) and the work that it does, as plain numbers: footprints, cycles, energies.
+"""The Bit Fusion array (Sharma et al., ISCA 2018) and the workload that it runs, as plain numbers: footprints, cycles, energies.
 
 N x M fusion units hold 16 2-bit multipliers each, which fuse into PF = floor(8 / a) floor(8 / w) products of a x w bits per cycle.
 The N PF products of a column are summed, so N PF input channels and M output channels are worked on at once.
@@ -24,7 +24,7 @@ class Array:
     Attributes:
         rows, cols: N x M fusion units; rows sum over input channels, columns are output channels.
         dram_bits_per_cycle: DRAM bandwidth.
-        act_bytes, weight_bytes, out_bytes: the three buffers; each is double buffered, so half of it holds what is worked on.
+        act_bytes, weight_bytes, out_bytes: the three buffers; each is double buffered, so half of it holds the tile that is worked on.
         core_pj: of the whole array, per compute cycle.
         act_pj, weight_pj, out_pj: (read, write) of one bit of each buffer.
         dram_pj: of one bit read from or written to DRAM.
@@ -75,7 +75,7 @@ class LayerWorkload:
 
 
 def native_bits(bits: Ints) -> Ints:
-    """Return what the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
+    """Return the native bits that the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
     eights = -(-bits // 8) * 8
     return np.where(bits <= 2, 2, np.where(bits <= 4, 4, eights))
 
@@ -87,7 +87,7 @@ def fusion(a: Ints, w: Ints) -> tuple[Ints, Ints]:
 
 
 def workload_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[LayerWorkload, int]:
-    """Return the work of one call of a layer and how often it is done: groups run one after the other.
+    """Return the workload of one call of a layer and how often it runs: groups run one after the other.
 
     Rows of a linear layer join the batch; a transposed convolution is the product that gives every input pixel its taps.
     A map or kernel of one dimension is one row; of three, the first two are folded into the vertical one.

@@ -38,20 +38,20 @@ def array_of(device: Device) -> Array:
     Raises:
         InputError: a memory level is missing or lacks a number, or the energy of the core is not given.
     """
-    given = device.compute_as(BitFusionCompute)
+    compute = device.compute_as(BitFusionCompute)
     dram, acts, weights, outs = (_level(device, name) for name in LEVELS)
     core = device.file.energy.core_pj_per_cycle if device.file.energy else None
     if core is None:
         raise InputError(f"device {device.name}: [energy] states no core_pj_per_cycle, which schedules are chosen by; add it.")
-    if dram.bits_per_cycle is None or not all(each.size_bytes for each in (acts, weights, outs)):
+    if dram.bits_per_cycle is None or not all(level.size_bytes for level in (acts, weights, outs)):
         raise InputError(f"device {device.name}: memory level dram needs bits_per_cycle, the three buffers need size_bytes.")
-    act_bytes, weight_bytes, out_bytes = (int(each.size_bytes or 0) for each in (acts, weights, outs))
+    act_bytes, weight_bytes, out_bytes = (int(level.size_bytes or 0) for level in (acts, weights, outs))
     energies = (_pj(acts), _pj(weights), _pj(outs), _pj(dram)[0])
-    return Array(given.rows, given.cols, int(dram.bits_per_cycle), act_bytes, weight_bytes, out_bytes, core, *energies)
+    return Array(compute.rows, compute.cols, int(dram.bits_per_cycle), act_bytes, weight_bytes, out_bytes, core, *energies)
 
 
 def _level(device: Device, name: str) -> MemoryLevel:
-    levels = {each.name: each for each in device.file.memory}
+    levels = {level.name: level for level in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
         raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")
@@ -67,29 +67,29 @@ def build(device: Device) -> LayerModel:
     array, channels = array_of(device), device.compute_as(BitFusionCompute).im2col_max_channels
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
-        work, groups = workload_of(layer, device.batch, channels)
+        workload, groups = workload_of(layer, device.batch, channels)
         a, w = native_bits(choices.a_bits), native_bits(choices.w_bits)
         at = (np.searchsorted(NATIVE, a), np.searchsorted(NATIVE, w))
-        cycles, picojoules = _grid(array, work, max(8, int(a.max()), int(w.max())))
+        cycles, picojoules = _grid(array, workload, max(8, int(a.max()), int(w.max())))
         energy = picojoules.sum(axis=0)
         total, spent = charged(cycles[1]), charged(energy)
         compute, memory = np.minimum(cycles[0], total), cycles[2]
         per_cycle, per_pj = groups / device.clock_hz, groups * 1e-12
         parts = dict(zip(PARTS, _split(picojoules * per_pj, spent * per_pj)[:, *at], strict=True))
         changed = ((total != cycles[1]) | (spent != energy))[at]
-        notes = tuple("charged with other modes" if each else "" for each in changed)
+        notes = tuple("charged with other modes" if differs else "" for differs in changed)
         return LayerCost(compute[at] * per_cycle, total[at] * per_cycle, memory[at] * per_cycle, parts, notes)
 
     return cost
 
 
-def _grid(array: Array, work: LayerWorkload, widest: int) -> tuple[FloatArray, FloatArray]:
+def _grid(array: Array, workload: LayerWorkload, widest: int) -> tuple[FloatArray, FloatArray]:
     """Return (compute, all, DRAM cycles) and (core, SRAM, DRAM) pJ, each [3, G, G] over native (activation, weight) bits."""
-    side = sum(each <= widest for each in NATIVE)
-    found = np.array(list(schedules(array, work, widest).values())).T
-    compute, traffic = found[0] - found[1], found[-2:].sum(axis=0)
-    cycles = np.stack([compute, found[0], traffic / array.dram_bits_per_cycle]).reshape(3, side, side)
-    return cycles, energy_pj(array, compute, found[2:]).reshape(3, side, side)
+    side = sum(bits <= widest for bits in NATIVE)
+    fields = np.array(list(schedules(array, workload, widest).values())).T
+    compute, traffic = fields[0] - fields[1], fields[-2:].sum(axis=0)
+    cycles = np.stack([compute, fields[0], traffic / array.dram_bits_per_cycle]).reshape(3, side, side)
+    return cycles, energy_pj(array, compute, fields[2:]).reshape(3, side, side)
 
 
 def charged(costs: FloatArray) -> FloatArray:
@@ -97,16 +97,16 @@ def charged(costs: FloatArray) -> FloatArray:
     equal, wider = np.maximum.accumulate(costs.diagonal()), np.maximum.outer(np.arange(len(costs)), np.arange(len(costs)))
     capped = np.minimum(costs, equal[wider])
     np.fill_diagonal(capped, equal)
-    found: FloatArray = np.maximum.accumulate(np.maximum.accumulate(capped, axis=0), axis=1)
-    return found
+    monotone: FloatArray = np.maximum.accumulate(np.maximum.accumulate(capped, axis=0), axis=1)
+    return monotone
 
 
 def _split(parts: FloatArray, total: FloatArray) -> FloatArray:
     """Scale `parts` [3, G, G] to `total` [G, G], in whole units of 2^-55 J: sums of parts are exact, so equal totals stay equal."""
     units, whole = np.rint(parts * (total / parts.sum(axis=0)) / _UNIT_J), np.rint(total / _UNIT_J)
     units[-1] = whole - units[:-1].sum(axis=0)
-    found: FloatArray = units * _UNIT_J
-    return found
+    joules: FloatArray = units * _UNIT_J
+    return joules
 
 
 MODEL = Model(
