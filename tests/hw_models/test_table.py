@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models.loading import device_names, load_device
+from hw_models.loading import device_names, load_device, parse_device
 from hw_models.table import CostTable, build_table, cost_policy
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -193,3 +193,31 @@ def test_a_long_list_of_faults_is_cut_short(mobilenet: tuple[Layer, ...]) -> Non
     ) as caught:
         cost_policy(load_device("mpic"), mobilenet, {each.name: LayerPolicy() for each in mobilenet})
     assert str(caught.value).splitlines()[-1] == "... and 47 more layers"
+
+
+CONV = Layer("a", "conv", 4, 8, (8, 4, 3, 3), (8, 8), (8, 8), 8 * 8 * 8 * 4 * 9, (3, 3), (1, 1), (1, 1))
+
+
+DEPTHWISE = Layer("d", "depthwise", 8, 8, (8, 1, 3, 3), (8, 8), (8, 8), 8 * 8 * 8 * 9, (3, 3), (1, 1), (1, 1), groups=8)
+
+
+def choice(weight: str, activation: str) -> LayerPolicy:
+    return LayerPolicy(parse(weight), parse(activation))
+
+
+def test_what_cannot_run_is_an_error_that_names_the_layer_and_what_is_legal(toy: str) -> None:
+    device = parse_device(toy)
+    with pytest.raises(
+        InputError, match=r"layer 'a' \(conv\): toy cannot run weight=int1:.*legal: weights int2, int4, int8, int3, int5-7 \(sym"
+    ):
+        cost_policy(device, (CONV,), {"a": choice("int1:channel", "int8")})
+    with pytest.raises(InputError, match=r"layer 'd' \(depthwise\).*only in the pairs int8/int4, int8/int8"):
+        cost_policy(device, (CONV, DEPTHWISE), {"a": choice("int4", "int8"), "d": choice("int4", "int8")})
+    embedding = Layer("e", "embedding", 8, 8, (100, 8), (5,), (5,), 0)
+    with pytest.raises(InputError, match=r"layer 'e' .*legal: nothing: the device does not run layers of this kind"):
+        cost_policy(device, (embedding,), {"e": choice("int4", "float")})
+
+
+def test_a_policy_without_a_layer_is_refused(toy: str) -> None:
+    with pytest.raises(InputError, match="the policy has no entry for a; it names b"):
+        cost_policy(parse_device(toy), (CONV,), {"b": choice("int4", "int8")})

@@ -89,10 +89,3 @@ def test_a_device_that_no_profile_wrote_is_left_alone(tmp_path: Path, machine: H
     (tmp_path / "toy.toml").write_text(toy)
     with pytest.raises(InputError, match="kind 'bitserial', which no profile wrote"):
         resume("toy", tmp_path, machine, 1)
-
-
-def test_the_fingerprint_is_of_machine_and_threads() -> None:
-    assert host(1) == host(1)
-    assert host(1).fingerprint != host(2).fingerprint
-    assert host(1).cpu
-    assert host(1).cores >= 1
