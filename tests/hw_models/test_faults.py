@@ -48,10 +48,10 @@ def test_a_wrong_file_is_refused_with_the_place(toy: str, old: str, new: str, me
 
 def test_all_faults_are_listed_at_once_in_file_order(toy: str) -> None:
     wrong = toy.replace("clock_hz", "clock").replace('"int2"', '"int20"').replace("rows = 4", "rows = 'x'").replace("sram_bytes", "sram")
-    head, found, tail = wrong.rpartition('source = "made-up"')
+    head, separator, tail = wrong.rpartition('source = "made-up"')
     with pytest.raises(DeviceError, match=r"toy.toml: 5 faults") as caught:
         parse_device(f'{head}source = "other"{tail}', where="toy.toml")
-    assert found
+    assert separator
     places = [line.split(":")[0].split(", ")[1] for line in str(caught.value).splitlines()[1:]]
     assert places == ["identity.clock", "capability[0].weights[0]", "compute.rows", "constraints.sram", "constraints.source"]
 

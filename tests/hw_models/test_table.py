@@ -19,23 +19,23 @@ MODELLED = device_names()
 
 def legal_table(name: str, layers: tuple[Layer, ...]) -> CostTable:
     device = load_device(name)
-    return build_table(device, layers, {each.name: tuple(pair for pair in PAIRS if device.legal(each).allows(pair)) for each in layers})
+    return build_table(device, layers, {layer.name: tuple(pair for pair in PAIRS if device.legal(layer).allows(pair)) for layer in layers})
 
 
 def slow_cost(table: CostTable, row: list[int]) -> dict[str, float]:
     """Return the cost of one policy by a plain loop over layers."""
-    found = {}
+    totals = {}
     for metric, values in table.values.items():
         picked = [float(values[position, k]) for position, k in enumerate(row)]
-        found[metric] = max(picked) if metric in table.peak else reduce(lambda total, each: total + each, picked)
-    return found
+        totals[metric] = max(picked) if metric in table.peak else reduce(lambda total, value: total + value, picked)
+    return totals
 
 
 @pytest.mark.parametrize("name", MODELLED)
 @pytest.mark.parametrize("count", [1, 5000])
 def test_the_batch_equals_the_slow_sum_bit_for_bit(name: str, count: int, mobilenet: tuple[Layer, ...]) -> None:
     table = legal_table(name, mobilenet)
-    index = np.random.default_rng(1).integers([len(each) for each in table.choices], size=(count, len(mobilenet)))
+    index = np.random.default_rng(1).integers([len(choices) for choices in table.choices], size=(count, len(mobilenet)))
     cost = table.cost(index)
     for n in {0, count // 2, count - 1}:
         slow = slow_cost(table, index[n].tolist())
@@ -48,7 +48,7 @@ def test_the_batch_equals_the_slow_sum_bit_for_bit(name: str, count: int, mobile
 def test_more_bits_are_never_cheaper(name: str, mobilenet: tuple[Layer, ...]) -> None:
     table = legal_table(name, mobilenet)
     for position, choices in enumerate(table.choices):
-        bits = np.array([(each.weight.bits, each.activation.bits) for each in choices])
+        bits = np.array([(choice.weight.bits, choice.activation.bits) for choice in choices])
         wider = (bits[None, :, :] >= bits[:, None, :]).all(axis=2)  # [i, j]: j has at least the bits of i
         for metric, values in table.values.items():
             row = values[position, : len(choices)]
@@ -150,7 +150,7 @@ def test_limits_are_the_devices_constraints_and_the_worst_layer_is_named() -> No
     device = load_device("stm32h743-tinyengine")
     big = conv("big", in_size=(300, 300), out_size=(300, 300))
     policy = dict.fromkeys(("a", "big"), PAIRS[-1])
-    table = build_table(device, (conv("a"), big), {name: (each,) for name, each in policy.items()})
+    table = build_table(device, (conv("a"), big), {name: (choice,) for name, choice in policy.items()})
     assert table.limits == {"peak_activation_bytes": 524288.0, "weight_bytes": 2097152.0}
     assert table.excess(policy) == ("peak_activation_bytes 1080000 is over the 524288 of stm32h743-tinyengine; layer 'big' needs most.",)
     assert build_table(device, (conv("a"),), {"a": PAIRS[-1:]}).excess({"a": PAIRS[-1]}) == ()
@@ -158,9 +158,9 @@ def test_limits_are_the_devices_constraints_and_the_worst_layer_is_named() -> No
 
 def test_explain_splits_time_and_energy(mobilenet: tuple[Layer, ...]) -> None:
     table = legal_table("vu9p-bitserial", mobilenet)
-    policy = {each.name: PAIRS[7] for each in mobilenet}  # 1-bit weights, 8-bit activations
+    policy = {layer.name: PAIRS[7] for layer in mobilenet}  # 1-bit weights, 8-bit activations
     rows = table.explain(policy)
-    assert [row["layer"] for row in rows] == [each.name for each in mobilenet]
+    assert [row["layer"] for row in rows] == [layer.name for layer in mobilenet]
     assert all(row["compute_s"] + row["stall_s"] == pytest.approx(row["latency_s"], rel=1e-12) for row in rows)
     assert any(row["stall_s"] > 0 for row in rows)
     assert all(row["latency_s"] >= row["memory_s"] for row in rows)
@@ -191,7 +191,7 @@ def test_a_long_list_of_faults_is_cut_short(mobilenet: tuple[Layer, ...]) -> Non
     with pytest.raises(
         InputError, match=r"layer '0' \(conv\): mpic cannot run weight=float,activation=float; legal: weights int2"
     ) as caught:
-        cost_policy(load_device("mpic"), mobilenet, {each.name: LayerPolicy() for each in mobilenet})
+        cost_policy(load_device("mpic"), mobilenet, {layer.name: LayerPolicy() for layer in mobilenet})
     assert str(caught.value).splitlines()[-1] == "... and 47 more layers"
 
 

@@ -92,7 +92,7 @@ def _grid(array: Array, workload: LayerWorkload) -> tuple[Ints, ...]:
     by_column = [min(array.cols * size, workload.out_channels) for size in sizes(-(-workload.out_channels // array.cols))]
     channels = sizes(workload.out_channels) if workload.im2col else by_column
     axes = (sizes(workload.batch), sizes(max(workload.height, workload.width)), sizes(workload.in_channels), channels)
-    b, o, ic, oc = (each.ravel() for each in np.meshgrid(*(np.array(each, dtype=np.int64) for each in axes), indexing="ij"))
+    b, o, ic, oc = (grid.ravel() for grid in np.meshgrid(*(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij"))
     return b, np.minimum(o, workload.height), np.minimum(o, workload.width), ic, oc
 
 

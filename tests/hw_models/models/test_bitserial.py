@@ -76,7 +76,7 @@ def test_whole_policies_of_haqs_table_are_within_its_bounds() -> None:
     layers = {int(r["index"]): layer_of(r) for r in rows}
     device = load_device("vu9p-bitserial")
     choices = [LayerPolicy(parse(f"int{w}:channel"), parse(f"int{a}")) for w in range(1, 9) for a in range(1, 9)]
-    table = build_table(device, tuple(layers.values()), {each.name: choices for each in layers.values()})
+    table = build_table(device, tuple(layers.values()), {layer.name: choices for layer in layers.values()})
     rng = np.random.default_rng(7)
     index = rng.integers(64, size=(2000, 53))
     truth = np.array([sum(measured[n, k // 8 + 1, k % 8 + 1] for n, k in enumerate(row)) for row in index.tolist()])

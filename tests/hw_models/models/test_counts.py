@@ -18,8 +18,8 @@ def uniform(bits: int, ends: int) -> float:
         return FLOAT if width == 32 else parse(f"int{width}")
 
     layers = read_layers(FOLDER / "resnet18-layers.csv")
-    policy = {each.name: LayerPolicy(spec(bits), spec(bits)) for each in layers}
-    policy |= {each.name: LayerPolicy(spec(ends), spec(ends)) for each in (layers[0], layers[-1])}
+    policy = {layer.name: LayerPolicy(spec(bits), spec(bits)) for layer in layers}
+    policy |= {layer.name: LayerPolicy(spec(ends), spec(ends)) for layer in (layers[0], layers[-1])}
     return cost_policy(load_device("counts"), layers, policy)["bit_ops"] / 1e9
 
 

@@ -65,13 +65,13 @@ def policy(weight: str, activation: str) -> dict[str, LayerPolicy]:
 
 
 def test_the_key_holds_the_signs(tmp_path: Path) -> None:
-    found = device(tmp_path)
-    fast, slow = cost_policy(found, (conv(),), policy("int8", "int8:affine")), cost_policy(found, (conv(),), policy("int8", "int8"))
+    mine = device(tmp_path)
+    fast, slow = cost_policy(mine, (conv(),), policy("int8", "int8:affine")), cost_policy(mine, (conv(),), policy("int8", "int8"))
     assert (fast["latency_s"], fast["energy_j"]) == (0.001, 0.5)
     assert (slow["latency_s"], slow["energy_j"]) == (0.004, 0.6)
-    assert cost_policy(found, (conv(),), policy("float", "float"))["latency_s"] == 0.010
+    assert cost_policy(mine, (conv(),), policy("float", "float"))["latency_s"] == 0.010
     with pytest.raises(InputError, match="its shape was measured, but not at int8/int8"):
-        cost_policy(found, (conv(),), policy("int8:affine", "int8"))
+        cost_policy(mine, (conv(),), policy("int8:affine", "int8"))
 
 
 def test_an_unseen_shape_is_refused_or_interpolated_and_marked(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_an_engine_file_may_state_faster_sub_byte_kernels() -> None:
 
 
 def test_mcu_energy_is_power_times_latency() -> None:
-    found = cost(load_device("nucleo-u575zi-q"), "int8", "int8")
-    assert found["energy_j"] == pytest.approx(0.026 * found["latency_s"], rel=1e-12)
+    totals = cost(load_device("nucleo-u575zi-q"), "int8", "int8")
+    assert totals["energy_j"] == pytest.approx(0.026 * totals["latency_s"], rel=1e-12)
     assert "energy_j" not in cost(load_device("stm32h743-cmsis-nn"), "int8", "int8")
 
 
@@ -48,7 +48,7 @@ def test_a_fit_says_how_well_it_predicts_what_it_was_not_fitted_to(golden: Path)
     errors = []
     for left_out in range(4):
         ratio = [ms / uj for n, (ms, uj) in enumerate(zip(published["ms"], published["uj"], strict=True)) if n != left_out]
-        factor = sum(ratio) / sum(each**2 for each in ratio)
+        factor = sum(ratio) / sum(r**2 for r in ratio)
         errors.append(abs(factor * published["ms"][left_out] / published["uj"][left_out] - 1))
     check = validate(load_device("nucleo-h7a3zi-q"))[0]
     assert check.remarks == (f"leave one out (factor fitted to the other points): mean error {25 * sum(errors):.2f} %",)

@@ -23,9 +23,9 @@ def test_mpic_cycles_are_exact_and_plateaus_cost_as_the_next_code(golden: Path) 
     device = load_device("mpic")
     for a, row in ((a, row) for a, row in published.items() if a.isdigit()):
         for w, rate in row.items():
-            found = cost(device, f"int{w}", f"int{a}")
-            assert found["latency_s"] == LAYER.macs / rate / published["clock_hz"]
-            assert found["energy_j"] == found["latency_s"] * published["active_power_w"]
+            totals = cost(device, f"int{w}", f"int{a}")
+            assert totals["latency_s"] == LAYER.macs / rate / published["clock_hz"]
+            assert totals["energy_j"] == totals["latency_s"] * published["active_power_w"]
     assert cost(device, "int3", "int7")["latency_s"] == cost(device, "int4", "int8")["latency_s"]
 
 

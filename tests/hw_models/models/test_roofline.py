@@ -36,19 +36,19 @@ def least_squares(matrix: Array, seconds: Array) -> Array:
     """Return the unconstrained relative least-squares fit."""
     scaled = matrix / seconds[:, None]
     unit = scaled.max(axis=0)
-    found: Array = np.linalg.lstsq(scaled / unit, np.ones(len(seconds)), rcond=None)[0] / unit
-    return found
+    coefficients: Array = np.linalg.lstsq(scaled / unit, np.ones(len(seconds)), rcond=None)[0] / unit
+    return coefficients
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.08), (4, 0.11)])
 def test_the_calibration_of_the_t4_is_the_fit_of_its_measured_layers(bits: int, bound: float) -> None:
     matrix, seconds, network = measured(bits)
-    found = calibrate(matrix, seconds)
-    assert found == pytest.approx(least_squares(matrix, seconds), rel=1e-9)
-    (shipped,) = (each for each in load_device("t4").file.calibration if each.pair == f"int{bits}/int{bits}")
-    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c2_s_per_byte, shipped.c3_s_per_byte] == pytest.approx(found.tolist(), rel=1e-5)
+    fitted = calibrate(matrix, seconds)
+    assert fitted == pytest.approx(least_squares(matrix, seconds), rel=1e-9)
+    (shipped,) = (calibration for calibration in load_device("t4").file.calibration if calibration.pair == f"int{bits}/int{bits}")
+    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c2_s_per_byte, shipped.c3_s_per_byte] == pytest.approx(fitted.tolist(), rel=1e-5)
     assert np.abs(leave_one_out(matrix, seconds) / seconds - 1).mean() <= bound
-    first = np.array([each == "resnet18" for each in network])
+    first = np.array([name == "resnet18" for name in network])
     assert first.sum() == 19
     total = (matrix[~first] @ calibrate(matrix[first], seconds[first])).sum()
     assert abs(total / seconds[~first].sum() - 1) <= 0.08
@@ -96,9 +96,9 @@ def test_the_datasheet_roofline_is_the_larger_of_arithmetic_and_traffic() -> Non
     moved = (LAYER.in_elements + LAYER.out_elements) * 8 + policy.weight.storage_bits(LAYER.weight_shape)
     assert latency(device, "int8:channel", "int8") == pytest.approx(max(2 * LAYER.macs / 624e12, moved / 8 / 1555e9), rel=1e-12)
     wide = replace(LAYER, macs=LAYER.macs * 1000)
-    found = cost_policy(device, (wide,), {"a": policy})
-    assert found["latency_s"] == pytest.approx(2 * wide.macs / 624e12, rel=1e-12)
-    assert found["energy_j"] == pytest.approx(400 * found["latency_s"], rel=1e-12)
+    totals = cost_policy(device, (wide,), {"a": policy})
+    assert totals["latency_s"] == pytest.approx(2 * wide.macs / 624e12, rel=1e-12)
+    assert totals["energy_j"] == pytest.approx(400 * totals["latency_s"], rel=1e-12)
 
 
 def test_peaks_are_per_format_not_per_bit_count() -> None:

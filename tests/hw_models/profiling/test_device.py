@@ -34,7 +34,7 @@ def test_a_profile_is_a_device_file_with_its_host_and_its_source(tmp_path: Path,
     assert device.to_json()["compute"]["host"] == machine.model_dump()
     assert "least process CPU time of up to 5 repeats" in device.file.source[0].title
     assert machine.fingerprint in device.file.source[0].where
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["my-laptop.csv", "my-laptop.toml"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["my-laptop.csv", "my-laptop.toml"]
 
 
 @pytest.mark.parametrize(

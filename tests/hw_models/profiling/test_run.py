@@ -62,8 +62,8 @@ def test_a_row_is_the_least_time_per_thread_and_the_spread_of_the_median(monkeyp
     clock = Clock([1.0, 0.004, 0.004, 0.008, 0.006, 0.006, 0.012])
     monkeypatch.setattr(time, "process_time", clock.read)
     monkeypatch.setattr(profile, "runnable", lambda layer, mode, batch, threads: None if mode == XNOR else clock.call)
-    found = list(measure([(CONV, FP32), (CONV, XNOR)], Settings(threads=2, repeats=5)))
-    assert found == [Measurement(CONV, FP32, 0.002, 0.5, 5), None]
+    rows = list(measure([(CONV, FP32), (CONV, XNOR)], Settings(threads=2, repeats=5)))
+    assert rows == [Measurement(CONV, FP32, 0.002, 0.5, 5), None]
 
 
 def test_a_real_layer_takes_time() -> None:

@@ -18,8 +18,8 @@ def device() -> Device:
 
 
 def test_every_published_schedule_is_exact(device: Device) -> None:
-    checks = {each.name: each for each in validate(device)}
-    assert [each.passed for each in checks.values()] == [True] * 3
+    checks = {check.name: check for check in validate(device)}
+    assert [check.passed for check in checks.values()] == [True] * 3
     rows = checks["published schedules, cycles and stalls"]
     assert (rows.n, rows.exact, rows.mismatches) == (176, 176, ())
     assert "stall_cycles exact in 176 of 176" in rows.remarks[0]

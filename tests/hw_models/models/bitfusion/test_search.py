@@ -15,11 +15,11 @@ ARRAY = Array(4, 4, 24, 512, 256, 512, 10.0, (0.06, 0.11), (0.02, 0.03), (0.03, 
 
 
 def sizes(extent: int, unit: int = 1) -> list[int]:
-    found, size = [], unit
+    powers, size = [], unit
     while size < extent:
-        found.append(size)
+        powers.append(size)
         size *= 2
-    return [*found, extent]
+    return [*powers, extent]
 
 
 def slow_search(array: Array, work: LayerWorkload, a: int, w: int) -> int:
@@ -32,7 +32,7 @@ def slow_search(array: Array, work: LayerWorkload, a: int, w: int) -> int:
         columns = math.ceil(oc / array.cols)
         window = o * o * k * k if work.im2col else (k + (o - 1) * stride) ** 2
         foot = (window * ic * b * a, math.ceil(k * k * ic / lanes) * lanes * oc * w, o * o * columns * array.cols * b * 32)
-        if any(each > limit for each, limit in zip(foot, limits, strict=True)):
+        if any(bits > limit for bits, limit in zip(foot, limits, strict=True)):
             continue
         steps = math.ceil(k * k * ic / lanes) if work.im2col else k * k * math.ceil(ic / lanes)
         trips = (
