@@ -18,7 +18,7 @@ from quant_core.export.marks import input_names
 from quant_core.export.runtime import Session
 from search import tasks
 from search.config.files import loads
-from search.evaluation.evaluator import first_inputs
+from search.evaluation.measure import first_inputs
 from search.exporters.flow import export
 from search.sweeps.run import start
 

@@ -27,7 +27,8 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
 from search import tasks
 from search.config.evaluation import EvaluateSection
-from search.evaluation.evaluator import Evaluator, first_inputs, measure
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.measure import first_inputs, measure
 from search.evaluation.training import trained
 from search.tasks.task import Task
 

@@ -23,7 +23,7 @@ from search.config.experiment import Experiment
 from search.problem.pareto import relative_hypervolume
 from search.problem.problem import Problem, Trial, Values
 from search.searchers import build
-from search.sweeps.run import Ready, ready_for
+from search.sweeps.context import SweepContext, open_context
 
 SEARCHERS = ("uniform", "random", "tpe", "nsga2", "ilp", "haq", "haq+", "auto")
 
@@ -61,14 +61,14 @@ def experiment(task: str, options: Mapping[str, object], valid: int, trials: int
     )
 
 
-def run(ready: Ready, problem: Problem, name: str, evaluations: int, seed: int) -> Row:
+def run(context: SweepContext, problem: Problem, name: str, evaluations: int, seed: int) -> Row:
     """Search with one searcher in memory and judge its best policy on the test split."""
     start = time.process_time()
     found: dict[Values, tuple[float, float]] = {}
 
     def evaluate(values: Values) -> tuple[float, float]:
         if values not in found:
-            metrics = ready.evaluator(ready.setup.space.policy(values)).metrics
+            metrics = context.evaluator(context.setup.space.policy(values)).metrics
             found[values] = (metrics["error"], metrics["loss"])
         return found[values]
 
@@ -84,21 +84,21 @@ def run(ready: Ready, problem: Problem, name: str, evaluations: int, seed: int) 
     latency = problem.costs(np.asarray(able))["latency_s"]
     points = np.array([(found[values][0], cost) for values, cost in zip(able, latency, strict=True)])
     best = min(able, key=lambda values: found[tuple(values)])
-    test = ready.evaluator.metrics(ready.setup.space.policy(best), "test")
+    test = context.evaluator.metrics(context.setup.space.policy(best), "test")
     volume = relative_hypervolume(points, (1.0, problem.limits["latency_s"]))
     return Row(name, 1 - found[best][0], test["accuracy"], test["loss"], volume, seconds, len(found))
 
 
-def prepared(given: argparse.Namespace, options: Mapping[str, object]) -> tuple[Ready, Problem]:
+def prepared(given: argparse.Namespace, options: Mapping[str, object]) -> tuple[SweepContext, Problem]:
     """Return one network, ready to be searched, with its sensitivities measured; prints what they and the float network are."""
-    ready = ready_for(experiment(given.task, options, given.valid, given.evaluations, given.weights, given.latency))
-    reference = {split: ready.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
-    problem = ready.problem({"error_valid": 1 - reference["valid"]})
+    context = open_context(experiment(given.task, options, given.valid, given.evaluations, given.weights, given.latency))
+    reference = {split: context.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
+    problem = context.problem({"error_valid": 1 - reference["valid"]})
     start = time.process_time()
-    known = ready.sensitivity()
-    took = f"{ready.sensitivity.evaluations} passes for sensitivities in {time.process_time() - start:.0f} s"
+    known = context.sensitivity()
+    took = f"{context.sensitivity.evaluations} passes for sensitivities in {time.process_time() - start:.0f} s"
     print(f"float: valid {reference['valid']:.2%}, test {reference['test']:.2%}; {took}\n", flush=True)
-    return ready, replace(problem, sensitivity=lambda: known)
+    return context, replace(problem, sensitivity=lambda: known)
 
 
 def line(rows: Sequence[Row]) -> str:
@@ -128,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options: dict[str, object] = dict(option.split("=", 1) for option in given.option)
     found: dict[str, list[Row]] = {name: [] for name in given.searchers}
     for seed in range(given.seeds):
-        ready, problem = prepared(given, options | ({"seed": seed} if given.seeds > 1 else {}))
+        context, problem = prepared(given, options | ({"seed": seed} if given.seeds > 1 else {}))
         for name in given.searchers:
-            found[name].append(run(ready, problem, name, given.evaluations, seed))
+            found[name].append(run(context, problem, name, given.evaluations, seed))
             print(f"seed {seed}: {line(found[name][-1:])}", flush=True)
     print("\n| searcher | valid | test | test loss | hypervolume | CPU s | evaluated |\n|---|---|---|---|---|---|---|")
     for name in given.searchers:

@@ -12,7 +12,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +26,7 @@ from search.problem.problem import Problem
 from search.records.record import TrialRecord
 from search.records.result import Result
 from search.searchers import build
-from search.sweeps.backend import Work
+from search.sweeps.backend import BackendContext
 from search.sweeps.ray.backend import run
 from search.sweeps.sweep import Sweep
 from spaces import rules
@@ -63,27 +63,26 @@ class Recorder:
 
 
 @dataclass(frozen=True)
-class NoEngine:
-    """What the backend asks an evaluator's engine for: how often its caches were used."""
-
-    counts: CacheCounts = field(default_factory=CacheCounts)
-    range_counts: CacheCounts = field(default_factory=CacheCounts)
-
-
-@dataclass(frozen=True)
 class Burn:
     """An evaluator that takes `cpu_s` seconds of its process's CPU time."""
 
     cpu_s: float
-    engine: NoEngine = field(default_factory=NoEngine)
 
-    def __call__(self, policy: Policy, cost: Mapping[str, float], *_rest: object) -> Result:
+    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Result:  # noqa: ARG002
         """Return a made-up result after the work."""
         wall, cpu, total = time.perf_counter(), time.process_time(), 0.0
         while time.process_time() - cpu < self.cpu_s:
             total += sum(i * 0.5 for i in range(1000))
-        error = sum(2.0**-each.weight.bits for each in policy.values()) / len(policy)
-        return Result(policy.id, {"error": error, "accuracy": 1 - error}, cost, time.perf_counter() - wall)
+        error = sum(2.0**-layer.weight.bits for layer in policy.values()) / len(policy)
+        return Result(policy.id, {"error": error, "accuracy": 1 - error}, {}, time.perf_counter() - wall, fidelity=fidelity)
+
+    def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[Result]:
+        """Yield the one result of a call: there are no rungs."""
+        yield self(policy, fidelity, after)
+
+    def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
+        """Return zeros: there are no caches."""
+        return CacheCounts(), CacheCounts()
 
 
 def steady(trials: int, cpu_s: float, workers: int) -> dict[str, float]:
@@ -97,7 +96,7 @@ def steady(trials: int, cpu_s: float, workers: int) -> dict[str, float]:
     sweep = Sweep(space, problem, build("random", problem, 0, trials), "random", trials, problem.objectives, (1.0, 9.0 * LAYERS), notes)
     experiment = loads(EXPERIMENT, overrides=[f"run.workers={workers}", f"search.trials={trials}"])
     cpu: list[float] = []
-    run(sweep, Work(experiment, Burn(cpu_s), lambda: cpu.append(time.process_time()), lambda: False))
+    run(sweep, BackendContext(experiment, Burn(cpu_s), lambda: cpu.append(time.process_time()), lambda: False))
     warm = 2 * workers
     wall = notes.ends[-1] - notes.ends[warm - 1]
     gaps = np.diff(notes.ends[warm - 1 :])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_tasks import experiment
-from search.sweeps.run import ready_for
+from search.sweeps.context import open_context
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options = dict(option.split("=", 1) for option in given.option)
-    ready = ready_for(experiment(given.task, options, given.valid, 1, 1.0, 1.0))
-    space, evaluator = ready.setup.space, ready.evaluator
+    context = open_context(experiment(given.task, options, given.valid, 1, 1.0, 1.0))
+    space, evaluator = context.setup.space, context.evaluator
     policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(given.policies)]
     for policy in policies:
         evaluator(policy)

@@ -47,7 +47,8 @@ def evaluate_command(
     from quant_core.qat import QatConfig
     from search import tasks
     from search.config.evaluation import EvaluateSection
-    from search.evaluation.evaluator import Evaluator, first_inputs
+    from search.evaluation.evaluator import Evaluator
+    from search.evaluation.measure import first_inputs
 
     if threads:
         torch.set_num_threads(threads)
@@ -123,7 +124,7 @@ def _trained(
     task: "Task", layers: "Sequence[Layer]", policy: "Policy", config: "QatConfig", section: "EvaluateSection"
 ) -> dict[str, str | float]:
     """Train under the policy, showing every epoch; return `accuracy_ptq_*`, `accuracy_qat_*` and losses."""
-    from search.evaluation.training import qat_metrics
+    from search.evaluation.stages import qat_metrics
 
     console = Console(stderr=True, highlight=False)
 

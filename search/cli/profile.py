@@ -105,7 +105,7 @@ def _layers_of_experiment(path: Path) -> "tuple[Layer, ...]":
     from quant_core.network.trace import trace
     from search import tasks
     from search.config.files import load
-    from search.evaluation.evaluator import first_inputs
+    from search.evaluation.measure import first_inputs
 
     section = load(path).task
     task = tasks.load(section.name, section.options)

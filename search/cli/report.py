@@ -14,7 +14,7 @@ from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.records import front as fronts
 from search.records.record import SweepRecord
 from search.report.style import label, show, unit
-from search.tracking import names, read
+from search.tracking import names, read, recover
 from search.tracking.reading import find_sweep
 
 _NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
@@ -34,6 +34,7 @@ def front_command(
 
     Example: `bitfront front digits-tpe --plot front.html`
     """
+    recover(uri, sweep, experiment)
     found = read(uri, sweep, experiment)
     members = fronts.front(found)
     rows = fronts.all_rows(found, members) if everything else fronts.front_rows(found, members)

@@ -38,13 +38,13 @@ def solve_command(
     from search.config.files import loads
     from search.searchers.base.losses import losses
     from search.searchers.solvers.ranking import best
-    from search.sweeps.run import check_fingerprints, ready_for
+    from search.sweeps.context import check_fingerprints, open_context
 
     record = tracking.read(uri, sweep, experiment)
     asked = loads(record.experiment, f"experiment of sweep {record.name}")
-    ready = ready_for(asked.with_budget(_budget(budget)))
-    check_fingerprints(record, ready.setup, ("weights", "data"))
-    problem = ready.problem(record.baseline)
+    context = open_context(asked.with_budget(_budget(budget)))
+    check_fingerprints(record, context.setup, ("weights", "data"))
+    problem = context.problem(record.baseline)
     sensitivities = losses(problem)
     start = time.perf_counter()
     with quiet_stdout():
@@ -52,15 +52,15 @@ def solve_command(
     seconds = time.perf_counter() - start
     if found is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
-    policy = ready.setup.space.policy(found)
+    policy = context.setup.space.policy(found)
     if out:
-        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(ready.setup.layers)}, indent=1) + "\n")
+        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
     result = {
         "id": policy.id,
         "estimated_loss_rise": float(sum(each[k] for each, k in zip(sensitivities, found, strict=True))),
         "cost": problem.costs_of(found),
         "seconds": seconds,
-        "scored": ready.sensitivity.evaluations,
+        "scored": context.sensitivity.evaluations,
     }
     typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
 

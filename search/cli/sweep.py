@@ -11,7 +11,7 @@ from search.tracking.names import redact
 
 if TYPE_CHECKING:
     from search.records.record import SweepRecord
-    from search.sweeps.run import Ended, Spent
+    from search.sweeps.outcome import SweepOutcome, Timings
 
 
 def sweep_command(
@@ -45,10 +45,10 @@ def resume_command(
     _close(resume(uri, sweep, experiment, log), uri)
 
 
-def _close(ended: "Ended", uri: str) -> None:
+def _close(outcome: "SweepOutcome", uri: str) -> None:
     """Print the summary to standard error and the sweep's name and run id to standard output."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    record, spent = ended.record, ended.spent
+    record, timings = outcome.record, outcome.timings
     failed = [trial for trial in record.trials if trial.result.failed]
     repeated = sum(trial.repeated >= 0 for trial in record.trials)
     early = sum(trial.result.status == "stopped" for trial in record.trials)
@@ -57,9 +57,9 @@ def _close(ended: "Ended", uri: str) -> None:
     console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}", markup=False)
     for trial in failed[:3]:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
-    for line in _spent(spent):
+    for line in _timing_lines(timings):
         console.print(line, markup=False)
-    if not ended.complete:
+    if not outcome.complete:
         console.print(
             "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
         )
@@ -67,17 +67,18 @@ def _close(ended: "Ended", uri: str) -> None:
     typer.echo(f"{record.name} {record.run_id}")
 
 
-def _spent(spent: "Spent") -> tuple[str, str]:
+def _timing_lines(timings: "Timings") -> tuple[str, str]:
     """Say where the time went, and what the caches saved."""
-    of = f" on {spent.workers} workers" if spent.workers > 1 else ""
-    loop = f"evaluation {spent.evaluation_s:.1f}{of}, search {spent.search_s:.1f}, tracking {spent.tracking_s:.2f}, idle {spent.idle_s:.1f}"
-    weights, ranges = spent.weights, spent.ranges
+    of = f" on {timings.workers} workers" if timings.workers > 1 else ""
+    loop = f"evaluation {timings.evaluation_s:.1f}{of}, search {timings.search_s:.1f}, tracking {timings.tracking_s:.2f}"
+    loop += f", idle {timings.idle_s:.1f}"
+    weights, ranges = timings.weights, timings.ranges
     return (
-        f"seconds: {spent.total_s:.1f} in all; trials {spent.loop_s:.1f}: {loop}; test split and report {spent.test_s:.1f}; "
-        f"{spent.retried} attempts made again",
+        f"seconds: {timings.total_s:.1f} in all; trials {timings.loop_s:.1f}: {loop}; test split and report {timings.test_s:.1f}; "
+        f"{timings.retried} attempts made again",
         f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, {weights.bytes / 2**20:.1f} MiB; "
-        f"statistics {spent.statistics_bytes / 2**20:.1f} MiB, activation ranges {ranges.hits} hits, {ranges.misses} misses; "
-        f"{spent.sensitivity_evaluations} forward passes for sensitivities",
+        f"statistics {timings.statistics_bytes / 2**20:.1f} MiB, activation ranges {ranges.hits} hits, {ranges.misses} misses; "
+        f"{timings.sensitivity_evaluations} forward passes for sensitivities",
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from quant_core.qat import QatConfig
 
@@ -17,7 +17,7 @@ class EvaluateSection(BaseModel):
     Attributes:
         fidelity: what every trial is evaluated at: "ptq" quantizes the float network; "qat" also trains every policy.
         ladder: rungs above "ptq" that the policies nearest to the front climb when the search is over (`search.sweeps.promotion`).
-        climbers: how many policies climb to each rung.
+        top_k: how many policies are promoted to each rung (`climbers` in experiments of earlier versions).
         epochs: of training; 0: as `qat` says.
         start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
         sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
@@ -28,7 +28,7 @@ class EvaluateSection(BaseModel):
 
     fidelity: FIDELITIES = "ptq"
     ladder: tuple[RUNGS, ...] = ()
-    climbers: int = Field(default=8, ge=1)
+    top_k: int = Field(default=8, ge=1, validation_alias=AliasChoices("top_k", "climbers"))
     epochs: int = Field(default=0, ge=0)
     start: Literal["float", "nearest"] = "float"
     sensitivity: Literal["forward", "fisher"] = "forward"

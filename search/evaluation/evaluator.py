@@ -1,100 +1,30 @@
 """`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
 
-import itertools
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from quant_core.export.stored import Quantized, post_training
 from quant_core.export.trained import trained as trained_network
-from quant_core.network.forward import forward
 from quant_core.ptq.engine import PostTraining
 from quant_core.qat.loop import Saving
 from quant_core.qat.population import Breeding
 from quant_core.qat.prepare import finalize, float_weights
-from quant_core.qat.rng import repeatable
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
 from quant_core.spec.size import average_bits
+from quant_core.util.cache import CacheCounts
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
+from search.evaluation.measure import measure, take
+from search.evaluation.training import bred, kept, trained, training
 from search.records.result import Result
 from search.tasks.task import Batch, Task
 
 Epochs = tuple[Mapping[str, float], ...]
-
-
-def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
-    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time."""
-    with repeatable():
-        if not examples:
-            return list(batches)
-        taken: list[Batch] = []
-        left = examples
-        for inputs, targets in batches:
-            if left <= 0:
-                break
-            taken.append((_cut(inputs, left), targets[:left]))
-            left -= len(targets)
-        return taken
-
-
-def _cut(inputs: Any, count: int) -> Any:
-    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
-
-
-def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
-    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split. Noise in the network is the same every time.
-
-    Raises:
-        BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
-    """
-    score = loss = 0.0
-    count = scored = 0
-    with torch.inference_mode(), repeatable():
-        for inputs, targets in batches:
-            outputs = forward(model, inputs)
-            if not bool(torch.isfinite(outputs).all()):
-                raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-            scores, batch_loss = _judged(task, outputs, targets)
-            score += float(scores.sum())
-            scored += scores.numel()
-            loss += batch_loss * len(targets)
-            count += len(targets)
-    if not count or not scored:
-        raise BitfrontError("the split is empty: no example to measure on")
-    accuracy = score / scored
-    if math.isnan(accuracy) or math.isnan(loss) or not 0 <= accuracy <= 1:
-        raise BitfrontError(
-            f"the task's score gave accuracy {accuracy} and loss {loss / count}; scores in [0, 1] and a finite loss are needed"
-        )
-    return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
-
-
-def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """Return the scores and the mean loss of one batch."""
-    shapes = f"outputs of shape {tuple(outputs.shape)}, targets of shape {tuple(targets.shape)}"
-    try:
-        scores: object = task.score(outputs, targets)
-        loss = float(task.loss(outputs, targets))
-    except Exception as error:
-        raise BitfrontError(
-            f"the task's score or loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes}). "
-            f"Where top-1 and cross-entropy do not fit, give Task a score and a loss of your own."
-        ) from error
-    if not isinstance(scores, Tensor) or not scores.dim() or scores.shape != targets.shape[: scores.dim()]:
-        given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise BitfrontError(
-            f"the task's score gave {given} ({shapes}); one score in [0, 1] per example is needed, a tensor of shape ({len(targets)},)."
-        )
-    return scores, loss
 
 
 class Evaluator:
@@ -109,13 +39,13 @@ class Evaluator:
         layers: its layers, from `quant_core.network.trace.trace`.
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
-        breeding: trains every policy by a population; None by the section's configuration alone.
+        population: trains every policy by a population; None by the section's configuration alone.
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: Breeding | None = None
+        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: Breeding | None = None
     ) -> None:
-        self._task, self._section, self._key, self._breeding = task, section, key, breeding
+        self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
@@ -128,7 +58,7 @@ class Evaluator:
             task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes
         )
 
-    def __call__(self, policy: Policy, cost: Mapping[str, float] | None = None, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
+    def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
 
         `fidelity` is "ptq", "adaround" or "qat"; "" is that of the section. `after` are policies that are trained before, one after the
@@ -143,9 +73,9 @@ class Evaluator:
                 epochs = self._trained[2]
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
-        return Result(policy.id, metrics, dict(cost or {}), time.perf_counter() - start, status, reason, epochs, fidelity)
+        return Result(policy.id, metrics, {}, time.perf_counter() - start, status, reason, epochs, fidelity)
 
-    def steps(self, policy: Policy, cost: Mapping[str, float], fidelity: str, after: Sequence[Policy] = ()) -> Iterator[Result]:
+    def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy] = ()) -> Iterator[Result]:
         """Evaluate one policy at growing fidelity: on some calibration examples, on the validation split, after every epoch of training.
 
         The last result is what a call gives; those before it have the status "stopped", which they are if nobody asks for the next.
@@ -155,12 +85,12 @@ class Evaluator:
             for reached, figures in self._rungs(policy, fidelity, after):
                 metrics = {name: figures[name] for name in ("accuracy", "error", "loss")} | average_bits(self._layers, policy)
                 seconds, reason = time.perf_counter() - start, f"stopped early at {reached}"
-                yield Result(policy.id, metrics, dict(cost), seconds, "stopped", reason, fidelity=reached)
+                yield Result(policy.id, metrics, {}, seconds, "stopped", reason, fidelity=reached)
         except Exception as error:  # as in a call
             reason = f"{type(error).__name__}: {error}"
-            yield Result(policy.id, {}, dict(cost), time.perf_counter() - start, "failed", reason, fidelity=fidelity)
+            yield Result(policy.id, {}, {}, time.perf_counter() - start, "failed", reason, fidelity=fidelity)
             return
-        yield replace(self(policy, cost, fidelity, after), seconds=time.perf_counter() - start)
+        yield replace(self(policy, fidelity, after), seconds=time.perf_counter() - start)
 
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
@@ -170,8 +100,6 @@ class Evaluator:
         if fidelity != "qat":
             return
         yield "ptq", self.metrics(policy, "valid", "ptq")
-        from search.evaluation.training import training
-
         config, history = self._section.training, []
         start, saving = self._start(after), self._saving((*after, policy))
         prepared, epochs = training(self._task, policy, config, section=self._section, start=start, saving=saving)
@@ -180,6 +108,10 @@ class Evaluator:
             if len(history) < config.epochs:
                 yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
         self._trained = ((*after, policy), prepared.eval(), tuple(history))
+
+    def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
+        """Return copies of the engine's hits and misses: quantized weights, ranges of activations."""
+        return replace(self.engine.counts), replace(self.engine.range_counts)
 
     def float_metrics(self, split: str = "valid") -> dict[str, float]:
         """Return the metrics of the float network on one split ("valid" or "test").
@@ -212,12 +144,10 @@ class Evaluator:
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policies:
-            from search.evaluation.training import bred, trained
-
             start, saving = self._start(policies[:-1]), self._saving(policies)
             task, policy, config, section = self._task, policies[-1], self._section.training, self._section
-            if self._breeding:
-                prepared, history = bred(task, policy, config, self._breeding, section=section, start=start, saving=saving)
+            if self._population:
+                prepared, history = bred(task, policy, config, self._population, section=section, start=start, saving=saving)
             else:
                 prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
             self._trained = (policies, prepared, tuple(history))
@@ -228,21 +158,7 @@ class Evaluator:
         return float_weights(self._train(tuple(policies))) if policies else None
 
     def _saving(self, policies: tuple[Policy, ...]) -> Saving | None:
-        from search.evaluation.training import kept
-
         return kept(self._key, policies, self._section.training) if self._key else None
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)
-
-
-def first_inputs(task: Task) -> Any:
-    """Return the inputs of the first calibration batch.
-
-    Raises:
-        InputError: the calibration split is empty.
-    """
-    with repeatable():
-        for inputs, _ in itertools.islice(task.calib, 1):
-            return inputs
-    raise InputError("the task's calibration split is empty; give at least one batch.")

@@ -1,5 +1,6 @@
 """How much each single choice hurts: divergence from the float network, by forward passes or one backward pass, kept on disk."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ class Sensitivity:
         engine: quantizes the network.
         space: what may be chosen.
         calib: inputs of the calibration batches; the first `EXAMPLES` examples are used, in whole batches.
-        key: what the figures depend on: weights, data, choices; limits do not matter.
+        key: of the cache file, see `search.sweeps.fingerprints.sensitivity_key`.
         evaluations: forward passes spent, each over the examples; 0 when the figures came from disk.
     """
 
@@ -53,36 +54,39 @@ class Sensitivity:
 
     def __call__(self) -> tuple[FloatArray, ...]:
         """Return per dimension [K_d] the rise of the divergence against every dimension at its widest choice."""
-        path = cache_folder() / "sensitivity" / f"{hashlib.sha256(self.key.encode()).hexdigest()[:20]}.json"
-        found = self._read(path)
-        if found is None:
-            found = self._measure() if self.method == "forward" else self._scored()
-            try:
-                write_text(path, json.dumps([each.tolist() for each in found]))
-            except InputError:  # a cache that cannot be written costs time, not the sweep
-                return found
-        return found
+        path = cache_folder() / "sensitivity" / f"{self.key}.json"
+        rises = self._read(path)
+        if rises is None:
+            rises = self._measure() if self.method == "forward" else self._scored()
+            values = [row.tolist() for row in rises]
+            with contextlib.suppress(InputError):  # a cache that cannot be written costs time, not the sweep
+                write_text(path, json.dumps({"rises": values, "sha256": _checksum(values)}))
+        return rises
 
     def _read(self, path: Path) -> tuple[FloatArray, ...] | None:
+        """Return the cached rises; None where there are none, or the file is not as it was written."""
         try:
-            data = tuple(np.asarray(each, dtype=np.float64) for each in json.loads(path.read_text()))
-        except (OSError, ValueError):
+            data = json.loads(path.read_text())
+            rises = tuple(np.asarray(row, dtype=np.float64) for row in data["rises"])
+            if data["sha256"] != _checksum(data["rises"]) or not all(np.isfinite(row).all() for row in rises):
+                return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        return data if tuple(map(len, data)) == self.space.cardinalities else None
+        return rises if tuple(map(len, rises)) == self.space.cardinalities else None
 
     def _measure(self) -> tuple[FloatArray, ...]:
         widest = self._widest()
-        sums, count = [np.zeros(len(each.choices)) for each in self.space.dimensions], 0
+        sums, count = [np.zeros(len(dimension.choices)) for dimension in self.space.dimensions], 0
         with torch.inference_mode():
             batches = self._batches()
             self.engine.restore()
             reference = [forward(self.engine.model, inputs) for inputs in batches]
             compare = _comparison(reference)
             for inputs, wanted in zip(batches, reference, strict=True):
-                sums = [total + each for total, each in zip(sums, self._rises(inputs, wanted, widest, compare), strict=True)]
+                sums = [total + rises for total, rises in zip(sums, self._rises(inputs, wanted, widest, compare), strict=True)]
                 count += compare(wanted, wanted)[1]
-        self.evaluations += 1 + sum(len(each) - 1 for each in sums)
-        return tuple(each / count for each in sums)
+        self.evaluations += 1 + sum(len(total) - 1 for total in sums)
+        return tuple(total / count for total in sums)
 
     def _scored(self) -> tuple[FloatArray, ...]:
         batches = self._batches()
@@ -91,10 +95,10 @@ class Sensitivity:
         compare, generator = _comparison(reference), torch.Generator().manual_seed(0)
         count = sum(compare(wanted, wanted)[1] for wanted in reference)
         parts = [part for inputs in batches for part in _parts(inputs)]
-        found = fisher_scores(self.engine, self.space, parts, lambda outputs: _surprise(outputs, compare, generator))
+        scores = fisher_scores(self.engine, self.space, parts, lambda outputs: _sampled_nll(outputs, compare, generator))
         self.evaluations += PASSES
         widest = self._widest()
-        return tuple((each - each[k]) / count for each, k in zip(found, widest, strict=True))
+        return tuple((row - row[k]) / count for row, k in zip(scores, widest, strict=True))
 
     def _rises(self, inputs: Any, wanted: Tensor, widest: Sequence[int], compare: Compare) -> list[FloatArray]:
         """Return per dimension [K_d] the summed divergence on one batch, above that of the widest choices.
@@ -104,7 +108,7 @@ class Sensitivity:
         """
         modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
         prefix = Prefix(self.engine.apply(self.space.policy(widest)), modules, inputs)
-        base, found = compare(prefix.outputs, wanted)[0], []
+        base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):
             done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))
             with prefix.replayed(done):
@@ -113,11 +117,12 @@ class Sensitivity:
                         policy = self.space.policy([*widest[:d], k, *widest[d + 1 :]])
                         unread = {name: LayerPolicy(weight=policy[name].weight) for name in done}
                         rises[k] = compare(forward(self.engine.apply(Policy(dict(policy) | unread)), inputs), wanted)[0] - base
-            found.append(rises)
-        return found
+            per_dimension.append(rises)
+        return per_dimension
 
     def _widest(self) -> list[int]:
-        return [max(range(len(each.choices)), key=lambda k, each=each: each.choices[k].bits) for each in self.space.dimensions]  # type: ignore[misc]
+        bits = [[choice.bits for choice in dimension.choices] for dimension in self.space.dimensions]
+        return [row.index(max(row)) for row in bits]
 
     def _batches(self) -> list[Any]:
         taken, count = [], 0
@@ -127,6 +132,10 @@ class Sensitivity:
             taken.append(inputs)
             count += _examples(inputs)
         return taken
+
+
+def _checksum(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _examples(inputs: Any) -> int:
@@ -143,19 +152,19 @@ def _parts(inputs: Any) -> list[Any]:
 
 
 def _comparison(reference: Sequence[Tensor]) -> Compare:
-    """Return what gives the summed divergence of found from wanted outputs, and of how many distributions it is."""
+    """Return the function of (outputs, reference) -> the summed divergence, and of how many distributions it is."""
     if any(outputs[0].numel() > 1 for outputs in reference):
         return _softmax_divergence
     spread = float(torch.cat([outputs.flatten() for outputs in reference]).double().var(correction=0).clamp_min(1e-12))
-    return lambda found, wanted: (float((found.double() - wanted.double()).square().sum()) / (2 * spread), wanted.numel())
+    return lambda outputs, wanted: (float((outputs.double() - wanted.double()).square().sum()) / (2 * spread), wanted.numel())
 
 
-def _softmax_divergence(found: Tensor, wanted: Tensor) -> tuple[float, int]:
-    log_p, log_q = _log_probabilities(wanted), _log_probabilities(found)
+def _softmax_divergence(outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
+    log_p, log_q = _log_probabilities(wanted), _log_probabilities(outputs)
     return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[_class_axis(wanted)]
 
 
-def _surprise(outputs: Tensor, compare: Compare, generator: torch.Generator) -> Tensor:
+def _sampled_nll(outputs: Tensor, compare: Compare, generator: torch.Generator) -> Tensor:
     """Return the summed negative log-likelihood of labels drawn from the outputs; its gradients have the Fisher information as variance."""
     if compare is not _softmax_divergence:
         spread = outputs.numel() / (2 * compare(outputs.detach() + 1, outputs.detach())[0])

@@ -17,7 +17,7 @@ from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.records.front import pick
 from search.records.record import TrialRecord
-from search.sweeps.run import check_fingerprints, ready_for
+from search.sweeps.context import check_fingerprints, open_context
 
 REPORT = "export.json"
 
@@ -91,8 +91,8 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     if not trial.result.ok:
         raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    ready = ready_for(experiment)
-    setup, evaluator = ready.setup, ready.evaluator
+    context = open_context(experiment)
+    setup, evaluator = context.setup, context.evaluator
     check_fingerprints(record, setup)
     fidelity, after = trial.result.fidelity, [each.policy for number in trial.after for each in record.trials if each.number == number]
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}

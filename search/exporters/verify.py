@@ -10,7 +10,7 @@ from torch import Tensor
 from quant_core.export.stored import StoredLayer
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError
-from search.evaluation.evaluator import take
+from search.evaluation.measure import take
 from search.exporters import Bundle
 
 Run = Callable[[Any], Tensor]

@@ -17,8 +17,8 @@ class TrialRecord:
         values: the point in the space.
         policy: what was evaluated.
         result: how it went.
-        asked: position of the ask in the sweep's sequence of asks and tells.
-        told: position of the tell in that sequence. Resume replays the sequence, so a searcher ends in the same state.
+        ask_index: position of the ask in the sweep's sequence of asks and tells.
+        tell_index: position of the tell in that sequence. Resume replays the sequence, so a searcher ends in the same state.
         repeated: number of the earlier trial whose result this one repeats (a memo hit), or -1.
         test: metrics on the test split, only for members of the final front.
         after: numbers of trials, one after the other: its training started from the weights of the last one, that one's from those of the
@@ -30,8 +30,8 @@ class TrialRecord:
     values: tuple[int, ...]
     policy: Policy
     result: Result
-    asked: int
-    told: int
+    ask_index: int
+    tell_index: int
     repeated: int = -1
     test: Mapping[str, float] = field(default_factory=dict)
     after: tuple[int, ...] = ()

@@ -1,9 +1,7 @@
 """`Result`: what evaluating one policy gives. Plain data: it crosses process borders and is stored as JSON."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from quant_core.spec.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -13,7 +11,7 @@ class Result:
     Attributes:
         policy_id: `Policy.id` of what was evaluated.
         metrics: measured on the validation split: `accuracy` in [0, 1], `error` = 1 - accuracy, `loss` (cross-entropy, nats).
-        cost: from the device table: `latency_s`, `energy_j`, `weight_bytes`, ...
+        cost: from the device table: `latency_s`, `energy_j`, `weight_bytes`, ...; attached by the sweep when the trial ends.
         seconds: wall time of the evaluation.
         status: "ok", "stopped" (a scheduler ended it before its full fidelity: the figures are not those of the policy) or "failed".
         reason: why it failed or was stopped; empty when ok.
@@ -40,5 +38,7 @@ class Result:
         """True where there are no figures."""
         return self.status == "failed"
 
-
-Evaluate = Callable[[Policy], Result]
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Metrics and costs by name; an empty mapping where there are none."""
+        return {**self.cost, **self.metrics}

@@ -114,7 +114,7 @@ def hypervolume_curve(sweep: SweepRecord) -> tuple[list[int], list[float]]:
     """Return how many trials had ended and the hypervolume of the front then, at every change, and at the end."""
     archive = Archive(tuple(sweep.reference[name] for name in sweep.objectives))
     steps, volumes = [0], [0.0]
-    told = sorted(sweep.trials, key=lambda trial: trial.told)
+    told = sorted(sweep.trials, key=lambda trial: trial.tell_index)
     for count, trial in enumerate(told, start=1):
         able = trial.result.ok and trial.repeated < 0 and keeps_limits(trial, sweep.limits)
         if able and archive.add(trial.number, points([trial], sweep.objectives)[0].tolist()):

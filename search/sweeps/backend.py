@@ -1,7 +1,8 @@
 """Where trials run: the table of backends, and what one is given."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from quant_core.spec.policy import Policy
 from quant_core.util.cache import CacheCounts
@@ -12,25 +13,38 @@ from search.sweeps.sweep import Sweep
 BACKENDS: dict[str, str] = {"local": "search.sweeps.local:run", "ray": "search.sweeps.ray.backend:run"}
 
 
+class PolicyEvaluator(Protocol):
+    """Evaluates policies of one network; plain data goes in and comes out, and nothing is raised. A worker is given a copy of it."""
+
+    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Result:
+        """Evaluate a policy at a fidelity, its training starting from that of the policies `after`."""
+
+    def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[Result]:
+        """Evaluate at growing fidelity; every result but the last has the status "stopped"."""
+
+    def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
+        """Return the hits and misses so far: quantized weights, ranges of activations."""
+
+
 @dataclass(frozen=True, eq=False)
-class Work:
+class BackendContext:
     """What a backend is given beside the sweep.
 
     Attributes:
         experiment: plain data; a worker rebuilds everything from it.
-        evaluate: evaluates in this process: (policy, cost, fidelity, policies trained before it) -> result; never raises.
+        evaluator: of this process.
         changed: to be called whenever a trial begins in another process, and after every trial.
         stopping: to be asked before every trial.
         weights, ranges: what the caches of other processes did; filled by a backend whose workers have caches of their own.
     """
 
     experiment: Experiment
-    evaluate: Callable[[Policy, Mapping[str, float], str, Sequence[Policy]], Result]
+    evaluator: PolicyEvaluator
     changed: Callable[[], None]
     stopping: Callable[[], bool]
     weights: CacheCounts = field(default_factory=CacheCounts)
     ranges: CacheCounts = field(default_factory=CacheCounts)
 
 
-Backend = Callable[[Sweep, Work], None]
-"""Drives a sweep (`next`, `finish`) until it is done or `work.stopping()` is true."""
+Backend = Callable[[Sweep, BackendContext], None]
+"""Drives a sweep (`next`, `finish`) until it is done or `context.stopping()` is true."""

@@ -1,4 +1,4 @@
-"""The end of a sweep: the final front is judged once on the test split."""
+"""The end of a sweep: the members of the final front are evaluated once on the test split."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from search.tracking import Tracker
 
 
-def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
+def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
     """Measure the float network and every member of the front on the test split, once, and record it."""
     if "accuracy_test" not in tracker.sweep.baseline:
         tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
@@ -18,6 +18,6 @@ def judge(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
     for number in sweep.archive.numbers:
         record = sweep.records[number]
         if not record.test:
-            after = [sweep.records[each].policy for each in record.after]
+            after = [sweep.records[other].policy for other in record.after]
             sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity, after))
             tracker.record(sweep.records[number])

@@ -1,4 +1,4 @@
-"""The ladder: what is near the front after the search is evaluated again at a higher fidelity, AdaRound or training, at the same cost."""
+"""The ladder: points near the front are promoted to a higher fidelity, AdaRound or training, when the search is over; costs stay."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from search.problem.problem import Values
 from search.records.record import TrialRecord
 
 ORIGIN = "ladder"
-LONGEST = 2
+MAX_TRAININGS_BEFORE = 2
 """How many trainings may go before one."""
 
 
 @dataclass(frozen=True)
-class Climb:
+class Promotion:
     """A point of the space that is to be evaluated again, as `policy` at `fidelity`."""
 
     values: Values
@@ -25,10 +25,10 @@ class Climb:
     fidelity: str
 
 
-def climbs(
-    trials: Sequence[TrialRecord], objectives: Sequence[str], reference: Sequence[float], rung: str, climbers: int
-) -> tuple[Climb, ...]:
-    """Return which points climb to `rung`: up to `climbers`, those nearest to the front first.
+def select_promotions(
+    trials: Sequence[TrialRecord], objectives: Sequence[str], reference: Sequence[float], rung: str, top_k: int
+) -> tuple[Promotion, ...]:
+    """Return the points to promote to `rung`: up to `top_k`, those nearest to the front first.
 
     Every point stands with its best quality so far. Its distance is how far its quality would have to fall for the point to be on the
     front: the quality less the best one among the points that cost no more. Of equal distances (the front has 0) the point whose
@@ -38,30 +38,25 @@ def climbs(
         trials: that ended well within the limits; of each point the first is its policy as proposed.
         objectives: quality (error or loss) first, then costs; all minimized.
         reference: of the hypervolume, [m].
-        rung: "adaround" or "qat". A policy without a weight that it would change does not climb.
-        climbers: how many.
+        rung: "adaround" or "qat". A policy without a weight that it would change is not promoted.
+        top_k: how many.
     """
     change = _CHANGES[rung]
     first: dict[Values, TrialRecord] = {}
     best: dict[Values, tuple[float, ...]] = {}
     for trial in trials:
-        known = {**trial.result.cost, **trial.result.metrics}
-        point = tuple(known[name] for name in objectives)
+        point = tuple(trial.result.figures[name] for name in objectives)
         first.setdefault(trial.values, trial)
         best[trial.values] = min(best.get(trial.values, point), point)
-    able = [values for values, trial in first.items() if change(trial.policy) is not None]
-    if not able:
+    promoted = {values: policy for values, trial in first.items() if (policy := change(trial.policy)) is not None}
+    if not promoted:
         return ()
-    ranked = _nearest(np.array([best[values] for values in able]), reference)[:climbers]
-    found = []
-    for i in ranked:
-        policy = change(first[able[i]].policy)
-        assert policy is not None
-        found.append(Climb(able[i], policy, rung))
-    return tuple(found)
+    candidates = list(promoted)
+    ranked = _by_distance_to_front(np.array([best[values] for values in candidates]), reference)[:top_k]
+    return tuple(Promotion(candidates[i], promoted[candidates[i]], rung) for i in ranked)
 
 
-def _nearest(points: FloatArray, reference: Sequence[float]) -> list[int]:
+def _by_distance_to_front(points: FloatArray, reference: Sequence[float]) -> list[int]:
     """Return the rows of points [N, m] from the nearest to the front to the farthest."""
     distance = np.array([row[0] - points[(points[:, 1:] <= row[1:]).all(axis=1), 0].min() for row in points])
     members = np.flatnonzero(non_dominated(points))
@@ -73,23 +68,27 @@ def _nearest(points: FloatArray, reference: Sequence[float]) -> list[int]:
     return [int(i) for i in np.lexsort((np.arange(len(points)), -share, ~on_front, distance))]
 
 
-def nearest(trials: Sequence[TrialRecord], values: Values) -> tuple[int, ...]:
+def nearest_trained(trials: Sequence[TrialRecord], values: Values) -> tuple[int, ...]:
     """Return the trials whose training goes before that of a point: those of the nearest trained one, and that one itself.
 
     Near is few steps from choice to choice, summed over the dimensions; of equally near ones the first. Only trials that have gone through
-    fewer than `LONGEST` trainings count, so that no chain grows with the sweep.
+    fewer than `MAX_TRAININGS_BEFORE` trainings count, so that no chain grows with the sweep.
     """
-    able = [each for each in trials if each.result.ok and each.result.fidelity == "qat" and each.repeated < 0 and len(each.after) < LONGEST]
-    if not able:
+    trained = [
+        trial
+        for trial in trials
+        if trial.result.ok and trial.result.fidelity == "qat" and trial.repeated < 0 and len(trial.after) < MAX_TRAININGS_BEFORE
+    ]
+    if not trained:
         return ()
-    found = min(able, key=lambda each: (sum(abs(a - b) for a, b in zip(each.values, values, strict=True)), each.number))
-    return (*found.after, found.number)
+    nearest = min(trained, key=lambda trial: (sum(abs(a - b) for a, b in zip(trial.values, values, strict=True)), trial.number))
+    return (*nearest.after, nearest.number)
 
 
 def adarounded(policy: Policy) -> Policy | None:
     """Return the policy with AdaRound for every weight whose format can be rounded up or down; None where that changes nothing."""
-    found = Policy({name: LayerPolicy(_adaround(each.weight), each.activation) for name, each in policy.items()})
-    return found if found != policy else None
+    rounded = Policy({name: LayerPolicy(_adaround(layer.weight), layer.activation) for name, layer in policy.items()})
+    return rounded if rounded != policy else None
 
 
 def _adaround(spec: QuantSpec) -> QuantSpec:
@@ -101,7 +100,7 @@ def _adaround(spec: QuantSpec) -> QuantSpec:
 
 def _trained(policy: Policy) -> Policy | None:
     """Return the policy itself, which training leaves as it is; None where it has nothing to train for."""
-    return policy if any(not each.weight.is_float for each in policy.values()) else None
+    return policy if any(not layer.weight.is_float for layer in policy.values()) else None
 
 
 _CHANGES: Mapping[str, Callable[[Policy], Policy | None]] = {"adaround": adarounded, "qat": _trained}

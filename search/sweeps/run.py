@@ -1,32 +1,29 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
-import torch
-
 from quant_core.spec.size import float_bytes
-from quant_core.util.cache import CacheCounts
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError
 from quant_core.util.registry import resolve
 from search import tracking
 from search.config.experiment import Experiment
 from search.config.files import dumps, loads
-from search.evaluation.evaluator import Evaluator
-from search.evaluation.sensitivity import Sensitivity
 from search.problem.problem import Problem, Searcher
 from search.records.record import SweepRecord
 from search.report.publish import publish
 from search.searchers import build
-from search.sweeps.backend import BACKENDS, Backend, Work
-from search.sweeps.final import judge
+from search.sweeps.backend import BACKENDS, Backend, BackendContext
+from search.sweeps.context import SweepContext, check_fingerprints, open_context
+from search.sweeps.final import evaluate_front_on_test
 from search.sweeps.interrupt import StopSignal
+from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.progress import LogMode, Progress
-from search.sweeps.setup import Setup, breeding, build_problem, choices_text, prepare, training_key
+from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
 
 
@@ -34,59 +31,7 @@ class EveryTrialFailedError(BitfrontError):
     """No trial of a sweep ended well."""
 
 
-@dataclass(frozen=True)
-class Spent:
-    """Where the time of a run went, in seconds, and what the caches saved.
-
-    Attributes:
-        total_s: wall time of the whole run.
-        loop_s: wall time from the first trial to the last.
-        evaluation_s: evaluating, summed over all workers.
-        search_s: the searcher's proposing and learning.
-        tracking_s: the driver's waiting for the record.
-        test_s: the final front on the test split, and the report.
-        workers: how many there were.
-        retried: attempts that were made again.
-        statistics_bytes: calibration statistics held in this process.
-        sensitivity_evaluations: forward passes for sensitivities.
-        weights, ranges: hits and misses over all processes: quantized weights, and ranges of activations.
-    """
-
-    total_s: float
-    loop_s: float
-    evaluation_s: float
-    search_s: float
-    tracking_s: float
-    test_s: float
-    workers: int
-    retried: int
-    statistics_bytes: int
-    sensitivity_evaluations: int
-    weights: CacheCounts
-    ranges: CacheCounts
-
-    @property
-    def idle_s(self) -> float:
-        """What is left of the loop when evaluation, shared evenly by the workers, the search and the record are taken off."""
-        return max(0.0, self.loop_s - self.search_s - self.tracking_s - self.evaluation_s / self.workers)
-
-
-@dataclass(frozen=True, eq=False)
-class Ended:
-    """A sweep that came to its end, or to a stop.
-
-    Attributes:
-        record: everything, trials included.
-        spent: where the time went.
-        complete: MLflow has every record (otherwise the rest waits in the spool).
-    """
-
-    record: SweepRecord
-    spent: Spent
-    complete: bool
-
-
-def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
+def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
     """Run a new sweep.
 
     Raises:
@@ -94,18 +39,18 @@ def start(experiment: Experiment, log: LogMode = "auto") -> Ended:
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
-    ready = ready_for(experiment)
-    baseline = {f"{name}_valid": value for name, value in ready.evaluator.float_metrics("valid").items()}
-    baseline["weight_bytes"] = float_bytes(ready.setup.layers)
-    problem = ready.problem(baseline)
+    context = open_context(experiment)
+    baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
+    baseline["weight_bytes"] = float_bytes(context.setup.layers)
+    problem = context.problem(baseline)
     searcher, backend = _searcher(experiment, problem), _backend(experiment)
-    header = _header(ready.setup, problem, baseline)
+    header = _header(context.setup, problem, baseline)
     tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
     with _closed_on_error(tracker):
-        return _finish(ready, _sweep(ready.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
+        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
 
 
-def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> Ended:
+def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> SweepOutcome:
     """Continue a stopped or killed sweep to its trial count.
 
     Raises:
@@ -114,39 +59,15 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     """
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
-    ready = ready_for(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
-    check_fingerprints(recorded, ready.setup)
-    problem = ready.problem(recorded.baseline)
-    searcher, backend = _searcher(ready.setup.experiment, problem), _backend(ready.setup.experiment)
+    context = open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    check_fingerprints(recorded, context.setup)
+    problem = context.problem(recorded.baseline)
+    searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
     with _closed_on_error(tracker):
-        sweep = _sweep(ready.setup, problem, searcher, recorded, tracker)
+        sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
-        return _finish(ready, sweep, backend, tracker, begun, log)
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A setup with its evaluator and sensitivities."""
-
-    setup: Setup
-    evaluator: Evaluator
-    sensitivity: Sensitivity
-
-    def problem(self, baseline: Mapping[str, float]) -> Problem:
-        """Return what the searcher sees; `baseline` holds the float network's `error_valid`."""
-        return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
-
-
-def ready_for(experiment: Experiment) -> Ready:
-    """Prepare everything that an experiment needs before its first trial."""
-    if experiment.run.threads:
-        torch.set_num_threads(experiment.run.threads)
-    setup = prepare(experiment)
-    evaluator = Evaluator(setup.task, setup.layers, experiment.evaluate, training_key(setup), breeding(experiment))
-    prints, section = setup.fingerprints, experiment.evaluate
-    key = repr((prints["weights"], prints["data"], choices_text(setup.space), section.calib, section.bias_correction, section.sensitivity))
-    return Ready(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity))
+        return _finish(context, sweep, backend, tracker, begun, log)
 
 
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
@@ -171,13 +92,13 @@ def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepReco
         tracker,
         evaluate.fidelity,
         evaluate.ladder,
-        evaluate.climbers,
+        evaluate.top_k,
         evaluate.start == "nearest",
     )
 
 
 def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
-    """Return what is known of a sweep before its first trial.
+    """Return the record of a sweep before its first trial.
 
     The reference point of the hypervolume is 1 for the error, four times the float network's for the loss (at least 1), and 1.05 times
     the dearest policy of the space for every cost.
@@ -217,17 +138,6 @@ def _params(experiment: Experiment) -> dict[str, object]:
     }
 
 
-def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:
-    """Refuse weights, data or a space other than what the sweep is bound to."""
-    changed = [name for name in names if setup.fingerprints[name] != recorded.fingerprints[name]]
-    if changed:
-        hashes = ", ".join(f"{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints[name]}" for name in changed)
-        raise InputError(
-            f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives ({hashes}). "
-            f"A task must give the same every time (seed its training); restore what changed, or start a new sweep."
-        )
-
-
 @contextmanager
 def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
     """Send what is recorded and set the status where anything goes wrong; the sweep can be resumed."""
@@ -238,29 +148,29 @@ def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
         raise
 
 
-def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> Ended:
+def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
     from search.tracking.machine import sampled
 
-    looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), ready.setup.experiment.run
-    sampling = sampled(tracker, ready.setup.experiment.track.system_metrics_s)
+    looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
+    sampling = sampled(tracker, context.setup.experiment.track.system_metrics_s)
     with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
-        work = Work(ready.setup.experiment, ready.evaluator, progress.update, stopping)
-        backend(sweep, work)
+        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
+        backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
     if sweep.done:
-        judge(ready.evaluator, sweep, tracker)
+        evaluate_front_on_test(context.evaluator, sweep, tracker)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
     publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)
-    work.weights.add(ready.evaluator.engine.counts)
-    work.ranges.add(ready.evaluator.engine.range_counts)
-    spent = Spent(
+    backend_context.weights.add(context.evaluator.engine.counts)
+    backend_context.ranges.add(context.evaluator.engine.range_counts)
+    timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
         evaluation_s=_evaluation_s(sweep) - evaluated,
@@ -269,12 +179,12 @@ def _finish(ready: Ready, sweep: Sweep, backend: Backend, tracker: "tracking.Tra
         test_s=test_s,
         workers=section.at_once,
         retried=sweep.retried,
-        statistics_bytes=ready.evaluator.engine.statistics_bytes,
-        sensitivity_evaluations=ready.sensitivity.evaluations,
-        weights=work.weights,
-        ranges=work.ranges,
+        statistics_bytes=context.evaluator.engine.statistics_bytes,
+        sensitivity_evaluations=context.sensitivity.evaluations,
+        weights=backend_context.weights,
+        ranges=backend_context.ranges,
     )
-    return Ended(record, spent, complete)
+    return SweepOutcome(record, timings, complete)
 
 
 def _evaluation_s(sweep: Sweep) -> float:

@@ -1,20 +1,16 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.utils._pytree import tree_leaves
 
 from hw_models.device import Device
 from hw_models.loading import load_device
 from hw_models.table import CostTable, build_table, cost_policy
 from quant_core.network.trace import trace
 from quant_core.qat.population import Breeding
-from quant_core.qat.rng import repeatable
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
@@ -24,10 +20,11 @@ from quant_core.util.registry import unknown
 from search import tasks
 from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
 from search.config.schedulers import POPULATION
-from search.evaluation.evaluator import first_inputs
+from search.evaluation.measure import first_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
-from search.tasks.task import Batch, Task
+from search.sweeps.fingerprints import hash_space, hash_splits, hash_tensors
+from search.tasks.task import Task
 from spaces import rules
 from spaces.space import Space
 
@@ -67,9 +64,9 @@ def prepare(experiment: Experiment) -> Setup:
     limits = _limits(experiment.device, device, table, layers)
     _check_limits(limits, table, space)
     prints = {
-        "weights": _hash_tensors(task.model.state_dict().values()),
-        "data": _hash_data(task),
-        "space": _hash_space(space, limits, table),
+        "weights": hash_tensors(task.model.state_dict().values()),
+        "data": hash_splits(task.calib, task.valid, task.test),
+        "space": hash_space(space, limits, table),
     }
     return Setup(experiment, task, layers, space, device, table, limits, prints)
 
@@ -175,33 +172,7 @@ def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -
             )
 
 
-def _hash_tensors(tensors: Iterable[object]) -> str:
-    digest = hashlib.sha256()
-    _feed(digest, tensors)
-    return digest.hexdigest()[:16]
-
-
-def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
-    for tensor in tensors:
-        if isinstance(tensor, torch.Tensor):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def _hash_data(task: Task) -> str:
-    return _hash_splits(task.calib, task.valid, task.test)
-
-
-def training_key(setup: "Setup") -> str:
-    """Return what names the network, the data and the options of training; empty where nothing is trained."""
-    section = setup.experiment.evaluate
-    if "qat" not in (section.fidelity, *section.ladder):
-        return ""
-    prints = setup.fingerprints
-    return repr((prints["weights"], prints["data"], _hash_splits(setup.task.train), section, breeding(setup.experiment)))
-
-
-def breeding(experiment: Experiment) -> Breeding | None:
+def population(experiment: Experiment) -> Breeding | None:
     """Return how policies are trained by a population; None where they are not.
 
     Raises:
@@ -209,27 +180,3 @@ def breeding(experiment: Experiment) -> Breeding | None:
     """
     run = experiment.run
     return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
-
-
-def _hash_splits(*splits: Iterable[Batch]) -> str:
-    """Hash splits that decide about figures; a loader that shuffles by torch, numpy or Python does so alike every time."""
-    digest = hashlib.sha256()
-    for split in splits:
-        with repeatable():
-            _feed(digest, (leaf for batch in split for leaf in tree_leaves(batch)))
-    return digest.hexdigest()[:16]
-
-
-def choices_text(space: Space) -> str:
-    """Return everything that may be chosen, and what is fixed, as text."""
-    return repr((space.base.to_json(), [(each.layers, each.slot, [str(choice) for choice in each.choices]) for each in space.dimensions]))
-
-
-def _hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> str:
-    digest = hashlib.sha256(
-        repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()
-    )
-    digest.update(repr(sorted(limits.items())).encode())
-    for metric in table.metrics:
-        digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())
-    return digest.hexdigest()[:16]

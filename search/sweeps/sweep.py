@@ -1,12 +1,14 @@
-"""`Sweep`: the state machine between a searcher and whoever evaluates. Backends drive it: `next()` gives jobs, `finish()` takes results.
+"""`Sweep`: the state machine between a searcher and whoever evaluates.
+
+Backends drive it: `next()` gives an evaluation to run, `finish()` takes its result.
 
 It owns the searcher, the memo, the front and the order of events; it starts no processes and touches no tensors.
 """
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from quant_core.spec.policy import Policy
@@ -15,7 +17,7 @@ from search.problem.pareto import Archive
 from search.problem.problem import Problem, Searcher, Trial
 from search.records.record import TrialRecord
 from search.records.result import Result
-from search.sweeps.promotion import ORIGIN, Climb, climbs, nearest
+from search.sweeps.promotion import ORIGIN, Promotion, nearest_trained, select_promotions
 from spaces.space import Space
 
 BASELINE = "baseline"
@@ -32,35 +34,38 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A policy to evaluate.
+class Evaluation:
+    """A trial that was asked for and not yet told: one policy to evaluate.
 
     Attributes:
         number: of its trial.
-        policy, cost: and what it is known to cost.
+        trial: the searcher's proposal.
+        origin: "baseline", "ladder" or the searcher's name.
+        policy: to evaluate.
         fidelity: "ptq", "adaround" or "qat".
-        scheduled: a scheduler may end it early.
-        after: policies whose training goes before its own, one after the other; empty: it starts from the float weights.
+        ask_index: position of the ask in the sweep's sequence of asks and tells.
+        after: numbers of the trials whose training goes before its own, one after the other; empty: it starts from the float weights.
+        after_policies: the policies of those trials.
     """
 
     number: int
-    policy: Policy
-    cost: Mapping[str, float]
-    fidelity: str
-    scheduled: bool
-    after: tuple[Policy, ...]
-
-
-@dataclass
-class _Open:
-    """A trial that was asked for and not yet told."""
-
     trial: Trial
     origin: str
     policy: Policy
-    asked: int
     fidelity: str
-    after: tuple[int, ...]
+    ask_index: int
+    after: tuple[int, ...] = ()
+    after_policies: tuple[Policy, ...] = ()
+
+    @property
+    def schedulable(self) -> bool:
+        """True where a scheduler may end it early: baselines and promoted points run to their end."""
+        return self.origin not in (ORIGIN, BASELINE)
+
+    @property
+    def key(self) -> tuple[Policy, str]:
+        """Policy and fidelity: what decides the result."""
+        return self.policy, self.fidelity
 
 
 @dataclass
@@ -76,11 +81,11 @@ class Sweep:
         reference: reference point of the hypervolume, in the order of `objectives`.
         recorder: keeps what happens.
         fidelity: of every trial of the search.
-        ladder: fidelities that the points nearest to the front climb when the search is over, one rung after the other.
-        climbers: how many points climb to each rung; these trials come on top of `trials`.
+        ladder: fidelities to which the points nearest to the front are promoted when the search is over, one rung after the other.
+        top_k: how many points are promoted to each rung; these trials come on top of `trials`.
         warm: training starts from the weights of the nearest policy that is trained already.
         retried: attempts that were made again after a worker died, hung or failed.
-        busy: workers that are evaluating now; kept by whoever evaluates.
+        busy: workers that are evaluating now; set by whoever evaluates.
         search_s: seconds that the searcher took to propose and learn.
     """
 
@@ -94,7 +99,7 @@ class Sweep:
     recorder: Recorder
     fidelity: str = "ptq"
     ladder: tuple[str, ...] = ()
-    climbers: int = 8
+    top_k: int = 8
     warm: bool = False
     asked: int = 0
     told: int = 0
@@ -108,12 +113,12 @@ class Sweep:
     records: dict[int, TrialRecord] = field(default_factory=dict)
     _event: int = 0
     _exhausted: bool = False
-    _open: dict[int, _Open] = field(default_factory=dict)
+    _open: dict[int, Evaluation] = field(default_factory=dict)
     _redo: deque[int] = field(default_factory=deque)
     _memo: dict[tuple[Policy, str], int] = field(default_factory=dict)
     _waiting: dict[tuple[Policy, str], list[int]] = field(default_factory=dict)
     _rungs: deque[str] = field(init=False)
-    _climbing: deque[Climb] = field(default_factory=deque)
+    _promotions: deque[Promotion] = field(default_factory=deque)
     _searched: int = 0
 
     def __post_init__(self) -> None:
@@ -122,13 +127,13 @@ class Sweep:
 
     @property
     def done(self) -> bool:
-        """True when every trial has ended, or the searcher has nothing left to propose, and the ladder is climbed."""
-        return not self._open and self._search_over and not self._rungs and not self._climbing
+        """True when every trial has ended, or the searcher has nothing left to propose, and every promotion has ended."""
+        return not self._open and self._search_over and not self._rungs and not self._promotions
 
     @property
     def planned(self) -> int:
         """How many trials there will be, as far as is known: `trials`, and those of the rungs that were begun."""
-        return (self.asked if self._search_over else self.trials) + len(self._climbing)
+        return (self.asked if self._search_over else self.trials) + len(self._promotions)
 
     @property
     def _search_over(self) -> bool:
@@ -139,25 +144,26 @@ class Sweep:
         """Trials that were handed out, or wait for one that was."""
         return len(self._open)
 
-    def next(self) -> Job | None:
+    def next(self) -> Evaluation | None:
         """Return the next policy to evaluate, or None when there is none until something finishes (or at all: see `done`).
 
         A policy that was evaluated before is answered from the memo and recorded as repeated; one that is being evaluated waits for it.
         """
         while self._redo:
             number = self._redo.popleft()
-            job = self._start(number)
-            if job:
-                return job
+            evaluation = self._start(number)
+            if evaluation:
+                return evaluation
         while (opened := self._ask()) is not None:
-            job = self._start(opened)
-            if job:
-                return job
+            evaluation = self._start(opened)
+            if evaluation:
+                return evaluation
         return None
 
     def finish(self, number: int, result: Result) -> None:
-        """Take the result of a job; also ends the trials that waited for the same policy."""
-        key = (self._open[number].policy, self._open[number].fidelity)
+        """Take the result of an evaluation; its cost is attached here. Also ends the trials that waited for the same policy."""
+        evaluation = self._open[number]
+        key, result = evaluation.key, replace(result, cost=self.problem.costs_of(evaluation.trial.values))
         self._tell(number, result)
         if not result.failed:
             self._memo[key] = number
@@ -172,12 +178,12 @@ class Sweep:
         Raises:
             BitfrontError: the searcher proposes something else than what is recorded.
         """
-        tells = {record.told: record for record in records}
+        tells = {record.tell_index: record for record in records}
         for event in range(max(tells, default=-1) + 1):
             if event in tells:
                 record = tells[event]
                 self._check(record)
-                key = (record.policy, self._open[record.number].fidelity)
+                key = self._open[record.number].key
                 self._tell(record.number, record.result, record.repeated, old=record)
                 if not record.result.failed and record.repeated < 0:
                     self._memo[key] = record.number
@@ -215,51 +221,45 @@ class Sweep:
 
     def _ask_ladder(self) -> int | None:
         """Open the next trial of the ladder; a rung begins when everything before it has ended."""
-        while not self._climbing and self._rungs and not self._open:
-            able = [each for each in self._in_order() if each.result.ok and each.repeated < 0 and self.problem.feasible(each.values)]
-            self._climbing.extend(climbs(able, self.objectives, self.reference, self._rungs.popleft(), self.climbers))
-        if not self._climbing:
+        while not self._promotions and self._rungs and not self._open:
+            candidates = [
+                record for record in self._in_order() if record.result.ok and record.repeated < 0 and self.problem.feasible(record.values)
+            ]
+            self._promotions.extend(select_promotions(candidates, self.objectives, self.reference, self._rungs.popleft(), self.top_k))
+        if not self._promotions:
             return None
-        climb = self._climbing.popleft()
-        return self._opened(Trial(-1, climb.values), ORIGIN, climb.policy, climb.fidelity)
+        promotion = self._promotions.popleft()
+        return self._opened(Trial(-1, promotion.values), ORIGIN, promotion.policy, promotion.fidelity)
 
     def _in_order(self) -> list[TrialRecord]:
         return [self.records[number] for number in sorted(self.records)]
 
     def _opened(self, trial: Trial, origin: str, policy: Policy, fidelity: str) -> int:
         number, self.asked = self.asked, self.asked + 1
-        after = nearest(self._in_order(), trial.values) if self.warm and fidelity == "qat" and origin != BASELINE else ()
-        self._open[number] = _Open(trial, origin, policy, self._event, fidelity, after)
+        after = nearest_trained(self._in_order(), trial.values) if self.warm and fidelity == "qat" and origin != BASELINE else ()
+        policies = tuple(self.records[other].policy for other in after)
+        self._open[number] = Evaluation(number, trial, origin, policy, fidelity, self._event, after, policies)
         self._event += 1
         return number
 
-    def _start(self, number: int) -> Job | None:
-        """Turn an open trial into a job, unless its policy is known or under way."""
-        opened = self._open[number]
-        key = (opened.policy, opened.fidelity)
-        if key in self._memo:
-            leader = self._memo[key]
+    def _start(self, number: int) -> Evaluation | None:
+        """Return an open trial to be evaluated, or None where its policy was evaluated before or is under way."""
+        evaluation = self._open[number]
+        if evaluation.key in self._memo:
+            leader = self._memo[evaluation.key]
             self._tell(number, self.records[leader].result, repeats=leader)
             return None
-        if key in self._waiting:
-            self._waiting[key].append(number)
+        if evaluation.key in self._waiting:
+            self._waiting[evaluation.key].append(number)
             return None
-        self._waiting[key] = []
-        return Job(
-            number,
-            opened.policy,
-            self.problem.costs_of(opened.trial.values),
-            opened.fidelity,
-            opened.origin not in (ORIGIN, BASELINE),
-            tuple(self.records[each].policy for each in opened.after),
-        )
+        self._waiting[evaluation.key] = []
+        return evaluation
 
     def _tell(self, number: int, result: Result, repeats: int = -1, old: TrialRecord | None = None) -> None:
         """End an open trial: learn from it, keep it, move the front."""
         opened = self._open.pop(number)
-        asked, after = opened.asked, opened.after
         record = old or TrialRecord(
-            number, opened.origin, opened.trial.values, opened.policy, result, asked, self._event, repeats, after=after
+            number, opened.origin, opened.trial.values, opened.policy, result, opened.ask_index, self._event, repeats, after=opened.after
         )
         self._event += 1
         self.records[number] = record
@@ -278,5 +278,4 @@ class Sweep:
             self.recorder.update_front(self.archive.numbers, self.archive.knee, self.archive.hypervolume)
 
     def _objectives(self, result: Result) -> tuple[float, ...] | None:
-        known = {**result.cost, **result.metrics}
-        return tuple(known[name] for name in self.objectives) if result.ok else None
+        return tuple(result.figures[name] for name in self.objectives) if result.ok else None

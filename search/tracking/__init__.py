@@ -1,26 +1,26 @@
-"""MLflow as the record of sweeps: `start`, `open`, `read`. The only home of mlflow, which is imported when a sweep is written.
+"""MLflow as the record of sweeps: `start`, `open`, `read`, `recover`. The home of mlflow, which is imported when a sweep is written.
 
 A driver writes to a local journal (`spool`), a background thread carries it to MLflow (`writer`, `store`), and `read` puts a sweep
 together from both. Nothing but the driver's process writes.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.tracking.reading import read, sweeps
+from search.tracking.recovery import recover
 
 if TYPE_CHECKING:
     from search.tracking.tracker import Tracker, start
     from search.tracking.tracker import open_sweep as open
 
-__all__ = ["Tracker", "open", "read", "start", "sweeps"]
+__all__ = ["Tracker", "open", "read", "recover", "start", "sweeps"]
 
 
 _LATE = {"Tracker": "Tracker", "open": "open_sweep", "start": "start"}
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(importlib.import_module("search.tracking.tracker"), _LATE[name])
-    return found
+    return getattr(importlib.import_module("search.tracking.tracker"), _LATE[name])

@@ -40,8 +40,8 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "specs": list(specs),
         "codes": codes,
         "result": {key: value for key, value in asdict(trial.result).items() if key != "epochs" or value},
-        "asked": trial.asked,
-        "told": trial.told,
+        "asked": trial.ask_index,
+        "told": trial.tell_index,
         "repeated": trial.repeated,
         "test": dict(trial.test),
         "after": list(trial.after),
@@ -53,9 +53,17 @@ def trial_from_json(data: Json, layers: Sequence[str]) -> TrialRecord:
     """Read a trial back; the inverse of `trial_to_json`."""
     names, specs = data.get("layers", layers), data["specs"]
     policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
-    fields = {key: data[key] for key in ("number", "origin", "asked", "told", "repeated", "test")}
+    fields = {key: data[key] for key in ("number", "origin", "repeated", "test")}
     result = Result(**(data["result"] | {"epochs": tuple(data["result"].get("epochs", ()))}))
-    return TrialRecord(values=tuple(data["values"]), policy=policy, result=result, after=tuple(data.get("after", ())), **fields)
+    return TrialRecord(
+        values=tuple(data["values"]),
+        policy=policy,
+        result=result,
+        ask_index=data["asked"],
+        tell_index=data["told"],
+        after=tuple(data.get("after", ())),
+        **fields,
+    )
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:

@@ -34,32 +34,39 @@ class Row:
 def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     """Return all that is known of a sweep, unsent records included.
 
+    Nothing is written: `search.tracking.recovery` closes the sweep of a dead writer.
+
     Args:
         uri: MLflow tracking uri.
         ref: the sweep's name or MLflow run id.
         experiment_name: where to look; None looks everywhere.
-
-    What a writer that died on this machine left is sent, and its sweep set to stopped.
 
     Raises:
         InputError: no sweep, or more than one, is called `ref`; lists near names.
         BitfrontError: the store cannot be reached.
     """
     parent = find_sweep(uri, ref, experiment_name)
-    journal = journal_of(parent)
+    journal = journal_of(uri, parent)
+    abandoned = journal.abandoned()
     lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
     sweep = merged(*family(uri, parent), lines)
-    if not journal.path.exists() or not journal.try_acquire():
-        return sweep
-    from search.tracking.tracker import close_dead  # its writer died: end what it left
-
-    close_dead(uri, parent, journal)
-    return replace(sweep, status="stopped") if sweep.status == "running" else sweep
+    return replace(sweep, status="stopped") if abandoned and sweep.status == "running" else sweep
 
 
-def journal_of(parent: Row) -> Spool:
-    """Return the local journal of a sweep, where its parent run says it is."""
-    return Spool(Path(parent.tags.get(names.SPOOL, FOLDER)), parent.run_id)
+def journal_of(uri: str, parent: Row) -> Spool:
+    """Return the local journal of a sweep: where its parent run says it is, beside a SQLite store that has been moved, or here.
+
+    The run's word is taken only for a folder that holds a journal of this run, or is named as journal folders are: a store that somebody
+    else made must not lead anywhere else.
+
+    Raises:
+        InputError: the run's id is no run id.
+    """
+    said = Path(parent.tags.get(names.SPOOL, FOLDER))
+    beside = [Path(uri.removeprefix(_SQLITE)).absolute().parent / FOLDER] if uri.startswith(_SQLITE) else []
+    journals = [Spool(folder, parent.run_id) for folder in (said, *beside, FOLDER)]
+    default = journals[0] if said.name == FOLDER.name and said.is_dir() else journals[-1]
+    return next((journal for journal in journals if journal.path.is_file()), default)
 
 
 def sweeps(uri: str, experiment_name: str | None = None) -> list[Row]:

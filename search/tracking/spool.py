@@ -4,23 +4,37 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from quant_core.util.errors import BitfrontError, InputError
 from search.tracking.codec import Json, dumps
 
 FOLDER = Path(".bitfront")
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 WAIT_S = 2.0  # a reader may look at the journal for a moment
+
+
+def is_inside(name: str) -> bool:
+    """Tell whether a relative path stays in the folder that it starts from."""
+    path = Path(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 class Spool:
     """Append-only lines of JSON in `<folder>/<run_id>.jsonl`, and in `.sent` how many bytes of them MLflow has.
 
-    One process at a time holds a sweep's spool. A line half written when the machine lost power is dropped by the next holder.
+    One process at a time holds a sweep's spool. Nothing but these files, and the artifacts that the journal names, is ever written or
+    removed. A line half written when the machine lost power is dropped by the next holder.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
+        if not RUN_ID.fullmatch(run_id):
+            raise InputError(
+                f"{run_id[:80]!r} is no MLflow run id (32 hexadecimal digits); the store was not made by MLflow, or is damaged."
+            )
         self.path = folder / f"{run_id}.jsonl"
         self.files = folder / run_id
         self._sent_path = folder / f"{run_id}.sent"
@@ -44,7 +58,7 @@ class Spool:
         """Take the spool unless another process holds it; tell whether it was taken."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise BitfrontError(f"cannot write {self.path}: {error.strerror}; make its folder writable or start elsewhere.") from None
         try:
@@ -57,6 +71,20 @@ class Spool:
             return self.try_acquire()
         self._handle = handle
         os.ftruncate(handle, self._complete())
+        return True
+
+    def abandoned(self) -> bool:
+        """Tell whether there is a journal that no process holds: its writer died. Nothing is written."""
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(handle)
         return True
 
     def _complete(self) -> int:
@@ -103,7 +131,14 @@ class Spool:
         return lines, end
 
     def keep_file(self, name: str, content: bytes) -> Path:
-        """Keep the content of an artifact until it is sent; the latest content of a name wins."""
+        """Keep the content of an artifact until it is sent; the latest content of a name wins.
+
+        Raises:
+            InputError: the name leads out of the folder of artifacts.
+            BitfrontError: the folder cannot be written.
+        """
+        if not is_inside(name):
+            raise InputError(f"artifact name {name!r} given; a relative path without '..' is needed.")
         target = self.files / name
         temporary = target.with_name(target.name + ".tmp")
         try:
@@ -115,6 +150,22 @@ class Spool:
                 temporary.unlink()
             raise self._unwritable(target, error) from None
 
+    def _remove_artifacts(self) -> None:
+        """Remove the artifacts that the journal names, and the folders that are empty then."""
+        names = {line["name"] for line in self._lines() if line.get("op") == "artifact"}
+        folders = set()
+        for path in (self.files / name for name in names if is_inside(name)):
+            path.unlink(missing_ok=True)
+            folders |= {folder for folder in path.parents if folder == self.files or self.files in folder.parents}
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError):  # another file is in it, or it is gone
+                folder.rmdir()
+
+    def _lines(self) -> Iterator[Json]:
+        """Yield every whole line of the journal."""
+        with self.path.open("rb") as file:
+            yield from (json.loads(raw) for raw in file if raw.endswith(b"\n"))
+
     @staticmethod
     def _unwritable(path: Path, error: OSError) -> BitfrontError:
         return BitfrontError(f"cannot write {path}: {error.strerror}; free some space there, then resume the sweep.")
@@ -122,10 +173,7 @@ class Spool:
     def release(self, *, remove: bool) -> None:
         """Let go of the spool; `remove` deletes it first, once MLflow has everything."""
         if remove:
-            for path in sorted(self.files.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            if self.files.is_dir():
-                self.files.rmdir()
+            self._remove_artifacts()
             self._sent_path.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
         os.close(self._handle)

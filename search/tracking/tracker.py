@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import InputError
 from search.records.front import figures, front, front_rows
 from search.records.front import volume as hypervolume_of
 from search.records.record import SweepRecord, TrialRecord
@@ -165,12 +165,15 @@ class Tracker:
         self._spool.sync()
         return self.close(timeout_s)
 
-    def close(self, timeout_s: float = FLUSH_S) -> bool:
-        """Send the rest and let go without a change of status; waits as long as it goes on, and `timeout_s` when it does not."""
+    def close(self, timeout_s: float = FLUSH_S, *, keep_journal: bool = False) -> bool:
+        """Send the rest and let go without a change of status; waits as long as it goes on, and `timeout_s` when it does not.
+
+        `keep_journal` leaves the journal there even where MLflow has all of it: the sign that its writer died.
+        """
         complete = self._writer.close(timeout_s)
         if not complete:
             log.warning("MLflow does not have all of sweep %s yet; the rest is kept in %s.", self.sweep.name, self._spool.path)
-        self._spool.release(remove=complete)
+        self._spool.release(remove=complete and not keep_journal)
         return complete
 
     def _write(self, *lines: Json) -> None:
@@ -223,33 +226,15 @@ def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
         BitfrontError: the store cannot be reached.
     """
     parent = find_sweep(uri, ref, experiment_name)
-    journal = journal_of(parent)
+    journal = journal_of(uri, parent)
     journal.acquire()
-    tracker = _resume(uri, parent, journal)
+    tracker = take_up(uri, parent, journal)
     tracker.restart()
     return tracker
 
 
-def close_dead(uri: str, parent: Row, journal: Spool) -> None:
-    """Send what a dead writer left in the journal, which this process holds, and set its sweep to stopped. Never raises."""
-    try:
-        tracker = _resume(uri, parent, journal)
-    except BitfrontError as error:
-        log.warning("%s What is in %s is sent later.", error, journal.path)
-        journal.release(remove=False)
-        return
-    try:
-        if tracker.sweep.status == "running":
-            tracker.finish("stopped", timeout_s=10.0)
-        else:
-            tracker.close(timeout_s=10.0)
-    except BitfrontError as error:
-        log.warning("%s The sweep can be read, and is closed later.", error)
-        tracker.close(timeout_s=1.0)
-
-
-def _resume(uri: str, parent: Row, journal: Spool) -> Tracker:
-    """Build the tracker of a sweep whose spool this process holds."""
+def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
+    """Return the tracker of a sweep whose journal this process holds."""
     client = connect(uri, journal.path.parent)
     parent, children = family(uri, parent)
     sweep = merged(parent, children, journal.unsent()[0])

@@ -396,7 +396,7 @@ def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkey
         raise RuntimeError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("search.sweeps.run.judge", broken)
+        patch.setattr("search.sweeps.run.evaluate_front_on_test", broken)
         found = run("sweep", experiment(tmp_path))
     assert found.returncode == 1
     assert "the disk is full" in found.stderr
@@ -407,7 +407,7 @@ def test_a_sweep_that_breaks_off_can_be_resumed(run: Run, tmp_path: Path, monkey
 
 LADDER = (
     "[search]",
-    '[evaluate]\nladder = ["adaround", "qat"]\nclimbers = 3\nepochs = 2\nqat = { method = "lsq", lr = 0.01 }\n[search]',
+    '[evaluate]\nladder = ["adaround", "qat"]\ntop_k = 3\nepochs = 2\nqat = { method = "lsq", lr = 0.01 }\n[search]',
 )
 
 
@@ -473,7 +473,7 @@ def test_a_ladder_that_is_killed_goes_on(run: Run, tmp_path: Path, finished_tria
 def test_a_population_breeds_how_policies_are_trained(run: Run, tmp_path: Path) -> None:
     bred = 'scheduler = "pbt"\nscheduler_options = { members = 3 }\n'
     path = experiment(tmp_path, change=("[search]", f"[run]\n{bred}{LADDER[1]}"))
-    options = ("search.searcher=random", "search.trials=5", 'evaluate.ladder=["qat"]', "evaluate.climbers=2", "evaluate.qat.distill=0.2")
+    options = ("search.searcher=random", "search.trials=5", 'evaluate.ladder=["qat"]', "evaluate.top_k=2", "evaluate.qat.distill=0.2")
     found = run("sweep", path, *options)
     assert found.returncode == 0, found.stderr
     record = read(f"sqlite:///{tmp_path}/mlflow.db", "one")

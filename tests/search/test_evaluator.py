@@ -13,7 +13,7 @@ from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
-from search.evaluation.evaluator import first_inputs, measure, take
+from search.evaluation.measure import first_inputs, measure, take
 from search.evaluation.sensitivity import Sensitivity
 from search.tasks.task import Task
 from spaces.rules import full

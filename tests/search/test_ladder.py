@@ -1,4 +1,4 @@
-"""The ladder: who climbs, in what order, and that it is resumed like everything else."""
+"""The ladder: which points are promoted, in what order, and that it is resumed like everything else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +12,8 @@ from search.problem.problem import Problem, Trial
 from search.records.record import TrialRecord
 from search.records.result import Result
 from search.searchers import build
-from search.sweeps.promotion import LONGEST, Climb, climbs, nearest
-from search.sweeps.sweep import Job, Sweep
+from search.sweeps.promotion import MAX_TRAININGS_BEFORE, Promotion, nearest_trained, select_promotions
+from search.sweeps.sweep import Evaluation, Sweep
 from spaces import rules
 
 LAYERS = [Layer(f"l{n}", "linear", 4, 4, (4, 4), (1,), (1,), 16) for n in range(3)]
@@ -48,8 +48,8 @@ def trial(number: int, values: tuple[int, ...], error: float, cost: float, fidel
     )
 
 
-def picked(trials: list[TrialRecord], climbers: int, rung: str = "qat") -> list[tuple[int, ...]]:
-    return [climb.values for climb in climbs(trials, OBJECTIVES, REFERENCE, rung, climbers)]
+def picked(trials: list[TrialRecord], top_k: int, rung: str = "qat") -> list[tuple[int, ...]]:
+    return [promotion.values for promotion in select_promotions(trials, OBJECTIVES, REFERENCE, rung, top_k)]
 
 
 CLOUD = [
@@ -74,44 +74,44 @@ def test_the_nearest_to_the_front_climb_first() -> None:
 
 def test_a_point_stands_with_its_best_figures_and_its_first_policy() -> None:
     refined = replace(trial(6, (0, 0, 1), 0.2, 8.0, "adaround"), policy=SPACE.policy((2, 2, 2)))
-    found = climbs([*CLOUD, refined], OBJECTIVES, REFERENCE, "qat", 6)
+    found = select_promotions([*CLOUD, refined], OBJECTIVES, REFERENCE, "qat", 6)
     assert found[-1].values == (1, 1, 2)
-    assert Climb((0, 0, 1), SPACE.policy((0, 0, 1)), "qat") in found[:4]
+    assert Promotion((0, 0, 1), SPACE.policy((0, 0, 1)), "qat") in found[:4]
 
 
 def test_adaround_climbs_where_it_changes_something() -> None:
-    (climb,) = climbs(CLOUD[:1], OBJECTIVES, REFERENCE, "adaround", 5)
+    (climb,) = select_promotions(CLOUD[:1], OBJECTIVES, REFERENCE, "adaround", 5)
     assert {each.weight for each in climb.policy.values()} == {replace(parse("int2:channel"), rounding="adaround")}
     assert [each.activation for each in climb.policy.values()] == [parse("int8:tensor")] * 3
     floats = Policy({layer.name: LayerPolicy(parse("float"), parse("int8:tensor")) for layer in LAYERS})
     mx = Policy({layer.name: LayerPolicy(parse("mx6"), parse("mx6")) for layer in LAYERS})
-    assert climbs([replace(CLOUD[0], policy=mx)], OBJECTIVES, REFERENCE, "adaround", 5) == ()
-    assert climbs([replace(CLOUD[0], policy=floats)], OBJECTIVES, REFERENCE, "qat", 5) == ()
+    assert select_promotions([replace(CLOUD[0], policy=mx)], OBJECTIVES, REFERENCE, "adaround", 5) == ()
+    assert select_promotions([replace(CLOUD[0], policy=floats)], OBJECTIVES, REFERENCE, "qat", 5) == ()
 
 
 def make(notes: Notes, searcher: str = "random", trials: int = 12) -> Sweep:
     p = problem()
     return Sweep(
-        SPACE, p, build(searcher, p, 0, trials), searcher, trials, p.objectives, REFERENCE, notes, "ptq", ("adaround", "qat"), climbers=4
+        SPACE, p, build(searcher, p, 0, trials), searcher, trials, p.objectives, REFERENCE, notes, "ptq", ("adaround", "qat"), top_k=4
     )
 
 
-def evaluate(job: Job) -> Result:
-    gain = {"ptq": 1.0, "adaround": 0.8, "qat": 0.5}[job.fidelity]
-    error = gain * sum(2.0**-each.weight.bits for each in job.policy.values()) / 3
-    if job.policy["l0"].weight.bits == 8:
-        return Result(job.policy.id, status="failed", reason="no such kernel", fidelity=job.fidelity)
-    return Result(job.policy.id, {"error": error, "accuracy": 1 - error}, job.cost, fidelity=job.fidelity)
+def evaluate(evaluation: Evaluation) -> Result:
+    gain = {"ptq": 1.0, "adaround": 0.8, "qat": 0.5}[evaluation.fidelity]
+    error = gain * sum(2.0**-each.weight.bits for each in evaluation.policy.values()) / 3
+    if evaluation.policy["l0"].weight.bits == 8:
+        return Result(evaluation.policy.id, status="failed", reason="no such kernel", fidelity=evaluation.fidelity)
+    return Result(evaluation.policy.id, {"error": error, "accuracy": 1 - error}, {}, fidelity=evaluation.fidelity)
 
 
 def drive(sweep: Sweep, workers: int = 1, stop_after: int = 10**9) -> None:
-    jobs: list[Job] = []
+    open_trials: list[Evaluation] = []
     while sweep.told < stop_after:
-        while len(jobs) < workers and (job := sweep.next()):
-            jobs.append(job)
-        if not jobs:
+        while len(open_trials) < workers and (evaluation := sweep.next()):
+            open_trials.append(evaluation)
+        if not open_trials:
             return
-        done = jobs.pop()
+        done = open_trials.pop()
         sweep.finish(done.number, evaluate(done))
 
 
@@ -130,8 +130,19 @@ def test_every_rung_is_recorded_and_joins_the_front(searcher: str, trials: int) 
     assert sorted(t.number for t in notes.trials) == list(range(sweep.told))
     assert {t.origin for t in notes.trials if t.result.fidelity != "ptq"} == {"ladder"}
     assert any(sweep.records[number].result.fidelity == "qat" for number in sweep.archive.numbers)
-    last_ptq = max(t.told for t in notes.trials if t.result.fidelity == "ptq")
-    assert min(t.asked for t in notes.trials if t.result.fidelity == "adaround") > last_ptq, "a rung begins when the last one is over"
+    last_ptq = max(t.tell_index for t in notes.trials if t.result.fidelity == "ptq")
+    assert min(t.ask_index for t in notes.trials if t.result.fidelity == "adaround") > last_ptq, "a rung begins when the last one is over"
+
+
+def test_points_over_the_budget_do_not_climb() -> None:
+    notes = Notes()
+    sweep = make(notes, "uniform", 3)
+    sweep.problem = replace(sweep.problem, limits={"weight_bytes": 10.0})
+    drive(sweep)
+    searched = {t.values: sweep.problem.feasible(t.values) for t in notes.trials if t.origin != "ladder" and t.result.ok}
+    assert searched == {(0, 0, 0): True, (1, 1, 1): False}
+    climbed = [(t.values, t.result.fidelity) for t in notes.trials if t.origin == "ladder"]
+    assert climbed == [((0, 0, 0), "adaround"), ((0, 0, 0), "qat")]
 
 
 @pytest.mark.parametrize("trials", [12, 500])
@@ -160,9 +171,9 @@ def test_the_searcher_hears_nothing_of_the_ladder() -> None:
     assert len(notes.trials) == 20
 
 
-def stopped_early(job: Job) -> Result:
-    result = evaluate(job)
-    if job.number % 3 or not result.ok:
+def stopped_early(evaluation: Evaluation) -> Result:
+    result = evaluate(evaluation)
+    if evaluation.number % 3 or not result.ok:
         return result
     return replace(result, metrics={"error": 0.0, "accuracy": 1.0}, status="stopped", reason="early", fidelity="ptq, 9 examples")
 
@@ -174,8 +185,8 @@ def test_a_stopped_trial_is_neither_failed_nor_on_the_front_nor_told_nor_tried_a
     tell = sweep.searcher.tell
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep.searcher, "tell", lambda trial, objectives: (told.append(objectives), tell(trial, objectives)))
-        while (job := sweep.next()) is not None:
-            sweep.finish(job.number, stopped_early(job))
+        while (evaluation := sweep.next()) is not None:
+            sweep.finish(evaluation.number, stopped_early(evaluation))
     stopped = {t.number for t in notes.trials if t.result.status == "stopped"}
     failed = {t.number for t in notes.trials if t.result.status == "failed"}
     assert sweep.stopped == len(stopped) > 2
@@ -183,10 +194,10 @@ def test_a_stopped_trial_is_neither_failed_nor_on_the_front_nor_told_nor_tried_a
     assert not stopped & set(sweep.archive.numbers)
     assert [number for number, each in enumerate(told) if each is None] == sorted(n for n in stopped | failed if n < 12)
     again = make(part := Notes())
-    again.replay([t for t in notes.trials if t.told < 14])
-    part.trials += [t for t in notes.trials if t.told < 14]
-    while (job := again.next()) is not None:
-        again.finish(job.number, stopped_early(job))
+    again.replay([t for t in notes.trials if t.tell_index < 14])
+    part.trials += [t for t in notes.trials if t.tell_index < 14]
+    while (evaluation := again.next()) is not None:
+        again.finish(evaluation.number, stopped_early(evaluation))
     assert plain(part.trials) == plain(notes.trials)
     assert again.archive.numbers == sweep.archive.numbers
 
@@ -197,14 +208,16 @@ def test_training_starts_from_the_nearest_trained_trial() -> None:
         replace(trial(4, (2, 2, 0), 0.3, 16.0, "qat"), after=(3,)),
         replace(trial(5, (0, 2, 2), 0.3, 16.0, "qat"), after=(3, 4)),
     ]
-    assert nearest([], (0, 0, 0)) == nearest(CLOUD, (0, 0, 0)) == (), "nothing is trained"
-    assert nearest([*CLOUD, *trained], (0, 0, 1)) == (3,)
-    assert nearest(trained, (2, 1, 0)) == (3, 4)
-    assert nearest(trained, (1, 1, 0)) == (3,), "equally near ones: the first"
-    assert nearest(trained, (1, 2, 2)) == (3, 4), "one that has gone through LONGEST trainings does not count"
-    assert len(trained[2].after) == LONGEST
+    assert nearest_trained([], (0, 0, 0)) == nearest_trained(CLOUD, (0, 0, 0)) == (), "nothing is trained"
+    assert nearest_trained([*CLOUD, *trained], (0, 0, 1)) == (3,)
+    assert nearest_trained(trained, (2, 1, 0)) == (3, 4)
+    assert nearest_trained(trained, (1, 1, 0)) == (3,), "equally near ones: the first"
+    assert nearest_trained(trained, (1, 2, 2)) == (3, 4), "one that has gone through MAX_TRAININGS_BEFORE trainings does not count"
+    assert len(trained[2].after) == MAX_TRAININGS_BEFORE
     assert (
-        nearest([replace(trained[0], repeated=1), replace(trained[1], result=replace(trained[1].result, status="stopped"))], (0, 0, 0))
+        nearest_trained(
+            [replace(trained[0], repeated=1), replace(trained[1], result=replace(trained[1].result, status="stopped"))], (0, 0, 0)
+        )
         == ()
     )
 
@@ -217,9 +230,9 @@ def test_jobs_of_a_warm_sweep_name_what_is_trained_before_them_also_after_a_repl
 
     def drive_and_watch(sweep: Sweep, stop_after: int = 10**9) -> dict[int, tuple[Policy, ...]]:
         after = {}
-        while sweep.told < stop_after and (job := sweep.next()) is not None:
-            after[job.number] = job.after
-            sweep.finish(job.number, evaluate(job))
+        while sweep.told < stop_after and (evaluation := sweep.next()) is not None:
+            after[evaluation.number] = evaluation.after_policies
+            sweep.finish(evaluation.number, evaluate(evaluation))
         return after
 
     whole = Notes()

@@ -47,8 +47,8 @@ def shown(mode: LogMode, *, terminal: bool = False, every: float = 0.0) -> tuple
     with Progress(sweep, 2, mode, Console(file=out, force_terminal=terminal, width=300), every) as progress:
         progress.update()
         sweep.retried, sweep.busy = 3, 1
-        while job := sweep.next():
-            sweep.finish(job.number, result(job.policy, job.number))
+        while evaluation := sweep.next():
+            sweep.finish(evaluation.number, result(evaluation.policy, evaluation.number))
             progress.update()
     return sweep, out.getvalue().splitlines()
 
@@ -93,9 +93,9 @@ def test_trials_that_were_stopped_early_are_counted_apart() -> None:
     sweep = Sweep(SPACE, PROBLEM, build("random", PROBLEM, 0, 8), "random", 8, PROBLEM.objectives, (1.0, 20.0), Nowhere())
     out = io.StringIO()
     with Progress(sweep, 1, "plain", Console(file=out, width=300), 0.0) as progress:
-        while job := sweep.next():
-            status = "stopped" if job.number % 2 else "ok"
-            sweep.finish(job.number, replace(result(job.policy, 0), status=status))
+        while evaluation := sweep.next():
+            status = "stopped" if evaluation.number % 2 else "ok"
+            sweep.finish(evaluation.number, replace(result(evaluation.policy, 0), status=status))
             progress.update()
         assert progress.state(0.0)["stopped"] == sweep.stopped == 4
     assert f"failed 0 | repeated {sweep.repeated} | stopped early 4 | retried 0" in out.getvalue()

@@ -13,8 +13,10 @@ from quant_core.qat.loop import Saving
 from quant_core.qat.prepare import float_weights
 from quant_core.spec.policy import Policy, parse_layer_policy
 from search.config.evaluation import EvaluateSection
-from search.evaluation.evaluator import Evaluator, first_inputs, measure
-from search.evaluation.training import Reshuffled, qat_metrics, trained, training_batches
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.measure import first_inputs, measure
+from search.evaluation.stages import qat_metrics
+from search.evaluation.training import Reshuffled, kept, trained, training_batches
 from search.tasks.task import Batch, Task
 
 SECTION = EvaluateSection(calib=16, valid=30, test=20)
@@ -88,6 +90,22 @@ def test_examples_are_reshuffled_in_whole_batches(task: Task) -> None:
     assert all(torch.equal((x[:, 0] * x[:, 1] > 0).long(), y) for x, y in first)
 
 
+def test_training_is_kept_by_key_policies_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
+    config = QatConfig(epochs=2)
+    first, second = (Policy({"layer": parse_layer_policy(f"weight={weight},activation=int4")}) for weight in ("int2", "int3"))
+    savings = [
+        kept("net", [first, second], config),
+        kept("net", [first, second], replace(config, lr=config.lr / 2)),
+        kept("net", [first, second], replace(config, seed=1)),
+        kept("net", [second, first], config),
+        kept("net", [second], config),
+        kept("other net", [first, second], config),
+    ]
+    assert len({saving.path for saving in savings}) == len(savings)
+    assert kept("net", [first, second], QatConfig(epochs=2)) == savings[0]
+
+
 def test_other_batches_stay_as_they_are(task: Task) -> None:
     mappings: list[Batch] = [({"input": x}, y) for x, y in task.train]
     assert training_batches(replace(task, train=mappings)) == mappings
@@ -99,20 +117,20 @@ def test_training_goes_on_from_the_weights_of_policies_before_it(task: Task) -> 
     layers = trace(task.model, first_inputs(task))
     section = EvaluateSection(calib=16, valid=30, test=20, fidelity="qat", epochs=2, qat={"lr": 0.05, "method": "ste"})
     evaluator, first, second = Evaluator(task, layers, section), policy(task), policy(task, "int3")
-    cold, warm = evaluator(second), evaluator(second, {}, "qat", [first])
+    cold, warm = evaluator(second), evaluator(second, "qat", [first])
     start = float_weights(trained(task, first, section.training, section=section)[0])
     _, history = trained(task, second, section.training, section=section, start=start)
     assert warm.epochs[-1]["loss_valid"] == history[-1]["loss_valid"] != cold.epochs[-1]["loss_valid"]
     assert evaluator.metrics(second, "valid", "qat", [first])["loss"] == warm.metrics["loss"]
-    assert Evaluator(task, layers, section)(second, {}, "qat", [first]).metrics == warm.metrics
+    assert Evaluator(task, layers, section)(second, "qat", [first]).metrics == warm.metrics
 
 
 @pytest.mark.parametrize("fidelity", ["ptq", "qat"])
 def test_the_last_step_is_what_a_call_gives(task: Task, fidelity: str) -> None:
     layers = trace(task.model, first_inputs(task))
     section = EvaluateSection(calib=16, valid=30, fidelity=fidelity, epochs=3, qat={"lr": 0.05, "method": "ste"})
-    steps = list(Evaluator(task, layers, section).steps(policy(task), {"latency_s": 1.0}, fidelity))
-    whole = Evaluator(task, layers, section)(policy(task), {"latency_s": 1.0})
+    steps = list(Evaluator(task, layers, section).steps(policy(task), fidelity))
+    whole = Evaluator(task, layers, section)(policy(task))
     assert (steps[-1].metrics, steps[-1].status, steps[-1].fidelity) == (whole.metrics, "ok", fidelity)
     assert [each["loss"] for each in steps[-1].epochs] == [each["loss"] for each in whole.epochs]
     reached = ["ptq, 7 calibration examples", "ptq", "qat, epoch 1 of 3", "qat, epoch 2 of 3"]
@@ -124,6 +142,6 @@ def test_the_last_step_is_what_a_call_gives(task: Task, fidelity: str) -> None:
 def test_a_step_that_breaks_is_a_failed_result(task: Task) -> None:
     layers = trace(task.model, first_inputs(task))
     section = EvaluateSection(fidelity="qat", epochs=2, qat={"method": "ttq"})
-    *_, last = Evaluator(task, layers, section).steps(policy(task), {}, "qat")
+    *_, last = Evaluator(task, layers, section).steps(policy(task), "qat")
     assert last.failed
     assert "covers nothing of this policy" in last.reason

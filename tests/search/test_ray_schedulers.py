@@ -67,7 +67,7 @@ def test_asha_stops_trials_that_then_are_neither_on_the_front_nor_failed(tmp_pat
 
 
 def test_a_scheduler_leaves_the_ladder_alone(tmp_path: Path) -> None:
-    evaluate = 'ladder = ["adaround", "qat"]\nclimbers = 2\nepochs = 1'
+    evaluate = 'ladder = ["adaround", "qat"]\ntop_k = 2\nepochs = 1'
     text = EXPERIMENT.format(name="both", searcher="ray:ASHA+OptunaSearch", trials=14, evaluate=evaluate, folder=tmp_path)
     (tmp_path / "both.toml").write_text(text)
     bitfront(tmp_path, "sweep", "both.toml", "--log", "plain")

@@ -67,6 +67,14 @@ def test_smart_wall_takes_the_least_loss_per_cost_saved() -> None:
     assert found == (3, 3, 3, 3, 2, 3)
 
 
+def test_smart_wall_divides_the_loss_by_what_is_saved() -> None:
+    tables = (np.array([1.0, 11.0]), np.array([9.0, 11.0]))
+    problem = Problem((2, 2), ("error",), ((0,), (1,)), {"bytes": tables}, limits={"bytes": 12.0})
+    losses = np.array([[3.0, 0.0], [1.0, 0.0]])
+    # 22 bytes: the first step down saves the 10 that are needed for 3 (0.3 a byte), the second saves 2 for 1 (0.5 a byte)
+    assert Repairer(problem, "smart_wall", losses)((1, 1), np.random.default_rng(0)) == (0, 1)
+
+
 def test_fill_ends_where_nothing_fits() -> None:
     problem = product_problem({"latency": 60.0})
     found = Repairer(problem, "smart_wall+fill", LOSSES)((0,) * 6, np.random.default_rng(0))

@@ -9,7 +9,7 @@ from search.problem.problem import Problem, Trial
 from search.records.record import TrialRecord
 from search.records.result import Result
 from search.searchers import build
-from search.sweeps.sweep import Job, Sweep
+from search.sweeps.sweep import Evaluation, Sweep
 from spaces import rules
 from spaces.space import Space
 
@@ -42,23 +42,23 @@ def make(notes: Notes, searcher: str = "random", trials: int = 12, seed: int = 0
     return Sweep(SPACE, p, build(searcher, p, seed, trials), searcher, trials, p.objectives, (1.0, 26.0), notes)
 
 
-def evaluate(policy: Policy, cost: dict[str, float] | None = None) -> Result:
+def evaluate(policy: Policy) -> Result:
     error = sum(2.0 ** -policy[name].weight.bits for name in policy) / 3
     if policy["l0"].weight.bits == 2 and policy["l1"].weight.bits == 8:
         return Result(policy.id, status="failed", reason="no such kernel")
-    return Result(policy.id, {"error": error, "accuracy": 1 - error}, cost or {})
+    return Result(policy.id, {"error": error, "accuracy": 1 - error})
 
 
 def drive(sweep: Sweep, workers: int = 1, stop_after: int = 10**9, order: int = 0) -> None:
-    """Evaluate with `workers` open jobs; `order` picks which open job finishes first."""
-    jobs: list[Job] = []
+    """Evaluate with `workers` trials open; `order` picks which of them finishes first."""
+    open_trials: list[Evaluation] = []
     while sweep.told < stop_after:
-        while len(jobs) < workers and (job := sweep.next()):
-            jobs.append(job)
-        if not jobs:
+        while len(open_trials) < workers and (evaluation := sweep.next()):
+            open_trials.append(evaluation)
+        if not open_trials:
             return
-        job = jobs.pop(order % len(jobs))
-        sweep.finish(job.number, evaluate(job.policy, dict(job.cost)))
+        evaluation = open_trials.pop(order % len(open_trials))
+        sweep.finish(evaluation.number, evaluate(evaluation.policy))
 
 
 def plain(trials: list[TrialRecord]) -> list[tuple[object, ...]]:
@@ -104,14 +104,14 @@ def test_every_policy_is_evaluated_at_most_once(workers: int) -> None:
     notes, searcher = Notes(), Repeats()
     sweep = Sweep(SPACE, problem(), searcher, "repeats", 10, ("error", "weight_bytes"), (1.0, 26.0), notes)
     evaluated: list[str] = []
-    jobs: list[Job] = []
+    open_trials: list[Evaluation] = []
     while not sweep.done:
-        while len(jobs) < workers and (job := sweep.next()):
-            jobs.append(job)
-        if jobs:
-            job = jobs.pop()
-            evaluated.append(job.policy.id)
-            sweep.finish(job.number, evaluate(job.policy, dict(job.cost)))
+        while len(open_trials) < workers and (evaluation := sweep.next()):
+            open_trials.append(evaluation)
+        if open_trials:
+            evaluation = open_trials.pop()
+            evaluated.append(evaluation.policy.id)
+            sweep.finish(evaluation.number, evaluate(evaluation.policy))
     assert len(set(evaluated)) == len(evaluated) == 4, "three uniform policies, one of which is proposed again, and one other"
     assert len(notes.trials) == len(searcher.told) == 10
     repeats = [t for t in notes.trials if t.repeated >= 0]

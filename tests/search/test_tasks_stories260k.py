@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from quant_core.network.trace import trace
 from quant_core.util.errors import InputError
-from search.evaluation.evaluator import measure
+from search.evaluation.measure import measure
 from search.tasks import load
 from search.tasks.stories260k import halves, read_model, token_loss, token_top1
 from search.tasks.task import Task

@@ -278,6 +278,7 @@ def test_a_replay_changes_nothing(store_uri: str, make_sweep: MakeSweep, tmp_pat
     history = [client.get_metric_history(run_id, "hypervolume") for run_id, *_ in before]
     for path in (tmp_path / "kept").glob("*.jsonl"):  # the journal as it was, as if nothing had been noted as sent
         shutil.copy(path, ".bitfront")
+    assert tracking.recover(store_uri, "twice")
     assert len(tracking.read(store_uri, "twice").trials) == 14
     assert not list(Path(".bitfront").glob("*.jsonl"))
     after = [(each.info.run_id, each.data.tags, each.data.metrics, each.info.end_time) for each in children(store_uri, tracker.run_id)]
@@ -346,7 +347,7 @@ def test_a_slow_store_is_waited_for_while_lines_arrive(store_uri: str, make_swee
     assert len(children(store_uri, tracker.run_id)) == 12
 
 
-def test_what_was_not_sent_is_sent_by_the_next_reader(
+def test_what_was_not_sent_is_sent_by_a_recovery(
     store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = make_sweep("later", trials=6)
@@ -362,6 +363,8 @@ def test_what_was_not_sent_is_sent_by_the_next_reader(
     assert "MLflow does not have all of sweep later yet; the rest is kept in" in caplog.text
     assert len(children(store_uri, tracker.run_id)) == 0
     assert tracking.read(store_uri, "later") == expected(sweep, tracker.run_id, status="stopped")
+    assert len(children(store_uri, tracker.run_id)) == 0, "reading never writes"
+    assert tracking.recover(store_uri, "later")
     assert len(children(store_uri, tracker.run_id)) == 6
     assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "KILLED"
 
@@ -419,6 +422,10 @@ def test_reading_what_a_dead_writer_left_sets_it_to_stopped(store_uri: str, make
     assert tracking.read(store_uri, "dead").status == "running"
     assert tracker.close()  # everything is sent, but nobody said how it ended
     (Path(".bitfront") / f"{tracker.run_id}.jsonl").touch()
+    before = MlflowClient(store_uri).get_run(tracker.run_id).info.status
+    assert tracking.read(store_uri, "dead") == expected(sweep, tracker.run_id, status="stopped")
+    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == before, "reading never writes"
+    assert tracking.recover(store_uri, "dead")
     assert tracking.read(store_uri, "dead") == expected(sweep, tracker.run_id, status="stopped")
     assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "KILLED"
     assert [path.name for path in Path(".bitfront").iterdir()] == ["mlflow.lock"]
@@ -440,6 +447,7 @@ def test_a_sweep_whose_journal_cannot_grow_is_read_all_the_same(
         raise BitfrontError("cannot write the journal: No space left on device.")
 
     monkeypatch.setattr(Spool, "append", full)
+    assert tracking.recover(store_uri, "full")
     assert tracking.read(store_uri, "full") == expected(sweep, tracker.run_id, status="stopped")
     assert "No space left on device. The sweep can be read, and is closed later." in caplog.text
 

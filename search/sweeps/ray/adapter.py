@@ -10,17 +10,17 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from search.records.result import Result
-from search.sweeps.backend import Work
-from search.sweeps.ray.outcome import Outcome
+from search.sweeps.backend import BackendContext
 from search.sweeps.ray.trainable import TrialError
-from search.sweeps.sweep import Job, Sweep
+from search.sweeps.ray.worker_report import WorkerReport
+from search.sweeps.sweep import Evaluation, Sweep
 
 
 @dataclass
 class _Attempt:
-    """A job that was handed to Tune; `failed_on` is the living process in which it failed before."""
+    """One try of Tune at an evaluation; `failed_on` is the living process in which it failed before."""
 
-    job: Job
+    evaluation: Evaluation
     tries: int = 0
     failed_on: str = ""
     started: float = 0.0
@@ -28,53 +28,53 @@ class _Attempt:
 
 
 class SweepSearcher(Searcher):  # type: ignore[misc]
-    """suggest -> `sweep.next()`, on_trial_complete -> `sweep.finish()`. Every attempt at a job is a Tune trial of its own."""
+    """suggest -> `sweep.next()`, on_trial_complete -> `sweep.finish()`. Every attempt at an evaluation is a Tune trial of its own."""
 
-    def __init__(self, sweep: Sweep, work: Work) -> None:
+    def __init__(self, sweep: Sweep, context: BackendContext) -> None:
         super().__init__()
-        self._sweep, self._work, self._section = sweep, work, work.experiment.run
+        self._sweep, self._context, self._section = sweep, context, context.experiment.run
         self._running: dict[str, _Attempt] = {}
         self._again: deque[_Attempt] = deque()
         self._freed = ""
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next policy as plain data, None while there is none, FINISHED when there will be none or a stop was asked for."""
-        if self._work.stopping():
+        if self._context.stopping():
             return Searcher.FINISHED
         attempt = self._next()
         if attempt is None:
             return None if self._running else Searcher.FINISHED
         attempt.started = time.monotonic()
         self._running[trial_id] = attempt
-        job = attempt.job
+        evaluation = attempt.evaluation
         return {
-            "number": job.number,
-            "policy": job.policy.to_json(),
-            "cost": dict(job.cost),
-            "fidelity": job.fidelity,
-            "scheduled": job.scheduled,
-            "after": [policy.to_json() for policy in job.after],
+            "number": evaluation.number,
+            "policy": evaluation.policy.to_json(),
+            "cost": self._sweep.problem.costs_of(evaluation.trial.values),
+            "fidelity": evaluation.fidelity,
+            "schedulable": evaluation.schedulable,
+            "after": [policy.to_json() for policy in evaluation.after_policies],
         }
 
     def _next(self) -> _Attempt | None:
-        """Return a job to try again, if another process than the one it failed in is free; otherwise a new job."""
+        """Return an evaluation to try again, if another process than the one it failed in is free; otherwise a new one."""
         if self._again and self._again[0].failed_on != self._freed:
             return self._again.popleft()
-        job = self._sweep.next()
-        if job is not None:
-            return _Attempt(job)
+        evaluation = self._sweep.next()
+        if evaluation is not None:
+            return _Attempt(evaluation)
         return self._again.popleft() if self._again else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take the outcome of a trial. Of one that died, Tune tells the error later: see `died`."""
+        """Take the result of a trial. Of one that died, Tune tells the error later: see `died`."""
         if error or not result or trial_id not in self._running:
             return
         attempt = self._running.pop(trial_id)
-        outcome = Outcome.loads(result["outcome"])
-        self._freed = outcome.worker
-        self._work.weights.add(outcome.weights)
-        self._work.ranges.add(outcome.ranges)
-        self._end(attempt, outcome.result(attempt.job.policy.id, attempt.job.cost), outcome.worker)
+        report = WorkerReport.loads(result["report"])
+        self._freed = report.worker
+        self._context.weights.add(report.weights)
+        self._context.ranges.add(report.ranges)
+        self._end(attempt, report.result, report.worker)
 
     def start(self, trial_id: str) -> None:
         """Note that a worker has begun."""
@@ -82,7 +82,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             attempt = self._running[trial_id]
             attempt.started, attempt.begun = time.monotonic(), True
             self._count()
-            self._work.changed()
+            self._context.changed()
 
     def died(self, trial_id: str, error: str) -> None:
         """Take the death of a trial's worker, or a trial that Tune gave up."""
@@ -95,19 +95,18 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         reason = text.strip() if told else lines[-1][:500] if lines else "the worker died"
         if limit and seconds >= limit and not told:
             reason = f"no result within trial_timeout_s = {limit:g} s"
-        self._end(
-            attempt, Result(attempt.job.policy.id, {}, attempt.job.cost, seconds, "failed", reason, fidelity=attempt.job.fidelity), ""
-        )
+        evaluation = attempt.evaluation
+        self._end(attempt, Result(evaluation.policy.id, {}, {}, seconds, "failed", reason, fidelity=evaluation.fidelity), "")
 
     def _end(self, attempt: _Attempt, result: Result, worker: str) -> None:
         """Tell the sweep, or queue another attempt."""
         if result.failed and attempt.tries < self._section.max_retries:
             self._sweep.retried += 1
-            self._again.append(_Attempt(attempt.job, attempt.tries + 1, worker))
+            self._again.append(_Attempt(attempt.evaluation, attempt.tries + 1, worker))
         else:
-            self._sweep.finish(attempt.job.number, result)
+            self._sweep.finish(attempt.evaluation.number, result)
         self._count()
-        self._work.changed()
+        self._context.changed()
 
     def _count(self) -> None:
         """Tell the sweep how many workers are at work; a trial that waits for a node is with none."""

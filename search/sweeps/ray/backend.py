@@ -8,14 +8,13 @@ from typing import Any, cast
 from quant_core.util.registry import load
 from search.config.experiment import Experiment
 from search.config.schedulers import SCHEDULERS, stops_trials
-from search.evaluation.evaluator import Evaluator
-from search.sweeps.backend import Work
+from search.sweeps.backend import BackendContext
 from search.sweeps.ray.cluster import connected
 from search.sweeps.sweep import Sweep
 
 
-def run(sweep: Sweep, work: Work) -> None:
-    """Drive `sweep` to its end, or until `work.stopping()` is true after the running trials.
+def run(sweep: Sweep, context: BackendContext) -> None:
+    """Drive `sweep` to its end, or until `context.stopping()` is true after the running trials.
 
     The evaluator (network, calibration data, statistics, quantized weights so far) goes into the object store once; actors are kept
     from trial to trial. A trial whose worker dies, hangs or fails is run again up to `max_retries` times, then recorded as failed.
@@ -23,23 +22,22 @@ def run(sweep: Sweep, work: Work) -> None:
     Raises:
         InputError: no cluster at `[run] address`.
     """
-    section = work.experiment.run
+    section = context.experiment.run
     with connected(section.address, section.workers, section.cpus_per_trial, section.gpus_per_trial):
-        _tune(sweep, work)
+        _tune(sweep, context)
 
 
-def _tune(sweep: Sweep, work: Work) -> None:
+def _tune(sweep: Sweep, context: BackendContext) -> None:
     from ray import tune
 
     from search.sweeps.ray.adapter import SweepSearcher, Watch
     from search.sweeps.ray.trainable import PolicyTrial
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a failed trial the sweep's own summary tells
-    section, searcher = work.experiment.run, SweepSearcher(sweep, work)
-    evaluator = cast(Evaluator, work.evaluate)
-    scheduler, scored = _scheduler(work.experiment), work.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
+    section, searcher = context.experiment.run, SweepSearcher(sweep, context)
+    scheduler, scored = _scheduler(context.experiment), context.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
     trainable = tune.with_parameters(
-        PolicyTrial, evaluator=evaluator, threads=section.threads, timeout_s=section.trial_timeout_s, scored=scored
+        PolicyTrial, evaluator=context.evaluator, threads=section.threads, timeout_s=section.trial_timeout_s, scored=scored
     )
     resources = {"cpu": section.cpus_per_trial, "gpu": section.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="bf-tune-", ignore_cleanup_errors=True) as folder:

@@ -3,9 +3,8 @@
 import faulthandler
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import torch
 from ray import tune
 
 from quant_core.spec.policy import Policy
-from search.evaluation.evaluator import Evaluator
 from search.records.result import Result
-from search.sweeps.ray.outcome import Outcome
+from search.sweeps.backend import PolicyEvaluator
 from search.sweeps.ray.schedulers import SCORE
+from search.sweeps.ray.worker_report import WorkerReport
 
 
 class TrialError(RuntimeError):
@@ -27,7 +26,7 @@ class TrialError(RuntimeError):
 class PolicyTrial(tune.Trainable):  # type: ignore[misc]
     """Evaluates the policy of its configuration. The evaluator comes out of the object store once per actor."""
 
-    def setup(self, config: dict[str, Any], evaluator: Evaluator, threads: int, timeout_s: float, scored: str) -> None:
+    def setup(self, config: dict[str, Any], evaluator: PolicyEvaluator, threads: int, timeout_s: float, scored: str) -> None:
         """Keep this actor's private copy of the evaluator; `scored` is what a scheduler compares, "" without one."""
         if threads:
             torch.set_num_threads(threads)
@@ -37,20 +36,19 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial; random numbers start from its number, whatever this actor ran before."""
         self._number, self._policy = int(new_config["number"]), Policy.from_json(new_config["policy"])
-        self._cost: Mapping[str, float] = new_config["cost"]
         self._fidelity: str = new_config["fidelity"]
         self._after = [Policy.from_json(policy) for policy in new_config["after"]]
         random.seed(self._number)
         np.random.seed(self._number)
         torch.manual_seed(self._number)
-        self._before = replace(self._evaluator.engine.counts), replace(self._evaluator.engine.range_counts)
-        scheduled = self._scored and new_config["scheduled"]
-        self._steps = self._evaluator.steps(self._policy, self._cost, self._fidelity, self._after) if scheduled else self._once()
+        self._before = self._evaluator.cache_counts()
+        scheduled = self._scored and new_config["schedulable"]
+        self._steps = self._evaluator.steps(self._policy, self._fidelity, self._after) if scheduled else self._once()
         return True
 
     def _once(self) -> Iterator[Result]:
         """Evaluate in one step, for a trial that no scheduler may stop."""
-        yield self._evaluator(self._policy, self._cost, self._fidelity, self._after)
+        yield self._evaluator(self._policy, self._fidelity, self._after)
 
     def step(self) -> dict[str, Any]:
         """Evaluate, with a scheduler up to the next rung; the process ends if it takes longer than the time limit.
@@ -65,9 +63,9 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
         self._failed = result.failed
         score = {SCORE: result.metrics[self._scored]} if self._scored in result.metrics else {}
         worker = f"{os.uname().nodename}:{os.getpid()}"
-        engine, (weights, ranges) = self._evaluator.engine, self._before
-        outcome = Outcome.of(result, worker, engine.counts.since(weights), engine.range_counts.since(ranges))
-        return {"outcome": outcome.dumps(), "done": result.status != "stopped"} | score
+        weights, ranges = (now.since(before) for now, before in zip(self._evaluator.cache_counts(), self._before, strict=True))
+        report = WorkerReport(result, worker, weights, ranges)
+        return {"report": report.dumps(), "done": result.status != "stopped"} | score
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a trial is one evaluation."""

@@ -1,0 +1,93 @@
+"""Measuring a network on a split of its task: the figures that everything else compares."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from quant_core.network.forward import forward
+from quant_core.qat.rng import repeatable
+from quant_core.util.errors import BitfrontError, InputError
+from search.tasks.task import Batch, Task
+
+
+def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
+    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time."""
+    with repeatable():
+        if not examples:
+            return list(batches)
+        taken: list[Batch] = []
+        left = examples
+        for inputs, targets in batches:
+            if left <= 0:
+                break
+            taken.append((_cut(inputs, left), targets[:left]))
+            left -= len(targets)
+        return taken
+
+
+def _cut(inputs: Any, count: int) -> Any:
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+
+
+def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
+    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split. Noise in the network is the same every time.
+
+    Raises:
+        BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
+    """
+    score = loss = 0.0
+    count = scored = 0
+    with torch.inference_mode(), repeatable():
+        for inputs, targets in batches:
+            outputs = forward(model, inputs)
+            if not bool(torch.isfinite(outputs).all()):
+                raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
+            scores, batch_loss = _judged(task, outputs, targets)
+            score += float(scores.sum())
+            scored += scores.numel()
+            loss += batch_loss * len(targets)
+            count += len(targets)
+    if not count or not scored:
+        raise BitfrontError("the split is empty: no example to measure on")
+    accuracy = score / scored
+    if math.isnan(accuracy) or math.isnan(loss) or not 0 <= accuracy <= 1:
+        raise BitfrontError(
+            f"the task's score gave accuracy {accuracy} and loss {loss / count}; scores in [0, 1] and a finite loss are needed"
+        )
+    return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
+
+
+def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Return the scores and the mean loss of one batch."""
+    shapes = f"outputs of shape {tuple(outputs.shape)}, targets of shape {tuple(targets.shape)}"
+    try:
+        scores: object = task.score(outputs, targets)
+        loss = float(task.loss(outputs, targets))
+    except Exception as error:
+        raise BitfrontError(
+            f"the task's score or loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes}). "
+            f"Where top-1 and cross-entropy do not fit, give Task a score and a loss of your own."
+        ) from error
+    if not isinstance(scores, Tensor) or not scores.dim() or scores.shape != targets.shape[: scores.dim()]:
+        given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise BitfrontError(
+            f"the task's score gave {given} ({shapes}); one score in [0, 1] per example is needed, a tensor of shape ({len(targets)},)."
+        )
+    return scores, loss
+
+
+def first_inputs(task: Task) -> Any:
+    """Return the inputs of the first calibration batch.
+
+    Raises:
+        InputError: the calibration split is empty.
+    """
+    with repeatable():
+        for inputs, _ in itertools.islice(task.calib, 1):
+            return inputs
+    raise InputError("the task's calibration split is empty; give at least one batch.")

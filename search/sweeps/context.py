@@ -1,0 +1,51 @@
+"""Everything that an experiment needs before its first trial: setup, evaluator, sensitivities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from quant_core.util.errors import InputError
+from search.config.experiment import Experiment
+from search.evaluation.evaluator import Evaluator
+from search.evaluation.sensitivity import Sensitivity
+from search.problem.problem import Problem
+from search.records.record import SweepRecord
+from search.sweeps.fingerprints import sensitivity_key, training_key
+from search.sweeps.setup import Setup, build_problem, population, prepare
+
+
+@dataclass(frozen=True, eq=False)
+class SweepContext:
+    """A setup with its evaluator and sensitivities."""
+
+    setup: Setup
+    evaluator: Evaluator
+    sensitivity: Sensitivity
+
+    def problem(self, baseline: Mapping[str, float]) -> Problem:
+        """Return the problem that the searcher is given; `baseline` holds the float network's `error_valid`."""
+        return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
+
+
+def open_context(experiment: Experiment) -> SweepContext:
+    """Prepare everything that an experiment needs before its first trial."""
+    if experiment.run.threads:
+        torch.set_num_threads(experiment.run.threads)
+    setup = prepare(experiment)
+    section, trained_by = experiment.evaluate, population(experiment)
+    key = training_key(setup.task, setup.fingerprints, section, trained_by)
+    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
+    key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
+    return SweepContext(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity))
+
+
+def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:
+    """Refuse weights, data or a space other than what the sweep is bound to."""
+    changed = [name for name in names if setup.fingerprints[name] != recorded.fingerprints[name]]
+    if changed:
+        hashes = ", ".join(f"{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints[name]}" for name in changed)
+        raise InputError(
+            f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives ({hashes}). "
+            f"A task must give the same every time (seed its training); restore what changed, or start a new sweep."
+        )

@@ -1,0 +1,88 @@
+"""What a sweep is bound to: hashes of weights, data and space, and the keys of what is cached for it."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from hw_models.table import CostTable
+from quant_core.network.forward import forward
+from quant_core.qat.population import Breeding
+from quant_core.qat.rng import repeatable
+from quant_core.util.cache_key import cache_key
+from search.config.evaluation import EvaluateSection
+from search.tasks.task import Batch, Task
+from spaces.space import Space
+
+EVALUATION_CODE = ("quant_core", "search.evaluation")
+"""Code that decides about trained weights and sensitivities."""
+
+
+def hash_tensors(tensors: Iterable[object]) -> str:
+    """Return a hash of types, shapes and contents."""
+    digest = hashlib.sha256()
+    _feed(digest, tensors)
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
+    for tensor in tensors:
+        if isinstance(tensor, Tensor):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def hash_splits(*splits: Iterable[Batch]) -> str:
+    """Return a hash of the examples of splits; a loader that shuffles by torch, numpy or Python does so alike every time."""
+    digest = hashlib.sha256()
+    for split in splits:
+        with repeatable():
+            _feed(digest, (leaf for batch in split for leaf in tree_leaves(batch)))
+    return digest.hexdigest()[:16]
+
+
+def hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> str:
+    """Return a hash of the choices, the limits and the costs."""
+    digest = hashlib.sha256(
+        repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()
+    )
+    digest.update(repr(sorted(limits.items())).encode())
+    for metric in table.metrics:
+        digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def task_probe(task: Task) -> tuple[str, ...]:
+    """Return the task's behaviour on one calibration batch, to four digits: mean and RMS output, loss, score.
+
+    Tasks of equal weights and data that differ in forward, loss or score differ here. Empty where the task fails on the batch, which
+    whoever evaluates it reports.
+    """
+    with torch.inference_mode(), repeatable():
+        for inputs, targets in itertools.islice(task.calib, 1):
+            try:
+                outputs = forward(task.model, inputs)
+                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(outputs, targets))
+                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(outputs, targets).double().mean()))
+            except Exception:
+                return ()
+    return ()
+
+
+def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: Breeding | None) -> str:
+    """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained."""
+    if "qat" not in (section.fidelity, *section.ladder):
+        return ""
+    bound = (fingerprints["weights"], fingerprints["data"], hash_splits(task.train), task_probe(task))
+    return cache_key("qat", EVALUATION_CODE, *bound, section, population)
+
+
+def sensitivity_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, space: Space) -> str:
+    """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter."""
+    choices = [(d.layers, d.slot, [str(choice) for choice in d.choices]) for d in space.dimensions]
+    bound = (fingerprints["weights"], fingerprints["data"], task_probe(task), space.base.to_json(), choices)
+    return cache_key("sensitivity", (*EVALUATION_CODE, "spaces"), *bound, section.calib, section.bias_correction, section.sensitivity)
