@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hw_models.device import Device
+from hw_models.loading import load_device
+from hw_models.table import build_table
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
@@ -80,9 +81,9 @@ def space_of(weight: tuple[str, ...], activation: tuple[str, ...]) -> Space:
 def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     weight: tuple[str, ...], activation: tuple[str, ...], seed: int
 ) -> None:
-    space, device = space_of(weight, activation), Device.load("counts")
+    space, device = space_of(weight, activation), load_device("counts")
     assume(space.dimensions)
-    table = device.table(LAYERS, space.layer_choices)
+    table = build_table(device, LAYERS, space.layer_choices)
     problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}))
     assert problem.peak == {"peak_activation_bytes"}
     points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))

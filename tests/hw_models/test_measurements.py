@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hw_models.profile_rows import COLUMNS, Measurement, Mode, read_measurements, shape_key, write_measurements
+from hw_models.measurements import COLUMNS, Measurement, Mode, read_measurements, shape_key, shape_only, write_measurements
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
 
@@ -77,3 +77,16 @@ def test_a_linear_weight_may_lie_either_way_round() -> None:
     assert shape_key(one) != shape_key(Layer("", "linear", 16, 8, (8, 16), (1,), (1,), 128))
     assert str(ROW.mode) == "int8/int8 (signed/unsigned)"
     assert str(Mode("int4", "float")) == "int4/float"
+
+
+CONV = Layer("a.conv", "conv", 8, 16, (16, 8, 3, 3), (6, 6), (6, 6), 41472, (3, 3), (1, 1), (1, 1), bias=True, live_elements=5)
+
+
+LINEAR = Layer("b.fc", "linear", 32, 10, (10, 32), (1,), (1,), 640, calls=2)
+
+
+def test_a_shape_is_one_call_without_its_name() -> None:
+    shape = shape_only(LINEAR)
+    assert (shape.name, shape.calls, shape.macs) == ("", 1, 320)
+    assert shape_key(LINEAR) == shape_key(shape)
+    assert shape_key(CONV) == shape_key(shape_only(CONV))

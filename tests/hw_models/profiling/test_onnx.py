@@ -37,8 +37,8 @@ def test_every_legal_mode_gives_the_output_of_the_layer(name: str) -> None:
     for mode in legal_modes(layer):
         call = runnable(layer, mode, 2, 1)
         assert call is not None, mode
-        found = call()
-        array = found[0] if isinstance(found, list) else found
+        outputs = call()
+        array = outputs[0] if isinstance(outputs, list) else outputs
         assert isinstance(array, np.ndarray)
         assert array.shape == output_shape(layer, 2), mode
         assert array.dtype == DTYPES[mode], mode

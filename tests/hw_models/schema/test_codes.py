@@ -7,7 +7,7 @@ from quant_core.spec.formats import FORMATS
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
 
-CODES = tuple(f"{name}{bits}" if len(each.bits) > 1 else name for name, each in FORMATS.items() for bits in each.bits)
+CODES = tuple(f"{name}{bits}" if len(entry.bits) > 1 else name for name, entry in FORMATS.items() for bits in entry.bits)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def test_none_is_left_out_and_lists_of_tables_get_headers() -> None:
 
 
 def test_lines_of_finds_headers_and_keys() -> None:
-    found = lines_of('top = 1\n[a]\nx = 2\n[[b.c]]\n"y" = 3\n\n[[b.c]]\ny = 4 # y = 5\n')
-    assert found == {
+    places = lines_of('top = 1\n[a]\nx = 2\n[[b.c]]\n"y" = 3\n\n[[b.c]]\ny = 4 # y = 5\n')
+    assert places == {
         ("top",): 1,
         ("a",): 2,
         ("a", "x"): 3,

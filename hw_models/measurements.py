@@ -1,4 +1,4 @@
-"""What `bitfront profile` measures, one row per shape of layer and mode, and its CSV form. Sizes are written `3x3`."""
+"""`Measurement`: one row of `bitfront profile`, per shape of layer and mode, and the CSV form of the rows. Sizes are written `3x3`."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What runs: codes of weight and activation, and their signs (`signed`, `unsigned`; empty where it makes no difference)."""
+    """How a layer runs: codes of weight and activation, and their signs (`signed`, `unsigned`; empty where it makes no difference)."""
 
     weight: str
     activation: str
@@ -49,7 +49,7 @@ class Measurement:
 
 
 def shape_key(layer: Layer) -> tuple[object, ...]:
-    """Return what two layers must share to take the same time."""
+    """Return the shape of a layer as a key: layers with equal keys take the same time."""
     sizes = tuple(getattr(layer, name) for name in _SIZES if name != "weight_shape")  # a linear layer's may be transposed
     return layer.kind, layer.in_channels, layer.out_channels, layer.groups, layer.weights, *sizes
 
@@ -83,23 +83,23 @@ def read_measurements(path: Path, batch: int) -> tuple[Measurement, ...]:
     """
     rows = read_rows(path)
     need_columns(rows, COLUMNS, path)
-    found = []
+    measurements = []
     for number, row in enumerate(rows, 1):
         if row["batch"] != str(batch):
             raise InputError(f"{path}: row {number}: batch {row['batch']}; the device file says {batch}.")
         try:
             layer = _layer(row)
             mode = Mode(row["weight"], row["activation"], row["weight_sign"], row["activation_sign"])
-            found.append(Measurement(layer, mode, float(row["seconds"]), float(row["spread"]), int(row["repeats"])))
+            measurements.append(Measurement(layer, mode, float(row["seconds"]), float(row["spread"]), int(row["repeats"])))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: row {number}: {error}.") from None
-    return tuple(found)
+    return tuple(measurements)
 
 
 def _layer(row: dict[str, str]) -> Layer:
     if row["kind"] not in KINDS:
         raise ValueError(f"kind {row['kind']!r}; legal: {', '.join(KINDS)}")
     ci, co, groups, macs = (int(row[name]) for name in _WHOLE)
-    sizes = (tuple(int(each) for each in row[name].split("x") if each) for name in _SIZES)
+    sizes = (tuple(int(size) for size in row[name].split("x") if size) for name in _SIZES)
     weight_shape, kernel, stride, dilation, in_size, out_size = sizes
     return Layer("", row["kind"], ci, co, weight_shape, in_size, out_size, macs, kernel, stride, dilation, groups)

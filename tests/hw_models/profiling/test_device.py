@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hw_models.device import Device
+from hw_models.loading import load_device
+from hw_models.measurements import Measurement, Mode
 from hw_models.models.measured import Host
-from hw_models.profile_rows import Measurement, Mode
 from hw_models.profiling.device import resume, write
 from hw_models.profiling.host import host
 from hw_models.profiling.onnx import FP32, NBITS, S8S8, U8S8, U8U8, XNOR
@@ -29,12 +29,12 @@ def rows(layer: Layer, modes: tuple[Mode, ...], first: float = 1e-3) -> list[Mea
 
 def test_a_profile_is_a_device_file_with_its_host_and_its_source(tmp_path: Path, machine: Host) -> None:
     path = write("my-laptop", tmp_path, machine, 4, rows(CONV, (FP32, U8S8)))
-    device = Device.load(path)
+    device = load_device(path)
     assert (device.name, device.file.identity.kind, device.batch) == ("my-laptop", "measured", 4)
     assert device.to_json()["compute"]["host"] == machine.model_dump()
     assert "least process CPU time of up to 5 repeats" in device.file.source[0].title
     assert machine.fingerprint in device.file.source[0].where
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["my-laptop.csv", "my-laptop.toml"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["my-laptop.csv", "my-laptop.toml"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_narrower_codes_run_as_the_nearest_measured_pair(
     tmp_path: Path, machine: Host, kind: str, choice: str, runs: tuple[str, str]
 ) -> None:
     measured = [*rows(LINEAR, (FP32, U8S8, U8U8, S8S8, *NBITS, XNOR)), *rows(CONV, (FP32, U8S8))]
-    device = Device.load(write("x", tmp_path, machine, 1, measured))
+    device = load_device(write("x", tmp_path, machine, 1, measured))
     layer = LINEAR if kind == "linear" else CONV
     assert device.legal(layer).run_as(parse_layer_policy(choice)) == runs
 
@@ -89,10 +89,3 @@ def test_a_device_that_no_profile_wrote_is_left_alone(tmp_path: Path, machine: H
     (tmp_path / "toy.toml").write_text(toy)
     with pytest.raises(InputError, match="kind 'bitserial', which no profile wrote"):
         resume("toy", tmp_path, machine, 1)
-
-
-def test_the_fingerprint_is_of_machine_and_threads() -> None:
-    assert host(1) == host(1)
-    assert host(1).fingerprint != host(2).fingerprint
-    assert host(1).cpu
-    assert host(1).cores >= 1
