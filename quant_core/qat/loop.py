@@ -30,7 +30,7 @@ Report = Callable[[nn.Module, dict[str, float]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
+class CheckpointConfig:
     """Where a run is kept, so that a killed one goes on: the file, and after how many steps it is written (0: after every epoch)."""
 
     path: Path
@@ -66,7 +66,7 @@ def fit(
     *,
     teacher: nn.Module | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a prepared network in place.
 
@@ -102,7 +102,7 @@ def epochs(
     *,
     teacher: nn.Module | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train as `fit` does, one epoch for every metrics that are asked for; those of epochs that `saving` holds come first.
 
@@ -147,7 +147,9 @@ class Run:
         """True until the epochs are over or the report said stop."""
         return self.progress.epoch < self.config.epochs and not self.progress.stopped
 
-    def advance(self, report: Report | None = None, saving: Saving | None = None, generators: rng.State | None = None) -> dict[str, float]:
+    def advance(
+        self, report: Report | None = None, saving: CheckpointConfig | None = None, generators: rng.State | None = None
+    ) -> dict[str, float]:
         """Train one epoch, or what `generators`, from `resume`, say is left of it; return its metrics."""
         with rng.private():
             self._epoch(generators, saving)
@@ -156,7 +158,7 @@ class Run:
                 self.save(saving)
         return self.progress.history[-1]
 
-    def _epoch(self, generators: rng.State | None, saving: Saving | None) -> None:
+    def _epoch(self, generators: rng.State | None, saving: CheckpointConfig | None) -> None:
         """Take the steps of one epoch that are left; `generators` are those of the moment when the epoch was interrupted."""
         self._start = time.perf_counter()
         if self.progress.epoch == self.freeze_epoch and not self.progress.position:
@@ -246,11 +248,11 @@ class Run:
         progress.history.append(metrics)
         progress.epoch, progress.position, progress.loss = progress.epoch + 1, 0, 0.0
 
-    def save(self, saving: Saving) -> None:
+    def save(self, saving: CheckpointConfig) -> None:
         """Write the state to its file."""
         checkpoint.save(saving.path, self.identity, self._state() | {"rng": rng.capture()})
 
-    def resume(self, saving: Saving) -> rng.State | None:
+    def resume(self, saving: CheckpointConfig) -> rng.State | None:
         """Take up the state of a file, if there is one; return the generators to go on with inside an epoch."""
         state: Any = checkpoint.load(saving.path, self.identity)
         if state is None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
 from quant_core.qat.distill import Distillation
-from quant_core.qat.loop import Report, Run, Saving, Step
+from quant_core.qat.loop import CheckpointConfig, Report, Run, Step
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError
@@ -26,7 +26,7 @@ QUARTER = 4  # the last quarter copies from the first (truncation selection, sec
 
 
 @dataclass(frozen=True)
-class Breeding:
+class PopulationConfig:
     """How a population is bred.
 
     Attributes:
@@ -53,12 +53,12 @@ def train(
     batches: Iterable[Any],
     step: Step,
     config: QatConfig,
-    breeding: Breeding,
+    breeding: PopulationConfig,
     *,
     calib: Iterable[Any],
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a population under `policy`; return the best network, prepared and in eval mode, and its metrics of every epoch.
 

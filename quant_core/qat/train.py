@@ -10,7 +10,7 @@ from quant_core.network.fold import fold_batch_norm
 from quant_core.network.statistics import collect
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Report, Saving, Step, fit
+from quant_core.qat.loop import CheckpointConfig, Report, Step, fit
 from quant_core.qat.prepare import prepare
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
@@ -28,7 +28,7 @@ def train(
     calib: Iterable[Any],
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, History]:
     """Calibrate, prepare and train `model` under `policy`; see `quant_core.qat.loop.fit`.
 

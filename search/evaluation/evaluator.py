@@ -15,8 +15,8 @@ from quant_core.export.stored import Quantized, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.forward import forward
 from quant_core.ptq.engine import PostTraining
-from quant_core.qat.loop import Saving
-from quant_core.qat.population import Breeding
+from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.population import PopulationConfig
 from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.rng import repeatable
 from quant_core.qat.train import starting
@@ -113,7 +113,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: Breeding | None = None
+        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", breeding: PopulationConfig | None = None
     ) -> None:
         self._task, self._section, self._key, self._breeding = task, section, key, breeding
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
@@ -212,12 +212,12 @@ class Evaluator:
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policies:
-            from search.evaluation.training import bred, trained
+            from search.evaluation.training import train_population, trained
 
             start, saving = self._start(policies[:-1]), self._saving(policies)
             task, policy, config, section = self._task, policies[-1], self._section.training, self._section
             if self._breeding:
-                prepared, history = bred(task, policy, config, self._breeding, section=section, start=start, saving=saving)
+                prepared, history = train_population(task, policy, config, self._breeding, section=section, start=start, saving=saving)
             else:
                 prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
             self._trained = (policies, prepared, tuple(history))
@@ -227,10 +227,10 @@ class Evaluator:
         """Return the weights that training starts from after that of `policies`; None: the float ones."""
         return float_weights(self._train(tuple(policies))) if policies else None
 
-    def _saving(self, policies: tuple[Policy, ...]) -> Saving | None:
-        from search.evaluation.training import kept
+    def _saving(self, policies: tuple[Policy, ...]) -> CheckpointConfig | None:
+        from search.evaluation.training import checkpoint_config
 
-        return kept(self._key, policies, self._section.training) if self._key else None
+        return checkpoint_config(self._key, policies, self._section.training) if self._key else None
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving, epochs, supervised
-from quant_core.qat.population import Breeding, train
+from quant_core.qat.loop import CheckpointConfig, epochs, supervised
+from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.prepare import finalize
 from quant_core.qat.train import calibrated
 from quant_core.spec.layer import Layer
@@ -29,7 +29,7 @@ MOST_KEPT = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Reshuffled:
+class ShuffledBatches:
     """Examples of tensors in batches of `size`, in a new order at every pass; a ragged last batch is left out.
 
     The order comes from torch's generator, which the training loop seeds for every epoch.
@@ -56,10 +56,10 @@ def training_batches(task: Task) -> Iterable[Batch]:
     alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
     if not alike or any(y.shape[1:] != targets[0].shape[1:] for y in targets):
         return batches
-    return Reshuffled(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
+    return ShuffledBatches(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
 
 
-def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
+def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -> CheckpointConfig:
     """Return where the training of policies one after the other, of the network and data that `key` names, is kept.
 
     The cache folder holds the last `MOST_KEPT` ones.
@@ -69,7 +69,7 @@ def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
         for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
     name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
-    return Saving(folder / f"{name}.pt")
+    return CheckpointConfig(folder / f"{name}.pt")
 
 
 def training(
@@ -80,7 +80,7 @@ def training(
     section: EvaluateSection | None = None,
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, Iterator[Metrics]]:
     """Prepare the network of `task` for training under `policy`; return it with its training, an epoch for every metrics asked for.
 
@@ -116,7 +116,7 @@ def trained(
     section: EvaluateSection | None = None,
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
 
@@ -129,15 +129,15 @@ def trained(
     return prepared.eval(), history
 
 
-def bred(
+def train_population(
     task: Task,
     policy: Policy,
     config: QatConfig,
-    breeding: Breeding,
+    breeding: PopulationConfig,
     *,
     section: EvaluateSection,
     start: Mapping[str, Tensor] | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
 
@@ -170,7 +170,7 @@ def qat_metrics(
     *,
     section: EvaluateSection | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> Metrics:
     """Return accuracy and loss of the float, the post-training quantized and the trained quantized network on valid and test.
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from hw_models.device import Device
 from hw_models.table import CostTable
 from quant_core.network.trace import trace
-from quant_core.qat.population import Breeding
+from quant_core.qat.population import PopulationConfig
 from quant_core.qat.rng import repeatable
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -200,14 +200,14 @@ def training_key(setup: "Setup") -> str:
     return repr((prints["weights"], prints["data"], _hash_splits(setup.task.train), section, breeding(setup.experiment)))
 
 
-def breeding(experiment: Experiment) -> Breeding | None:
+def breeding(experiment: Experiment) -> PopulationConfig | None:
     """Return how policies are trained by a population; None where they are not.
 
     Raises:
         InputError: an option of the scheduler that is not legal.
     """
     run = experiment.run
-    return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
+    return PopulationConfig(**run.scheduler_options) if run.scheduler == POPULATION else None
 
 
 def _hash_splits(*splits: Iterable[Batch]) -> str:

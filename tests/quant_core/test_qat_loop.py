@@ -23,7 +23,7 @@ from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
 from quant_core.qat.batch_norm import reestimate
 from quant_core.qat.distill import softened
-from quant_core.qat.loop import Saving, supervised
+from quant_core.qat.loop import CheckpointConfig, supervised
 from quant_core.qat.optimizers import groups
 from quant_core.qat.prepare import float_weights, input_quantizers
 from quant_core.qat.train import train
@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_pat
     loader: DataLoader[Any] = DataLoader(Noisy(), batch_size=16, shuffle=True)
     config = replace(CONFIG, method=method, epochs=2, freeze_after=0.5, clip=1.0)
     straight, history = run(config, loader, text="weight=int3:channel:stochastic,activation=int4:tensor:ema")
-    saving = Saving(tmp_path / "run.pt", every=2)
+    saving = CheckpointConfig(tmp_path / "run.pt", every=2)
     options: dict[str, Any] = {"saving": saving, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
     with pytest.raises(Interrupted):
         run(config, Failing(loader, after), **options)
@@ -210,7 +210,7 @@ def half(file, data):
     write(file, data)
 
 Path.write_bytes = half
-model, _ = t.run(step=step, report=report, saving=t.Saving(path, every=1))
+model, _ = t.run(step=step, report=report, saving=t.CheckpointConfig(path, every=1))
 torch.save(model.state_dict(), sys.argv[1] + ".done")
 """
 
@@ -236,7 +236,7 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    saving = Saving(tmp_path / "run.pt")
+    saving = CheckpointConfig(tmp_path / "run.pt")
     run(replace(CONFIG, epochs=1), saving=saving)
     with pytest.raises(InputError, match=r"is the checkpoint of another run .*'seed': 0.*this is .*'seed': 3"):
         run(replace(CONFIG, epochs=1, seed=3), saving=saving)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from quant_core import InputError, Policy, parse_layer_policy
 from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
-from quant_core.qat.loop import Saving, supervised
-from quant_core.qat.population import Breeding, train
+from quant_core.qat.loop import CheckpointConfig, supervised
+from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import train as plain
 
 CONFIG = QatConfig(method="ste", epochs=4, lr=0.03)
-BREEDING = Breeding(members=4, by="loss_valid")
+BREEDING = PopulationConfig(members=4, by="loss_valid")
 
 
 def data(seed: int, count: int = 6) -> list[tuple[Tensor, Tensor]]:
@@ -38,7 +38,7 @@ def report(model: nn.Module, metrics: dict[str, float]) -> bool:
     return False
 
 
-def bred(config: QatConfig = CONFIG, breeding: Breeding = BREEDING, **options: Any) -> tuple[nn.Module, list[dict[str, float]]]:
+def bred(config: QatConfig = CONFIG, breeding: PopulationConfig = BREEDING, **options: Any) -> tuple[nn.Module, list[dict[str, float]]]:
     model = net()
     policy = Policy(dict.fromkeys(quantizable(model), parse_layer_policy("weight=int3:channel,activation=int4:tensor:ema")))
     step = options.pop("step", supervised(F.cross_entropy))
@@ -123,7 +123,7 @@ def test_a_member_that_breaks_goes_on_from_another_and_all_of_them_are_an_error(
 
 
 def test_the_outcome_is_kept(tmp_path: Path) -> None:
-    saving = Saving(tmp_path / "run.pt")
+    saving = CheckpointConfig(tmp_path / "run.pt")
     model, history = bred(saving=saving)
     again, same = bred(saving=saving, step=lambda _model, _batch: pytest.fail("trained again"))
     assert same == history
@@ -132,7 +132,7 @@ def test_the_outcome_is_kept(tmp_path: Path) -> None:
 
 def test_faults_are_named() -> None:
     with pytest.raises(InputError, match="members = 1, every = 0 given; 2 or more members and 1 or more epochs"):
-        Breeding(members=1, every=0)
+        PopulationConfig(members=1, every=0)
     with pytest.raises(
         InputError, match="compared by 'loss_valid', which is not among what is reported: epoch, loss, lr, seconds, distill"
     ):
