@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import CheckpointConfig, epochs, supervised
+from quant_core.qat.loop import CheckpointConfig, TrainingRun, epochs, supervised
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.prepare import finalize
 from quant_core.qat.train import calibrated
@@ -104,8 +104,8 @@ def training(
     on_valid = _on_valid(task, section, report)
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
     prepared = calibrated(task.model, policy, config, calib, start)
-    steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
-    return prepared, steps
+    run = TrainingRun(training_batches(task), supervised(task.loss), config, on_valid, saving)
+    return prepared, epochs(prepared, run, task.model)
 
 
 def trained(
@@ -145,9 +145,8 @@ def train_population(
         InputError, QatError: as `trained`.
     """
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    report = _on_valid(task, section, None)
-    step = supervised(task.loss)
-    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, start=start, report=report, saving=saving)
+    run = TrainingRun(training_batches(task), supervised(task.loss), config, _on_valid(task, section, None), saving)
+    return train(task.model, policy, run, breeding, calib=calib, start=start)
 
 
 def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:

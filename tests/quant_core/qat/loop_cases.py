@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from quant_core import Policy, parse_layer_policy
 from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import supervised
+from quant_core.qat.loop import TrainingRun, supervised
 from quant_core.qat.train import train
 
 TEXT = "weight=int3:channel:mse,activation=int4:tensor:ema"
@@ -57,9 +57,10 @@ def policy(text: str = TEXT) -> Policy:
 
 
 def run(config: QatConfig = CONFIG, batches: Any = None, **options: Any) -> tuple[nn.Module, list[dict[str, float]]]:
-    batches = data() if batches is None else batches
-    text = options.pop("text", TEXT)
-    return train(net(), policy(text), batches, options.pop("step", STEP), config, calib=[data()[0][0]], **options)
+    """Train the network; `options` may have the `text` of the policy, its `start`, and fields of `TrainingRun`."""
+    text, start, step = options.pop("text", TEXT), options.pop("start", None), options.pop("step", STEP)
+    training = TrainingRun(data() if batches is None else batches, step, config, **options)
+    return train(net(), policy(text), training, calib=[data()[0][0]], start=start)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -65,11 +65,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_pat
     loader: DataLoader[Any] = DataLoader(Noisy(), batch_size=16, shuffle=True)
     config = replace(CONFIG, method=method, epochs=2, freeze_after=0.5, clip=1.0)
     straight, history = run(config, loader, text="weight=int3:channel:stochastic,activation=int4:tensor:ema")
-    saving = CheckpointConfig(tmp_path / "run.pt", every=2)
-    options: dict[str, Any] = {"saving": saving, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
+    checkpoint = CheckpointConfig(tmp_path / "run.pt", every=2)
+    options: dict[str, Any] = {"checkpoint": checkpoint, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
     with pytest.raises(Interrupted):
         run(config, Failing(loader, after), **options)
-    assert saving.path.exists()
+    assert checkpoint.path.exists()
     torch.manual_seed(1234)
     resumed, again = run(config, loader, **options)
     assert same(straight, resumed)
@@ -108,7 +108,7 @@ def half(file, data):
     write(file, data)
 
 Path.write_bytes = half
-model, _ = t.run(step=step, report=report, saving=CheckpointConfig(path, every=1))
+model, _ = t.run(step=step, report=report, checkpoint=CheckpointConfig(path, every=1))
 torch.save(model.state_dict(), sys.argv[1] + ".done")
 """
 
@@ -134,13 +134,13 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    saving = CheckpointConfig(tmp_path / "run.pt")
-    run(replace(CONFIG, epochs=1), saving=saving)
+    checkpoint = CheckpointConfig(tmp_path / "run.pt")
+    run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
     with pytest.raises(InputError, match=r"is the checkpoint of another run .*'seed': 0.*this is .*'seed': 3"):
-        run(replace(CONFIG, epochs=1, seed=3), saving=saving)
-    saving.path.write_bytes(b"nonsense")
+        run(replace(CONFIG, epochs=1, seed=3), checkpoint=checkpoint)
+    checkpoint.path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no checkpoint of quantization-aware training"):
-        run(replace(CONFIG, epochs=1), saving=saving)
-    torch.save({"a": 1}, saving.path)
+        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
+    torch.save({"a": 1}, checkpoint.path)
     with pytest.raises(InputError, match=r"is no checkpoint of bitfront\.qat/1"):
-        run(replace(CONFIG, epochs=1), saving=saving)
+        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)

@@ -7,6 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 from quant_core.qat import QatError
+from quant_core.qat.loop import TrainingRun
 from quant_core.qat.train import train
 from tests.quant_core.qat.loop_cases import CONFIG, STEP, TEXT, Batch, data, net, policy, run
 
@@ -27,7 +28,7 @@ def test_a_loss_that_is_not_finite_names_the_first_layer() -> None:
     model = net()
     model.dropout = Breaking()
     with pytest.raises(QatError, match=r"epoch 1, batch 5: the loss is nan; layer 'dropout': its output is not finite\. Try a lower lr"):
-        train(model, policy(), data(), STEP, CONFIG, calib=[data()[0][0]])
+        train(model, policy(), TrainingRun(data(), STEP, CONFIG), calib=[data()[0][0]])
 
 
 def test_weights_that_are_not_finite_are_named() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from quant_core import InputError
 from quant_core.qat import QatConfig
+from quant_core.qat.loop import TrainingRun
 from quant_core.qat.prepare import float_weights
 from quant_core.qat.train import train
 from tests.quant_core.qat.loop_cases import CONFIG, STEP, data, net, policy, run
@@ -26,11 +27,11 @@ def test_training_starts_from_given_weights() -> None:
 
 def test_a_network_made_for_inference_is_trained_and_frozen_parts_of_others_are_not() -> None:
     frozen = net().requires_grad_(False)
-    trained, _ = train(frozen, policy(), data(), STEP, CONFIG, calib=[data()[0][0]])
+    trained, _ = train(frozen, policy(), TrainingRun(data(), STEP, CONFIG), calib=[data()[0][0]])
     assert not torch.equal(float_weights(trained)["last.weight"], frozen.get_parameter("last.weight"))
     part = net()
     part.get_submodule("first").requires_grad_(False)
-    trained, _ = train(part, policy(), data(), STEP, CONFIG, calib=[data()[0][0]])
+    trained, _ = train(part, policy(), TrainingRun(data(), STEP, CONFIG), calib=[data()[0][0]])
     assert torch.equal(float_weights(trained)["first.weight"], part.get_parameter("first.weight"))
     assert not torch.equal(float_weights(trained)["last.weight"], part.get_parameter("last.weight"))
 
@@ -54,4 +55,4 @@ def test_what_is_missing_is_told() -> None:
     with pytest.raises(InputError, match="the training split is empty"):
         run(batches=[])
     with pytest.raises(InputError, match="the calibration split is empty"):
-        train(net(), policy(), data(), STEP, CONFIG, calib=[])
+        train(net(), policy(), TrainingRun(data(), STEP, CONFIG), calib=[])
