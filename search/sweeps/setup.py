@@ -10,7 +10,7 @@ from hw_models.device import Device
 from hw_models.loading import load_device
 from hw_models.table import CostTable, build_table, cost_policy
 from quant_core.network.trace import trace
-from quant_core.qat.population import Breeding
+from quant_core.qat.population import PopulationConfig
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
@@ -172,11 +172,11 @@ def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -
             )
 
 
-def population(experiment: Experiment) -> Breeding | None:
+def population(experiment: Experiment) -> PopulationConfig | None:
     """Return how policies are trained by a population; None where they are not.
 
     Raises:
         InputError: an option of the scheduler that is not legal.
     """
     run = experiment.run
-    return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
+    return PopulationConfig(**run.scheduler_options) if run.scheduler == POPULATION else None

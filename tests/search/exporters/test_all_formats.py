@@ -15,7 +15,7 @@ from quant_core.util.errors import BitfrontError
 from search import tracking
 from search.exporters import flow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 Rows = list[dict[str, float]]
 WEIGHT = '["int2:channel:mse", "int3:channel:mse", "int4:channel:mse", "int6:channel:mse", "int8:channel"]'
@@ -61,7 +61,7 @@ def exported(
 def fresh(task: str, options: dict[str, object], checks: dict[str, dict[str, dict[str, float]]], folder: Path) -> None:
     """Measure what was written in a process of its own; it gives the accuracy that the export printed."""
     given = {str(folder / id_): each["onnx"]["onnxruntime_options"] for id_, each in checks.items()}
-    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+    paths = os.pathsep.join((str(ROOT), str(Path(__file__).parents[1])))
     command = [sys.executable, "-W", "ignore", "-c", FRESH, task, json.dumps(options), json.dumps(given)]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

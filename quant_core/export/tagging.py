@@ -24,7 +24,7 @@ DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20
 
 
-class _Mark(torch.autograd.Function):
+class _Tag(torch.autograd.Function):
     """The identity; in the graph a node of domain `bitfront`."""
 
     @staticmethod
@@ -38,18 +38,18 @@ class _Mark(torch.autograd.Function):
         return graph.op(f"{DOMAIN}::{what}", x, layer_s=layer).setType(x.type())
 
 
-def _mark(x: Tensor, what: str, layer: str) -> Tensor:
-    marked: Tensor = _Mark.apply(x, what, layer)  # type: ignore[no-untyped-call]
-    return marked
+def _tag(x: Tensor, what: str, layer: str) -> Tensor:
+    tagged: Tensor = _Tag.apply(x, what, layer)  # type: ignore[no-untyped-call]
+    return tagged
 
 
-class _MarkedWeight(nn.Module):
+class _TaggedWeight(nn.Module):
     def __init__(self, layer: str) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _mark(weight, WEIGHT, self.layer)
+        return _tag(weight, WEIGHT, self.layer)
 
 
 class _Flat(nn.Module):
@@ -69,14 +69,14 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     Args:
         model: in eval mode; it is not touched.
         example: one batch of model inputs.
-        weights, inputs: names of the layers whose weight, whose input is marked.
+        weights, inputs: names of the layers whose weight, whose input is tagged.
 
     Raises:
         InputError: torch.onnx cannot map an operator of the network.
     """
     leaves, structure = tree_flatten(example)
     names = input_names(example)
-    flat = _Flat(_marked(model, weights, inputs), structure).eval()
+    flat = _Flat(_tagged(model, weights, inputs), structure).eval()
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET):
@@ -113,18 +113,18 @@ def input_names(example: Any) -> list[str]:
     return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
 
 
-def _marked(model: nn.Module, weights: Collection[str], inputs: Collection[str]) -> nn.Module:
+def _tagged(model: nn.Module, weights: Collection[str], inputs: Collection[str]) -> nn.Module:
     model = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for name in weights:
-        parametrize.register_parametrization(modules[name], "weight", _MarkedWeight(name), unsafe=True)
+        parametrize.register_parametrization(modules[name], "weight", _TaggedWeight(name), unsafe=True)
     for name in inputs:
-        modules[name].register_forward_pre_hook(_marker(name), with_kwargs=True)
+        modules[name].register_forward_pre_hook(_tag_input(name), with_kwargs=True)
     return model
 
 
-def _marker(name: str) -> Any:
+def _tag_input(name: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return with_first_input(args, kwargs, lambda given: _mark(given, INPUT, name))
+        return with_first_input(args, kwargs, lambda given: _tag(given, INPUT, name))
 
     return hook

@@ -13,7 +13,7 @@ from quant_core.export.trained import trained
 from quant_core.network.forward import forward
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import supervised
+from quant_core.qat.loop import TrainingRun, supervised
 from quant_core.qat.train import starting, train
 from quant_core.spec.policy import Policy, parse_layer_policy
 
@@ -47,7 +47,8 @@ def quantized(text: str, method: str, batch_norm: str = "freeze") -> Quantized:
     layers = trace(model, X)
     policy = Policy({each.name: parse_layer_policy(text) for each in layers})
     config = QatConfig(method=method, epochs=1, lr=1e-3, batch_norm=batch_norm)
-    prepared, _ = train(model, policy, [(X[:24], Y[:24]), (X[24:], Y[24:])], supervised(nn.functional.cross_entropy), config, calib=[X])
+    run = TrainingRun([(X[:24], Y[:24]), (X[24:], Y[24:])], supervised(nn.functional.cross_entropy), config)
+    prepared, _ = train(model, policy, run, calib=[X])
     return trained(prepared, starting(model, config, X), layers, policy, X)
 
 

@@ -21,7 +21,7 @@ from search.exporters import Bundle, Exported, flow
 from search.exporters.flow import export, open_bundle
 from search.exporters.verify import compare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 Sweep = Callable[..., str]
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.export.carriers import Carrier, tensor, weight_carrier
 from quant_core.export.graph import Graph, divisor, quantized_graph
 from quant_core.export.runtime import Session
 from quant_core.export.stored import StoredLayer, post_training
@@ -50,8 +49,8 @@ class Texts(nn.Module):
 
 
 X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-networks: dict[PostTraining, nn.Module] = {}
-"""Of every engine, what it was made of."""
+
+networks: dict[PostTraining, nn.Module] = {}  # what every engine was made of
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +195,6 @@ def test_an_operator_without_onnx_is_refused(capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(InputError, match=r"ONNX cannot say this network: .*i0e.*Use safetensors"):
         exported(engine, "weight=int8:channel", x)
     assert capfd.readouterr().out == "", "torch prints the whole graph"
-
-
-@pytest.mark.parametrize("name", ["INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16"])
-def test_integers_read_back_from_every_carrier(name: str) -> None:
-    kind = Carrier(name, int(name.removeprefix("U")[3:]))
-    values = np.random.default_rng(0).integers(kind.range[0], kind.range[1] + 1, (3, 7))
-    assert np.array_equal(onnx.numpy_helper.to_array(tensor("t", values, kind)).astype(np.int64), values)
-
-
-def test_carriers_are_the_narrowest_that_run() -> None:
-    assert weight_carrier(8, signed=True, activation=True) == Carrier("INT8", 8)
-    assert weight_carrier(9, signed=False, activation=False) == Carrier("UINT16", 16)
-    assert weight_carrier(4, signed=True, activation=False) == Carrier("INT4", 4)
 
 
 def test_halves_are_rounded_as_the_simulation_rounds_them() -> None:

@@ -1,4 +1,4 @@
-"""`prepare` and `finalize` on whole networks: every method and format, shared and tied layers, what is stored, and refusals."""
+"""`prepare` and `finalize` on whole networks: every method and format, shared and tied layers, stored weights, and refusals."""
 
 import copy
 import os
@@ -9,83 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from quant_core import InputError, LayerPolicy, Policy, parse_layer_policy
 from quant_core.codecs.packing import pack, unpack
 from quant_core.network.forward import forward
-from quant_core.network.statistics import collect
 from quant_core.network.trace import quantizable, trace
 from quant_core.ptq.engine import PostTraining
-from quant_core.qat import QAT_METHODS, QatConfig
-from quant_core.qat.optimizers import make_optimizer
+from quant_core.qat import QAT_METHODS
 from quant_core.qat.prepare import constrain, finalize, float_weights, input_quantizers, original, prepare, quantized_weights
-from quant_core.qat.xnor import XnorConv2d, XnorLinear, with_xnor
+from tests.quant_core.qat.prepare_cases import Branching, Tokens, built, example, prepared, take_steps
 
-ROOT = Path(__file__).parent.parent.parent
-transformers = pytest.importorskip("transformers")
-
-
-class Branching(nn.Module):
-    """A layer called twice, a depthwise and a transposed convolution, batch norm, a residual."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.shared = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
-        self.head = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x)))
-        x = x + F.relu(self.shared(self.shared(x)))
-        logits: Tensor = self.head(self.up(x).mean(dim=(2, 3)))
-        return logits
-
-
-class Tokens(nn.Module):
-    """An embedding tied to the output layer, and transformers' Conv1D between them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(12, 8)
-        self.middle = transformers.pytorch_utils.Conv1D(8, 8)
-        self.out = nn.Linear(8, 12, bias=False)
-        self.out.weight = self.embedding.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.out(torch.tanh(self.middle(self.embedding(x))))
-        return logits
-
-
-def example(model: nn.Module) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    if isinstance(model, Tokens):
-        return torch.randint(0, 12, (4, 6), generator=generator)
-    return torch.randn(4, 3, 8, 8, generator=generator)
-
-
-def built(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return make()
-
-
-def prepared(model: nn.Module, text: str, method: str = "ste") -> nn.Module:
-    inputs = example(model)
-    statistics = collect(model.eval(), trace(model, inputs), [inputs])
-    return prepare(model, Policy(dict.fromkeys(quantizable(model), parse_layer_policy(text))), method, statistics=statistics)
-
-
-def take_steps(model: nn.Module, count: int = 3) -> None:
-    optimizer = make_optimizer(model.train(), QatConfig(lr=0.05))
-    for _ in range(count):
-        optimizer.zero_grad()
-        outputs = forward(model, example(model))
-        F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), torch.arange(outputs.numel() // outputs.shape[-1]) % 5).backward()
-        optimizer.step()
-        constrain(model)
+ROOT = Path(__file__).parents[3]
 
 
 def test_constrain_reaches_what_is_learned_of_weights_and_inputs() -> None:
@@ -170,13 +105,15 @@ def test_packed_weights_give_the_same_outputs_in_a_fresh_process(method: str, te
         torch.save((entries, others, final(example(final))), tmp_path / "rest")
     code = f"""
 import sys, torch
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests/quant_core")!r}]
-import test_qat_prepare as t
+sys.path.insert(0, {str(ROOT)!r})
+from quant_core.codecs.packing import unpack
+from quant_core.qat.prepare import finalize
+from tests.quant_core.qat import prepare_cases as t
 from pathlib import Path
 folder = Path({str(tmp_path)!r})
 entries, others, expected = torch.load(folder / "rest", weights_only=True)
-weights = {{f"{{n}}.weight": t.unpack((folder / n).read_bytes(), s, tuple(h), channel_axis=a) for n, (s, h, a) in entries.items()}}
-model = t.finalize(t.prepared(t.built(t.Branching), {text!r}, {method!r}))
+weights = {{f"{{n}}.weight": unpack((folder / n).read_bytes(), s, tuple(h), channel_axis=a) for n, (s, h, a) in entries.items()}}
+model = finalize(t.prepared(t.built(t.Branching), {text!r}, {method!r}))
 model.load_state_dict(others | weights)
 sys.exit(0 if torch.equal(model(t.example(model)), expected) else 1)
 """
@@ -271,54 +208,3 @@ def test_a_layer_parametrized_already_is_refused() -> None:
     policy = Policy(dict.fromkeys(quantizable(model), parse_layer_policy("weight=int4:channel")))
     with pytest.raises(InputError, match="layer 'head' is parametrized already"):
         prepare(model, policy, "ste")
-
-
-class Signs(nn.Module):
-    """Binary convolutions with padding, stride, dilation and groups, and a binary linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.second = nn.Conv2d(8, 12, 3, stride=2, padding=(2, 1), dilation=(2, 1), groups=2, bias=False)
-        self.norm = nn.BatchNorm2d(12)
-        self.last = nn.Linear(12 * 16, 7)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.last(self.norm(self.second(self.first(x))).flatten(1))
-        return logits
-
-
-@pytest.mark.parametrize("text", ["weight=binary:none,activation=binary:none", "weight=binary:channel,activation=binary:tensor"])
-def test_binary_layers_run_through_the_xnor_kernel_with_the_integers_of_the_simulation(text: str) -> None:
-    qat = prepared(built(Signs), text, "binary")
-    take_steps(qat)
-    final = finalize(qat)
-    kernel = with_xnor(final)
-    assert [type(kernel.get_submodule(name)) for name in ("first", "second", "last")] == [XnorConv2d, XnorConv2d, XnorLinear]
-    integers: dict[str, Tensor] = {}
-    for name in ("first", "second", "last"):
-        simulated: nn.Module = final.get_submodule(name)
-
-        def compare(module: nn.Module, args: tuple[Tensor, ...], name: str = name, simulated: nn.Module = simulated) -> None:
-            assert isinstance(module, XnorConv2d | XnorLinear)
-            signs = copy.deepcopy(simulated)
-            del signs._forward_pre_hooks[next(iter(signs._forward_pre_hooks))]
-            weight, bias = signs.get_parameter("weight"), signs._parameters.get("bias")
-            weight.copy_(torch.where(weight >= 0, 1.0, -1.0))
-            if bias is not None:
-                bias.zero_()
-            integers[name] = module.integers(args[0])
-            assert torch.equal(integers[name].float(), signs(torch.where(args[0] >= 0, 1.0, -1.0)))
-
-        kernel.get_submodule(name).register_forward_pre_hook(compare)
-    with torch.no_grad():
-        outputs, expected = kernel(example(final)), final(example(final))
-    assert set(integers) == {"first", "second", "last"}
-    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
-    if "none" in text:
-        assert torch.equal(outputs, expected)
-
-
-def test_only_binary_layers_go_through_the_xnor_kernel() -> None:
-    final = finalize(prepared(built(Signs), "weight=binary:channel,activation=int8:tensor", "binary"))
-    assert not any(isinstance(module, XnorConv2d | XnorLinear) for module in with_xnor(final).modules())

@@ -1,4 +1,4 @@
-"""Population-based training: it breeds what it is told to breed, is deterministic, survives a member that breaks, and keeps the outcome."""
+"""Population-based training: what it perturbs, that the seed decides, members whose training fails, and the saved outcome."""
 
 import math
 from dataclasses import replace
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from quant_core import InputError, Policy, parse_layer_policy
 from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
-from quant_core.qat.loop import Saving, supervised
-from quant_core.qat.population import Breeding, train
+from quant_core.qat.loop import CheckpointConfig, Trainer, TrainingRun, supervised
+from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import train as plain
 
 CONFIG = QatConfig(method="ste", epochs=4, lr=0.03)
-BREEDING = Breeding(members=4, by="loss_valid")
+POPULATION = PopulationConfig(members=4, by="loss_valid")
 
 
 def data(seed: int, count: int = 6) -> list[tuple[Tensor, Tensor]]:
@@ -38,12 +38,15 @@ def report(model: nn.Module, metrics: dict[str, float]) -> bool:
     return False
 
 
-def bred(config: QatConfig = CONFIG, breeding: Breeding = BREEDING, **options: Any) -> tuple[nn.Module, list[dict[str, float]]]:
+def trained(
+    config: QatConfig = CONFIG, population: PopulationConfig = POPULATION, **options: Any
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train the population; `options` are fields of `TrainingRun`."""
     model = net()
     policy = Policy(dict.fromkeys(quantizable(model), parse_layer_policy("weight=int3:channel,activation=int4:tensor:ema")))
     step = options.pop("step", supervised(F.cross_entropy))
-    arguments = {"calib": [data(1)[0][0]], "report": report} | options
-    return train(model, policy, data(1), step, config, breeding, **arguments)
+    run = TrainingRun(data(1), step, config, **({"report": report} | options))
+    return train(model, policy, run, population, calib=[data(1)[0][0]])
 
 
 def state(model: nn.Module) -> list[Tensor]:
@@ -51,27 +54,25 @@ def state(model: nn.Module) -> list[Tensor]:
 
 
 def test_the_best_of_a_deterministic_population_is_returned() -> None:
-    model, history = bred()
-    again, same = bred()
+    model, history = trained()
+    again, same = trained()
     assert [each["epoch"] for each in history] == [1, 2, 3, 4]
     assert all(torch.equal(a, b) for a, b in zip(state(model), state(again), strict=True))
     assert [each["loss_valid"] for each in history] == [each["loss_valid"] for each in same]
     with torch.no_grad():
         assert float(sum(F.cross_entropy(model(x), y) for x, y in data(7))) == history[-1]["loss_valid"]
-    other, _ = bred(replace(CONFIG, seed=1))
+    other, _ = trained(replace(CONFIG, seed=1))
     assert not all(torch.equal(a, b) for a, b in zip(state(model), state(other), strict=True))
     policy = Policy(dict.fromkeys(quantizable(net()), parse_layer_policy("weight=int3:channel,activation=int4:tensor:ema")))
-    _, alone = plain(net(), policy, data(1), supervised(F.cross_entropy), CONFIG, calib=[data(1)[0][0]], report=report)
+    _, alone = plain(net(), policy, TrainingRun(data(1), supervised(F.cross_entropy), CONFIG, report), calib=[data(1)[0][0]])
     assert history[-1]["loss_valid"] <= alone[-1]["loss_valid"], "the first member has the configuration's own values"
 
 
 def test_the_worst_takes_over_state_and_perturbed_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quant_core.qat.loop import Run
-
     taken: list[tuple[float, float, float, float]] = []
-    original = Run.take_over
+    original = Trainer.take_over
 
-    def watched(self: Run, other: Run, lr_factor: float, distill: float) -> None:
+    def watched(self: Trainer, other: Trainer, lr_factor: float, distill: float) -> None:
         lr = other.optimizer.param_groups[0]["lr"]
         original(self, other, lr_factor, distill)
         taken.append((lr_factor, self.optimizer.param_groups[0]["lr"] / lr, self.config.distill, other.config.distill))
@@ -79,27 +80,25 @@ def test_the_worst_takes_over_state_and_perturbed_values(monkeypatch: pytest.Mon
         assert self.progress == other.progress
         assert self.model is not other.model
 
-    monkeypatch.setattr(Run, "take_over", watched)
-    bred(replace(CONFIG, schedule="constant"))
+    monkeypatch.setattr(Trainer, "take_over", watched)
+    trained(replace(CONFIG, schedule="constant"))
     assert len(taken) == 3, "after every epoch but the last, one of four"
     for factor, ratio, distill, before in taken:
         assert factor in (0.8, 1.2)
         assert ratio == pytest.approx(factor)
         assert any(distill == pytest.approx(min(1.0, before * each)) for each in (0.8, 1.2))
     taken.clear()
-    bred(breeding=replace(BREEDING, every=2))
+    trained(population=replace(POPULATION, every=2))
     assert len(taken) == 1
 
 
 def test_a_taken_learning_rate_lasts_beside_the_schedule() -> None:
-    from quant_core.qat.loop import Run
-
     def lrs(schedule: str) -> list[float]:
         config = replace(CONFIG, schedule=schedule)
-        a, b = (Run(net().requires_grad_(True), data(1), supervised(F.cross_entropy), config, None) for _ in range(2))
+        a, b = (Trainer(net().requires_grad_(True), TrainingRun(data(1), supervised(F.cross_entropy), config)) for _ in range(2))
         a.advance()
         b.take_over(a, 0.5, 0.0)
-        return [run.advance()["lr"] for run in (a, b)]
+        return [trainer.advance()["lr"] for trainer in (a, b)]
 
     for schedule in ("constant", "cosine"):
         whole, half = lrs(schedule)
@@ -115,25 +114,25 @@ def test_a_member_that_breaks_goes_on_from_another_and_all_of_them_are_an_error(
         loss = supervised(F.cross_entropy)(model, batch)
         return loss * math.nan if calls == 8 else loss  # within the first epoch of the second member
 
-    _, history = bred(step=breaks)
+    _, history = trained(step=breaks)
     assert len(history) == 4
     assert all(math.isfinite(each["loss"]) for each in history)
     with pytest.raises(QatError, match="the loss is nan"):
-        bred(step=lambda model, batch: supervised(F.cross_entropy)(model, batch) * math.nan)
+        trained(step=lambda model, batch: supervised(F.cross_entropy)(model, batch) * math.nan)
 
 
 def test_the_outcome_is_kept(tmp_path: Path) -> None:
-    saving = Saving(tmp_path / "run.pt")
-    model, history = bred(saving=saving)
-    again, same = bred(saving=saving, step=lambda _model, _batch: pytest.fail("trained again"))
+    checkpoint = CheckpointConfig(tmp_path / "run.pt")
+    model, history = trained(checkpoint=checkpoint)
+    again, same = trained(checkpoint=checkpoint, step=lambda _model, _batch: pytest.fail("trained again"))
     assert same == history
     assert all(torch.equal(a, b) for a, b in zip(state(model), state(again), strict=True))
 
 
 def test_faults_are_named() -> None:
     with pytest.raises(InputError, match="members = 1, every = 0 given; 2 or more members and 1 or more epochs"):
-        Breeding(members=1, every=0)
+        PopulationConfig(members=1, every=0)
     with pytest.raises(
         InputError, match="compared by 'loss_valid', which is not among what is reported: epoch, loss, lr, seconds, distill"
     ):
-        bred(report=None)
+        trained(report=None)
