@@ -72,7 +72,7 @@ class Problem:
         columns = [(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()]
         return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
 
-    def dearest(self, metric: str) -> float:
+    def max_cost(self, metric: str) -> float:
         """Return the largest cost of one metric that any point has."""
         parts = [self.base_cost.get(metric, 0.0), *(float(np.max(table)) for table in self.site_cost[metric])]
         return max(parts) if metric in self.peak else sum(parts)

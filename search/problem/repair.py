@@ -15,7 +15,7 @@ TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Walls:
+class LinearLimits:
     """The limits of a problem as sums: sum over sites of tables[m][s] at the site's choices <= budget[m], for each limit m.
 
     Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of what sticks out over the
@@ -37,7 +37,7 @@ class Walls:
         return np.array([sum(float(t[tuple(values[d] for d in s)]) for s, t in zip(sites, each, strict=True)) for each in self.tables])
 
 
-def walls(problem: Problem) -> Walls:
+def linearize_limits(problem: Problem) -> LinearLimits:
     """Return the limits of `problem` as sums over its sites.
 
     Raises:
@@ -58,7 +58,7 @@ def walls(problem: Problem) -> Walls:
             floor = max(base, *(float(each.min()) for each in problem.site_cost[metric])) if metric in problem.peak else None
             reachable = floor if floor is not None else base + least * scale
             raise InputError(f"limit {metric} = {limit:.6g} cannot be kept: the cheapest choices take {reachable:.6g}. Raise the limit.")
-    return Walls(problem, tuple(tables), np.array(budget))
+    return LinearLimits(problem, tuple(tables), np.array(budget))
 
 
 class Moves:
@@ -70,8 +70,8 @@ class Moves:
         delta: [M, D, K] rise of each use when dimension d goes to choice k; inf where there is no such choice.
     """
 
-    def __init__(self, limits: Walls, values: Sequence[int]) -> None:
-        self._walls = limits
+    def __init__(self, limits: LinearLimits, values: Sequence[int]) -> None:
+        self._linear = limits
         self._site = {d: s for s, site in enumerate(limits.problem.sites) for d in site}
         self.values = list(values)
         self.room = limits.budget - limits.used(values)
@@ -80,7 +80,7 @@ class Moves:
         for site in range(len(limits.problem.sites)):
             self._refresh(site)
 
-    def take(self, dimension: int, choice: int) -> None:
+    def apply(self, dimension: int, choice: int) -> None:
         """Change one dimension."""
         self.room = self.room - self.delta[:, dimension, choice]
         self.values[dimension] = choice
@@ -91,9 +91,9 @@ class Moves:
         return bool((self.room >= -TOLERANCE).all())
 
     def _refresh(self, site: int) -> None:
-        dimensions = self._walls.problem.sites[site]
+        dimensions = self._linear.problem.sites[site]
         at: tuple[int | slice, ...] = tuple(self.values[d] for d in dimensions)
-        for m, tables in enumerate(self._walls.tables):
+        for m, tables in enumerate(self._linear.tables):
             now = tables[site][at]
             for position, d in enumerate(dimensions):
                 along = (*at[:position], slice(None), *at[position + 1 :])
@@ -104,37 +104,37 @@ class Moves:
 class Repair(Protocol):
     """Turns a point into one that keeps the limits, or leaves it."""
 
-    def __call__(self, limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator, /) -> Values:
+    def __call__(self, limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator, /) -> Values:
         """Return the repaired point; `losses` [D, K] estimates the rise of the error per choice (inf: no such choice)."""
 
 
-def none(_limits: Walls, values: Values, _losses: FloatArray, _rng: np.random.Generator) -> Values:
+def none(_limits: LinearLimits, values: Values, _losses: FloatArray, _rng: np.random.Generator) -> Values:
     """Return the point as it is: it may be over a limit."""
     return values
 
 
-def haq_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def haq_wall(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: from the last layer to the first, activation then weight one step down (HAQ, arXiv 1811.08886, sec. 3.4)."""
     moves = Moves(limits, values)
     while not moves.kept() and any(moves.values):
         for d in reversed(range(len(values))):
             if moves.values[d]:
-                moves.take(d, moves.values[d] - 1)
+                moves.apply(d, moves.values[d] - 1)
             if moves.kept():
                 break
     return smart_wall(limits, tuple(moves.values), losses, rng)
 
 
-def random_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def random_wall(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: a dimension drawn at random one step down, so that no layer is favoured."""
     moves = Moves(limits, values)
     while not moves.kept() and any(moves.values):
         d = int(rng.choice(np.flatnonzero(moves.values)))
-        moves.take(d, moves.values[d] - 1)
+        moves.apply(d, moves.values[d] - 1)
     return smart_wall(limits, tuple(moves.values), losses, rng)
 
 
-def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
+def smart_wall(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
     """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
     moves, rise = Moves(limits, values), _rise(losses, values)
     while not moves.kept():
@@ -146,12 +146,12 @@ def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.rando
         score = np.where(helps, rise, np.inf)
         np.divide(score, saved, out=score, where=helps & (rise > 0))
         d, k = _first(score)
-        moves.take(d, k)
+        moves.apply(d, k)
         rise[d] = losses[d] - losses[d, k]
     return tuple(moves.values)
 
 
-def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def smart_wall_fill(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """Do as `smart_wall`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
     moves = Moves(limits, smart_wall(limits, values, losses, rng))
     rise = _rise(losses, moves.values)
@@ -163,7 +163,7 @@ def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.r
         score = np.full(rise.shape, np.inf)
         np.divide(rise, cost, out=score, where=fits)
         d, k = _first(score)
-        moves.take(d, k)
+        moves.apply(d, k)
         rise[d] = losses[d] - losses[d, k]
 
 
@@ -202,7 +202,7 @@ class Repairer:
     def __init__(self, problem: Problem, name: str, losses: FloatArray | None = None) -> None:
         if name not in REPAIRS:
             raise unknown("repair", name, REPAIRS)
-        self._limits = walls(problem)
+        self._limits = linearize_limits(problem)
         self._repair = REPAIRS[name]
         if losses is None:
             losses = padded([-np.arange(k, dtype=np.float64) / k for k in problem.cardinalities])

@@ -6,7 +6,7 @@ import optuna
 
 from search.problem.problem import Problem, Trial
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.optuna.study import AskTellStudy
 from search.searchers.surrogate.model import modelled
@@ -28,10 +28,10 @@ class AutoSearcher:
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, first: float = 0.25) -> None:
-        self._ledger = Ledger(problem, seed, Repairer(problem, "random_wall"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "random_wall"))
         sampler = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, constant_liar=True, seed=seed)
-        self._study = AskTellStudy(self._ledger, sampler)
-        self._warm = warm_points(self._ledger, min(max(1, int(first * trials)), MOST_FIRST))
+        self._study = AskTellStudy(self._history, sampler)
+        self._warm = warm_points(self._history, min(max(1, int(first * trials)), MOST_FIRST))
         self._losses = losses(problem)
         one = (self._model, self._swap, self._model, self._study.ask)
         self._takes: tuple[Callable[[], Trial | None], ...] = one if len(problem.objectives) == 1 else (self._model, self._study.ask)
@@ -50,7 +50,7 @@ class AutoSearcher:
         self._study.tell(trial, objectives)
 
     def _model(self) -> Trial | None:
-        return modelled(self._ledger, self._losses)
+        return modelled(self._history, self._losses)
 
     def _swap(self) -> Trial | None:
-        return swapped(self._ledger)
+        return swapped(self._history)

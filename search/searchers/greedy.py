@@ -6,7 +6,7 @@ import numpy as np
 
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer, padded
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.targets import epsilon_limits, under
 
@@ -16,7 +16,7 @@ class GreedySearcher:
 
     def __init__(self, problem: Problem, *, seed: int, trials: int) -> None:
         self._problem = problem
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
         self._losses = losses(problem)
         Repairer(problem, "smart_wall")  # refuses limits that cannot be kept
         self._left = epsilon_limits(problem, trials)
@@ -25,13 +25,13 @@ class GreedySearcher:
         """Return the greedy point of the next budget, or None after the last."""
         while self._left:
             found = greedy_point(under(self._problem, self._left.pop(0)), padded(self._losses))
-            if found is not None and not self._ledger.seen(found):
-                return self._ledger.open(found)
+            if found is not None and not self._history.seen(found):
+                return self._history.open(found)
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Remember that a point is known."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
 
 
 def greedy_point(problem: Problem, table: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Values | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from search.problem.problem import Problem, Trial
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.targets import epsilon_limits, under
 from search.searchers.solvers.ranking import best, ranked
@@ -15,7 +15,7 @@ class IlpSearcher:
 
     def __init__(self, problem: Problem, *, seed: int, trials: int) -> None:
         self._problem = problem
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))  # refuses limits that cannot be kept
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))  # refuses limits that cannot be kept
         self._losses = losses(problem)
         self._left = epsilon_limits(problem, trials)
 
@@ -23,13 +23,13 @@ class IlpSearcher:
         """Return the next optimum that is not known yet, or None after the last budget."""
         while self._left:
             found = best(under(self._problem, self._left.pop(0)), self._losses)
-            if found is not None and not self._ledger.seen(found):
-                return self._ledger.open(found)
+            if found is not None and not self._history.seen(found):
+                return self._history.open(found)
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Remember that a point is known."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
 
 
 class TopkSearcher:
@@ -40,7 +40,7 @@ class TopkSearcher:
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, budgets: int = 10) -> None:
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
         tables = losses(problem)
         self._left = [ranked(under(problem, limits), tables) for limits in epsilon_limits(problem, min(budgets, trials))]
 
@@ -48,12 +48,12 @@ class TopkSearcher:
         """Return the best point that is not known yet, the budgets taking turns; None when all are."""
         while self._left:
             turn = self._left.pop(0)
-            found = next((point for point in turn if not self._ledger.seen(point)), None)
+            found = next((point for point in turn if not self._history.seen(point)), None)
             if found is not None:
                 self._left.append(turn)
-                return self._ledger.open(found)
+                return self._history.open(found)
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Cut a point off."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)

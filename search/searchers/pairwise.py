@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.problem.problem import Problem, Trial, Values
-from search.problem.repair import Repairer, walls
-from search.searchers.base.history import Ledger
+from search.problem.repair import Repairer, linearize_limits
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.targets import random_limits, under
 from search.searchers.solvers.milp import Pairs
@@ -26,10 +26,10 @@ class PairwiseSearcher:
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, terms: int = 400) -> None:  # noqa: ARG002
-        walls(problem)
+        linearize_limits(problem)
         self._problem = problem
         self._losses = losses(problem)
-        self._ledger = Ledger(problem, seed, Repairer(problem, "random_wall"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "random_wall"))
         self._terms = terms
         self._turn = 0
 
@@ -37,18 +37,18 @@ class PairwiseSearcher:
         """Return the next point, or None when all are proposed."""
         self._turn += 1
         found = self._solved() if self._turn % 2 else None
-        return swapped(self._ledger) if found is None else self._ledger.open(found)
+        return swapped(self._history) if found is None else self._history.open(found)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
 
     def _solved(self) -> Values | None:
         """Return the best new point under the limits by the model; before there is one, by the sensitivities."""
-        target = under(self._problem, random_limits(self._problem, self._ledger.rng))
-        model = fitted(self._ledger, self._losses)
+        target = under(self._problem, random_limits(self._problem, self._history.rng))
+        model = fitted(self._history, self._losses)
         linear, pairs = model.terms() if model else (self._losses, {})
-        return next_best(self._ledger, target, linear, widest(pairs, self._terms))
+        return next_best(self._history, target, linear, widest(pairs, self._terms))
 
 
 def widest(pairs: Pairs, terms: int) -> Pairs:

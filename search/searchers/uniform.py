@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 
 
 class UniformSearcher:
@@ -22,20 +22,20 @@ class UniformSearcher:
         trials: int,  # noqa: ARG002
         points: Sequence[Values] = (),
     ) -> None:
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
         self._left = [each for each in points or uniform_points(problem) if problem.feasible(each)]
 
     def ask(self) -> Trial | None:
         """Return the next uniform point that was not told yet."""
         while self._left:
             values = self._left.pop(0)
-            if not self._ledger.seen(values):
-                return self._ledger.open(values)
+            if not self._history.seen(values):
+                return self._history.open(values)
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Remember that a point is known."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
 
 
 def uniform_points(problem: Problem) -> list[Values]:

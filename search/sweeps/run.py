@@ -107,7 +107,7 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
     stamp = datetime.now().strftime("%m%d-%H%M%S")
     name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
     quality = {"error": 1.0, "loss": max(1.0, 4.0 * baseline["loss_valid"])}
-    reference = {metric: quality.get(metric) or 1.05 * problem.dearest(metric) for metric in experiment.device.objectives}
+    reference = {metric: quality.get(metric) or 1.05 * problem.max_cost(metric) for metric in experiment.device.objectives}
     return SweepRecord(
         name,
         "",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hw_models.device import FOLDER
 from quant_core.util.errors import InputError
 from search.problem.problem import FloatArray, Problem
-from search.problem.repair import REPAIRS, Repairer, infeasible, padded, walls
+from search.problem.repair import REPAIRS, Repairer, infeasible, linearize_limits, padded
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -85,9 +85,9 @@ def test_fill_ends_where_nothing_fits() -> None:
 
 def test_unreachable_limits_and_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match=r"limit latency = 9 cannot be kept: the cheapest choices take 10\. Raise the limit"):
-        walls(product_problem({"latency": 9.0}, base=4.0))
+        linearize_limits(product_problem({"latency": 9.0}, base=4.0))
     with pytest.raises(InputError, match=r"limit memory = 2 cannot be kept: the cheapest choices take 3\. Raise"):
-        walls(product_problem({"memory": 2.0}, peak=frozenset({"memory"})))
+        linearize_limits(product_problem({"memory": 2.0}, peak=frozenset({"memory"})))
     with pytest.raises(InputError, match=r"unknown repair 'smart'; known: .*Did you mean 'smart_wall'"):
         Repairer(product_problem({}), "smart")
 

@@ -16,7 +16,7 @@ from search.problem.pareto import hypervolume
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
 from search.searchers import build
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.targets import epsilon_limits, spread
 from search.searchers.haq.searcher import centre, chosen, truncated_normal
@@ -54,37 +54,37 @@ def test_auto_widens_the_front_from_its_first_evaluations_on(seed: int) -> None:
 
 def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
     problem, measure, _ = digits_front()
-    problem = replace(problem, limits={"size": 0.7 * problem.dearest("size")})
-    ledger = Ledger(problem, 0, Repairer(problem, "none"))
+    problem = replace(problem, limits={"size": 0.7 * problem.max_cost("size")})
+    history = ProposalHistory(problem, 0, Repairer(problem, "none"))
     rng = np.random.default_rng(0)
-    for values in [*problem.baselines, *(ledger.draw() for _ in range(20))]:
-        ledger.note(Trial(-1, values), (measure(values), 0.0))
-    told = np.array(list(ledger.told))
-    errors = compressed(np.array([each[0] for each in ledger.told.values()]))
+    for values in [*problem.baselines, *(history.draw() for _ in range(20))]:
+        history.note(Trial(-1, values), (measure(values), 0.0))
+    told = np.array(list(history.told))
+    errors = compressed(np.array([each[0] for each in history.told.values()]))
     front = np.stack([errors, problem.costs(told)["size"]], axis=1)[(problem.excess(told) <= 0).all(axis=1)]
     reference = (float(errors.max()), problem.limits["size"])
     points, hoped = rng.integers(4, size=(30, 7)), rng.uniform(0, 1, 30)
     costs = problem.costs(points)["size"]
     wanted = [hypervolume(np.vstack([front, each]), reference) - hypervolume(front, reference) for each in zip(hoped, costs, strict=True)]
-    assert gains(ledger, "size", points, hoped) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+    assert gains(history, "size", points, hoped) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
     assert np.ptp(wanted) > 0
 
 
 @pytest.mark.parametrize("front", [False, True])
 def test_the_model_proposes_what_would_widen_a_front_most(monkeypatch: pytest.MonkeyPatch, front: bool) -> None:
     problem, measure = digits_front()[:2] if front else (P4[0].problem, P4[0].measure)
-    ledger = Ledger(problem, 0, Repairer(problem, "random_wall"))
-    for values in [*problem.baselines, *(ledger.draw() for _ in range(30))]:
-        ledger.note(Trial(-1, values), (measure(values), float(problem.costs(np.array([values]))["size"][0]))[: len(problem.objectives)])
+    history = ProposalHistory(problem, 0, Repairer(problem, "random_wall"))
+    for values in [*problem.baselines, *(history.draw() for _ in range(30))]:
+        history.note(Trial(-1, values), (measure(values), float(problem.costs(np.array([values]))["size"][0]))[: len(problem.objectives)])
     asked: list[Values] = []
 
-    def only_the_last(_ledger: Ledger, metric: str, points: np.ndarray, _hoped: np.ndarray) -> np.ndarray:
+    def only_the_last(_history: ProposalHistory, metric: str, points: np.ndarray, _hoped: np.ndarray) -> np.ndarray:
         assert metric == "size"
         asked.append(tuple(map(int, points[-1])))
         return (np.arange(len(points)) == len(points) - 1).astype(np.float64)
 
     monkeypatch.setattr(model, "gains", only_the_last)
-    trial = model.modelled(ledger, losses(problem))
+    trial = model.modelled(history, losses(problem))
     assert trial is not None
     assert asked == ([trial.values] if front else [])
 
@@ -110,8 +110,8 @@ def test_few_points_of_the_sensitivities_are_shown_first(name: str, under_one_bu
     problem, shown = (digits_front()[0], 12) if front else (P4[3].problem, under_one_budget)
 
     def first(count: int) -> list[Values]:
-        ledger = Ledger(problem, 0, Repairer(problem, "none"))
-        return [ledger.open(values).values for values in warm_points(ledger, count)]
+        history = ProposalHistory(problem, 0, Repairer(problem, "none"))
+        return [history.open(values).values for values in warm_points(history, count)]
 
     agent = build(name, problem, trials=300)
     asked = [trial.values for trial in (agent.ask() for _ in range(shown + 4)) if trial is not None]

@@ -13,7 +13,7 @@ SMALL = 20_000
 TRIES = 200
 
 
-class Ledger:
+class ProposalHistory:
     """Numbers the proposals, remembers every point and its objectives, and keeps proposals new and within the limits.
 
     The problem's baselines are evaluated whatever a searcher proposes, so they count as seen from the start: proposals are then the same

@@ -4,22 +4,22 @@ import numpy as np
 
 from search.problem.problem import IntArray, Problem, Values
 from search.problem.repair import infeasible
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 
 MANY = 4000
 """Neighbourhoods up to this size are enumerated, larger ones sampled."""
 
 
-def neighbours(ledger: Ledger, target: Problem, point: Values, most: int = MANY) -> IntArray:
+def neighbours(history: ProposalHistory, target: Problem, point: Values, most: int = MANY) -> IntArray:
     """Return new points [N, D] that keep the limits of `target` and differ from `point` in one or two dimensions.
 
     Points that only go down in choice are left out as long as there are others: cheaper choices rarely reduce the error.
     """
-    drawn = _all_pairs(target, point) if _size(target) <= most else _some_pairs(ledger.rng, target, point, most)
+    drawn = _all_pairs(target, point) if _size(target) <= most else _some_pairs(history.rng, target, point, most)
     kept = np.ones(len(drawn), dtype=np.bool_)
     kept[infeasible(target, drawn)] = False
     drawn = drawn[kept]
-    drawn = drawn[[n for n, each in enumerate(drawn.tolist()) if not ledger.seen(tuple(each))]]
+    drawn = drawn[[n for n, each in enumerate(drawn.tolist()) if not history.seen(tuple(each))]]
     rises = (drawn > np.array(point)).any(axis=1)
     return drawn[rises] if rises.any() else drawn
 

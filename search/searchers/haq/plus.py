@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from quant_core.util.registry import unknown
 from search.problem.problem import FloatArray, Problem, Trial, Values
 from search.problem.repair import Repairer, padded
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.targets import Limits, random_limits, under
 from search.searchers.haq.agent import OFF_POLICY, OffPolicyAgent, PpoAgent
@@ -62,8 +62,8 @@ class HaqPlusSearcher:
         self._tables = tables = losses(problem)
         self._walks = walks
         self._problem, self._repair, self._losses = problem, repair, padded(tables)
-        self._ledger = Ledger(problem, seed, Repairer(problem, repair, self._losses))
-        self._warm = warm_points(self._ledger, min(warm, trials // 10))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, repair, self._losses))
+        self._warm = warm_points(self._history, min(warm, trials // 10))
         self._way = course(problem, tables, full=True)
         self._strength, self._batch, self._elite = strength, batch, min(elite, batch)
         self._candidates, self._updates = candidates, updates
@@ -81,19 +81,19 @@ class HaqPlusSearcher:
 
     def ask(self) -> Trial | None:
         """Return the next policy: warm-up first, then the agent's; None when all are proposed."""
-        limits = random_limits(self._problem, self._ledger.rng)
+        limits = random_limits(self._problem, self._history.rng)
         values = next(self._warm, None)
         if values is None:
-            values = self._ledger.fresh(self._picked(limits))
+            values = self._history.fresh(self._picked(limits))
         if values is None:
             return None
-        trial = self._ledger.open(values)
+        trial = self._history.open(values)
         self._open[trial.number] = limits
         return trial
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Learn from an episode of ours; others only set the scale of the reward."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         limits = self._open.pop(trial.number, None)
         if limits is None or objectives is None:
             return
@@ -113,11 +113,11 @@ class HaqPlusSearcher:
 
     def _picked(self, limits: Limits) -> Values:
         """Walk several episodes and return the one, repaired, that the critic expects most of; new ones before known ones."""
-        rng, repairer = self._ledger.rng, Repairer(under(self._problem, limits), self._repair, self._losses)
+        rng, repairer = self._history.rng, Repairer(under(self._problem, limits), self._repair, self._losses)
         count = max(2, min(self._walks, MOST_STEPS // len(self._way.order)))
         points = [repairer(values, rng) for values in self._walked(limits, count)]
-        points = [point for point in dict.fromkeys(points) if not self._ledger.seen(point)] or points[:1]
-        model = fitted(self._ledger, self._tables)
+        points = [point for point in dict.fromkeys(points) if not self._history.seen(point)] or points[:1]
+        model = fitted(self._history, self._tables)
         if model is None:
             return points[0]
         mean, deviation = model.predict(np.array(points, dtype=np.int64))
@@ -125,7 +125,7 @@ class HaqPlusSearcher:
 
     def _rewards(self, errors: Sequence[float]) -> FloatArray:
         """Return minus the compressed errors, centred and scaled by what was told so far."""
-        known = np.array([each[0] for each in self._ledger.told.values()])
+        known = np.array([each[0] for each in self._history.told.values()])
         scale = compressed(np.concatenate([known, errors]))
         spread = max(float(scale[: len(known)].std()), 1e-12)
         found: FloatArray = (scale[: len(known)].mean() - scale[len(known) :]) / spread
@@ -139,7 +139,7 @@ class HaqPlusSearcher:
 
     def _walked(self, limits: Limits, count: int) -> list[Values]:
         """Walk `count` episodes side by side by the agent; in every other one half of the steps are random."""
-        rng, logits = self._ledger.rng, self._logits(limits)
+        rng, logits = self._history.rng, self._logits(limits)
         episodes, previous = [Episode(self._way, limits) for _ in range(count)], [0.0] * count
         for d in self._way.order:
             fits = [self._fits(each, d) for each in episodes]
@@ -170,7 +170,7 @@ class HaqPlusSearcher:
 
     def _act(self, states: FloatArray, d: int, fits: list[BoolArray], logits: FloatArray) -> list[int]:
         """Return a choice that fits for each of the states [N, F]."""
-        rng, found = self._ledger.rng, []
+        rng, found = self._history.rng, []
         if self._ppo:
             kept = np.where(np.array(fits), self._ppo.probabilities(states) + 1e-9, 0.0).cumsum(axis=1)
             return drawn(rng, kept / kept[:, -1:])

@@ -6,7 +6,7 @@ import numpy as np
 
 from search.problem.problem import FloatArray, Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.searchers.base.targets import random_limits, under
 from search.searchers.haq.agent import OffPolicyAgent
@@ -37,7 +37,7 @@ class HaqSearcher:
         self._problem = problem
         self._repair = repair
         self._losses = losses_for(problem, repair)
-        self._ledger = Ledger(problem, seed, Repairer(problem, repair, self._losses))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, repair, self._losses))
         self._way = course(problem, tuple(np.zeros(k) for k in problem.cardinalities), full=False)
         steps = len(problem.cardinalities)
         self._agent = OffPolicyAgent("ddpg", self._way.static.shape[1] + 1, seed=seed, buffer=buffer * steps, gamma=1.0)
@@ -54,12 +54,12 @@ class HaqSearcher:
             wanted[d] = chosen(action, self._problem.cardinalities[d])
             previous = action
         self._episode += 1
-        values = self._ledger.fresh(self._walled(tuple(wanted)))
-        return None if values is None else self._ledger.open(values)
+        values = self._history.fresh(self._walled(tuple(wanted)))
+        return None if values is None else self._history.open(values)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Learn from an episode; policies that were not asked for here only set the reference of the reward."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         if objectives is None:
             return
         reward = self._reward(float(objectives[0]))
@@ -71,11 +71,11 @@ class HaqSearcher:
 
     def _reward(self, error: float) -> float:
         known = self._problem.float_error
-        best = min(each[0] for each in self._ledger.told.values())
+        best = min(each[0] for each in self._history.told.values())
         return REWARD_SCALE * ((best if known is None else known) - error)
 
     def _act(self, state: FloatArray) -> float:
-        rng = self._ledger.rng
+        rng = self._history.rng
         if self._episode < self._warmup:
             return float(rng.random())
         mean, sigma = self._agent.act(state), self._sigma * self._decay ** (self._episode - self._warmup)
@@ -85,8 +85,8 @@ class HaqSearcher:
         """Bring a policy under a budget drawn at random when there are several objectives (a front has no single budget)."""
         if len(self._problem.objectives) == 1:
             return values
-        target = under(self._problem, random_limits(self._problem, self._ledger.rng))
-        return Repairer(target, self._repair, self._losses)(values, self._ledger.rng)
+        target = under(self._problem, random_limits(self._problem, self._history.rng))
+        return Repairer(target, self._repair, self._losses)(values, self._history.rng)
 
     def _executed(self, values: Values) -> tuple[FloatArray, FloatArray]:
         """Return the states [T, F] and actions [T] of the policy that was evaluated, which repair may have changed."""

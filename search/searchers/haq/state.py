@@ -6,7 +6,7 @@ import numpy as np
 
 from search.problem.features import PAPER
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import TOLERANCE, padded, walls
+from search.problem.repair import TOLERANCE, linearize_limits, padded
 from search.searchers.base.targets import Limits, under
 
 MASKED = -1.0
@@ -75,8 +75,8 @@ class Episode:
     def __init__(self, way: Course, limits: Limits) -> None:
         self.target = under(way.problem, limits)
         self._way = way
-        self._walls = walls(self.target)
-        self._least = np.array([[float(each.min()) for each in tables] for tables in self._walls.tables]).reshape(
+        self._linear = linearize_limits(self.target)
+        self._least = np.array([[float(each.min()) for each in tables] for tables in self._linear.tables]).reshape(
             len(limits), len(way.problem.sites)
         )
         self._spent = np.zeros(len(limits))
@@ -89,7 +89,7 @@ class Episode:
         after = self._after(dimension)
         if not len(after):
             return np.ones(self.target.cardinalities[dimension], dtype=np.bool_)
-        over = np.maximum(after - self._walls.budget[:, None], 0.0).sum(axis=0)
+        over = np.maximum(after - self._linear.budget[:, None], 0.0).sum(axis=0)
         found: np.ndarray[tuple[int], np.dtype[np.bool_]] = over <= max(float(over.min()), TOLERANCE)
         return found
 
@@ -100,13 +100,13 @@ class Episode:
         site = self.target.sites[s]
         if dimension == site[-1]:
             at = tuple(self._chosen[d] for d in site)
-            self._spent = self._spent + np.array([tables[s][at] for tables in self._walls.tables])
+            self._spent = self._spent + np.array([tables[s][at] for tables in self._linear.tables])
             self._left = None
 
     def left(self) -> float:
         """Return the share of the tightest budget that is not spent yet, in [0, 1]."""
         if self._left is None:
-            budget = self._walls.budget
+            budget = self._linear.budget
             shares = (budget - self._spent) / np.where(np.abs(budget) > TOLERANCE, np.abs(budget), 1.0)
             self._left = min(1.0, max(0.0, float(shares.min()))) if len(shares) else 1.0
         return self._left
@@ -122,7 +122,7 @@ class Episode:
         site = self.target.sites[s]
         prefix = tuple(self._chosen[d] for d in site[: site.index(dimension)])
         rest = self._least[:, s + 1 :].sum(axis=1) + self._spent
-        lines = [tables[s][prefix] for tables in self._walls.tables]
+        lines = [tables[s][prefix] for tables in self._linear.tables]
         found: FloatArray = np.array([line.reshape(len(line), -1).min(axis=1) for line in lines])
         return found + rest[:, None] if len(found) else found
 
@@ -145,7 +145,7 @@ def guide(way: Course, limits: Limits, strength: float) -> FloatArray:
         found: FloatArray = np.where(legal, -np.minimum(strength * energy / scale, SHARPNESS), -SHARPNESS)
         return found
 
-    limited = walls(target)
+    limited = linearize_limits(target)
     if not len(limited.budget):
         return logits(0.0)
     low, high = -12.0, 12.0

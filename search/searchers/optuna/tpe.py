@@ -6,7 +6,7 @@ import optuna
 
 from search.problem.problem import Problem, Trial
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.searchers.optuna.study import AskTellStudy
 from search.searchers.surrogate.warm_start import warm_points
@@ -27,11 +27,11 @@ class TpeSearcher:
         self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", startup: int = 10, warm: int | None = None
     ) -> None:
         sampler = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
-        ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
-        self._study = AskTellStudy(ledger, sampler)
+        history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+        self._study = AskTellStudy(history, sampler)
         if warm is None:
             warm = 4 if len(problem.objectives) == 1 else 12
-        self._warm = warm_points(ledger, min(warm, trials // 4))
+        self._warm = warm_points(history, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""

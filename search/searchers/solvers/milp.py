@@ -11,7 +11,7 @@ from scipy.sparse import coo_array, csr_array
 
 from search.problem.pareto import non_dominated
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import Walls, walls
+from search.problem.repair import LinearLimits, linearize_limits
 
 Pairs = Mapping[tuple[int, int], FloatArray]
 RETRIES = 50
@@ -56,7 +56,7 @@ class Program:
         self._objective = cost * (1e3 / spread if spread > 0 else 1.0)
         self._width = int(self._start[-1]) + extra
         self._ones = self._one_hot()
-        self._limits = self._wall_rows(walls(problem))
+        self._limits = self._limit_rows(linearize_limits(problem))
         self._links = self._link_rows()
         self._useful = np.ones(self._width)
         if not self._pairs:
@@ -101,7 +101,7 @@ class Program:
     def _one_hot(self) -> csr_array:
         return self._matrix([(s, c, 1.0) for s in range(len(self._shapes)) for c in range(self._start[s], self._start[s + 1])])
 
-    def _wall_rows(self, limits: Walls) -> tuple[csr_array, FloatArray] | None:
+    def _limit_rows(self, limits: LinearLimits) -> tuple[csr_array, FloatArray] | None:
         if not len(limits.budget):
             return None
         dense = np.array([np.concatenate([table.ravel() for table in each]) for each in limits.tables])

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 import numpy as np
 
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import infeasible, padded, walls
+from search.problem.repair import infeasible, linearize_limits, padded
 from search.searchers.base.history import SMALL, everything
 from search.searchers.solvers.knapsack import Knapsack, best_first, first, fronts, knapsack
 from search.searchers.solvers.milp import joint_losses, solve
@@ -76,7 +76,7 @@ def _new(problem: Problem, found: Iterable[Sequence[int]], known: dict[Values, N
 
 
 def _knapsack(problem: Problem, losses: Sequence[FloatArray]) -> Knapsack:
-    limits = walls(problem)
+    limits = linearize_limits(problem)
     table = padded(joint_losses(problem, losses))
     if not len(limits.budget):
         return knapsack(table, np.zeros_like(table), 0.0)

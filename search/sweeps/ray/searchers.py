@@ -13,7 +13,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import load, suggest, unknown
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.sweeps.ray.cluster import settle
 
@@ -94,10 +94,10 @@ class RaySearcher:
         arguments: keyword arguments of Ray's class.
     """
 
-    def __init__(self, problem: Problem, inner: _Suggests, ledger: Ledger, *, whole: bool) -> None:
+    def __init__(self, problem: Problem, inner: _Suggests, history: ProposalHistory, *, whole: bool) -> None:
         from ray import tune
 
-        self._ledger, self._inner, self._objectives = ledger, inner, problem.objectives
+        self._history, self._inner, self._objectives = history, inner, problem.objectives
         self._names = [f"d{d:03d}" for d in range(len(problem.cardinalities))]
         domain = tune.randint if whole else tune.uniform
         space = {name: domain(0, k) for name, k in zip(self._names, problem.cardinalities, strict=True)}
@@ -114,17 +114,17 @@ class RaySearcher:
             return None
         self._count += 1
         wanted: Values = tuple(min(int(config[key]), most) for key, most in zip(self._names, self._most, strict=True))
-        values = self._ledger.fresh(wanted)
+        values = self._history.fresh(wanted)
         if values is None:
             self._inner.on_trial_complete(name, error=True)
             return None
-        trial = self._ledger.open(values)
+        trial = self._history.open(values)
         self._ids[trial.number] = name
         return trial
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Pass on what a suggestion gave; without figures (it failed or was stopped) as an error."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         name = self._ids.pop(trial.number, None)
         if name is not None and objectives is None:
             self._inner.on_trial_complete(name, error=True)
@@ -161,9 +161,9 @@ def maker(name: str) -> Callable[..., RaySearcher]:
                 f"searcher 'ray:{name}' minimizes one figure, and {', '.join(problem.objectives)} are given as objectives; give ['error'] "
                 f"and a budget, or one of {', '.join(f'ray:{each}' for each, other in RAY_SEARCHERS.items() if other.several)}."
             )
-        ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+        history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         settle()
-        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), ledger, whole=kind.whole)
+        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), history, whole=kind.whole)
 
     return make
 
