@@ -58,7 +58,7 @@ def _rival(rows: Sequence[Row], row: Row) -> float | None:
 def _agent(rows: Sequence[Row]) -> Judged:
     found: Judged = []
     for family in ("P1", "P4"):
-        names = ("haq+, haq_wall", "haq", "random, haq_wall")
+        names = ("haq+, repair haq", "haq", "random, repair haq")
         seeds = {row["seed"] for row in _of(rows, family, names[0])}
         runs = [[row for row in _of(rows, family, name) if row["seed"] in seeds] for name in names]
         budgets = [n for n in ("100", "200", "300") if all(any(n in row["regret"] for row in each) for each in runs)]

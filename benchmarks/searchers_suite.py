@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.searchers_problems import Case, cases, digits_front
-from benchmarks.searchers_report import WALL, write
+from benchmarks.searchers_report import COMMON_REPAIR, write
 from benchmarks.searchers_run import front_run, run
+from search.problem.repair import FORMER_NAMES
 
 BUDGETS = (20, 50, 100, 200, 300)
 TIMED = 50
@@ -44,7 +45,7 @@ OWN = (
     Entry("auto", "auto", {}),
 )
 SAME = tuple(
-    Entry(f"{name}, {WALL}", name, {"repair": WALL}, "half" if name.startswith("haq") else "all")
+    Entry(f"{name}, repair {COMMON_REPAIR}", name, {"repair": COMMON_REPAIR}, "half" if name.startswith("haq") else "all")
     for name in ("random", "tpe", "nsga2", "swap", "haq+")
 )
 """All with the repair of the paper; `haq` has it already."""
@@ -143,7 +144,14 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
 def _read(store: Path) -> list[dict[str, Any]]:
     """Return the rows; of several for the same run the last, which is the longest."""
     rows = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    rows = [{**row, "label": _present_label(row["label"])} for row in rows]
     return list({_key(row): row for row in rows}.values())
+
+
+def _present_label(label: str) -> str:
+    """Return "tpe, repair haq" for "tpe, haq_wall", as rows of earlier versions name a searcher with a repair."""
+    searcher, _, repair = label.partition(", ")
+    return f"{searcher}, repair {FORMER_NAMES[repair]}" if repair in FORMER_NAMES else label
 
 
 def _append(store: Path, row: Mapping[str, Any]) -> None:

@@ -113,7 +113,7 @@ def none(_limits: LinearLimits, values: Values, _losses: FloatArray, _rng: np.ra
     return values
 
 
-def haq_wall(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def haq(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: from the last layer to the first, activation then weight one step down (HAQ, arXiv 1811.08886, sec. 3.4)."""
     moves = Moves(limits, values)
     while not moves.kept() and any(moves.values):
@@ -122,19 +122,19 @@ def haq_wall(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.r
                 moves.apply(d, moves.values[d] - 1)
             if moves.kept():
                 break
-    return smart_wall(limits, tuple(moves.values), losses, rng)
+    return greedy(limits, tuple(moves.values), losses, rng)
 
 
-def random_wall(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def random(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: a dimension drawn at random one step down, so that no layer is favoured."""
     moves = Moves(limits, values)
     while not moves.kept() and any(moves.values):
         d = int(rng.choice(np.flatnonzero(moves.values)))
         moves.apply(d, moves.values[d] - 1)
-    return smart_wall(limits, tuple(moves.values), losses, rng)
+    return greedy(limits, tuple(moves.values), losses, rng)
 
 
-def smart_wall(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
+def greedy(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
     """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
     moves, rise = Moves(limits, values), _rise(losses, values)
     while not moves.kept():
@@ -151,9 +151,9 @@ def smart_wall(limits: LinearLimits, values: Values, losses: FloatArray, _rng: n
     return tuple(moves.values)
 
 
-def smart_wall_fill(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
-    """Do as `smart_wall`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
-    moves = Moves(limits, smart_wall(limits, values, losses, rng))
+def greedy_then_refill(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """Do as `greedy`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
+    moves = Moves(limits, greedy(limits, values, losses, rng))
     rise = _rise(losses, moves.values)
     while True:
         fits = (moves.delta <= np.maximum(moves.room, 0.0)[:, None, None]).all(axis=0) & (rise < 0)
@@ -180,11 +180,23 @@ def _first(score: FloatArray) -> tuple[int, int]:
 
 REPAIRS: dict[str, Repair] = {
     "none": none,
-    "haq_wall": haq_wall,
-    "random_wall": random_wall,
-    "smart_wall": smart_wall,
-    "smart_wall+fill": smart_wall_fill,
+    "haq": haq,
+    "random": random,
+    "greedy": greedy,
+    "greedy_then_refill": greedy_then_refill,
 }
+FORMER_NAMES = {"haq_wall": "haq", "random_wall": "random", "smart_wall": "greedy", "smart_wall+fill": "greedy_then_refill"}
+"""Names of repairs in recorded sweeps and experiment files of earlier versions -> the names they have now."""
+
+
+def repair_name(name: str) -> str:
+    """Return the present name of a repair that may be given by a former one."""
+    return FORMER_NAMES.get(name, name)
+
+
+def uses_losses(name: str) -> bool:
+    """Tell whether a repair, by its present or a former name, chooses by the estimated losses."""
+    return repair_name(name) in ("greedy", "greedy_then_refill")
 
 
 def padded(tables: Sequence[FloatArray]) -> FloatArray:
@@ -197,9 +209,10 @@ def padded(tables: Sequence[FloatArray]) -> FloatArray:
 
 
 class Repairer:
-    """One repair operator bound to a problem; `needs_losses` says whether it uses the sensitivities."""
+    """One repair operator, by its present or a former name, bound to a problem and to estimated losses [D, K]."""
 
     def __init__(self, problem: Problem, name: str, losses: FloatArray | None = None) -> None:
+        name = repair_name(name)
         if name not in REPAIRS:
             raise unknown("repair", name, REPAIRS)
         self._limits = linearize_limits(problem)

@@ -10,6 +10,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import load, resolve, suggest
 from search.config.schedulers import RAY
 from search.problem.problem import Problem, Searcher
+from search.problem.repair import repair_name
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
@@ -41,7 +42,7 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
         InputError: no such searcher, a package that it needs is missing, an option it does not have, or a limit that no point keeps.
     """
     make = _maker(name)
-    given = dict(options or {})
+    given = present_options(name, options or {})
     known = [each for each in inspect.signature(make).parameters if each not in ("problem", "seed", "trials")]
     wrong = [each for each in given if each not in known]
     if wrong:
@@ -52,6 +53,12 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
     if problem.sensitivity is not None:  # it may cost evaluations: once is enough, whoever asks
         problem = replace(problem, sensitivity=cache(problem.sensitivity))
     return make(problem, seed=seed, trials=trials, **given)
+
+
+def present_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with a former name of a repair replaced by its present one; those of a user's own searcher stay as they are."""
+    ours = name in SEARCHERS or name.startswith(RAY)
+    return {key: repair_name(value) if ours and key == "repair" and isinstance(value, str) else value for key, value in options.items()}
 
 
 def _maker(name: str) -> Callable[..., Searcher]:

@@ -28,7 +28,7 @@ class AutoSearcher:
     """
 
     def __init__(self, problem: Problem, *, seed: int, trials: int, first: float = 0.25) -> None:
-        self._history = ProposalHistory(problem, seed, Repairer(problem, "random_wall"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "random"))
         sampler = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, constant_liar=True, seed=seed)
         self._study = AskTellStudy(self._history, sampler)
         self._warm = warm_points(self._history, min(max(1, int(first * trials)), MOST_FIRST))

@@ -18,7 +18,7 @@ class GreedySearcher:
         self._problem = problem
         self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
         self._losses = losses(problem)
-        Repairer(problem, "smart_wall")  # refuses limits that cannot be kept
+        Repairer(problem, "greedy")  # refuses limits that cannot be kept
         self._left = epsilon_limits(problem, trials)
 
     def ask(self) -> Trial | None:
@@ -37,5 +37,5 @@ class GreedySearcher:
 def greedy_point(problem: Problem, table: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Values | None:
     """Return the greedy solution under the limits; None when the descent does not get below them."""
     top = tuple(int(k) for k in table.argmin(axis=1))
-    found = Repairer(problem, "smart_wall+fill", table)(top, np.random.default_rng(0))
+    found = Repairer(problem, "greedy_then_refill", table)(top, np.random.default_rng(0))
     return found if problem.feasible(found) else None

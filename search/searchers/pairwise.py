@@ -29,7 +29,7 @@ class PairwiseSearcher:
         linearize_limits(problem)
         self._problem = problem
         self._losses = losses(problem)
-        self._history = ProposalHistory(problem, seed, Repairer(problem, "random_wall"))
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "random"))
         self._terms = terms
         self._turn = 0
 

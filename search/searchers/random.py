@@ -15,7 +15,7 @@ class RandomSearcher:
         repair: how a point over a limit is brought back, a name of `search.problem.repair.REPAIRS`.
     """
 
-    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall") -> None:  # noqa: ARG002
+    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random") -> None:  # noqa: ARG002
         self._history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
 
     def ask(self) -> Trial | None:

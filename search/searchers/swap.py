@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from search.problem.problem import Problem, Trial, Values
-from search.problem.repair import Repairer, padded
+from search.problem.repair import Repairer, padded, uses_losses
 from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.neighbours import neighbours
@@ -27,10 +27,10 @@ class SwapSearcher:
         *,
         seed: int,
         trials: int,  # noqa: ARG002
-        repair: str = "random_wall",
+        repair: str = "random",
         start: bool = True,
     ) -> None:
-        table = padded(losses(problem)) if start or repair.startswith("smart") else None
+        table = padded(losses(problem)) if start or uses_losses(repair) else None
         self._history = ProposalHistory(problem, seed, Repairer(problem, repair, table))
         self._start = greedy_point(problem, table) if table is not None and start else None
 

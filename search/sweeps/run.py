@@ -16,7 +16,7 @@ from search.config.files import dumps, loads
 from search.problem.problem import Problem, Searcher
 from search.records.record import SweepRecord
 from search.report.publish import publish
-from search.searchers import build
+from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
 from search.sweeps.final import evaluate_front_on_test
@@ -39,6 +39,7 @@ def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
+    experiment = _with_present_names(experiment)
     context = open_context(experiment)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
@@ -68,6 +69,12 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
         sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
         return _finish(context, sweep, backend, tracker, begun, log)
+
+
+def _with_present_names(experiment: Experiment) -> Experiment:
+    """Return the experiment as it is recorded: options that bear a former name with their present one."""
+    options = present_options(experiment.search.searcher, experiment.search.options)
+    return experiment.model_copy(update={"search": experiment.search.model_copy(update={"options": options})})
 
 
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:

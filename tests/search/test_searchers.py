@@ -1,14 +1,17 @@
 """The conformance kit: every searcher of the table keeps the contract of `search.problem.problem.Searcher`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quant_core.util.errors import InputError
 from search.problem.problem import FloatArray, Problem, Searcher, Trial, Values
-from search.searchers import SEARCHERS, build
+from search.problem.repair import FORMER_NAMES
+from search.searchers import SEARCHERS, build, present_options
+from search.tracking import read
 
 NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]
 ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
@@ -207,18 +210,18 @@ def test_unknown_searcher_and_bad_trials_are_refused() -> None:
         build("tpee", toy())
     with pytest.raises(InputError, match="trials = 0 given; at least 1"):
         build("random", toy(), trials=0)
-    with pytest.raises(InputError, match="unknown repair 'fill'; known: haq_wall, none"):
+    with pytest.raises(InputError, match="unknown repair 'fill'; known: greedy, greedy_then_refill, haq, none, random"):
         build("random", toy(), options={"repair": "fill"})
 
 
 def test_a_users_own_searcher_is_built() -> None:
-    searcher = build("search.searchers.random:RandomSearcher", toy(), seed=1, trials=3, options={"repair": "haq_wall"})
+    searcher = build("search.searchers.random:RandomSearcher", toy(), seed=1, trials=3, options={"repair": "haq"})
     assert searcher.ask() == Trial(0, searcher_values(searcher))
 
 
 def searcher_values(searcher: Searcher) -> Values:
     """Return what a like searcher proposes first."""
-    twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq_wall"}).ask()
+    twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq"}).ask()
     assert twin is not None
     return twin.values
 
@@ -248,3 +251,21 @@ def test_rays_searcher_learns_of_trials_that_it_did_not_suggest() -> None:
         return run(problem, searcher, 12)
 
     assert found(told=True) != found(told=False)
+
+
+@pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
+def test_a_former_name_of_a_repair_proposes_the_same_and_is_recorded_by_its_present_one(former: str, name: str) -> None:
+    problem = toy()
+    searchers = [build("swap", problem, seed=1, trials=8, options={"repair": repair, "start": False}) for repair in (former, name)]
+    first, second = (run(problem, searcher, 8) for searcher in searchers)
+    assert first == second
+    assert present_options("swap", {"repair": former, "start": False}) == {"repair": name, "start": False}
+    assert present_options("ray:random", {"repair": former}) == {"repair": name}
+    assert present_options("mine:Searcher", {"repair": former}) == {"repair": former}, "a user's own searcher may mean something else"
+
+
+def test_a_sweep_records_the_present_name_of_a_repair(sweep: Callable[..., str], tmp_path: Path) -> None:
+    options = '[search.options]\nrepair = "smart_wall"'
+    choices = '["int8:channel", "int4:channel"]'
+    uri = sweep(tmp_path, evaluate=options, name="renamed", task="own_task:make", weight=choices, activation='"float"', trials=3)
+    assert 'repair = "greedy"' in read(uri, "renamed").experiment

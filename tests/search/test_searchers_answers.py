@@ -73,7 +73,7 @@ def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
 @pytest.mark.parametrize("front", [False, True])
 def test_the_model_proposes_what_would_widen_a_front_most(monkeypatch: pytest.MonkeyPatch, front: bool) -> None:
     problem, measure = digits_front()[:2] if front else (P4[0].problem, P4[0].measure)
-    history = ProposalHistory(problem, 0, Repairer(problem, "random_wall"))
+    history = ProposalHistory(problem, 0, Repairer(problem, "random"))
     for values in [*problem.baselines, *(history.draw() for _ in range(30))]:
         history.note(Trial(-1, values), (measure(values), float(problem.costs(np.array([values]))["size"][0]))[: len(problem.objectives)])
     asked: list[Values] = []

@@ -3,7 +3,7 @@
 import numpy as np
 
 from search.problem.problem import FloatArray, Problem
-from search.problem.repair import padded
+from search.problem.repair import padded, uses_losses
 
 
 def losses(problem: Problem) -> tuple[FloatArray, ...]:
@@ -18,4 +18,4 @@ def losses(problem: Problem) -> tuple[FloatArray, ...]:
 
 def losses_for(problem: Problem, repair: str) -> FloatArray | None:
     """Return the padded losses [D, K] where the repair uses them, else None, so that no evaluation is spent for nothing."""
-    return padded(losses(problem)) if repair.startswith("smart") and problem.limits else None
+    return padded(losses(problem)) if uses_losses(repair) and problem.limits else None

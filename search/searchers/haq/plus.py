@@ -53,7 +53,7 @@ class HaqPlusSearcher:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "smart_wall", strength: float = 1.0,
+        self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "greedy", strength: float = 1.0,
         warm: int = 10, batch: int = 5, elite: int = 5, walks: int = 16, candidates: int = 5, updates: int = 10,
         evict: float = 0.0,
     ) -> None:  # fmt: skip

@@ -31,7 +31,7 @@ class HaqSearcher:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq_wall", warmup: int = 20, sigma: float = 0.5,
+        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq", warmup: int = 20, sigma: float = 0.5,
         decay: float = 0.99, buffer: int = 64, updates: int = 10,
     ) -> None:  # fmt: skip
         self._problem = problem

@@ -21,9 +21,7 @@ class Nsga2Searcher:
         warm: points of the first population taken from the sensitivities (0: a cold start).
     """
 
-    def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", population: int = 50, warm: int = 4
-    ) -> None:
+    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random", population: int = 50, warm: int = 4) -> None:
         size = max(4, min(population, max(20, trials // 5)))
         history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         self._history, self._random = history, size

@@ -24,7 +24,7 @@ class TpeSearcher:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", startup: int = 10, warm: int | None = None
+        self, problem: Problem, *, seed: int, trials: int, repair: str = "random", startup: int = 10, warm: int | None = None
     ) -> None:
         sampler = optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
         history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))

@@ -153,7 +153,7 @@ def maker(name: str) -> Callable[..., RaySearcher]:
         *,
         seed: int,
         trials: int,  # noqa: ARG001
-        repair: str = "random_wall",
+        repair: str = "random",
         arguments: Mapping[str, Any] | None = None,
     ) -> RaySearcher:
         if len(problem.objectives) > 1 and not kind.several:
