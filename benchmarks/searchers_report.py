@@ -35,14 +35,14 @@ def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None) -> str:
     summary: dict[str, Any] = {}
     for family, title in TITLES.items():
         mine = [row for row in rows if row["family"] == family]
-        own = [row for row in mine if "," not in row["label"]]
-        same: list[Row] = (
-            [{**row, "label": f"haq, repair {COMMON_REPAIR}"} for row in mine if row["label"] == "haq"] if family != "P5" else []
-        )
-        same += [row for row in mine if "," in row["label"]]
-        for heading, each in ((f"## {title}\n\nEach with its own repair.", own), ("All with the same repair, the paper's.", same)):
-            if each:
-                lines, figures = _table(each, budgets)
+        default = [row for row in mine if "," not in row["label"]]
+        haq = [row for row in mine if row["label"] == "haq"] if family != "P5" else []
+        common: list[Row] = [{**row, "label": f"haq, repair {COMMON_REPAIR}"} for row in haq]
+        common += [row for row in mine if "," in row["label"]]
+        tables = ((f"## {title}\n\nEach with its own repair.", default), ("All with the same repair, the paper's.", common))
+        for heading, entered in tables:
+            if entered:
+                lines, figures = _table(entered, budgets)
                 parts.append("\n".join([heading, "", *lines, ""]))
                 summary.setdefault(family, {}).update(figures)
     fronts = [row for row in rows if row["family"] == "front"]

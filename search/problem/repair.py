@@ -18,8 +18,8 @@ TOLERANCE = 1e-12
 class LinearLimits:
     """The limits of a problem as sums: sum over sites of tables[m][s] at the site's choices <= budget[m], for each limit m.
 
-    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of what sticks out over the
-    limit at each site, with budget 0.
+    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of the sites' excess over the
+    limit, with budget 0.
 
     Attributes:
         problem: whose sites these are.
@@ -32,9 +32,9 @@ class LinearLimits:
     budget: FloatArray
 
     def used(self, values: Sequence[int]) -> FloatArray:
-        """Return what a point takes of each budget, [M]."""
-        sites = self.problem.sites
-        return np.array([sum(float(t[tuple(values[d] for d in s)]) for s, t in zip(sites, each, strict=True)) for each in self.tables])
+        """Return the use of each budget by a point, [M]."""
+        points = [tuple(values[d] for d in site) for site in self.problem.sites]
+        return np.array([sum(float(table[point]) for point, table in zip(points, tables, strict=True)) for tables in self.tables])
 
 
 def linearize_limits(problem: Problem) -> LinearLimits:
@@ -46,23 +46,23 @@ def linearize_limits(problem: Problem) -> LinearLimits:
     tables, budget = [], []
     for metric, limit in problem.limits.items():
         base = problem.base_cost.get(metric, 0.0)
-        scale = abs(limit) or max(float(np.abs(each).max()) for each in problem.site_cost[metric]) or 1.0
+        scale = abs(limit) or max(float(np.abs(table).max()) for table in problem.site_cost[metric]) or 1.0
         if metric in problem.peak:
-            tables.append(tuple(np.maximum(each - limit, 0.0) / scale for each in problem.site_cost[metric]))
+            tables.append(tuple(np.maximum(table - limit, 0.0) / scale for table in problem.site_cost[metric]))
             budget.append(-max(base - limit, 0.0) / scale)
         else:
-            tables.append(tuple(each / scale for each in problem.site_cost[metric]))
+            tables.append(tuple(table / scale for table in problem.site_cost[metric]))
             budget.append((limit - base) / scale)
-        least = sum(float(each.min()) for each in tables[-1])
+        least = sum(float(table.min()) for table in tables[-1])
         if least > budget[-1] + TOLERANCE:
-            floor = max(base, *(float(each.min()) for each in problem.site_cost[metric])) if metric in problem.peak else None
+            floor = max(base, *(float(table.min()) for table in problem.site_cost[metric])) if metric in problem.peak else None
             reachable = floor if floor is not None else base + least * scale
             raise InputError(f"limit {metric} = {limit:.6g} cannot be kept: the cheapest choices take {reachable:.6g}. Raise the limit.")
     return LinearLimits(problem, tuple(tables), np.array(budget))
 
 
 class Moves:
-    """A point, and what every change of one dimension would do to each limit: kept up to date one site at a time.
+    """A point, and by how much every change of one dimension raises the use of each limit; updated one site at a time.
 
     Attributes:
         values: the point.
@@ -86,8 +86,8 @@ class Moves:
         self.values[dimension] = choice
         self._refresh(self._site[dimension])
 
-    def kept(self) -> bool:
-        """True when every limit is kept."""
+    def feasible(self) -> bool:
+        """Tell whether the point keeps every limit."""
         return bool((self.room >= -TOLERANCE).all())
 
     def _refresh(self, site: int) -> None:
@@ -116,19 +116,19 @@ def none(_limits: LinearLimits, values: Values, _losses: FloatArray, _rng: np.ra
 def haq(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: from the last layer to the first, activation then weight one step down (HAQ, arXiv 1811.08886, sec. 3.4)."""
     moves = Moves(limits, values)
-    while not moves.kept() and any(moves.values):
+    while not moves.feasible() and any(moves.values):
         for d in reversed(range(len(values))):
             if moves.values[d]:
                 moves.apply(d, moves.values[d] - 1)
-            if moves.kept():
+            if moves.feasible():
                 break
     return greedy(limits, tuple(moves.values), losses, rng)
 
 
 def random(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
-    """While over budget: a dimension drawn at random one step down, so that no layer is favoured."""
+    """While over budget: a dimension drawn at random one step down, which favours no layer."""
     moves = Moves(limits, values)
-    while not moves.kept() and any(moves.values):
+    while not moves.feasible() and any(moves.values):
         d = int(rng.choice(np.flatnonzero(moves.values)))
         moves.apply(d, moves.values[d] - 1)
     return greedy(limits, tuple(moves.values), losses, rng)
@@ -137,7 +137,7 @@ def random(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.ran
 def greedy(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
     """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
     moves, rise = Moves(limits, values), _rise(losses, values)
-    while not moves.kept():
+    while not moves.feasible():
         after = np.maximum(moves.delta - moves.room[:, None, None], 0.0).sum(axis=0)
         saved = np.maximum(-moves.room, 0.0).sum() - after
         helps = saved > TOLERANCE
@@ -152,7 +152,7 @@ def greedy(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.ra
 
 
 def greedy_then_refill(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
-    """Do as `greedy`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
+    """Do as `greedy`, then raise choices while they fit, the best gain per cost first (a limit that is kept stays kept)."""
     moves = Moves(limits, greedy(limits, values, losses, rng))
     rise = _rise(losses, moves.values)
     while True:
@@ -201,11 +201,11 @@ def uses_losses(name: str) -> bool:
 
 def padded(tables: Sequence[FloatArray]) -> FloatArray:
     """Stack per-dimension tables [K_d] into [D, K], inf where a dimension has no such choice."""
-    width = max((len(each) for each in tables), default=0)
-    found = np.full((len(tables), width), np.inf)
-    for row, each in zip(found, tables, strict=True):
-        row[: len(each)] = each
-    return found
+    width = max((len(table) for table in tables), default=0)
+    stacked = np.full((len(tables), width), np.inf)
+    for row, table in zip(stacked, tables, strict=True):
+        row[: len(table)] = table
+    return stacked
 
 
 class Repairer:

@@ -1,4 +1,4 @@
-"""Random search without repetition: what every other searcher has to beat."""
+"""Random search without repetition: the baseline that every other searcher is compared with."""
 
 from collections.abc import Sequence
 
@@ -24,5 +24,5 @@ class RandomSearcher:
         return None if values is None else self._history.open(values)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
-        """Remember that a point is known; random search learns nothing else."""
+        """Remember a point, so that it is not proposed."""
         self._history.note(trial, objectives)

@@ -7,7 +7,7 @@ from search.problem.repair import Repairer, padded, uses_losses
 from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.neighbours import neighbours
-from search.searchers.base.targets import random_limits, under
+from search.searchers.base.targets import random_limits, with_limits
 from search.searchers.greedy import greedy_point
 
 
@@ -39,21 +39,20 @@ class SwapSearcher:
         start, self._start = self._start, None
         if start is not None and not self._history.seen(start):
             return self._history.open(start)
-        return swapped(self._history)
+        return propose_swap(self._history)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial."""
         self._history.note(trial, objectives)
 
 
-def swapped(history: ProposalHistory) -> Trial | None:
+def propose_swap(history: ProposalHistory) -> Trial | None:
     """Open a random new neighbour of the best point under the limits (or a random budget); a new point further off if there is none."""
-    target = under(history.problem, random_limits(history.problem, history.rng))
+    target = with_limits(history.problem, random_limits(history.problem, history.rng))
     best: list[Values] = history.incumbents(target) or history.incumbents(history.problem)
     if best:
         near = neighbours(history, target, best[0], most=300)
         if len(near):
             return history.open(tuple(map(int, near[history.rng.integers(len(near))])))
-    wanted = history.mutated(best[0], 3) if best else history.draw()
-    found = history.fresh(wanted)
-    return None if found is None else history.open(found)
+    point = history.fresh(history.mutated(best[0], 3) if best else history.draw())
+    return None if point is None else history.open(point)

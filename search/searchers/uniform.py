@@ -1,4 +1,4 @@
-"""The uniform policies, one after the other: the baseline of every plot."""
+"""The uniform policies, one after the other: the baseline that plots show."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ class UniformSearcher:
     """Proposes every uniform point that keeps the limits, then stops.
 
     Options:
-        points: which these are; the problem's baselines.
+        points: the uniform points, where not those of the problem.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class UniformSearcher:
         points: Sequence[Values] = (),
     ) -> None:
         self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
-        self._left = [each for each in points or uniform_points(problem) if problem.feasible(each)]
+        self._left = [point for point in points or uniform_points(problem) if problem.feasible(point)]
 
     def ask(self) -> Trial | None:
         """Return the next uniform point that was not told yet."""
@@ -34,7 +34,7 @@ class UniformSearcher:
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
-        """Remember that a point is known."""
+        """Remember a point, so that it is not proposed."""
         self._history.note(trial, objectives)
 
 

@@ -41,10 +41,10 @@ LOSSES: FloatArray = np.array([scale * 4.0 ** -np.arange(4.0) for scale in (1.0,
 @given(values=st.tuples(*[st.integers(0, 3)] * 6), latency=st.floats(10.0, 96.0), memory=st.floats(3.0, 13.0), seed=st.integers(0, 99))
 def test_repaired_points_keep_every_limit(name: str, values: tuple[int, ...], latency: float, memory: float, seed: int) -> None:
     problem = product_problem({"latency": latency, "memory": memory}, peak=frozenset({"memory"}), base=4.0)
-    found = Repairer(problem, name, LOSSES)(values, np.random.default_rng(seed))
-    assert problem.feasible(found)
+    repaired = Repairer(problem, name, LOSSES)(values, np.random.default_rng(seed))
+    assert problem.feasible(repaired)
     if name != "greedy_then_refill" and problem.feasible(values):
-        assert found == values
+        assert repaired == values
 
 
 @pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
@@ -71,9 +71,9 @@ def test_haq_lowers_from_the_last_layer_activation_first() -> None:
 
 def test_greedy_takes_the_least_loss_per_cost_saved() -> None:
     problem = product_problem({"latency": 84.0})
-    found = Repairer(problem, "greedy", LOSSES)((3,) * 6, np.random.default_rng(0))
+    repaired = Repairer(problem, "greedy", LOSSES)((3,) * 6, np.random.default_rng(0))
     # of all single steps that save the 12 that are needed, the last weight (scale 0.1) loses least
-    assert found == (3, 3, 3, 3, 2, 3)
+    assert repaired == (3, 3, 3, 3, 2, 3)
 
 
 def test_greedy_divides_the_loss_by_the_saving() -> None:
@@ -86,10 +86,10 @@ def test_greedy_divides_the_loss_by_the_saving() -> None:
 
 def test_refill_ends_where_nothing_fits() -> None:
     problem = product_problem({"latency": 60.0})
-    found = Repairer(problem, "greedy_then_refill", LOSSES)((0,) * 6, np.random.default_rng(0))
+    repaired = Repairer(problem, "greedy_then_refill", LOSSES)((0,) * 6, np.random.default_rng(0))
     for d in range(6):
-        for choice in range(found[d] + 1, 4):
-            assert not problem.feasible((*found[:d], choice, *found[d + 1 :]))
+        for choice in range(repaired[d] + 1, 4):
+            assert not problem.feasible((*repaired[:d], choice, *repaired[d + 1 :]))
 
 
 def test_unreachable_limits_and_unknown_names_are_refused() -> None:
@@ -127,8 +127,8 @@ def test_refill_raises_bits_of_haqs_published_policy_at_the_same_latency() -> No
         (8,) * 106, ("error",), sites, {"cycles": tuple(cycles)}, limits={"cycles": spent + 0.0005 * float(cycles[:, 7, 7].sum())}
     )
     equal = padded([-np.arange(8.0)] * 106)  # every bit is worth the same
-    found = Repairer(problem, "greedy_then_refill", equal)(values, np.random.default_rng(0))
-    raised = np.array(found) - np.array(values)
+    repaired = Repairer(problem, "greedy_then_refill", equal)(values, np.random.default_rng(0))
+    raised = np.array(repaired) - np.array(values)
     assert (raised >= 0).all()
     assert raised.sum() >= 32
-    assert problem.feasible(found)
+    assert problem.feasible(repaired)

@@ -18,7 +18,7 @@ ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
 
 
 def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), layers: int = 3, choices: int = 4) -> Problem:
-    """Return `layers` sites of a weight and an activation dimension; cost is a product of bits, the limit a share of the dearest."""
+    """Return `layers` sites of a weight and an activation dimension; cost is a product of bits, the limit a share of the greatest."""
     rng = np.random.default_rng(7)
     bits = np.arange(1, choices + 1, dtype=np.float64)
     latency = tuple(m * np.outer(bits, bits) for m in rng.uniform(1, 4, layers))
@@ -29,7 +29,7 @@ def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), 
         objectives=objectives,
         sites=tuple((2 * s, 2 * s + 1) for s in range(layers)),
         site_cost=tables,
-        limits={name: limit * sum(float(t.max()) for t in each) for name, each in tables.items()} if limit else {},
+        limits={name: limit * sum(float(table.max()) for table in per_site) for name, per_site in tables.items()} if limit else {},
         baselines=tuple((k,) * (2 * layers) for k in range(choices)),
         sensitivity=lambda: losses(layers, choices),
     )
@@ -44,7 +44,7 @@ def losses(layers: int, choices: int) -> tuple[FloatArray, ...]:
 def measure(problem: Problem, values: Values) -> tuple[float, ...]:
     """Return the objectives of a point of `toy`, with an interaction that the sensitivities do not show."""
     tables = losses(len(problem.sites), max(problem.cardinalities))
-    error = sum(float(each[v]) for each, v in zip(tables, values, strict=True)) + 0.05 * abs(values[0] - values[-1])
+    error = sum(float(table[v]) for table, v in zip(tables, values, strict=True)) + 0.05 * abs(values[0] - values[-1])
     costs = problem.costs(np.array([values], dtype=np.int64))
     return tuple(error if name == "error" else float(costs[name][0]) for name in problem.objectives)
 
@@ -100,7 +100,8 @@ def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
     check(problem, points)
     assert numbers == list(range(len(points)))
     assert not set(points) & set(problem.baselines)
-    assert points or name == "uniform" or (name in ("greedy", "ilp") and kind == "no limit, error only")  # the dearest policy is a baseline
+    one_answer = name in ("greedy", "ilp") and kind == "no limit, error only"
+    assert points or name == "uniform" or one_answer, "their one answer is a baseline"
 
 
 @ALL_SEARCHERS
@@ -159,7 +160,7 @@ def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
     def points(seed: int, disturb: bool) -> list[Values]:
         searcher = build(name, problem, seed=seed, trials=40)
         tell_baselines(problem, searcher)
-        found = []
+        proposed = []
         for _ in range(40):
             if disturb:
                 np.random.seed(1)
@@ -167,9 +168,9 @@ def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
             trial = searcher.ask()
             if trial is None:
                 break
-            found.append(trial.values)
+            proposed.append(trial.values)
             searcher.tell(trial, measure(problem, trial.values))
-        return found
+        return proposed
 
     assert points(5, disturb=False) == points(5, disturb=True)
 
@@ -220,7 +221,7 @@ def test_a_users_own_searcher_is_built() -> None:
 
 
 def searcher_values(searcher: Searcher) -> Values:
-    """Return what a like searcher proposes first."""
+    """Return the first proposal of a searcher that is built alike."""
     twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq"}).ask()
     assert twin is not None
     return twin.values
@@ -243,14 +244,14 @@ def test_rays_searcher_learns_of_trials_that_it_did_not_suggest() -> None:
     problem = toy(limit=None)
     best = tuple(k - 1 for k in problem.cardinalities)
 
-    def found(told: bool) -> list[Values]:
+    def proposed(told: bool) -> list[Values]:
         searcher = build("ray:OptunaSearch", problem, seed=1, trials=20)
         if told:
             for number in range(12):
                 searcher.tell(Trial(-1, tuple((v - number) % 4 for v in best)), (float(number),))
         return run(problem, searcher, 12)
 
-    assert found(told=True) != found(told=False)
+    assert proposed(told=True) != proposed(told=False)
 
 
 @pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())

@@ -1,4 +1,4 @@
-"""What single searchers must find: optima, fronts, better than random; and that the agent's reward keeps its scale."""
+"""Single searchers: optima, fronts, better than random; the scale of the agent's reward."""
 
 import json
 import subprocess
@@ -18,10 +18,10 @@ from search.problem.repair import Repairer
 from search.searchers import build
 from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
-from search.searchers.base.targets import epsilon_limits, spread
-from search.searchers.haq.searcher import centre, chosen, truncated_normal
+from search.searchers.base.targets import epsilon_limits, van_der_corput
+from search.searchers.haq.searcher import action_of, choice_of, truncated_normal
 from search.searchers.surrogate import model
-from search.searchers.surrogate.model import compressed, gains
+from search.searchers.surrogate.model import compressed, hypervolume_gains
 from search.searchers.surrogate.quadratic import fit
 from search.searchers.surrogate.warm_start import warm_points
 
@@ -47,9 +47,9 @@ def test_auto_finds_the_exact_optimum_of_the_measured_table(case: object) -> Non
 @pytest.mark.parametrize("seed", range(2))
 def test_auto_widens_the_front_from_its_first_evaluations_on(seed: int) -> None:
     problem, measure, best = digits_front()
-    found = front_run(problem, measure, "auto", seed=seed, evaluations=100, options={}, at=(50, 100))
-    assert found[50] > 0.97 * best
-    assert found[100] > 0.98 * best
+    volumes = front_run(problem, measure, "auto", seed=seed, evaluations=100, options={}, at=(50, 100))
+    assert volumes[50] > 0.97 * best
+    assert volumes[100] > 0.98 * best
 
 
 def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
@@ -60,13 +60,13 @@ def test_the_gain_of_a_point_is_the_hypervolume_that_it_adds() -> None:
     for values in [*problem.baselines, *(history.draw() for _ in range(20))]:
         history.note(Trial(-1, values), (measure(values), 0.0))
     told = np.array(list(history.told))
-    errors = compressed(np.array([each[0] for each in history.told.values()]))
+    errors = compressed(np.array([objectives[0] for objectives in history.told.values()]))
     front = np.stack([errors, problem.costs(told)["size"]], axis=1)[(problem.excess(told) <= 0).all(axis=1)]
     reference = (float(errors.max()), problem.limits["size"])
-    points, hoped = rng.integers(4, size=(30, 7)), rng.uniform(0, 1, 30)
+    points, bound = rng.integers(4, size=(30, 7)), rng.uniform(0, 1, 30)
     costs = problem.costs(points)["size"]
-    wanted = [hypervolume(np.vstack([front, each]), reference) - hypervolume(front, reference) for each in zip(hoped, costs, strict=True)]
-    assert gains(history, "size", points, hoped) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+    wanted = [hypervolume(np.vstack([front, point]), reference) - hypervolume(front, reference) for point in zip(bound, costs, strict=True)]
+    assert hypervolume_gains(history, "size", points, bound) == pytest.approx(wanted, rel=1e-9, abs=1e-6)
     assert np.ptp(wanted) > 0
 
 
@@ -78,13 +78,13 @@ def test_the_model_proposes_what_would_widen_a_front_most(monkeypatch: pytest.Mo
         history.note(Trial(-1, values), (measure(values), float(problem.costs(np.array([values]))["size"][0]))[: len(problem.objectives)])
     asked: list[Values] = []
 
-    def only_the_last(_history: ProposalHistory, metric: str, points: np.ndarray, _hoped: np.ndarray) -> np.ndarray:
+    def only_the_last(_history: ProposalHistory, metric: str, points: np.ndarray, _bound: np.ndarray) -> np.ndarray:
         assert metric == "size"
         asked.append(tuple(map(int, points[-1])))
         return (np.arange(len(points)) == len(points) - 1).astype(np.float64)
 
-    monkeypatch.setattr(model, "gains", only_the_last)
-    trial = model.modelled(history, losses(problem))
+    monkeypatch.setattr(model, "hypervolume_gains", only_the_last)
+    trial = model.propose_by_model(history, losses(problem))
     assert trial is not None
     assert asked == ([trial.values] if front else [])
 
@@ -138,10 +138,10 @@ def test_an_epsilon_sweep_traces_the_front(name: str) -> None:
 
 
 def test_epsilon_limits_go_from_coarse_to_fine_within_the_limits() -> None:
-    assert spread(5).tolist() == [1.0, 0.5, 0.25, 0.75, 0.125]
+    assert van_der_corput(5).tolist() == [1.0, 0.5, 0.25, 0.75, 0.125]
     problem, _, _ = digits_front()
     low, high = 2 * 25280.0, 8 * 25280.0
-    limits = [each["size"] for each in epsilon_limits(problem, 3)]
+    limits = [limits["size"] for limits in epsilon_limits(problem, 3)]
     assert limits == pytest.approx([high, (low + high) / 2, low + (high - low) / 4])
 
 
@@ -161,8 +161,8 @@ def test_the_second_order_model_recovers_a_function_of_pairs() -> None:
 
 
 def test_actions_share_the_unit_interval_evenly_and_round_trip() -> None:
-    assert [chosen(action, 4) for action in (0.0, 0.24, 0.25, 0.5, 0.99, 1.0)] == [0, 0, 1, 2, 3, 3]
-    assert all(chosen(centre(k, 7), 7) == k for k in range(7))
+    assert [choice_of(action, 4) for action in (0.0, 0.24, 0.25, 0.5, 0.99, 1.0)] == [0, 0, 1, 2, 3, 3]
+    assert all(choice_of(action_of(k, 7), 7) == k for k in range(7))
     drawn = [truncated_normal(np.random.default_rng(seed), 0.9, 0.5) for seed in range(200)]
     assert 0.0 <= min(drawn) < 0.3
     assert 0.9 < max(drawn) <= 1.0
@@ -179,14 +179,14 @@ def test_the_agents_reward_does_not_depend_on_the_scale_of_the_error(scale: floa
         return float(sum(abs(v - t) for v, t in zip(values, target, strict=True)))
 
     agent = build("haq+", problem, seed=0, trials=60)
-    found = []
+    errors = []
     for _ in range(60):
         trial = agent.ask()
         assert trial is not None
-        found.append(error(trial.values))
-        agent.tell(trial, (scale * found[-1],))
-    assert np.mean(found[-15:]) < np.mean(found[:15]) - 1.0
-    assert min(found) <= 1.0
+        errors.append(error(trial.values))
+        agent.tell(trial, (scale * errors[-1],))
+    assert np.mean(errors[-15:]) < np.mean(errors[:15]) - 1.0
+    assert min(errors) <= 1.0
 
 
 def test_a_replayed_agent_proposes_the_same() -> None:

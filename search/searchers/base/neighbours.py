@@ -19,26 +19,26 @@ def neighbours(history: ProposalHistory, target: Problem, point: Values, most: i
     kept = np.ones(len(drawn), dtype=np.bool_)
     kept[infeasible(target, drawn)] = False
     drawn = drawn[kept]
-    drawn = drawn[[n for n, each in enumerate(drawn.tolist()) if not history.seen(tuple(each))]]
+    drawn = drawn[[n for n, neighbour in enumerate(drawn.tolist()) if not history.seen(tuple(neighbour))]]
     rises = (drawn > np.array(point)).any(axis=1)
     return drawn[rises] if rises.any() else drawn
 
 
 def _size(problem: Problem) -> int:
     rest = [k - 1 for k in problem.cardinalities]
-    return sum(rest) + (sum(rest) ** 2 - sum(each**2 for each in rest)) // 2
+    return sum(rest) + (sum(rest) ** 2 - sum(count**2 for count in rest)) // 2
 
 
 def _all_pairs(problem: Problem, point: Values) -> IntArray:
     """Return all points that differ in one or two dimensions."""
-    found = []
+    points = []
     cards = problem.cardinalities
     for d, k in enumerate(cards):
-        singles = [(*point[:d], v, *point[d + 1 :]) for v in range(k) if v != point[d]]
-        found += singles
+        singles = [(*point[:d], value, *point[d + 1 :]) for value in range(k) if value != point[d]]
+        points += singles
         for e in range(d + 1, len(cards)):
-            found += [(*each[:e], v, *each[e + 1 :]) for each in singles for v in range(cards[e]) if v != point[e]]
-    return np.array(found, dtype=np.int64).reshape(-1, len(cards))
+            points += [(*single[:e], value, *single[e + 1 :]) for single in singles for value in range(cards[e]) if value != point[e]]
+    return np.array(points, dtype=np.int64).reshape(-1, len(cards))
 
 
 def _some_pairs(rng: np.random.Generator, problem: Problem, point: Values, count: int) -> IntArray:

@@ -1,4 +1,4 @@
-"""An Optuna study behind ask and tell: the point that is evaluated, not the one the sampler drew, is what the study holds."""
+"""An Optuna study behind ask and tell: it holds the points that are evaluated, not those that its sampler drew."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class AskTellStudy:
     """One in-memory study. Proposals are repaired and made new before they are opened; limits are set as constraints.
 
     A proposal that had to change is failed (samplers ignore failed trials) and the changed one is enqueued and asked in its stead, so
-    that constant liar sees what is really running.
+    that constant liar counts the point that is running.
     """
 
     def __init__(self, history: ProposalHistory, sampler: optuna.samplers.BaseSampler) -> None:
@@ -67,4 +67,4 @@ class AskTellStudy:
 
     def _excess(self, values: Values) -> dict[str, float]:
         excess = self._history.problem.excess(np.array([values], dtype=np.int64))[0]
-        return {metric: float(each) - TOLERANCE for metric, each in zip(self._history.problem.limits, excess, strict=True)}
+        return {metric: float(share) - TOLERANCE for metric, share in zip(self._history.problem.limits, excess, strict=True)}

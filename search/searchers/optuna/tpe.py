@@ -18,9 +18,9 @@ class TpeSearcher:
     Options:
         repair: how a proposal over a limit is brought back, a name of `search.problem.repair.REPAIRS`.
         startup: random proposals before the model is used; told points (the uniform policies) and warm ones count.
-        warm: points taken from the sensitivities and proposed first (0: a cold start), at most a quarter of the trials. Where nothing is
-            said, 12 budgets of a front, but 4 points under one budget: the best sums are near-twins of one point, and the more of them
-            are among the few good points that the model is made of, the closer it stays to them, right or wrong.
+        warm: points taken from the sensitivities and proposed first (0: a cold start), at most a quarter of the trials. By default
+            12 budgets of a front, but 4 points under one budget: the best sums differ little from each other, and the more of them
+            are among the few good points that the model is fitted to, the closer it stays to them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The best point by a given loss that is not known yet: by enumeration in a small space, by the integer program in a large one."""
+"""The best new point by an additive loss: by enumeration in a small space, by the integer program in a large one."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def next_best(history: ProposalHistory, target: Problem, losses: Sequence[FloatA
     """Return the new point with the least sum of losses (and pair terms) under the limits of `target`; None when there is none."""
     unseen = history.unseen()
     if unseen is None:
-        found = solve(target, losses, history.points[-CUTS:], pairs)
-        return None if found is None or history.seen(found) else found
+        point = solve(target, losses, history.points[-CUTS:], pairs)
+        return None if point is None or history.seen(point) else point
     left = np.delete(unseen, infeasible(target, unseen), axis=0)
     if not len(left):
         return None

@@ -20,7 +20,15 @@ from search.sweeps.ray.cluster import settle
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of Ray's searchers: where it is, the packages it needs (module -> name to install), one line about it, what it can do."""
+    """One of Ray's searchers.
+
+    Attributes:
+        path: `module:attribute` of the class.
+        needs: the packages that it needs, module -> name to install.
+        about: one line for `bitfront list`.
+        several: it takes several objectives.
+        whole: it takes domains of whole numbers.
+    """
 
     path: str
     needs: Mapping[str, str]
@@ -40,12 +48,12 @@ RAY_SEARCHERS: dict[str, _Kind] = {
         whole=False,
     ),
 }
-"""Nevergrad and ZOOpt propose something else each time (seen), so their sweeps could not be resumed."""
+"""Nevergrad and ZOOpt are left out: their proposals differ from run to run, so such a sweep could not be resumed."""
 _SEEDS = ("seed", "random_state_seed", "random_state")
 
 
 class _Suggests(Protocol):
-    """What is used of `ray.tune.search.Searcher`."""
+    """The part of `ray.tune.search.Searcher` that is used."""
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any]) -> bool:
         """Take the space."""
@@ -84,7 +92,7 @@ class RandomVariants:
 
 
 class RaySearcher:
-    """Asks one of Ray's searchers for points, brings them within the limits, and never proposes one twice.
+    """Asks one of Ray's searchers for points, repairs them, and never proposes one twice.
 
     A suggestion that had to change is told the figures of the point that it was changed to. Trials that were never suggested, as the
     uniform policies, are told where Ray's searcher takes such (OptunaSearch does, with one objective).
@@ -136,7 +144,7 @@ class RaySearcher:
 
 
 def maker(name: str) -> Callable[..., RaySearcher]:
-    """Return what builds Ray's searcher `name`, a key of `RAY_SEARCHERS`, as `search.searchers.build` calls it.
+    """Return the function that builds Ray's searcher `name`, a key of `RAY_SEARCHERS`, as `search.searchers.build` calls it.
 
     Raises:
         InputError: unknown, or a package that it needs is not installed.
@@ -159,7 +167,7 @@ def maker(name: str) -> Callable[..., RaySearcher]:
         if len(problem.objectives) > 1 and not kind.several:
             raise InputError(
                 f"searcher 'ray:{name}' minimizes one figure, and {', '.join(problem.objectives)} are given as objectives; give ['error'] "
-                f"and a budget, or one of {', '.join(f'ray:{each}' for each, other in RAY_SEARCHERS.items() if other.several)}."
+                f"and a budget, or one of {', '.join(f'ray:{other}' for other, kind in RAY_SEARCHERS.items() if kind.several)}."
             )
         history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         settle()
@@ -175,12 +183,14 @@ def _inner(name: str, kind: _Kind, problem: Problem, seed: int, arguments: dict[
         InputError: an argument that it does not take.
     """
     build = cast(Callable[..., _Suggests], load(kind.path))
-    known = [each for each in inspect.signature(build).parameters if each not in ("self", "metric", "mode", "space", "kwargs")]
-    wrong = [each for each in arguments if each not in known]
+    allowed = [
+        argument for argument in inspect.signature(build).parameters if argument not in ("self", "metric", "mode", "space", "kwargs")
+    ]
+    wrong = [argument for argument in arguments if argument not in allowed]
     if wrong:
-        raise InputError(f"searcher 'ray:{name}' has no argument {wrong[0]!r}; it takes {', '.join(known)}.{suggest(wrong[0], known)}")
+        raise InputError(f"searcher 'ray:{name}' has no argument {wrong[0]!r}; it takes {', '.join(allowed)}.{suggest(wrong[0], allowed)}")
     one = len(problem.objectives) == 1
     metric: Any = problem.objectives[0] if one else list(problem.objectives)
     mode: Any = "min" if one else ["min"] * len(problem.objectives)
-    own = {each: seed for each in _SEEDS if each in known}
-    return build(metric=metric, mode=mode, **(own | arguments))
+    seeds = {name: seed for name in _SEEDS if name in allowed}
+    return build(metric=metric, mode=mode, **(seeds | arguments))
