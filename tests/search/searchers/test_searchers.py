@@ -227,33 +227,6 @@ def searcher_values(searcher: Searcher) -> Values:
     return twin.values
 
 
-def test_rays_searchers_say_what_they_need_and_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"unknown searcher of Ray 'OptunaSerach'; known: .*Did you mean 'OptunaSearch'"):
-        build("ray:OptunaSerach", toy())
-    with pytest.raises(InputError, match=r"'ray:OptunaSearch' has no argument 'samplr'; it takes .*Did you mean 'sampler'"):
-        build("ray:OptunaSearch", toy(), options={"arguments": {"samplr": 1}})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="'ray:HyperOptSearch' needs hyperopt, which is not installed: pip install hyperopt"):
-        build("ray:HyperOptSearch", toy())
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    with pytest.raises(InputError, match=r"'ray:HyperOptSearch' minimizes one figure, and error, latency are given .*ray:OptunaSearch"):
-        build("ray:HyperOptSearch", toy(objectives=("error", "latency")))
-
-
-def test_rays_searcher_learns_of_trials_that_it_did_not_suggest() -> None:
-    problem = toy(limit=None)
-    best = tuple(k - 1 for k in problem.cardinalities)
-
-    def proposed(told: bool) -> list[Values]:
-        searcher = build("ray:OptunaSearch", problem, seed=1, trials=20)
-        if told:
-            for number in range(12):
-                searcher.tell(Trial(-1, tuple((v - number) % 4 for v in best)), (float(number),))
-        return run(problem, searcher, 12)
-
-    assert proposed(told=True) != proposed(told=False)
-
-
 @pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
 def test_a_former_name_of_a_repair_proposes_the_same_and_is_recorded_by_its_present_one(former: str, name: str) -> None:
     problem = toy()

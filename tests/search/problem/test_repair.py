@@ -14,7 +14,7 @@ from quant_core.util.errors import InputError
 from search.problem.problem import FloatArray, Problem
 from search.problem.repair import FORMER_NAMES, REPAIRS, Repairer, infeasible, linearize_limits, padded
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def product_problem(limits: dict[str, float], peak: frozenset[str] = frozenset(), base: float = 0.0) -> Problem:

@@ -11,7 +11,7 @@ from quant_core.util.errors import InputError
 from search.problem.allocation import read
 from search.searchers.solvers.milp import solve
 
-PROBLEMS = Path(__file__).parent.parent.parent / "benchmarks" / "problems"
+PROBLEMS = Path(__file__).parents[3] / "benchmarks" / "problems"
 SMALL: dict[str, Any] = {
     "choices": ["a8", "a4", "a2"],
     "layers": ["x", "y", "z", "last"],
