@@ -108,7 +108,7 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
     """Return the record of a sweep before its first trial.
 
     The reference point of the hypervolume is 1 for the error, four times the float network's for the loss (at least 1), and 1.05 times
-    the dearest policy of the space for every cost.
+    the most expensive policy of the space for every cost.
     """
     experiment = setup.experiment
     stamp = datetime.now().strftime("%m%d-%H%M%S")
