@@ -87,12 +87,12 @@ def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}))
     assert problem.peak == {"peak_activation_bytes"}
     points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))
-    dearest = np.array([space.cardinalities]) - 1
-    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(dearest))
+    most_expensive = np.array([space.cardinalities]) - 1
+    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(most_expensive))
     assert set(costs) == set(truth)
     for metric, values in truth.items():
         np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
-        assert problem.dearest(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
+        assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
 
 
 @pytest.mark.parametrize(

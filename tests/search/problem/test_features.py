@@ -1,13 +1,10 @@
 """The state of the HAQ agent: what it sees of each layer, scaled to [0, 1]."""
 
-import numpy as np
 import pytest
 
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
 from search.problem.features import BEYOND, PAPER, features
-from search.problem.problem import Problem
-from search.searchers.haq.state import course
 from spaces.space import Dimension
 
 CHOICES = (parse("int2:channel"), parse("int8:channel"))
@@ -39,15 +36,3 @@ def test_tied_layers_are_seen_as_their_mean() -> None:
     seen, names = features(LAYERS, both)
     assert seen[:, names.index("index")].tolist() == [0.0, 0.0]  # both in the middle: a constant column is 0
     assert seen[:, names.index("depthwise")].tolist() == [0.0, 1.0]
-
-
-def test_the_papers_agent_sees_the_papers_state_only() -> None:
-    seen = np.arange(22.0).reshape(2, 11) / 22
-    sites = ((0,), (1,))
-    cost = {"bytes": (np.array([1.0, 2.0]), np.array([1.0, 4.0]))}
-    losses = (np.array([1.0, 0.0]), np.array([0.5, 0.0]))
-    given = Problem((2, 2), ("error",), sites, cost, limits={"bytes": 5.0}, features=seen, feature_names=(*PAPER, *BEYOND))
-    assert course(given, losses, full=False).static.tolist() == seen[:, :9].tolist()
-    assert course(given, losses, full=True).static.shape == (2, 11 + 2 + 2)
-    plain = Problem((2, 2), ("error",), sites, cost, limits={"bytes": 5.0})
-    assert course(plain, losses, full=False).static.tolist() == [[0, 0, 0], [1, 0, 1]]  # site, place in it, dearest cost

@@ -1,21 +1,24 @@
 """The conformance kit: every searcher of the table keeps the contract of `search.problem.problem.Searcher`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quant_core.util.errors import InputError
 from search.problem.problem import FloatArray, Problem, Searcher, Trial, Values
-from search.searchers import SEARCHERS, build
+from search.problem.repair import FORMER_NAMES
+from search.searchers import SEARCHERS, build, present_options
+from search.tracking import read
 
 NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]
 ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
 
 
 def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), layers: int = 3, choices: int = 4) -> Problem:
-    """Return `layers` sites of a weight and an activation dimension; cost is a product of bits, the limit a share of the dearest."""
+    """Return `layers` sites of a weight and an activation dimension; cost is a product of bits, the limit a share of the greatest."""
     rng = np.random.default_rng(7)
     bits = np.arange(1, choices + 1, dtype=np.float64)
     latency = tuple(m * np.outer(bits, bits) for m in rng.uniform(1, 4, layers))
@@ -26,7 +29,7 @@ def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), 
         objectives=objectives,
         sites=tuple((2 * s, 2 * s + 1) for s in range(layers)),
         site_cost=tables,
-        limits={name: limit * sum(float(t.max()) for t in each) for name, each in tables.items()} if limit else {},
+        limits={name: limit * sum(float(table.max()) for table in per_site) for name, per_site in tables.items()} if limit else {},
         baselines=tuple((k,) * (2 * layers) for k in range(choices)),
         sensitivity=lambda: losses(layers, choices),
     )
@@ -41,7 +44,7 @@ def losses(layers: int, choices: int) -> tuple[FloatArray, ...]:
 def measure(problem: Problem, values: Values) -> tuple[float, ...]:
     """Return the objectives of a point of `toy`, with an interaction that the sensitivities do not show."""
     tables = losses(len(problem.sites), max(problem.cardinalities))
-    error = sum(float(each[v]) for each, v in zip(tables, values, strict=True)) + 0.05 * abs(values[0] - values[-1])
+    error = sum(float(table[v]) for table, v in zip(tables, values, strict=True)) + 0.05 * abs(values[0] - values[-1])
     costs = problem.costs(np.array([values], dtype=np.int64))
     return tuple(error if name == "error" else float(costs[name][0]) for name in problem.objectives)
 
@@ -97,7 +100,8 @@ def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
     check(problem, points)
     assert numbers == list(range(len(points)))
     assert not set(points) & set(problem.baselines)
-    assert points or name == "uniform" or (name in ("greedy", "ilp") and kind == "no limit, error only")  # the dearest policy is a baseline
+    one_answer = name in ("greedy", "ilp") and kind == "no limit, error only"
+    assert points or name == "uniform" or one_answer, "their one answer is a baseline"
 
 
 @ALL_SEARCHERS
@@ -156,7 +160,7 @@ def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
     def points(seed: int, disturb: bool) -> list[Values]:
         searcher = build(name, problem, seed=seed, trials=40)
         tell_baselines(problem, searcher)
-        found = []
+        proposed = []
         for _ in range(40):
             if disturb:
                 np.random.seed(1)
@@ -164,9 +168,9 @@ def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
             trial = searcher.ask()
             if trial is None:
                 break
-            found.append(trial.values)
+            proposed.append(trial.values)
             searcher.tell(trial, measure(problem, trial.values))
-        return found
+        return proposed
 
     assert points(5, disturb=False) == points(5, disturb=True)
 
@@ -207,44 +211,35 @@ def test_unknown_searcher_and_bad_trials_are_refused() -> None:
         build("tpee", toy())
     with pytest.raises(InputError, match="trials = 0 given; at least 1"):
         build("random", toy(), trials=0)
-    with pytest.raises(InputError, match="unknown repair 'fill'; known: haq_wall, none"):
+    with pytest.raises(InputError, match="unknown repair 'fill'; known: greedy, greedy_then_refill, haq, none, random"):
         build("random", toy(), options={"repair": "fill"})
 
 
 def test_a_users_own_searcher_is_built() -> None:
-    searcher = build("search.searchers.random:RandomSearcher", toy(), seed=1, trials=3, options={"repair": "haq_wall"})
+    searcher = build("search.searchers.random:RandomSearcher", toy(), seed=1, trials=3, options={"repair": "haq"})
     assert searcher.ask() == Trial(0, searcher_values(searcher))
 
 
 def searcher_values(searcher: Searcher) -> Values:
-    """Return what a like searcher proposes first."""
-    twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq_wall"}).ask()
+    """Return the first proposal of a searcher that is built alike."""
+    twin = build("random", toy(), seed=1, trials=3, options={"repair": "haq"}).ask()
     assert twin is not None
     return twin.values
 
 
-def test_rays_searchers_say_what_they_need_and_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"unknown searcher of Ray 'OptunaSerach'; known: .*Did you mean 'OptunaSearch'"):
-        build("ray:OptunaSerach", toy())
-    with pytest.raises(InputError, match=r"'ray:OptunaSearch' has no argument 'samplr'; it takes .*Did you mean 'sampler'"):
-        build("ray:OptunaSearch", toy(), options={"arguments": {"samplr": 1}})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="'ray:HyperOptSearch' needs hyperopt, which is not installed: pip install hyperopt"):
-        build("ray:HyperOptSearch", toy())
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    with pytest.raises(InputError, match=r"'ray:HyperOptSearch' minimizes one figure, and error, latency are given .*ray:OptunaSearch"):
-        build("ray:HyperOptSearch", toy(objectives=("error", "latency")))
+@pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
+def test_a_former_name_of_a_repair_proposes_the_same_and_is_recorded_by_its_present_one(former: str, name: str) -> None:
+    problem = toy()
+    searchers = [build("swap", problem, seed=1, trials=8, options={"repair": repair, "start": False}) for repair in (former, name)]
+    first, second = (run(problem, searcher, 8) for searcher in searchers)
+    assert first == second
+    assert present_options("swap", {"repair": former, "start": False}) == {"repair": name, "start": False}
+    assert present_options("ray:random", {"repair": former}) == {"repair": name}
+    assert present_options("mine:Searcher", {"repair": former}) == {"repair": former}, "a user's own searcher may mean something else"
 
 
-def test_rays_searcher_learns_of_trials_that_it_did_not_suggest() -> None:
-    problem = toy(limit=None)
-    best = tuple(k - 1 for k in problem.cardinalities)
-
-    def found(told: bool) -> list[Values]:
-        searcher = build("ray:OptunaSearch", problem, seed=1, trials=20)
-        if told:
-            for number in range(12):
-                searcher.tell(Trial(-1, tuple((v - number) % 4 for v in best)), (float(number),))
-        return run(problem, searcher, 12)
-
-    assert found(told=True) != found(told=False)
+def test_a_sweep_records_the_present_name_of_a_repair(sweep: Callable[..., str], tmp_path: Path) -> None:
+    options = '[search.options]\nrepair = "smart_wall"'
+    choices = '["int8:channel", "int4:channel"]'
+    uri = sweep(tmp_path, evaluate=options, name="renamed", task="own_task:make", weight=choices, activation='"float"', trials=3)
+    assert 'repair = "greedy"' in read(uri, "renamed").experiment

@@ -1,4 +1,4 @@
-"""The replay buffer of the off-policy agents: what a full one gives up."""
+"""The replay buffer of the off-policy agents: the episodes that a full one overwrites."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def kept(evict: float, rewards: list[float], seed: int = 0) -> list[float]:
     assert (held[:, 0] == held[:, 1]).all(), "an episode is overwritten whole"
     assert (buffer.observations[:, 0, 0].reshape(-1, STEPS)[:filled] == held).all(), "with its states"
     assert (buffer.dones.reshape(-1, STEPS)[:filled] == [0.0, 1.0]).all()
-    return [float(each) for each in held[:, 0]]
+    return [float(reward) for reward in held[:, 0]]
 
 
 def test_a_full_buffer_keeps_its_best_episodes() -> None:
@@ -31,7 +31,7 @@ def test_a_full_buffer_keeps_its_best_episodes() -> None:
     assert min(kept(0.0, rewards)) == pytest.approx(0.37)
 
 
-def test_what_is_given_up_is_drawn_by_seed_and_not_always_the_worst() -> None:
+def test_the_overwritten_episode_is_drawn_by_seed_and_not_always_the_worst() -> None:
     rewards = [float(n) for n in np.random.default_rng(1).permutation(30)]
     assert kept(0.7, rewards) == kept(0.7, rewards)
     assert kept(0.7, rewards) != kept(0.7, rewards, seed=1)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.searchers_problems import cases
 from search.problem.problem import FloatArray, Problem, Values
-from search.searchers import knapsack, ranking
 from search.searchers.base.losses import losses
+from search.searchers.solvers import knapsack, ranking
 from search.searchers.solvers.milp import solve
 from search.searchers.solvers.ranking import best, ranked
 
@@ -53,10 +53,10 @@ def test_every_point_comes_once_and_in_order(small: int, seed: int, limited: int
     problem, tables = random_problem(seed, limited)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "SMALL", small)
-        found = list(ranked(problem, tables))
+        in_order = list(ranked(problem, tables))
     wanted = sorted(total(point, tables) for point in map(tuple, points(problem)) if problem.feasible(point))
-    assert len(set(found)) == len(found) == len(wanted)
-    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+    assert len(set(in_order)) == len(in_order) == len(wanted)
+    assert [total(point, tables) for point in in_order] == pytest.approx(wanted)
 
 
 @settings(max_examples=20, deadline=None)
@@ -68,9 +68,9 @@ def test_several_limits_go_to_the_integer_program(seed: int) -> None:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "SMALL", 0)
-        found = list(islice(ranked(problem, tables), 3))
+        in_order = list(islice(ranked(problem, tables), 3))
     wanted = sorted(total(point, tables) for point in feasible)[:3]
-    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+    assert [total(point, tables) for point in in_order] == pytest.approx(wanted)
 
 
 def test_a_dynamic_program_that_grows_too_large_hands_over_to_the_integer_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,29 +78,29 @@ def test_a_dynamic_program_that_grows_too_large_hands_over_to_the_integer_progra
     tables = losses(case.problem)
     wanted = [total(point, tables) for point in islice(ranked(case.problem, tables), 4)]
     monkeypatch.setattr(knapsack, "MOST_STATES", 40)
-    found = list(islice(ranked(case.problem, tables), 4))
-    assert [total(point, tables) for point in found] == pytest.approx(wanted)
+    in_order = list(islice(ranked(case.problem, tables), 4))
+    assert [total(point, tables) for point in in_order] == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("case", cases(("P2",)), ids=lambda case: case.name)
 def test_the_dynamic_program_agrees_with_the_integer_program(case: object) -> None:
     assert isinstance(case, type(cases(("P1",))[0]))
     tables = losses(case.problem)
-    found, other = best(case.problem, tables), solve(case.problem, tables)
-    assert found is not None
+    optimum, other = best(case.problem, tables), solve(case.problem, tables)
+    assert optimum is not None
     assert other is not None
-    assert total(found, tables) == pytest.approx(total(other, tables), abs=1e-12)
+    assert total(optimum, tables) == pytest.approx(total(other, tables), abs=1e-12)
 
 
 def test_the_optimum_of_haqs_table_is_the_integer_programs() -> None:
     """53 sites of 64 joint choices: the hardest budget of the benchmark, with a wide gap between the bound and the optimum."""
     case = cases(("P5",))[0]
     tables = losses(case.problem)
-    found, other = best(case.problem, tables), solve(case.problem, tables)
-    assert found is not None
+    optimum, other = best(case.problem, tables), solve(case.problem, tables)
+    assert optimum is not None
     assert other is not None
-    assert case.problem.feasible(found)
-    assert total(found, tables) <= total(other, tables) + 1e-12
+    assert case.problem.feasible(optimum)
+    assert total(optimum, tables) <= total(other, tables) + 1e-12
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -111,15 +111,15 @@ def test_sites_with_many_choices_and_tight_budgets_agree_with_the_integer_progra
     tables = tuple(np.sort(scale * rng.exponential(1.0, (20, 12)), axis=1)[:, ::-1])
     costs = tuple(np.sort(rng.exponential(1.0, (20, 12)), axis=1))
     if seed % 2:
-        tables, costs = (tuple(np.ceil(4 * each) for each in both) for both in (tables, costs))
-    low, high = (sum(float(reduce(each)) for each in costs) for reduce in (np.min, np.max))
+        tables, costs = (tuple(np.ceil(4 * row) for row in table) for table in (tables, costs))
+    low, high = (sum(float(reduce(row)) for row in costs) for reduce in (np.min, np.max))
     limits = {"time": low + (0.05, 0.2, 0.6)[seed // 2] * (high - low)}
     problem = Problem((12,) * 20, ("error",), tuple((d,) for d in range(20)), {"time": costs}, limits=limits)
-    found, other = best(problem, tables), solve(problem, tables)
-    assert found is not None
+    optimum, other = best(problem, tables), solve(problem, tables)
+    assert optimum is not None
     assert other is not None
-    assert problem.feasible(found)
-    assert total(found, tables) == pytest.approx(total(other, tables), rel=1e-12)
+    assert problem.feasible(optimum)
+    assert total(optimum, tables) == pytest.approx(total(other, tables), rel=1e-12)
 
 
 def test_the_first_point_needs_far_fewer_partial_solutions_than_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +139,13 @@ def test_ties_without_end_do_not_hold_up_the_first_point() -> None:
     rng = np.random.default_rng(1000)
     tables = tuple(np.round(np.sort(rng.exponential(1.0) * rng.uniform(0, 1, 25))[::-1], 1) for _ in range(52))
     costs = tuple(np.ceil(10 * rng.exponential(1.0) * np.sort(rng.uniform(0.05, 1, 25))) for _ in range(52))
-    low, high = (sum(float(reduce(each)) for each in costs) for reduce in (np.min, np.max))
+    low, high = (sum(float(reduce(row)) for row in costs) for reduce in (np.min, np.max))
     problem = Problem((25,) * 52, ("error",), tuple((d,) for d in range(52)), {"time": costs}, limits={"time": low + 0.1 * (high - low)})
-    found = list(islice(ranked(problem, tables), 20))
-    assert len(set(found)) == 20
+    in_order = list(islice(ranked(problem, tables), 20))
+    assert len(set(in_order)) == 20
     other = solve(problem, tables)
     assert other is not None
-    assert [total(point, tables) for point in found] == pytest.approx([total(other, tables)] * 20)
+    assert [total(point, tables) for point in in_order] == pytest.approx([total(other, tables)] * 20)
 
 
 @pytest.mark.parametrize("small", [0, ranking.SMALL])

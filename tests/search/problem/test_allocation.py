@@ -11,7 +11,7 @@ from quant_core.util.errors import InputError
 from search.problem.allocation import read
 from search.searchers.solvers.milp import solve
 
-PROBLEMS = Path(__file__).parent.parent.parent / "benchmarks" / "problems"
+PROBLEMS = Path(__file__).parents[3] / "benchmarks" / "problems"
 SMALL: dict[str, Any] = {
     "choices": ["a8", "a4", "a2"],
     "layers": ["x", "y", "z", "last"],
@@ -32,28 +32,28 @@ def write(folder: Path, **changes: object) -> Path:
 def test_integer_program_reproduces_the_stated_optima(name: str) -> None:
     allocation = read(PROBLEMS / f"{name}.json")
     assert len(allocation.optimum) == 9
-    for each in allocation.optimum:
-        limit = allocation.limit(each["metric"], each["ratio"])
-        assert limit == pytest.approx(each["limit"], rel=1e-12)
-        given = allocation.problem({each["metric"]: limit})
-        found = solve(given.problem, given.problem.sensitivity())  # type: ignore[misc]
-        assert found is not None
-        assert given.loss(found) == pytest.approx(each["loss"], abs=1e-12)
-        assert given.choice(found) == each["choice"]
-        assert given.cost(found)[each["metric"]] <= limit
+    for optimum in allocation.optimum:
+        limit = allocation.limit(optimum["metric"], optimum["ratio"])
+        assert limit == pytest.approx(optimum["limit"], rel=1e-12)
+        bound = allocation.problem({optimum["metric"]: limit})
+        values = solve(bound.problem, bound.problem.sensitivity())  # type: ignore[misc]
+        assert values is not None
+        assert bound.loss(values) == pytest.approx(optimum["loss"], abs=1e-12)
+        assert bound.choice(values) == optimum["choice"]
+        assert bound.cost(values)[optimum["metric"]] <= limit
 
 
 def test_ties_orders_and_sums_agree_with_a_direct_reading(tmp_path: Path) -> None:
     allocation = read(write(tmp_path))
     assert allocation.groups == ((0, 2, 3), (1,))
-    given = allocation.problem(allocation.limits)
+    bound = allocation.problem(allocation.limits)
     for values in itertools.product(range(3), repeat=2):
-        chosen = given.choice(values)
-        assert chosen[0] == chosen[2] == chosen[3] == 2 - values[0]  # choices are turned round: cheap to dear
-        assert given.loss(values) == pytest.approx(sum(SMALL["loss"][n][k] for n, k in enumerate(chosen)))
+        chosen = bound.choice(values)
+        assert chosen[0] == chosen[2] == chosen[3] == 2 - values[0]  # choices are ordered from cheap to expensive
+        assert bound.loss(values) == pytest.approx(sum(SMALL["loss"][n][k] for n, k in enumerate(chosen)))
         direct = {metric: sum(rows[n][k] for n, k in enumerate(chosen)) for metric, rows in SMALL["cost"].items()}
-        assert given.cost(values) == pytest.approx(direct)
-        assert given.problem.feasible(values) == all(direct[metric] <= limit for metric, limit in SMALL["limits"].items())
+        assert bound.cost(values) == pytest.approx(direct)
+        assert bound.problem.feasible(values) == all(direct[metric] <= limit for metric, limit in SMALL["limits"].items())
 
 
 def test_a_ratio_follows_the_rule_of_the_file(tmp_path: Path) -> None:

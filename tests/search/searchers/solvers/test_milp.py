@@ -40,40 +40,40 @@ def total(values: Values, losses: tuple[FloatArray, ...], pairs: Pairs) -> float
 def test_the_program_finds_what_enumeration_finds(seed: int, paired: bool, cuts: int) -> None:
     problem, losses, pairs = random_problem(seed)
     shown = pairs if paired else {}
-    kept = [tuple(map(int, each)) for each in everything(problem)]
-    ranked = sorted((each for each in kept if problem.feasible(each)), key=lambda each: total(each, losses, shown))
-    found = solve(problem, losses, ranked[:cuts], shown)
+    kept = [tuple(map(int, point)) for point in everything(problem)]
+    ranked = sorted((point for point in kept if problem.feasible(point)), key=lambda point: total(point, losses, shown))
+    solution = solve(problem, losses, ranked[:cuts], shown)
     if len(ranked) <= cuts:
-        assert found is None
+        assert solution is None
     else:
-        assert found is not None
-        assert problem.feasible(found)
-        assert total(found, losses, shown) == pytest.approx(total(ranked[cuts], losses, shown), abs=1e-9)
+        assert solution is not None
+        assert problem.feasible(solution)
+        assert total(solution, losses, shown) == pytest.approx(total(ranked[cuts], losses, shown), abs=1e-9)
 
 
 def test_three_limits_and_25_choices_on_52_layers_take_seconds() -> None:
     rng = np.random.default_rng(0)
-    w, a = (each.ravel() for each in np.meshgrid([2.0, 3, 4, 6, 8], [2.0, 3, 4, 6, 8], indexing="ij"))
+    w, a = (bits.ravel() for bits in np.meshgrid([2.0, 3, 4, 6, 8], [2.0, 3, 4, 6, 8], indexing="ij"))
     par, mac, act = (rng.lognormal(0, 1, (52, 1)) for _ in range(3))
     tables = {"size": par * w, "bops": mac * w * a, "time": np.maximum(mac * np.maximum(w, a), par * w + act * a)}
     losses = rng.lognormal(0, 1, (52, 1)) * 4.0**-w + rng.lognormal(0, 1, (52, 1)) * 4.0**-a
     limits = {name: 0.65 * float(t.min(axis=1).sum()) + 0.35 * float(t.max(axis=1).sum()) for name, t in tables.items()}
     problem = Problem((25,) * 52, ("error",), tuple((n,) for n in range(52)), {name: tuple(t) for name, t in tables.items()}, limits=limits)
-    found = solve(problem, tuple(losses))
-    assert found is not None
-    assert problem.feasible(found)
-    value = float(losses[np.arange(52), list(found)].sum())
+    solution = solve(problem, tuple(losses))
+    assert solution is not None
+    assert problem.feasible(solution)
+    value = float(losses[np.arange(52), list(solution)].sum())
     # the continuous relaxation at these prices is a lower bound (weak duality); the optimum is within a percent of it
     assert value >= dual_bound(losses, tables, limits) - 1e-9
     assert value <= 1.01 * dual_bound(losses, tables, limits)
 
 
 def dual_bound(losses: FloatArray, tables: dict[str, FloatArray], limits: dict[str, float]) -> float:
-    """Return the Lagrangian bound, its prices found by scipy's linear program: an oracle that shares no code with the searcher."""
+    """Return the Lagrangian bound, its prices from scipy's linear program: an oracle that shares no code with the searcher."""
     from scipy.optimize import linprog
 
     n, k = losses.shape
     rows = np.array([t.ravel() for t in tables.values()])
     ones = np.kron(np.eye(n), np.ones(k))
-    found = linprog(losses.ravel(), A_ub=rows, b_ub=list(limits.values()), A_eq=ones, b_eq=np.ones(n), bounds=(0, 1))
-    return float(found.fun)
+    solution = linprog(losses.ravel(), A_ub=rows, b_ub=list(limits.values()), A_eq=ones, b_eq=np.ones(n), bounds=(0, 1))
+    return float(solution.fun)
