@@ -39,7 +39,7 @@ def made_up(number: int, layers: int, rng: random.Random) -> TrialRecord:
     values = tuple(rng.randrange(len(WEIGHTS)) for _ in range(layers))
     policy = Policy({f"body.{i}.conv": LayerPolicy(WEIGHTS[value], ACTIVATION) for i, value in enumerate(values)})
     bits = [WEIGHTS[value].bits for value in values]
-    error = sum(4.0**-each for each in bits) / layers + 0.02 * rng.random()
+    error = sum(4.0**-width for width in bits) / layers + 0.02 * rng.random()
     metrics = {"accuracy": 1 - error, "error": error, "loss": error, "bits_weight_avg": sum(bits) / layers, "bits_activation_avg": 8.0}
     cost = {"weight_bytes": 100.0 * sum(bits), "latency_s": 1e-6 * sum(bits), "energy_j": 1e-7 * sum(bits)}
     return TrialRecord(number, "random", values, policy, Result(policy.id, metrics, cost, 1e-3), 2 * number, 2 * number + 1)
@@ -119,17 +119,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--sweeps", type=int, default=1)
     parser.add_argument("--uri", default="")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        uri = given.uri or f"sqlite:///{folder}/mlflow.db"
-        names = [f"benchmark-{time.time_ns()}-{i}" for i in range(given.sweeps)]
-        with ProcessPoolExecutor(given.sweeps, get_context("spawn")) as pool:
-            costs = [pool.submit(sweep, name, uri, given.trials, given.trial_ms / 1e3, given.layers) for name in names]
-            found = [each.result() for each in costs]
+        uri = arguments.uri or f"sqlite:///{folder}/mlflow.db"
+        names = [f"benchmark-{time.time_ns()}-{i}" for i in range(arguments.sweeps)]
+        with ProcessPoolExecutor(arguments.sweeps, get_context("spawn")) as pool:
+            sweeps = [pool.submit(sweep, name, uri, arguments.trials, arguments.trial_ms / 1e3, arguments.layers) for name in names]
+            costs = [running.result() for running in sweeps]
         database = Path(uri.removeprefix("sqlite:///"))
         figures = {
-            "trials": given.trials,
-            "sweeps": found,
+            "trials": arguments.trials,
+            "sweeps": costs,
             "front_command_s": min(front_seconds(uri, names[0]) for _ in range(3)),
             "read_trials": [len(tracking.read(uri, name).trials) for name in names],
             "database_mib": database.stat().st_size / 2**20 if database.is_file() else None,

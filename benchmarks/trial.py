@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--valid", type=int, default=0, help="validation examples; 0: all")
     parser.add_argument("--policies", type=int, default=10)
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = dict(option.split("=", 1) for option in given.option)
-    context = open_context(experiment(given.task, options, given.valid, 1, 1.0, 1.0))
+    options = dict(option.split("=", 1) for option in parsed.option)
+    context = open_context(experiment(parsed.task, options, parsed.valid, 1, 1.0, 1.0))
     space, evaluator = context.setup.space, context.evaluator
-    policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(given.policies)]
+    policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(parsed.policies)]
     for policy in policies:
         evaluator(policy)
     trials, plain = [], []
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trials.append(seconds(partial(evaluator, policy)))
         plain.append(seconds(evaluator.float_metrics))
     trial, once = statistics.median(trials), statistics.median(plain)
-    print(f"{given.task}: trial {trial * 1e3:.1f} ms, float evaluation {once * 1e3:.1f} ms of CPU time, ratio {trial / once:.2f}")
+    print(f"{parsed.task}: trial {trial * 1e3:.1f} ms, float evaluation {once * 1e3:.1f} ms of CPU time, ratio {trial / once:.2f}")
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ class EvaluateSection(BaseModel):
 
     @model_validator(mode="after")
     def _qat_is_known(self) -> "EvaluateSection":
-        known = [each.name for each in dataclasses.fields(QatConfig)]
-        wrong = sorted(set(self.qat) - set(known))
+        names = [field.name for field in dataclasses.fields(QatConfig)]
+        wrong = sorted(set(self.qat) - set(names))
         if wrong:
-            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(known)}")
+            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(names)}")
         if self.epochs and "epochs" in self.qat:
             raise ValueError(f"epochs = {self.epochs} and qat.epochs = {self.qat['epochs']} given; give one of them")
         _ = self.training

@@ -59,16 +59,16 @@ def check(name: str, options: Mapping[str, Any], backend: str, trains: bool) -> 
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    known = SCHEDULERS[name].options
+    allowed = SCHEDULERS[name].options
     for option, value in options.items():
-        if option not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, known)}")
-        least = known[option]
+        if option not in allowed:
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, allowed)}")
+        least = allowed[option]
         whole = isinstance(least, int)
-        number = "a whole number" if whole else "a number"
+        needed = "a whole number" if whole else "a number"
         if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)) or not value >= least:
-            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {number} of {least} or more is needed.")
+            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {needed} of {least} or more is needed.")
 
 
 def split(searcher: str) -> tuple[str, str]:

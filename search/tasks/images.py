@@ -22,7 +22,7 @@ class Images:
         """How many."""
         return len(self.labels)
 
-    def pick(self, index: Tensor | slice) -> "Images":
+    def subset(self, index: Tensor | slice) -> "Images":
         """Return some of them."""
         return Images(self.pixels[index], self.labels[index])
 
@@ -56,7 +56,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield (inputs [size, C, H, W], labels [size])."""
         for start in range(0, len(self.images), self.size):
-            part = self.images.pick(slice(start, start + self.size))
+            part = self.images.subset(slice(start, start + self.size))
             yield self.scale(part.pixels), part.labels
 
 
@@ -83,13 +83,13 @@ def image_task(model: nn.Module, train: Images, valid: Images, test: Images, siz
     order = permutation(len(train), seed=0)
     kept = order[: take("train_size", sizes.train, len(train))]
     calib = order[: take("calib_size", sizes.calib, len(train))]
-    valid = valid.pick(slice(take("valid_size", sizes.valid, len(valid))))
-    test = test.pick(slice(take("test_size", sizes.test, len(test))))
+    valid = valid.subset(slice(take("valid_size", sizes.valid, len(valid))))
+    test = test.subset(slice(take("test_size", sizes.test, len(test))))
     step = take("batch_size", sizes.batch, len(train))
     return Task(
         model=model,
-        train=Batches(train.pick(kept), step, scale),
-        calib=list(Batches(train.pick(calib), step, scale)),
+        train=Batches(train.subset(kept), step, scale),
+        calib=list(Batches(train.subset(calib), step, scale)),
         valid=list(Batches(valid, sizes.read, scale)),
         test=list(Batches(test, sizes.read, scale)),
     )

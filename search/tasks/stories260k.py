@@ -145,7 +145,7 @@ def _fill(model: Any, values: Tensor, header: dict[str, int]) -> None:
     ]
     at = 0
     with torch.no_grad():
-        for parameter in (each for group in order for each in group):
+        for parameter in (parameter for group in order for parameter in group):
             parameter.copy_(values[at : at + parameter.numel()].view_as(parameter))
             at += parameter.numel()
         for layer in layers:

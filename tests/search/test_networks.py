@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from quant_core.network.trace import trace
 from quant_core.util.errors import InputError
-from search.tasks.networks import NETWORKS, build
+from search.tasks.networks import NETWORKS, build_network
 from search.tasks.networks.checkpoint import load_checkpoint
 from search.tasks.networks.digits import DigitsNet
 from search.tasks.networks.keras import KerasGraph, pad_same
@@ -35,7 +35,7 @@ MOBILENETV2 += [(6400, 49), (1440, 49), (6400, 49)] * 2 + [(6400, 49), (1600, 1)
     ],
 )
 def test_trained_networks_are_those_of_their_tables(name: str, layers: list[tuple[int, int]], depthwise: int, stated: int) -> None:
-    traced = trace(build(name, 1, 10).eval(), torch.zeros(2, 1, 28, 28))
+    traced = trace(build_network(name, 1, 10).eval(), torch.zeros(2, 1, 28, 28))
     assert sorted((layer.weights, layer.macs) for layer in traced) == sorted((count, count * pixels) for count, pixels in layers)
     assert sum(layer.weights for layer in traced) == stated
     assert [layer.kind for layer in traced].count("depthwise") == depthwise
@@ -44,7 +44,7 @@ def test_trained_networks_are_those_of_their_tables(name: str, layers: list[tupl
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("channels", "classes", "side"), [(1, 2, 28), (3, 10, 32)])
 def test_trained_networks_map_images_to_logits(name: str, channels: int, classes: int, side: int) -> None:
-    network = build(name, channels, classes)
+    network = build_network(name, channels, classes)
     logits = network(torch.rand(4, channels, side, side))
     assert logits.shape == (4, classes)
     logits.sum().backward()
@@ -61,11 +61,11 @@ def test_digits_net_keeps_its_residual() -> None:
 
 
 def test_resnet20_has_the_published_number_of_parameters() -> None:
-    assert sum(p.numel() for p in build("resnet20", 3, 10).parameters()) == 269_722
+    assert sum(p.numel() for p in build_network("resnet20", 3, 10).parameters()) == 269_722
 
 
 def test_resnet20_checkpoint_loads_and_its_batch_norms_fit(shared_data: Path) -> None:
-    network = load_checkpoint(build("resnet20", 3, 10), shared_data / "resnet20_cifar10" / "resnet20-12fca82f.th")
+    network = load_checkpoint(build_network("resnet20", 3, 10), shared_data / "resnet20_cifar10" / "resnet20-12fca82f.th")
     assert not network.training
     means: list[float] = []
     network.layer3[2].register_forward_hook(lambda _m, _i, out: means.append(float(out.detach().mean())))  # type: ignore[index, union-attr]
@@ -91,9 +91,9 @@ def test_bad_checkpoints_are_refused(tmp_path: Path, held: object, message: str)
     else:
         torch.save(held, path)
     with pytest.raises(InputError, match=message):
-        load_checkpoint(build("resnet20", 3, 10), path)
+        load_checkpoint(build_network("resnet20", 3, 10), path)
     with pytest.raises(InputError, match="does not exist"):
-        load_checkpoint(build("resnet20", 3, 10), tmp_path / "absent.th")
+        load_checkpoint(build_network("resnet20", 3, 10), tmp_path / "absent.th")
 
 
 class Evil:
@@ -104,7 +104,7 @@ class Evil:
 def test_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "net.th")
     with pytest.raises(InputError, match="cannot be read as a file of tensors"):
-        load_checkpoint(build("resnet20", 3, 10), tmp_path / "net.th")
+        load_checkpoint(build_network("resnet20", 3, 10), tmp_path / "net.th")
     assert "owned" not in capsys.readouterr().out
 
 

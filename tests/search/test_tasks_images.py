@@ -18,7 +18,7 @@ from quant_core.util.errors import InputError
 from search.tasks import cifar10, fashion_mnist, load, pneumoniamnist
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Batches, Images, Scale
-from search.tasks.networks import build
+from search.tasks.networks import build_network
 from search.tasks.task import Task
 
 RNG = np.random.default_rng(0)
@@ -265,7 +265,7 @@ def test_cifar10_reads_both_official_forms_alike(tmp_path: Path, small_cifar: No
 
 def test_cifar10_takes_a_checkpoint_and_then_trains_nothing(tmp_path: Path, small_cifar: None) -> None:
     write_cifar(tmp_path / "cifar10", "binary")
-    network = build("resnet20", 3, 10)
+    network = build_network("resnet20", 3, 10)
     torch.save(
         {"state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}, "best_prec1": 91.7}, tmp_path / "net.th"
     )

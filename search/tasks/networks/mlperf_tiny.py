@@ -67,9 +67,9 @@ def mlperf_tiny(name: str, folder: Path) -> nn.Module:
         nodes = _dscnn() if name == "dscnn" else json.loads((folder / files(name)[1]).read_text())
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             weights = {key: torch.from_numpy(file[key]) for key in file.files}
-        found = sum(value.numel() for value in weights.values())
-        if found != reference(name).numbers:
-            raise InputError(f"{path} holds {found} numbers, expected {reference(name).numbers} for {name}.")
+        count = sum(value.numel() for value in weights.values())
+        if count != reference(name).numbers:
+            raise InputError(f"{path} holds {count} numbers, expected {reference(name).numbers} for {name}.")
         return KerasGraph(_typed(nodes), weights).eval()
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path} and its graph give no {name}: {error}") from error
