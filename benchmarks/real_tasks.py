@@ -90,8 +90,10 @@ def run(context: SweepContext, problem: Problem, name: str, evaluations: int, se
 
 
 def prepared(arguments: argparse.Namespace, options: Mapping[str, object]) -> tuple[SweepContext, Problem]:
-    """Return one network, context to be searched, with its sensitivities measured; prints what they and the float network are."""
-    context = open_context(experiment(arguments.task, options, arguments.valid, arguments.evaluations, arguments.weights, arguments.latency))
+    """Return one network, ready to be searched, with its sensitivities measured; prints what they and the float network are."""
+    context = open_context(
+        experiment(arguments.task, options, arguments.valid, arguments.evaluations, arguments.weights, arguments.latency)
+    )
     reference = {split: context.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
     problem = context.problem({"error_valid": 1 - reference["valid"]})
     start = time.process_time()
