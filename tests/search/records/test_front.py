@@ -63,8 +63,8 @@ def test_picking(make_sweep: MakeSweep) -> None:
     knee = next(row["trial"] for row in front_rows(sweep, members) if row["knee"])
     assert pick(sweep, "knee").number == knee
     limit = 64.0 * 6 * 4
-    able = [trial for trial in members if trial.result.cost["weight_bytes"] <= limit]
-    assert pick(sweep, f"best-under:weight_bytes={limit}") == min(able, key=lambda trial: trial.result.metrics["error"])
+    feasible = [trial for trial in members if trial.result.cost["weight_bytes"] <= limit]
+    assert pick(sweep, f"best-under:weight_bytes={limit}") == min(feasible, key=lambda trial: trial.result.metrics["error"])
     assert pick(sweep, members[0].policy.id) == members[0]
     assert pick(sweep, members[0].policy.id[:6]) == members[0]
     assert pick(sweep, "5").number == 5
