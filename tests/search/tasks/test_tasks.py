@@ -152,3 +152,9 @@ def test_every_entry_of_the_table_is_a_documented_function_with_defaults(name: s
     assert function.__doc__
     assert all(p.default is not inspect.Parameter.empty for p in inspect.signature(function).parameters.values())
     assert inspect.signature(function).return_annotation in (Task, "Task")
+
+
+def test_the_earlier_address_of_task_is_the_same_class() -> None:
+    from search import task
+
+    assert task.Task is Task
