@@ -1,4 +1,4 @@
-"""How fast every number format is: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--no-peers] [--json]`.
+"""The speed of every number format: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--no-peers] [--json]`.
 
 GB/s of input (bytes read once) of quantize and dequantize of a float32 matrix, by wall clock and by process CPU time, beside a copy into a
 preallocated tensor (the limit), torch's own kernel, and the other libraries that are installed. Best of a few runs, all in one process.

@@ -30,7 +30,7 @@ SEARCHERS = ("uniform", "random", "tpe", "nsga2", "ilp", "haq", "haq+", "auto")
 
 @dataclass(frozen=True)
 class Row:
-    """What one searcher found."""
+    """The best policy of one searcher."""
 
     searcher: str
     valid: float

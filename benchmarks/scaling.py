@@ -1,4 +1,4 @@
-"""What the Ray backend gives and costs: two workers against one, and what a trial costs beyond its evaluation.
+"""The gain and the cost of the Ray backend: two workers against one, and the overhead of a trial beyond its evaluation.
 
 A trial burns a fixed amount of CPU time in one thread of its process and never sleeps, so that a busy machine shows: wall time grows, CPU
 time does not. "workers_busy" is how many workers were evaluating at a time, which other load does not change.

@@ -1,4 +1,4 @@
-"""What a post-training trial costs beside one evaluation of the float network: medians of process CPU time over policies, side by side.
+"""The cost of a post-training trial beside one evaluation of the float network: medians of process CPU time over policies, side by side.
 
 Caches are warm, as after the first trials of a sweep: every quantized weight has been made once.
 

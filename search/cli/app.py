@@ -69,7 +69,7 @@ def main() -> None:
     Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
     """
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may lie in the working directory
+    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may be in the working directory
     debug, arguments = "--debug" in sys.argv, [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         with warnings.catch_warnings():
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def one_line(console: Console) -> Callable[..., None]:
-    """Return what shows our own warnings as one line, and others as Python does."""
+    """Return a `warnings.showwarning` that prints our own warnings as one line, and others as Python does."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:

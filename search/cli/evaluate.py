@@ -108,7 +108,7 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
 
 
 def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]") -> dict[str, str | float]:
-    """Return what is printed; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
+    """Return the figures to print; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
     from quant_core.spec.size import average_bits, float_bytes, weight_bytes
 
     figures: dict[str, str | float] = {"id": policy.id}

@@ -23,7 +23,7 @@ def export_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     allow_dequantized: Annotated[
-        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot say as float constants of their values.")
+        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot hold as float constants of their values.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,

@@ -90,7 +90,7 @@ Choices = Annotated[tuple[QuantSpec, ...], BeforeValidator(_read_choices), Plain
 
 
 class TaskSection(_Section):
-    """Which network and data.
+    """The network and its data.
 
     Attributes:
         name: a task of `bitfront list tasks` or "package.module:function".
@@ -130,7 +130,7 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """What may be chosen for every layer, before the rules."""
+    """The choices of every layer, before the rules."""
 
     weight: Choices
     activation: Choices
@@ -187,7 +187,7 @@ class DeviceSection(_Section):
 
 
 class SearchSection(_Section):
-    """How to search: a searcher of `bitfront list searchers` or "package.module:attribute"."""
+    """The searcher and its trials: a searcher of `bitfront list searchers` or "package.module:attribute"."""
 
     searcher: str = "auto"
     options: dict[str, Any] = {}
@@ -196,7 +196,7 @@ class SearchSection(_Section):
 
 
 class TrackSection(_Section):
-    """Where the record goes.
+    """The place of the record.
 
     Attributes:
         uri: MLflow tracking uri; credentials belong into the environment.
@@ -210,7 +210,8 @@ class TrackSection(_Section):
 
 
 class RunSection(_Section):
-    """Where trials run. One torch thread per trial is the fastest for small networks and keeps figures the same on every machine.
+    """The backend of the trials. One torch thread per trial is the fastest for small networks and keeps figures
+    the same on every machine.
 
     Attributes:
         backend: "local" (this process), "ray", or "package.module:function".
@@ -236,7 +237,7 @@ class RunSection(_Section):
 
     @property
     def at_once(self) -> int:
-        """How many trials run at once: one in this process, `workers` elsewhere."""
+        """Return the number of trials at once: one in this process, `workers` elsewhere."""
         return 1 if self.backend == "local" else self.workers
 
 

@@ -1,4 +1,4 @@
-"""KEY=VALUE as it stands on a command line: one way to split it, and one to read a value."""
+"""KEY=VALUE of the command line: one way to split it, and one to read a value."""
 
 import tomllib
 
@@ -24,7 +24,7 @@ def key_value(text: str, name: str, form: str, example: str) -> tuple[str, str]:
 
 
 def toml_value(text: str) -> object:
-    """Return a value that is written as in TOML (`3`, `"a"`, `[1, 2]`); text that is no TOML stands for itself."""
+    """Return a value that is written as in TOML (`3`, `"a"`, `[1, 2]`); text that is no TOML is returned as it is."""
     try:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

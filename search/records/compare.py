@@ -16,7 +16,7 @@ BUDGETS = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several sweeps have in common to be judged by.
+    """The figures by which several sweeps are compared.
 
     Attributes:
         names: how each sweep is called here; unique.
@@ -141,7 +141,7 @@ def _attained(names: Sequence[str], clouds: Sequence[FloatArray], column: int, a
 
 
 def _layers(names: Sequence[str], picked: Sequence[TrialRecord | None]) -> tuple[Row, ...]:
-    """Return what each picked policy does with each layer; empty text where a network lacks the layer."""
+    """Return the choice of each picked policy for each layer; empty text where a network lacks the layer."""
     chosen = [trial.policy if trial else {} for trial in picked]
     layers = dict.fromkeys(layer for policy in chosen for layer in policy)
     texts = {layer: [str(policy[layer]) if layer in policy else "" for policy in chosen] for layer in layers}

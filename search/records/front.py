@@ -31,7 +31,7 @@ def keeps_limits(trial: TrialRecord, limits: Mapping[str, float]) -> bool:
 
 
 def front_members(sweep: SweepRecord) -> tuple[TrialRecord, ...]:
-    """Return the non-dominated trials that ended well and keep every limit, by number. Of equal points the first trial stands."""
+    """Return the non-dominated trials that ended well and keep every limit, by number. Of equal points the first trial counts."""
     candidates = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0 and keeps_limits(trial, sweep.limits)]
     keep = non_dominated(points(candidates, sweep.objectives))
     return tuple(trial for trial, kept in zip(candidates, keep, strict=True) if kept)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """How a metric is shown.
+    """The form in which a metric is shown.
 
     Attributes:
         name: of the unit; "" where there is none.

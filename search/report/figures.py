@@ -110,7 +110,7 @@ def shown_bits(spec: QuantSpec) -> int:
 
 
 def hypervolume_curve(sweep: SweepRecord) -> tuple[list[int], list[float]]:
-    """Return how many trials had ended and the hypervolume of the front then, at every change, and at the end."""
+    """Return the count of ended trials and the hypervolume of the front then, at every change, and at the end."""
     archive = Archive(tuple(sweep.reference[name] for name in sweep.objectives))
     steps, volumes = [0], [0.0]
     told = sorted(sweep.trials, key=lambda trial: trial.tell_index)

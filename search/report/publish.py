@@ -1,4 +1,4 @@
-"""What a finished sweep shows on its page in MLflow: the front as page, pictures, table, and a description."""
+"""The artifacts of a finished sweep on its page in MLflow: the front as page, pictures, table, and a description."""
 
 from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord

@@ -86,7 +86,7 @@ _RANGES = {"resnet8": (1.0, 0.0, 255.0), "mobilenet": (5.0, 0.0, 1.0), "dscnn": 
 def agreement(
     model: nn.Module, shape: tuple[int, ...], values: tuple[float, float, float], seed: int, sizes: tuple[int, int, int, int]
 ) -> Task:
-    """Return a task of noise inputs whose targets are what `model` says of them.
+    """Return a task of noise inputs whose targets are the outputs of `model` on them.
 
     Args:
         model: in eval mode; gives logits, or as many outputs as inputs (then it is judged as an autoencoder).
@@ -104,7 +104,7 @@ def agreement(
 
 
 def noise(n: int, shape: tuple[int, ...], values: tuple[float, float, float], generator: torch.Generator) -> Tensor:
-    """Return n smooth random inputs, [n, *shape], of random brightness and contrast, pressed into the given range by a sigmoid."""
+    """Return n smooth random inputs, [n, *shape], of random brightness and contrast, mapped into the range by a sigmoid."""
     channels, height, width = shape if len(shape) == 3 else (1, 1, *shape)
     steepness, low, high = values
     total = GRAIN * torch.randn(n, channels, height, width, generator=generator)

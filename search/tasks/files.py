@@ -12,7 +12,7 @@ VARIABLE = "BITFRONT_DATA"
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set looks like on disk.
+    """The layout of a data set on disk.
 
     Attributes:
         name: of the data set, also of its folder.

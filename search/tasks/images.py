@@ -1,4 +1,4 @@
-"""From arrays of images to a `Task`: what the image tasks share."""
+"""The splits, scaling and batches that the image tasks share: from arrays of images to a `Task`."""
 
 import math
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ class Images:
     labels: Tensor
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.labels)
 
     def subset(self, index: Tensor | slice) -> "Images":
-        """Return some of them."""
+        """Return the images at an index."""
         return Images(self.pixels[index], self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """From pixels to network inputs: (pixel / `full` - mean) / deviation, per channel."""
+    """The map from pixels to network inputs: (pixel / `full` - mean) / deviation, per channel."""
 
     full: float = 255.0
     mean: tuple[float, ...] = (0.0,)
@@ -50,7 +50,7 @@ class Batches:
     scale: Scale = field(default_factory=Scale)
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Return the number of batches."""
         return math.ceil(len(self.images) / self.size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -62,7 +62,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images of each split to use; None takes all. Batches of `train` and `calib`, then of `valid` and `test`."""
+    """The number of images of each split to use; None takes all. Batches of `train` and `calib`, then of `valid` and `test`."""
 
     train: int | None = None
     calib: int | None = None

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Equal recipes give equal weights (for one number of threads and one build of torch).
+    """The hyper-parameters of one training. Equal recipes give equal weights (for one number of threads and one build of torch).
 
     Attributes:
         seed: of the initial weights, the order of the images and the augmentation.

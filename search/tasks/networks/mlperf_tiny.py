@@ -46,7 +46,7 @@ def reference(name: str) -> Reference:
 
 
 def files(name: str) -> tuple[str, ...]:
-    """Return the files that a reference network is read from; the DS-CNN has no graph file, its graph stands here."""
+    """Return the files that a reference network is read from; the DS-CNN has no graph file, its graph is written in this module."""
     stem = reference(name).stem
     return (f"{stem}.npz",) if name == "dscnn" else (f"{stem}.npz", f"{stem}.json")
 
@@ -76,7 +76,7 @@ def mlperf_tiny(name: str, folder: Path) -> nn.Module:
 
 
 def _typed(nodes: list[dict[str, Any]]) -> list[Node]:
-    """Return the nodes, batch norms told whether they see images or flat features."""
+    """Return the nodes, with "features" of every batch norm: images or flat."""
     flat = {node["name"] for node in nodes if node["op"] == "Dense"}
     return [{**node, "features": "flat" if flat & set(node["inputs"]) else "images"} for node in nodes]
 

@@ -24,7 +24,7 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
         ('[run]\nscheduler = "mine:make"\n', "scheduler = 'mine:make' stops trials on workers"),
         (
             '[run]\nscheduler = "pbt"\n',
-            "scheduler = 'pbt' breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a",
+            "scheduler = 'pbt' trains policies by a population, and no policy is trained; give evaluate.fidelity = 'qat' or a",
         ),
         (QAT + '[run]\nscheduler = "pbt"\nscheduler_options = { grace = 1 }\n', "scheduler 'pbt' has no option 'grace'; it takes members"),
         (
