@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from search.config.experiment import Experiment
+from search.config.key_value import task_options
 from search.problem.pareto import relative_hypervolume
 from search.problem.problem import Problem, Trial, Values
 from search.searchers import build
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--searchers", nargs="+", default=list(SEARCHERS))
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options: dict[str, object] = dict(option.split("=", 1) for option in parsed.option)
+    options = task_options(parsed.option)
     rows: dict[str, list[Row]] = {name: [] for name in parsed.searchers}
     for seed in range(parsed.seeds):
         context, problem = prepared(parsed, options | ({"seed": seed} if parsed.seeds > 1 else {}))

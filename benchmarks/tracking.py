@@ -1,7 +1,7 @@
 """The cost of recording: `python -m benchmarks.tracking [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
 
-Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless `--uri` names another), several sweeps at
-once with `--sweeps`, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, the
+Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless `--uri` names another), several sweeps at once
+with `--sweeps`, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, the
 processor time of the whole process (which other load on the machine does not stretch), how the driver's memory grew, how long `bitfront
 front` then takes, and for a SQLite file how long MLflow's server takes to start, to give its page and the first runs of the front.
 """

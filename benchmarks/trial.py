@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_tasks import experiment
+from search.config.key_value import task_options
 from search.sweeps.context import open_context
 
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policies", type=int, default=10)
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = dict(option.split("=", 1) for option in parsed.option)
+    options = task_options(parsed.option)
     context = open_context(experiment(parsed.task, options, parsed.valid, 1, 1.0, 1.0))
     space, evaluator = context.setup.space, context.evaluator
     policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(parsed.policies)]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from quant_core.util.errors import InputError
 from search.cli.options import AsJson
-from search.config.key_value import key_value, toml_value
+from search.config.key_value import task_options
 from search.records.units import shown
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def evaluate_command(
 
     if threads:
         torch.set_num_threads(threads)
-    loaded = tasks.load(task, _options(option or []))
+    loaded = tasks.load(task, task_options(option or []))
     layers = trace(loaded.model, first_inputs(loaded))
     chosen = read_policy(policy, policy_file, layers)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
@@ -139,9 +139,3 @@ def _trained(
         return False
 
     return dict(qat_metrics(task, layers, policy, config, section=section, report=report))
-
-
-def _options(texts: list[str]) -> dict[str, object]:
-    """Read key=value options; values are TOML, or plain text where they are not."""
-    pairs = (key_value(text, "task option", "key=value", "seed=1") for text in texts)
-    return {key: toml_value(value) for key, value in pairs}

@@ -1,6 +1,7 @@
 """KEY=VALUE of the command line: one way to split it, and one to read a value."""
 
 import tomllib
+from collections.abc import Iterable
 
 from quant_core.util.errors import InputError
 
@@ -30,3 +31,13 @@ def toml_value(text: str) -> object:
     except tomllib.TOMLDecodeError:
         return text
     return table["value"] if len(table) == 1 else text  # several lines are no value
+
+
+def task_options(texts: Iterable[str]) -> dict[str, object]:
+    """Return the options of a task from `key=value` texts; values are TOML, or plain text where they are not.
+
+    Raises:
+        InputError: as `key_value`.
+    """
+    pairs = (key_value(text, "task option", "key=value", "seed=1") for text in texts)
+    return {key: toml_value(value) for key, value in pairs}

@@ -4,7 +4,7 @@ import pytest
 
 from quant_core.util.errors import InputError
 from search.config.files import loads
-from search.config.key_value import key_value, toml_value
+from search.config.key_value import key_value, task_options, toml_value
 
 GOOD = '[task]\nname = "digits"\n[space]\nweight = ["int4:channel"]\nactivation = "int8:tensor"\n[device]\nname = "counts"\n'
 
@@ -26,6 +26,10 @@ def test_what_has_no_key_or_no_sign_is_refused(text: str) -> None:
 )
 def test_values_are_toml_or_text(text: str, value: object) -> None:
     assert toml_value(text) == value
+
+
+def test_task_options_are_a_table() -> None:
+    assert task_options(["seed=3", "network=resnet8", "path=/a=b"]) == {"seed": 3, "network": "resnet8", "path": "/a=b"}
 
 
 @pytest.mark.parametrize("text", ["inf", "nan", "123", "1e5", "true", "0x10", "2026-11-28", "12_3"])
