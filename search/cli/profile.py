@@ -95,10 +95,10 @@ def read_network(path: Path | None) -> "tuple[Layer, ...]":
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the layers {path}: {error}") from None
-    found = data.get("network") if isinstance(data, dict) else data
-    if found is None:
+    network = data.get("network") if isinstance(data, dict) else data
+    if network is None:
         raise InputError(f"{path}: no 'network' in it; give a policy.json as `bitfront export` writes it, or a list of layers.")
-    return layers_from_json(found)
+    return layers_from_json(network)
 
 
 def _layers_of_experiment(path: Path) -> "tuple[Layer, ...]":

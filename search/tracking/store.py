@@ -14,7 +14,6 @@ from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, Mlfl
 from search.tracking.codec import Json, from_tags, layer_names, to_tags, trial_from_json
 from search.tracking.view import TAG, state
 
-PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22"])
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

@@ -18,7 +18,7 @@ from quant_core.util.errors import InputError
 from search.cli.devices import cost_command, devices_app
 
 TABLE = FOLDER / "haq_vu9p_mobilenetv2.csv"
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def run(*arguments: str) -> Result:
@@ -35,7 +35,7 @@ def network() -> tuple[Layer, ...]:
 
 @pytest.fixture
 def policy(network: tuple[Layer, ...]) -> Policy:
-    return Policy(dict.fromkeys((each.name for each in network), parse_layer_policy("weight=int4:channel,activation=int8:tensor")))
+    return Policy(dict.fromkeys((layer.name for layer in network), parse_layer_policy("weight=int4:channel,activation=int8:tensor")))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_devices_lists_every_device() -> None:
     shown = run("devices")
     assert shown.exit_code == 0
     assert all(name in shown.stdout for name in device_names())
-    assert [each["name"] for each in json.loads(run("devices", "--json").stdout)] == list(device_names())
+    assert [layer["name"] for layer in json.loads(run("devices", "--json").stdout)] == list(device_names())
 
 
 def test_show_prints_capability_sources_and_measured_error() -> None:
@@ -100,7 +100,7 @@ def test_cost_prints_every_layer_and_the_totals(policy_file: Path, policy: Polic
     assert shown.stdout.count("int4:channel") == 53
     data = json.loads(run("cost", str(policy_file), "--device", "mpic", "--json").stdout)
     assert data["totals"] == totals
-    assert [row["layer"] for row in data["layers"]] == [each.name for each in network]
+    assert [row["layer"] for row in data["layers"]] == [layer.name for layer in network]
     assert sum(row["weight_bytes"] for row in data["layers"]) == totals["weight_bytes"]
 
 
@@ -115,8 +115,8 @@ def test_cost_takes_the_layers_from_a_file_where_the_policy_has_none(tmp_path: P
     bare, layers = tmp_path / "bare.json", tmp_path / "layers.json"
     bare.write_text(json.dumps(policy.to_json()))
     layers.write_text(json.dumps(layers_to_json(network)))
-    found = [json.loads(run("cost", str(bare), "--device", "counts", "--layers", str(path), "--json").stdout) for path in (layers, TABLE)]
-    assert found[0] == found[1]
+    reports = [json.loads(run("cost", str(bare), "--device", "counts", "--layers", str(path), "--json").stdout) for path in (layers, TABLE)]
+    assert reports[0] == reports[1]
     assert "give the network's layers with --layers" in str(run("cost", str(bare), "--device", "counts").exception)
 
 
@@ -125,7 +125,7 @@ def test_cost_refuses_what_it_cannot_read(tmp_path: Path, policy_file: Path, net
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert "broken.json: not JSON" in str(run("cost", str(broken), "--device", "counts").exception)
-    less = Policy({each.name: LayerPolicy() for each in network[1:]}).to_json() | {"network": layers_to_json(network)}
+    less = Policy({layer.name: LayerPolicy() for layer in network[1:]}).to_json() | {"network": layers_to_json(network)}
     broken.write_text(json.dumps(less))
     assert "no entry for layers 0; it names 1" in str(run("cost", str(broken), "--device", "counts").exception)
     assert "unknown device 'nope'" in str(run("cost", str(policy_file), "--device", "nope").exception)

@@ -31,13 +31,13 @@ def pair(make_sweep: MakeSweep) -> tuple[SweepRecord, SweepRecord]:
 
 
 def test_figures_of_two_fronts(pair: tuple[SweepRecord, SweepRecord]) -> None:
-    found = compare(pair, {"weight_bytes": [1.0, 2.0, 8.5, 20.0]})
-    assert found.names == ("a", "b")
-    assert found.objectives == ("error", "weight_bytes")
-    assert found.reference == {"error": 1.0, "weight_bytes": 10.0}
-    assert found.hypervolume == pytest.approx(((2 * 0.8 + 6 * 0.5) / 10, (1 * 0.9 + 1 * 0.7 + 6 * 0.5) / 10))
-    assert found.coverage == ((1.0, 2 / 3), (1 / 2, 1.0))  # a covers b's (0.3, 8) and (0.5, 2); b covers a's (0.5, 2)
-    assert found.attained == {
+    comparison = compare(pair, {"weight_bytes": [1.0, 2.0, 8.5, 20.0]})
+    assert comparison.names == ("a", "b")
+    assert comparison.objectives == ("error", "weight_bytes")
+    assert comparison.reference == {"error": 1.0, "weight_bytes": 10.0}
+    assert comparison.hypervolume == pytest.approx(((2 * 0.8 + 6 * 0.5) / 10, (1 * 0.9 + 1 * 0.7 + 6 * 0.5) / 10))
+    assert comparison.coverage == ((1.0, 2 / 3), (1 / 2, 1.0))  # a covers b's (0.3, 8) and (0.5, 2); b covers a's (0.5, 2)
+    assert comparison.attained == {
         "weight_bytes": (
             {"budget": 1.0, "a": None, "b": None},
             {"budget": 2.0, "a": 0.5, "b": 0.5},
@@ -74,10 +74,10 @@ def test_layers_of_the_picked_policies_side_by_side(make_sweep: MakeSweep) -> No
 
 def test_the_reference_point_and_objectives_are_common(make_sweep: MakeSweep) -> None:
     a, b = make_sweep("a", trials=12), make_sweep("b", trials=12, seed=1, objectives=("error", "latency_s"))
-    found = compare([a, b])
-    assert found.objectives == ("error", "weight_bytes", "latency_s")
-    assert found.reference == {"error": 1.0, "weight_bytes": a.reference["weight_bytes"], "latency_s": b.reference["latency_s"]}
-    assert all(0 < volume < 1 for volume in found.hypervolume)
+    comparison = compare([a, b])
+    assert comparison.objectives == ("error", "weight_bytes", "latency_s")
+    assert comparison.reference == {"error": 1.0, "weight_bytes": a.reference["weight_bytes"], "latency_s": b.reference["latency_s"]}
+    assert all(0 < volume < 1 for volume in comparison.hypervolume)
     bare = compare([replace(a, reference={}), replace(b, reference={})])
     worst = max(trial.result.cost["weight_bytes"] for members in bare.fronts for trial in members)
     assert bare.reference["weight_bytes"] == pytest.approx(1.1 * worst)
@@ -85,15 +85,15 @@ def test_the_reference_point_and_objectives_are_common(make_sweep: MakeSweep) ->
 
 def test_sweeps_of_one_name_are_told_apart(make_sweep: MakeSweep) -> None:
     same = [make_sweep("same", trials=4, seed=seed) for seed in (1, 2)]
-    assert compare([replace(each, run_id=f"{i}abcdef0123") for i, each in enumerate(same)]).names == ("same-0abcdef0", "same-1abcdef0")
+    assert compare([replace(sweep, run_id=f"{i}abcdef0123") for i, sweep in enumerate(same)]).names == ("same-0abcdef0", "same-1abcdef0")
 
 
 def test_an_empty_front_compares_as_nothing(make_sweep: MakeSweep) -> None:
-    found = compare([make_sweep("a", trials=6), make_sweep("b", trials=6, limits={"weight_bytes": 1.0})])
-    assert found.hypervolume[1] == 0.0
-    assert found.picked[1] is None
-    assert found.coverage == ((1.0, 0.0), (0.0, 0.0))
-    assert {row["b"] for row in found.layers} == {""}
+    comparison = compare([make_sweep("a", trials=6), make_sweep("b", trials=6, limits={"weight_bytes": 1.0})])
+    assert comparison.hypervolume[1] == 0.0
+    assert comparison.picked[1] is None
+    assert comparison.coverage == ((1.0, 0.0), (0.0, 0.0))
+    assert {row["b"] for row in comparison.layers} == {""}
 
 
 def test_what_cannot_be_compared(make_sweep: MakeSweep) -> None:

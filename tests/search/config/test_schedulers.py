@@ -24,7 +24,7 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
         ('[run]\nscheduler = "mine:make"\n', "scheduler = 'mine:make' stops trials on workers"),
         (
             '[run]\nscheduler = "pbt"\n',
-            "scheduler = 'pbt' breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a",
+            "scheduler = 'pbt' trains policies by a population, and no policy is trained; give evaluate.fidelity = 'qat' or a",
         ),
         (QAT + '[run]\nscheduler = "pbt"\nscheduler_options = { grace = 1 }\n', "scheduler 'pbt' has no option 'grace'; it takes members"),
         (
@@ -55,9 +55,9 @@ def test_they_are_named_with_all_other_faults() -> None:
 
 
 def test_the_shorthand_is_a_searcher_and_a_scheduler() -> None:
-    found = loads(GOOD + '[search]\nsearcher = "ray:ASHA+OptunaSearch"\n[run]\nbackend = "ray"\n')
-    assert (found.search.searcher, found.run.scheduler) == ("ray:OptunaSearch", "asha")
-    assert loads(dumps(found)) == found
+    experiment = loads(GOOD + '[search]\nsearcher = "ray:ASHA+OptunaSearch"\n[run]\nbackend = "ray"\n')
+    assert (experiment.search.searcher, experiment.run.scheduler) == ("ray:OptunaSearch", "asha")
+    assert loads(dumps(experiment)) == experiment
     assert split("ray:OptunaSearch") == ("ray:OptunaSearch", "")
     assert split("haq+") == ("haq+", "")
 
@@ -80,7 +80,7 @@ def test_what_is_far_above_the_front_is_stopped_and_nothing_on_it(name: str) -> 
         decided[number] = [
             scheduler.on_trial_result(None, trial, {"score": 1 / cost + away, "training_iteration": rung}) for rung in range(1, 5)
         ]
-    stopped = {number for number, each in decided.items() if "STOP" in each}
+    stopped = {number for number, decisions in decided.items() if "STOP" in decisions}
     assert len(stopped) >= 4
     assert not {number for number in stopped if number % 3 == 0}, "the cheapest has the largest error, and stays"
     trial = SimpleNamespace(trial_id="x", config={"cost": {"bytes": 1.0}})

@@ -79,7 +79,7 @@ def test_two_processes_at_once_agree(folder: Path) -> None:
         "import torch; from search.tasks.cache import trained, digest; torch.manual_seed(0)\n"
         "print(digest(trained('net', {'seed': 0}, lambda: {'w': torch.randn(300, 300)})))"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) for _ in range(2)]
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in running]
     assert said[0] == said[1] != b""
     assert len(list(folder.iterdir())) == 1

@@ -65,7 +65,7 @@ def test_weights_depend_on_the_recipe_alone(images: Images, monkeypatch: pytest.
 
 def test_other_images_or_another_network_are_another_training(images: Images, tmp_path: Path) -> None:
     fit("net", network, images, Scale(), RECIPE)
-    fit("net", network, images.pick(slice(100)), Scale(), RECIPE)
+    fit("net", network, images.subset(slice(100)), Scale(), RECIPE)
     fit("net", lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), images, Scale(), RECIPE)
     fit("net", network, images, Scale(), replace(RECIPE, revision=2))
     assert len(list(tmp_path.glob("net-*.safetensors"))) == 4
@@ -81,7 +81,7 @@ def test_threads_and_random_numbers_of_the_process_are_left_alone(images: Images
 
 
 def test_a_batch_larger_than_the_split_still_trains(images: Images) -> None:
-    few = images.pick(slice(10))
+    few = images.subset(slice(10))
     trained = state(few, replace(RECIPE, batch=64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RECIPE.seed)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_own_task_of_the_readme_sweeps(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_own_task_of_the_readme_sweeps(tmp_path: Path) -> None:
     assert len(block.splitlines()) <= 22
     (tmp_path / "my_task.py").write_text(block)
     command = [sys.executable, "-m", "search", "sweep", str(ROOT / "examples/digits.toml"), "task.name=my_task:make", "name=mine"]
-    found = subprocess.run(
+    answer = subprocess.run(
         [*command, "search.trials=12", "--log", "plain"],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{tmp_path}", "HOME": str(tmp_path), "BITFRONT_CACHE": str(tmp_path / "cache")},
@@ -21,5 +21,5 @@ def test_own_task_of_the_readme_sweeps(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    assert re.fullmatch(r"mine [0-9a-f]{32}", found.stdout.splitlines()[-1])
+    assert answer.returncode == 0, answer.stderr
+    assert re.fullmatch(r"mine [0-9a-f]{32}", answer.stdout.splitlines()[-1])

@@ -35,13 +35,13 @@ def arguments(tmp_path: Path) -> list[str]:
 
 
 def test_it_measures_every_layer_and_writes_a_device_that_costs_them(arguments: list[str], tmp_path: Path) -> None:
-    found = CliRunner().invoke(APP, arguments)
-    assert found.exit_code == 0, found.output
-    assert f"wrote {tmp_path / 'mine.toml'}: 16 measurements" in found.output
+    answer = CliRunner().invoke(APP, arguments)
+    assert answer.exit_code == 0, answer.output
+    assert f"wrote {tmp_path / 'mine.toml'}: 16 measurements" in answer.output
     device = load_device(tmp_path / "mine.toml")
     assert device.compute_as(MeasuredCompute).host.threads == 1
     pair = tuple(parse_layer_policy(text) for text in ("weight=float", "weight=int8:channel,activation=int8:tensor"))
-    choices = {each.name: pair for each in LAYERS}
+    choices = {layer.name: pair for layer in LAYERS}
     assert (build_table(device, LAYERS, choices).values["latency_s"] > 0).all()
 
 
@@ -57,18 +57,18 @@ def test_what_was_measured_before_a_ctrl_c_is_kept_and_the_next_run_goes_on(
             yield row
 
     monkeypatch.setattr(profile, "measure", stopped)
-    found = CliRunner().invoke(APP, arguments)
-    assert found.exit_code == 130
-    assert "interrupted; 3 measurements are kept" in found.output
+    answer = CliRunner().invoke(APP, arguments)
+    assert answer.exit_code == 130
+    assert "interrupted; 3 measurements are kept" in answer.output
     kept = read_measurements(tmp_path / "mine.csv", 1)
     assert len(kept) == 3
     assert load_device(tmp_path / "mine.toml").name == "mine"
     monkeypatch.setattr(profile, "measure", real)
-    found = CliRunner().invoke(APP, arguments)
-    assert "13 to measure, 3 measured before" in found.output
+    answer = CliRunner().invoke(APP, arguments)
+    assert "13 to measure, 3 measured before" in answer.output
     assert read_measurements(tmp_path / "mine.csv", 1)[:3] == kept
-    found = CliRunner().invoke(APP, arguments)
-    assert "0 to measure, 16 measured before" in found.output
+    answer = CliRunner().invoke(APP, arguments)
+    assert "0 to measure, 16 measured before" in answer.output
 
 
 def test_modes_without_a_kernel_are_told(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +76,12 @@ def test_modes_without_a_kernel_are_told(arguments: list[str], monkeypatch: pyte
         return None if mode.weight == "int2" else runnable(layer, mode, batch, threads)
 
     monkeypatch.setattr("hw_models.profiling.run.runnable", no_int2)
-    found = CliRunner().invoke(APP, arguments)
-    assert "14 measurements; no kernel here for int2/float (2 shapes)" in found.output
+    answer = CliRunner().invoke(APP, arguments)
+    assert "14 measurements; no kernel here for int2/float (2 shapes)" in answer.output
     monkeypatch.setattr("hw_models.profiling.run.runnable", lambda *rest: None)
-    found = CliRunner().invoke(APP, ["--device-name", "other", *arguments[2:]])
-    assert isinstance(found.exception, InputError)
-    assert "nothing was measured" in str(found.exception)
+    answer = CliRunner().invoke(APP, ["--device-name", "other", *arguments[2:]])
+    assert isinstance(answer.exception, InputError)
+    assert "nothing was measured" in str(answer.exception)
 
 
 def test_layers_come_from_a_list_a_policy_a_table_of_shapes_or_an_experiment(tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_layers_come_from_a_list_a_policy_a_table_of_shapes_or_an_experiment(tmp
     plain.write_text(json.dumps(layers_to_json(LAYERS)))
     policy.write_text(json.dumps({"schema": "bitfront.policy/1", "layers": {}, "network": layers_to_json(LAYERS)}))
     assert read_network(plain) == read_network(policy) == LAYERS
-    assert [each.name for each in read_network(None)][:2] == ["conv1", "layer1.0.conv1"]
+    assert [layer.name for layer in read_network(None)][:2] == ["conv1", "layer1.0.conv1"]
     broken.write_text('{"layers": {}}')
     with pytest.raises(InputError, match="no 'network' in it"):
         read_network(broken)
     with pytest.raises(InputError, match="cannot read the layers"):
         read_network(tmp_path / "absent.json")
-    experiment = Path(__file__).parent.parent.parent / "examples" / "digits.toml"
-    kinds = {each.kind for each in read_network(experiment)}
+    experiment = Path(__file__).parents[3] / "examples" / "digits.toml"
+    kinds = {layer.kind for layer in read_network(experiment)}
     assert {"conv", "linear"} <= kinds

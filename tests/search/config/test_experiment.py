@@ -18,7 +18,7 @@ def test_template_is_valid_and_says_the_defaults() -> None:
     assert written.run == plain.run
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "examples").glob("*.toml")), ids=lambda path: path.name)
 def test_examples_are_valid(path: Path) -> None:
     assert load(path).search.trials > 0
 
@@ -35,7 +35,7 @@ def test_choices_from_texts_tables_and_mixtures() -> None:
         '["int4:channel"]', '[{ format = "int", bits = [2, 4], granularity = ["tensor", "channel"], clipping = "mse" }, "mx6"]'
     )
     expected = ["int2:tensor:mse", "int2:channel:mse", "int4:tensor:mse", "int4:channel:mse", "mx6"]
-    assert loads(text).space.weight == tuple(parse(each) for each in expected)
+    assert loads(text).space.weight == tuple(parse(spec) for spec in expected)
 
 
 def test_epochs_are_those_of_the_training() -> None:
