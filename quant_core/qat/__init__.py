@@ -78,6 +78,6 @@ class QatConfig:
             (self.temperature > 0, "temperature", self.temperature, "a positive number"),
             (self.autocast in ("", "bfloat16", "float16"), "autocast", self.autocast, "'', 'bfloat16' or 'float16'"),
         )
-        faults = [f"{name} = {given!r} given; {legal} is needed" for fine, name, given, legal in rules if not fine]
+        faults = [f"{name} = {value!r} given; {legal} is needed" for valid, name, value, legal in rules if not valid]
         if faults:
             raise InputError("; ".join(faults) + ".")
