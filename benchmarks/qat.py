@@ -2,7 +2,7 @@
 
     python -m benchmarks.qat --batch 64 --steps 20
 
-A step is forward, backward and SGD. The kinds take turns, one step each; what is printed is the median CPU time of the process (one thread)
+A step is forward, backward and SGD. The kinds take turns, one step each; the table has the median CPU time of the process (one thread)
 and its ratio to the float step. Peers that are not installed are left out.
 """
 

@@ -3,7 +3,7 @@
     python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat.md
     python -m benchmarks.qat_table --task fashion_mnist --networks resnet8,mobilenetv2,dscnn --option seed=0 --option train_size=2560
 
-Every figure is a line of `--store` as soon as it is measured, and what stands there is not measured again: an interrupted run goes on,
+Every figure is a line of `--store` as soon as it is measured, and is not measured again: an interrupted run resumes,
 and a run with more rows, methods or seeds adds to the table. `--tables` runs nothing. The first and the last layer stay at 8 bits, as in
 XNOR-Net, DoReFa and LSQ. Figures are those of the test split: accuracy in percent, or with --language perplexity.
 """
@@ -79,7 +79,7 @@ Measurement = Callable[[], dict[str, float]]
 
 
 def measurements(task: Task, config: QatConfig, rows: Sequence[Row]) -> Iterator[tuple[str, str, Measurement]]:
-    """Yield (row, column, what measures it on the test split), the row "float" first."""
+    """Yield (row, column, its measurement on the test split), the row "float" first."""
     layers = trace(task.model, first_inputs(task))
     evaluator = Evaluator(task, layers, EvaluateSection())
 
@@ -119,7 +119,7 @@ def add(store: Path, cell: Cell) -> None:
 def fill(
     store: Path, label: str, setting: str, task: Task, config: QatConfig, rows: Sequence[Row], *, float_seed: int, language: bool
 ) -> None:
-    """Measure what `store` lacks of one network and seed of training, each cell written as soon as it is known."""
+    """Measure the cells that `store` lacks of one network and seed of training, each cell written at once."""
     done = {(cell.label, cell.setting, cell.seed, cell.row, cell.column) for cell in read(store)}
     for row, column, find in measurements(task, config, rows):
         seed = float_seed if column in ("float", "PTQ", "AdaRound") else config.seed
@@ -133,7 +133,7 @@ def fill(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the tables, and write them."""
+    """Train for the missing cells, print the tables, and write them."""
     parsed = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     options = {key: _value(text) for key, _, text in (option.partition("=") for option in parsed.option)}
@@ -203,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
     parser.add_argument("--store", type=Path, default=Path("docs/qat.jsonl"), help="file of the measured cells")
-    parser.add_argument("--tables", action="store_true", help="run nothing; show and write what was measured under these settings")
+    parser.add_argument("--tables", action="store_true", help="run nothing; show and write the figures measured under these settings")
     parser.add_argument("--write", type=Path, help="file with the markers of the tables")
     parser.add_argument("--suffix", default="", help="end of the markers' names, where a file has tables of several settings")
     return parser

@@ -51,7 +51,7 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Return one sentence per limit and per expected order, for what was measured of one label: accuracies in percent."""
+    """Return one sentence per limit and per expected order, for the cells of one label: accuracies in percent."""
     sentences = []
     base = _mean(of(cells, "float", "float"))
     for row, columns, limit in LIMITS:

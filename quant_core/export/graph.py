@@ -153,19 +153,19 @@ def _shorten(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Drop nodes whose outputs nothing reads any more: copies of a weight that two layers share."""
+    """Drop nodes whose outputs are unused: copies of a weight that two layers share."""
     read = {value.name for value in graph.output}
-    kept = []
+    used = []
     for node in reversed(graph.node):  # users before producers
         if read & set(node.output):
-            kept.append(node)
+            used.append(node)
             read |= set(node.input)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(used))
 
 
 def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
-    """Add the constants, drop what nothing reads any more, set the versions, check.
+    """Add the constants, drop unused values, set the versions, check.
 
     Raises:
         BitfrontError: the graph is not valid.
@@ -173,9 +173,9 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     graph = model.graph
     _drop_unread(graph)
     used = {name for node in graph.node for name in node.input}
-    kept = [constant for constant in (*graph.initializer, *parts.constants) if constant.name in used]
+    constants = [constant for constant in (*graph.initializer, *parts.constants) if constant.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(constants)
     del graph.value_info[:]
     _shorten(graph)
     model.ir_version = max((IR, *(carrier.ir for carrier in parts.carriers)))

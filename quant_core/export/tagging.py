@@ -80,7 +80,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET):
-            warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is to go: the graph is checked later
+            warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
                 flat,
                 tuple(leaves),

@@ -23,8 +23,8 @@ def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], polic
         prepared: from `quant_core.qat.train.train`.
         base: the network that was prepared, as it was before training; trained values besides weights are copied into it.
         layers: of the network, in network order.
-        policy: that it was trained under. A method may store a weight otherwise than the policy says (DoReFa: one bit more); the layer
-            then says how, and a note names it.
+        policy: of the training. A method may store a weight in another spec than that of the policy (DoReFa: one bit more); the layer
+            then has that spec, and a note names it.
         example: one batch of model inputs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Knowledge distillation from the float network (Hinton et al. 2015, arXiv:1503.02531), whatever the training step."""
+"""Knowledge distillation from the float network (Hinton et al. 2015, arXiv:1503.02531), for any training step."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ class Distillation:
 
     Args:
         student: the network that trains.
-        teacher: the float network; a frozen copy in eval mode is kept.
+        teacher: the float network; the distillation holds a frozen copy in eval mode.
         temperature: T of the softened distributions.
     """
 

@@ -103,7 +103,7 @@ def finalize(model: nn.Module) -> nn.Module:
 
 
 def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """Return layer name -> quantized weight, with what packing needs, of a prepared network; its mode does not matter."""
+    """Return layer name -> quantized weight, with the arguments of packing, of a prepared network in any mode."""
     weights = {}
     for name, module, quantizer in _quantized(model):
         before = quantizer.training
@@ -132,7 +132,7 @@ def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
 
 
 def float_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a prepared network under the names of the float network: what training of another policy may start from."""
+    """Return the state of a prepared network under the names of the float network; training of another policy may start from it."""
     state = {}
     for key, tensor in model.state_dict().items():
         plain = key.replace("parametrizations.weight.original", "weight")
@@ -175,7 +175,7 @@ def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, WeightQuantiz
 
 
 def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Method, statistics: TensorStatistics | None) -> bool:
-    """Put the quantizer of one layer's input in place; tell whether the method covers it."""
+    """Put the quantizer of one layer's input in place; return whether the method covers it."""
     if spec.is_float or isinstance(module, nn.Embedding):
         return False
     covers = method.covers_input(spec, statistics)
@@ -188,7 +188,7 @@ def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Metho
 
 
 def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:
-    """Parametrize every weight, tied weights by one quantizer; tell per layer whether the method covers it."""
+    """Parametrize every weight, tied weights by one quantizer; return per layer whether the method covers it."""
     owners: dict[int, tuple[str, LayerPolicy, WeightQuantizer]] = {}
     covered = []
     for name, module in modules.items():

@@ -1,4 +1,4 @@
-"""`README.md` and `bits.svg` beside the export: where the policy comes from, what it costs, how well it does, its bits per layer."""
+"""`README.md` and `bits.svg` beside the export: origin, cost and accuracy of the policy, and its bits per layer."""
 
 import json
 import math

@@ -196,7 +196,7 @@ def test_training_may_start_from_the_weights_of_another_policy() -> None:
         ({"stem": "", "shared": "", "up": "", "head": ""}, "math:pi", "is a float; a quant_core.qat.method.Method is needed"),
     ],
 )
-def test_what_does_not_fit_is_refused(policy: dict[str, str], method: str, message: str) -> None:
+def test_policies_and_methods_that_do_not_fit_are_refused(policy: dict[str, str], method: str, message: str) -> None:
     layers = {name: parse_layer_policy(text) if text else LayerPolicy() for name, text in policy.items()}
     with pytest.raises(InputError, match=message):
         prepare(built(Branching), Policy(layers), method)
