@@ -1,6 +1,6 @@
 """`lsq`: learned step size quantization (Esser et al., ICLR 2020, arXiv:1902.08153), for symmetric integers.
 
-A step starts where the paper says. Where the policy names a clipping other than `minmax`, it starts at the range of that one instead, so
+A step starts at the value of the paper. Where the policy names a clipping other than `minmax`, it starts at the range of that clipping, so
 that training begins with the post-training network (LSQ+ starts its inputs at the least squared error: Bhalgat et al., arXiv:2004.09576).
 """
 
@@ -34,7 +34,7 @@ def step_of(low: Tensor, high: Tensor, top: int) -> Tensor:
 
 
 def limit(step: Tensor, last: Tensor) -> None:
-    """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes what they are now.
+    """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes their present value.
 
     A step of 8 bits is small beside its updates. One that overshoots 0 makes every code saturate, and training does not come back. The step
     of a tensor of zeros, `TINY`, may grow at once.
@@ -45,7 +45,7 @@ def limit(step: Tensor, last: Tensor) -> None:
 
 
 def remember(module: nn.Module, step: Tensor) -> None:
-    """Give `module` a buffer `last` for `limit`: after an update and after loading a state it is what the parameter `step` is."""
+    """Give `module` a buffer `last` for `limit`: after an update and after loading a state it equals the parameter `step`."""
     module.register_buffer("last", step.clone(), persistent=False)
     module.register_load_state_dict_post_hook(_caught_up)  # type: ignore[no-untyped-call]
 
@@ -88,7 +88,7 @@ class StepWeight(WeightQuantizer):
         return weight, self.spec, self._bounds()
 
     def constrain(self, weight: Tensor) -> None:  # noqa: ARG002
-        """Keep every step positive and near what it was."""
+        """Keep every step positive and near its last value."""
         limit(self.step.data, self.last)
 
     def _bounds(self) -> Bounds:
@@ -149,7 +149,7 @@ class StepInput(InputQuantizer):
         return 1.0 / math.sqrt(features * max(self.high, 1))
 
     def constrain(self) -> None:
-        """Keep the step positive and near what it was."""
+        """Keep the step positive and near its last value."""
         limit(self.step.data, self.last)
 
     def learned(self) -> nn.Parameter:

@@ -42,7 +42,7 @@ def inside(rows: Tensor, grid: Grid) -> Tensor:
 
 
 def unsaturated(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
-    """Return where `x` lies between the values of the smallest and the largest code of its block, the shape of `x`.
+    """Return the mask of values of `x` between those of the smallest and the largest code of its block, the shape of `x`.
 
     For formats whose block scale follows from the values themselves: vectors, micro-exponents, minifloats.
     """

@@ -28,9 +28,9 @@ REFRESH = 16
 
 
 class RangeWeight(WeightQuantizer):
-    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and stands still in eval mode.
+    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and is frozen in eval mode.
 
-    `factor`: (rows, their grid) -> what the gradient of each value is multiplied by, [R, C].
+    `factor`: (rows, their grid) -> the factor of the gradient of each value, [R, C].
     """
 
     low: Tensor
@@ -60,7 +60,7 @@ class RangeWeight(WeightQuantizer):
         return make_grid(self.spec, self.low, self.high, self.block)
 
     def values(self, rows: Tensor, grid: Grid) -> Tensor:
-        """Return the rows on the grid; rounded at random while training if the policy says so."""
+        """Return the rows on the grid; rounded at random while training where the spec has stochastic rounding."""
         if self.stochastic and self.training:
             return to_values(to_codes(rows, grid, replace(self.spec, rounding="stochastic"), None), grid)
         return apply_grid(rows, grid)
@@ -152,7 +152,7 @@ class FormatInput(InputQuantizer):
 
 
 def pass_through(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor | None:
-    """Return where the gradient passes, the shape of `x`; None where it passes everywhere.
+    """Return the mask of values whose gradient passes, the shape of `x`; None where it passes everywhere.
 
     Binary: |x| <= 1 (XNOR-Net, section 3.1). Ternary, k-means and ranges taken from the very values: everywhere. Blocks: where the block's
     shared scale does not make the value saturate.
