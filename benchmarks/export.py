@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from quant_core.export.marks import input_names
 from quant_core.export.runtime import Session
+from quant_core.export.tagging import input_names
 from search import tasks
 from search.config.files import loads
 from search.evaluation.measure import first_inputs

@@ -1,4 +1,4 @@
-"""The earlier address of `Task`, for tasks that users have written (`from search.task import Task`); new ones use `search.tasks.task`."""
+"""Where tasks imported `Task` from in version 0.1.0: kept for tasks that users have written. New ones import it from `bitfront`."""
 
 from search.tasks.task import Task
 

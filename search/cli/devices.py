@@ -11,9 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hw_models.device import Device, device_names
+from hw_models.device import Device
+from hw_models.loading import device_names, load_device
+from hw_models.models import find_model
 from hw_models.shapes import read_layers
-from hw_models.validation import Check, validate
+from hw_models.table import build_table
+from hw_models.validation.run import Check, validate
 from quant_core.spec.layer import Layer, layers_from_json
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
@@ -34,7 +37,7 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    identities = [Device.load(name).file.identity for name in device_names()]
+    identities = [load_device(name).file.identity for name in device_names()]
     if as_json:
         typer.echo(json.dumps([identity.model_dump() for identity in identities], indent=2))
         return
@@ -52,7 +55,7 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
 
     Example: `bitfront devices show vu9p-bitserial`
     """
-    device = Device.load(name)
+    device = load_device(name)
     checks = validate(device)
     if as_json:
         typer.echo(json.dumps({"file": device.to_json(), "checks": [_plain(check) for check in checks]}, indent=2))
@@ -60,7 +63,7 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
     console, identity = _console(), device.file.identity
     clock = f", {identity.clock_hz / 1e6:g} MHz" if identity.clock_hz else ""
     console.print(f"[bold]{identity.name}[/bold]: {identity.title}\nkind {identity.kind}, {identity.process or 'any process'}{clock}")
-    console.print(f"latency_s and energy_j are for one pass of a batch of {identity.batch}; {device.model.about}")
+    console.print(f"latency_s and energy_j are for one pass of a batch of {identity.batch}; {find_model(identity.kind).about}")
     table = Table("layers", "may take", title="capability")
     for rule in device.file.capability:
         layer = Layer("", rule.layers[0], 1, 1, (1, 1), (1,), (1,), 1)
@@ -90,7 +93,7 @@ def validate_command(
     """
     if golden and not name:
         raise InputError("--golden was given without a device; write `bitfront devices validate NAME --golden FILE.csv`.")
-    checks = [check for device in ([name] if name else device_names()) for check in validate(Device.load(device), golden)]
+    checks = [check for device in ([name] if name else device_names()) for check in validate(load_device(device), golden)]
     if as_json:
         typer.echo(json.dumps([_plain(check) for check in checks], indent=2))
     else:
@@ -113,11 +116,11 @@ def cost_command(
     """
     data = _read_json(policy)
     network, choice = _network(data, policy, layers), Policy.from_json(data)
-    target = Device.load(device)
+    target = load_device(device)
     missing = [layer.name for layer in network if layer.name not in choice]
     if missing:
         raise InputError(f"{policy}: no entry for layers {', '.join(missing)}; it names {', '.join(choice)}.")
-    table = target.table(network, {layer.name: (choice[layer.name],) for layer in network})
+    table = build_table(target, network, {layer.name: (choice[layer.name],) for layer in network})
     totals, rows, excess = table.totals(choice), table.explain(choice), table.excess(choice)
     if as_json:
         report = {"device": target.name, "batch": target.batch, "policy": choice.id, "totals": totals, "layers": rows}

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
+    from hw_models.measurements import Measurement
     from hw_models.models.measured import Host
-    from hw_models.profile_rows import Measurement
     from hw_models.profiling.run import Settings
     from quant_core.spec.layer import Layer
 

@@ -13,7 +13,7 @@ from search.records.palette import PALETTE
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.client import connect, experiment_id, reported
-from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_to_json, to_tags, trial_to_json
 from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
 from search.tracking.spool import FOLDER, Spool
 from search.tracking.store import STATUSES, Identity, Store
@@ -240,6 +240,6 @@ def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
     sweep = merged(parent, children, journal.unsent()[0])
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
-    layers = from_tags(parent.tags, names.LAYERS) or ()
+    layers = layer_names(from_tags(parent.tags, names.LAYERS))
     store = Store(client, who, known, from_tags(parent.tags, names.FRONT), layers)
     return Tracker(sweep, journal, Writer(journal, store))

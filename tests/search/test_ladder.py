@@ -134,6 +134,17 @@ def test_every_rung_is_recorded_and_joins_the_front(searcher: str, trials: int) 
     assert min(t.ask_index for t in notes.trials if t.result.fidelity == "adaround") > last_ptq, "a rung begins when the last one is over"
 
 
+def test_points_over_the_budget_do_not_climb() -> None:
+    notes = Notes()
+    sweep = make(notes, "uniform", 3)
+    sweep.problem = replace(sweep.problem, limits={"weight_bytes": 10.0})
+    drive(sweep)
+    searched = {t.values: sweep.problem.feasible(t.values) for t in notes.trials if t.origin != "ladder" and t.result.ok}
+    assert searched == {(0, 0, 0): True, (1, 1, 1): False}
+    climbed = [(t.values, t.result.fidelity) for t in notes.trials if t.origin == "ladder"]
+    assert climbed == [((0, 0, 0), "adaround"), ((0, 0, 0), "qat")]
+
+
 @pytest.mark.parametrize("trials", [12, 500])
 @pytest.mark.parametrize("killed_from_the_end", [0, 1, 4, 5, 8, 9])
 def test_replay_goes_on_within_the_ladder(trials: int, killed_from_the_end: int) -> None:

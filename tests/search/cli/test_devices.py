@@ -8,8 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from hw_models.device import FOLDER, Device, device_names
+from hw_models.device import FOLDER
+from hw_models.loading import device_names, load_device
 from hw_models.shapes import read_layers
+from hw_models.table import cost_policy
 from quant_core.spec.layer import Layer, layers_to_json
 from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
 from quant_core.util.errors import InputError
@@ -92,7 +94,7 @@ def test_golden_without_a_device_is_refused() -> None:
 def test_cost_prints_every_layer_and_the_totals(policy_file: Path, policy: Policy, network: tuple[Layer, ...]) -> None:
     shown = run("cost", str(policy_file), "--device", "mpic")
     assert shown.exit_code == 0
-    totals = Device.load("mpic").cost(network, policy)
+    totals = cost_policy(load_device("mpic"), network, policy)
     assert f"{totals['latency_s'] * 1e3:.4g}" in shown.stdout
     assert f"{totals['energy_j'] * 1e3:.4g}" in shown.stdout
     assert shown.stdout.count("int4:channel") == 53
@@ -130,5 +132,5 @@ def test_cost_refuses_what_it_cannot_read(tmp_path: Path, policy_file: Path, net
 
 
 def test_the_commands_load_no_torch() -> None:
-    code = "import search.cli.devices, hw_models.device, sys; hw_models.device.Device.load('t4'); sys.exit('torch' in sys.modules)"
+    code = "import search.cli.devices, hw_models.loading, sys; hw_models.loading.load_device('t4'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,11 +8,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hw_models.device import Device
+from hw_models.loading import load_device
+from hw_models.measurements import Measurement, Mode, read_measurements
 from hw_models.models.measured import MeasuredCompute
-from hw_models.profile_rows import Measurement, Mode, read_measurements
 from hw_models.profiling import run as profile
 from hw_models.profiling.onnx import Runnable, runnable
+from hw_models.table import build_table
 from quant_core.spec.layer import Layer, layers_to_json
 from quant_core.spec.policy import parse_layer_policy
 from quant_core.util.errors import InputError
@@ -37,11 +38,11 @@ def test_it_measures_every_layer_and_writes_a_device_that_costs_them(arguments: 
     answer = CliRunner().invoke(APP, arguments)
     assert answer.exit_code == 0, answer.output
     assert f"wrote {tmp_path / 'mine.toml'}: 16 measurements" in answer.output
-    device = Device.load(tmp_path / "mine.toml")
+    device = load_device(tmp_path / "mine.toml")
     assert device.compute_as(MeasuredCompute).host.threads == 1
     pair = tuple(parse_layer_policy(text) for text in ("weight=float", "weight=int8:channel,activation=int8:tensor"))
     choices = {layer.name: pair for layer in LAYERS}
-    assert (device.table(LAYERS, choices).values["latency_s"] > 0).all()
+    assert (build_table(device, LAYERS, choices).values["latency_s"] > 0).all()
 
 
 def test_what_was_measured_before_a_ctrl_c_is_kept_and_the_next_run_goes_on(
@@ -61,7 +62,7 @@ def test_what_was_measured_before_a_ctrl_c_is_kept_and_the_next_run_goes_on(
     assert "interrupted; 3 measurements are kept" in answer.output
     kept = read_measurements(tmp_path / "mine.csv", 1)
     assert len(kept) == 3
-    assert Device.load(tmp_path / "mine.toml").name == "mine"
+    assert load_device(tmp_path / "mine.toml").name == "mine"
     monkeypatch.setattr(profile, "measure", real)
     answer = CliRunner().invoke(APP, arguments)
     assert "13 to measure, 3 measured before" in answer.output

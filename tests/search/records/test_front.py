@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,6 +84,15 @@ def test_picking(make_sweep: MakeSweep) -> None:
 def test_a_pick_that_names_nothing(make_sweep: MakeSweep, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pick(make_sweep(trials=20), text)
+
+
+def test_a_pick_that_names_several_policies(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=1000)
+    ids = sorted({trial.policy.id for trial in sweep.trials})
+    one, two = next((a, b) for a, b in pairwise(ids) if a[:4] == b[:4])
+    with pytest.raises(InputError, match=rf"'{one[:4]}' names several policies \({one}, {two}\) of sweep 'made-up'"):
+        pick(sweep, one[:4])
+    assert pick(sweep, one).policy.id == one
 
 
 def test_an_empty_front_has_nothing_to_pick(make_sweep: MakeSweep) -> None:
