@@ -36,6 +36,12 @@ class Encoded:
     codebook: Tensor | None = None
     micro: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        tensors = (self.codes, self.scale, self.coarse, self.zero_point, self.codebook, self.micro)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
 
 def _zero(spec: QuantSpec) -> int:  # noqa: ARG001
     return 0
