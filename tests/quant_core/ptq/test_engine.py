@@ -194,7 +194,7 @@ def test_layer_that_no_calibration_batch_reaches_keeps_its_input_in_float(activa
 
 @pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
 def test_calibration_takes_two_passes_whatever_the_cache_holds(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for the statistics, one for the second moments of all layers; no policy, order or cache adds another. `apply` calls no `apply`."""
+    """One for the statistics, one for the second moments of all layers; no policy, order or cache adds one. `apply` calls no `apply`."""
     model, batches = CASES.branching(), CASES.images()
     run, apply = CASES.Branching.forward, PostTraining.apply
     sizes: list[int] = []
