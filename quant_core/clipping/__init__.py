@@ -118,15 +118,15 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
     codes = 2.0**spec.bits - 1.0
     if not spec.symmetric:
         found = np.zeros((len(x), 2))
-        kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
+        kernels.search_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
         scale, zero = found.T
         return -zero * scale, (codes - zero) * scale
     high, scales = codes if unsigned else np.floor(codes / 2.0), np.zeros(len(x))
     if spec.scale == "e8m0":
-        kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
+        kernels.search_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
         fractions = _MANY_BITS if spec.bits > 4 else _FEW_BITS if x.shape[1] < _LONG else _FEW_BITS_LONG
-        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
+        kernels.search_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
     ends = scales * max(high, 1.0)
     return -ends, ends
 
@@ -135,7 +135,7 @@ def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False
     """Equation 7 of OCTAV; for unsigned and affine ranges with its noise of (hi - lo)."""
     symmetric = spec.symmetric and not unsigned
     found = np.zeros((len(x), 2))
-    kernels.over_rows(kernels.octav, x, w, 4.0**-spec.bits, symmetric, found)
+    kernels.search_rows(kernels.octav, x, w, 4.0**-spec.bits, symmetric, found)
     return found[:, 0], found[:, 1]
 
 

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_core.clipping.kernels import F32, over_rows
+from quant_core.clipping.kernels import F32, search_rows
 
 BINS = 2048
 MOST_CUT = 9.0
@@ -24,7 +24,7 @@ def thresholds(counts: NDArray[np.float64], widths: NDArray[np.float64], levels:
     best = np.zeros(len(counts))
     counts = counts.copy()
     counts[:, 0] = counts[:, 1]
-    over_rows(_search, counts, max(levels, counts.shape[1] // 16), levels, best)
+    search_rows(_search, counts, max(levels, counts.shape[1] // 16), levels, best)
     found: NDArray[np.float64] = best * widths
     return found
 
@@ -34,7 +34,7 @@ def histogram(magnitudes: F32) -> tuple[NDArray[np.float64], NDArray[np.float64]
     top = magnitudes.max(axis=1, initial=0.0).astype(np.float64)
     counts = np.zeros((len(magnitudes), BINS))
     usable = np.where(np.isfinite(top) & (top > 0.0), top, 0.0)
-    over_rows(_count, magnitudes, usable, counts)
+    search_rows(_count, magnitudes, usable, counts)
     return counts, usable / BINS
 
 

@@ -8,35 +8,26 @@ that compiles, one that reads numba's cache and one on another machine get the s
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, assignment, no-untyped-call, untyped-decorator"
 
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from quant_core.kernels.run import over_rows
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Kernel = Callable[..., None]
+_PER_THREAD = 1 << 16
 _CHUNK = 4096
 _LANES = 64
 _EMPTY = 1e-30
 
 
-def over_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> None:
-    """Run `kernel(matrix, first_row, last_row, *rest)` on slices of rows, as many at once as torch uses threads."""
-    rows = len(matrix)
-    threads = min(torch.get_num_threads(), max(1, matrix.size >> 16), rows)
-    if threads <= 1:
-        kernel(matrix, 0, rows, *rest)
-        return
-    edges = [rows * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, matrix, a, b, *rest) for a, b in itertools.pairwise(edges)]
-        for job in jobs:
-            job.result()
+def search_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> None:
+    """Run `kernel(matrix, first_row, last_row, *rest)` over the rows; a search is worth a thread from fewer elements than a quantizer."""
+    over_rows(kernel, matrix, *rest, per_thread=_PER_THREAD)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,14 +12,16 @@ from torch import Tensor
 from quant_core.util.errors import InputError
 
 _INFINITY_BITS = 0x7F800000
-_PER_THREAD = 1 << 17
+PER_THREAD = 1 << 17
 _ROW = 4096
-F32 = NDArray[np.float32]
 
 
-def over_rows(loop: Callable[..., object], x: F32, *rest: object) -> list[object]:
-    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return what the calls return."""
-    threads = max(1, min(torch.get_num_threads(), x.size // _PER_THREAD, len(x)))
+def over_rows(loop: Callable[..., object], x: NDArray[Any], *rest: object, per_thread: int = PER_THREAD) -> list[object]:
+    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return what the calls return.
+
+    As many slices run at once as torch uses threads, each of `per_thread` elements or more.
+    """
+    threads = max(1, min(torch.get_num_threads(), x.size // per_thread, len(x)))
     edges = [len(x) * i // threads for i in range(threads + 1)]
     if threads == 1:
         return [loop(x, 0, len(x), *rest)]

@@ -17,7 +17,7 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*file/a\.txt: .* Give a place that can be written"):
         write_text(tmp_path / "file" / "a.txt", "one")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
-    with pytest.raises(InputError, match="cannot write .*folder: "):
+    with pytest.raises(InputError, match=r"cannot write .*folder: "):
         write_text(tmp_path / "folder", "one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -46,7 +46,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.Monk
     victim.write_text("untouched")
     monkeypatch.setattr("quant_core.util.files.secrets.token_hex", lambda _: "guessed")
     (tmp_path / ".a.txt.guessed.tmp").symlink_to(victim)
-    with pytest.raises(InputError, match="cannot write .*a.txt: File exists"):
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: File exists"):
         write_text(tmp_path / "a.txt", "one")
     assert victim.read_text() == "untouched"
     assert (tmp_path / ".a.txt.guessed.tmp").is_symlink()
