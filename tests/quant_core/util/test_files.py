@@ -25,9 +25,14 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     write_bytes(target, b"old")
-    with pytest.raises(KeyError), replacing(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyError
+
+    def fail() -> None:
+        with replacing(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"old")]
 
 
