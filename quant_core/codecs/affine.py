@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import code_dtype
-from quant_core.codecs.blocks import spread
+from quant_core.codecs.blocks import expand_blocks
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.kernels import run
@@ -71,9 +71,9 @@ def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
 def apply_grid(rows: Tensor, grid: Grid) -> Tensor:
     """Return the values on the grid nearest to `rows`, float32."""
     columns = rows.shape[1]
-    zero_point = spread(grid.zero_point, grid.block, columns)
-    integers = (rows * spread(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
-    return (integers.clamp(grid.low, grid.high) - zero_point) * spread(grid.scale, grid.block, columns)
+    zero_point = expand_blocks(grid.zero_point, grid.block, columns)
+    integers = (rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
+    return (integers.clamp(grid.low, grid.high) - zero_point) * expand_blocks(grid.scale, grid.block, columns)
 
 
 def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
@@ -87,7 +87,7 @@ def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
     block = grid.block
     if grid.scale.numel() == 1:
         rows, block = rows.view(1, -1), rows.numel()
-        rows = run.even(rows, 16)
+        rows = run.rebalance_rows(rows, 16)
     scale, zero_point = grid.scale.contiguous(), grid.zero_point.contiguous()
     grids = (each.numpy() for each in (scale.reciprocal(), scale, zero_point))
     run.write(fused.linear, rows, out.view(rows.shape), *grids, np.float32(grid.low), np.float32(grid.high), block)
@@ -96,13 +96,13 @@ def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
 def to_codes(rows: Tensor, grid: Grid, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
     """Return the codes q - low of `rows` [R, C]."""
     columns = rows.shape[1]
-    steps = rows * spread(grid.scale.reciprocal(), grid.block, columns)
-    integers = round_steps(steps, spec, generator) + spread(grid.zero_point, grid.block, columns)
+    steps = rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)
+    integers = round_steps(steps, spec, generator) + expand_blocks(grid.zero_point, grid.block, columns)
     return (integers.clamp(grid.low, grid.high) - grid.low).to(code_dtype(spec.bits))
 
 
 def to_values(codes: Tensor, grid: Grid) -> Tensor:
     """Return (code + low - Z) S, float32."""
     columns = codes.shape[1]
-    integers = codes.to(torch.float32) + grid.low - spread(grid.zero_point, grid.block, columns)
-    return integers * spread(grid.scale, grid.block, columns)
+    integers = codes.to(torch.float32) + grid.low - expand_blocks(grid.zero_point, grid.block, columns)
+    return integers * expand_blocks(grid.scale, grid.block, columns)

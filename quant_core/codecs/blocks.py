@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from quant_core.clipping import ranges
-from quant_core.kernels.run import ends, tops
+from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 
@@ -21,21 +21,21 @@ def split(rows: Tensor, block: int) -> list[Tensor]:
     return [part for part in parts if part.numel()]
 
 
-def spread(per_block: Tensor, block: int, columns: int) -> Tensor:
+def expand_blocks(per_block: Tensor, block: int, columns: int) -> Tensor:
     """Return [R, columns] (or a shape that broadcasts to it) of [R, B]: every block's figure at each of its elements."""
     if per_block.shape[1] == 1:
         return per_block
     return per_block.repeat_interleave(block, dim=1)[:, :columns]
 
 
-def largest(rows: Tensor, block: int) -> Tensor:
+def block_amax(rows: Tensor, block: int) -> Tensor:
     """Return [R, B], the largest magnitude of every block.
 
     Raises:
         InputError: a value is NaN or infinite.
     """
     if rows.device.type == "cpu":
-        return tops(rows, block)
+        return run.block_amax(rows, block)
     return torch.cat([part.abs().amax(dim=2) for part in split(rows, block)], dim=1)
 
 
@@ -51,11 +51,11 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
         return _given(rows, spec, bounds)
     whole = spec.granularity == "tensor"
     if spec.clipping in ("minmax", "ema") and spec.symmetric:
-        top = largest(rows, block_size(spec, rows))
-        top = top.amax().reshape(1, 1) if whole else top
-        return -top, top
+        amax = block_amax(rows, block_size(spec, rows))
+        amax = amax.amax().reshape(1, 1) if whole else amax
+        return -amax, amax
     if spec.clipping in ("minmax", "ema") and rows.device.type == "cpu":
-        lo, hi = ends(rows, block_size(spec, rows))
+        lo, hi = run.block_minmax(rows, block_size(spec, rows))
         return (lo.amin().reshape(1, 1), hi.amax().reshape(1, 1)) if whole else (lo, hi)
     if whole:
         lo, hi = ranges(rows.reshape(1, -1), spec)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.codecs.blocks import largest
+from quant_core.codecs.blocks import block_amax
 from quant_core.kernels import kmeans, run
 from quant_core.spec.quant_spec import QuantSpec
 
@@ -48,7 +48,7 @@ def _edges(books: Tensor) -> Tensor:
 def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     no_bounds(spec, bounds)
-    largest(rows, rows.shape[1])
+    block_amax(rows, rows.shape[1])
     per_book = channels_per_book(spec, len(rows))
     books = torch.cat([torch.from_numpy(centres(part.numpy(), 2**spec.bits)) for part in _parts(rows, per_book)]).to(torch.float32)
     run.write(kmeans.assign, rows, out, _rounded_down(_edges(books).numpy()), books.numpy(), per_book)

@@ -75,7 +75,7 @@ def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
         return True
     if spec.granularity != "group" or spec.block % 16 or rows.shape[1] % spec.block:
         return False
-    rows = run.even(rows, spec.block)
+    rows = run.rebalance_rows(rows, spec.block)
     run.write(ranged.by_group, rows, out.view(rows.shape), low, high, ceiling, ranged.STORAGE[spec.scale], spec.block)
     return True
 

@@ -9,13 +9,13 @@ from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 
 
-def sides(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
+def sign_sums(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
     """Return [R or 1, 4] float64: (sum, count) of |x| over x < -threshold, then over x > threshold, per channel or over the tensor."""
     if rows.device.type == "cpu":
         from quant_core.kernels import signs
 
         found = torch.empty(len(rows), 4, dtype=torch.float64)
-        run.over_rows(signs.sides, rows.numpy(), thresholds.reshape(-1).numpy(), found.numpy())
+        run.over_rows(signs.sign_sums, rows.numpy(), thresholds.reshape(-1).numpy(), found.numpy())
     else:
         below, above, wide = rows < -thresholds, rows > thresholds, rows.abs().to(torch.float64)
         found = torch.stack([(wide * below).sum(1), below.sum(1), (wide * above).sum(1), above.sum(1)], dim=1).to(torch.float64)

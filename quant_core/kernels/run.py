@@ -45,7 +45,7 @@ def _require_finite(worst: list[object], rows: Tensor) -> None:
         raise not_finite(rows)
 
 
-def even(rows: Tensor, block: int) -> Tensor:
+def rebalance_rows(rows: Tensor, block: int) -> Tensor:
     """Return `rows` as rows of about 4096 elements with the same blocks, for cache and threads; as they are where blocks are short."""
     if rows.shape[1] % block:
         return rows
@@ -56,7 +56,7 @@ def even(rows: Tensor, block: int) -> Tensor:
     return rows.view(-1, per_row * block)
 
 
-def tops(rows: Tensor, block: int) -> Tensor:
+def block_amax(rows: Tensor, block: int) -> Tensor:
     """Return [R, B], the largest magnitude of every block of contiguous float32 rows on the CPU.
 
     Raises:
@@ -65,14 +65,14 @@ def tops(rows: Tensor, block: int) -> Tensor:
     from quant_core.kernels import fused
 
     found = torch.empty(len(rows), -(-rows.shape[1] // block))
-    over_rows(fused.tops, rows.numpy(), block, found.numpy())
+    over_rows(fused.block_amax, rows.numpy(), block, found.numpy())
     if not bool(torch.isfinite(found).all()):
         raise not_finite(rows)
     return found
 
 
-def ends(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Return (low, high), [R, B] each: the smallest and largest value of every block, widened to hold 0; rows as for `tops`.
+def block_minmax(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return (low, high), [R, B] each: the smallest and largest value of every block, widened to hold 0; rows as for `block_amax`.
 
     Raises:
         InputError: a value is NaN or infinite.
@@ -80,7 +80,7 @@ def ends(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
     from quant_core.kernels import ranged
 
     low, high = (torch.empty(len(rows), -(-rows.shape[1] // block)) for _ in range(2))
-    _require_finite(over_rows(ranged.ends, rows.numpy(), block, low.numpy(), high.numpy()), rows)
+    _require_finite(over_rows(ranged.block_minmax, rows.numpy(), block, low.numpy(), high.numpy()), rows)
     return low, high
 
 

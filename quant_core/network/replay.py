@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quant_core.network.forward import forward
 
 
-class Prefix:
+class ActivationReplay:
     """One forward pass of `model` on one batch, with the output of each named module that was called exactly once.
 
     Attributes:

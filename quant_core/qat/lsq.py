@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quant_core.clipping import from_statistics
 from quant_core.codecs import Bounds
 from quant_core.codecs.affine import Grid, apply_grid, integer_range, make_grid
-from quant_core.codecs.blocks import block_ranges, spread
+from quant_core.codecs.blocks import block_ranges, expand_blocks
 from quant_core.network.statistics import TensorStatistics
 from quant_core.ptq.activation import TINY
 from quant_core.qat.functions import Codes, learned_step, step_slope
@@ -111,7 +111,7 @@ class _StepWeightFunction(torch.autograd.Function):
         rows, gradient_scale = ctx.saved_tensors
         grid: Grid = ctx.grid
         incoming, _ = blocks(gradient, ctx.spec, ctx.axis)
-        steps = rows * spread(grid.scale.reciprocal(), grid.block, rows.shape[1])
+        steps = rows * expand_blocks(grid.scale.reciprocal(), grid.block, rows.shape[1])
         rounded = steps.round()
         clipped = rounded.clamp(grid.low, grid.high)
         inside = clipped == rounded
