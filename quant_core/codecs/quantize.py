@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, codec
-from quant_core.codecs.affine import Grid, apply_grid, write_grid
+from quant_core.codecs.affine import apply_grid, write_grid
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.kernels.run import not_finite
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
@@ -90,7 +91,7 @@ def fake_quantize_affine(
     if not bool(((grids[0] >= FLOAT_MIN) & (grids[0] <= FLOAT_MAX)).all()):
         raise InputError("scales that are zero, negative, subnormal or not finite given; give normal positive numbers.")
     scales, zero_points = (each.expand(max(map(len, grids)), 1) for each in grids)
-    grid = Grid(scales, zero_points, low, high, rows.shape[1])
+    grid = BlockQParams(scales, zero_points, low, high, rows.shape[1])
     if rows.device.type != "cpu":
         _require_finite(rows)
         return target.copy_(_restore(apply_grid(rows, grid), x, FLOAT, channel_axis))

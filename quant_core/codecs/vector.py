@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, Field, code_field
-from quant_core.codecs.affine import Grid, integer_range, scale_ceiling, to_codes, to_values
+from quant_core.codecs.affine import integer_range, scale_ceiling, to_codes, to_values
 from quant_core.codecs.blocks import block_amax, block_ranges
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.scales import FLOAT_MIN
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
@@ -33,12 +34,12 @@ def two_level(amax: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return (fine / coarse).round().clamp(1, levels), coarse
 
 
-def _grid(scale: Tensor, coarse: Tensor, spec: QuantSpec, block: int) -> Grid:
+def _grid(scale: Tensor, coarse: Tensor, spec: QuantSpec, block: int) -> BlockQParams:
     product = scale * coarse
-    return Grid(product, torch.zeros_like(product), *integer_range(spec, signed=True), block)
+    return BlockQParams(product, torch.zeros_like(product), *integer_range(spec, signed=True), block)
 
 
-def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> tuple[Grid, Tensor, Tensor]:
+def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> tuple[BlockQParams, Tensor, Tensor]:
     """Return (grid of the products s_q gamma, s_q, gamma): values are quantized with the scale that decodes them."""
     lo, hi = block_ranges(rows, spec, bounds)
     scale, coarse = two_level(torch.maximum(lo.abs(), hi.abs()), spec)
@@ -48,7 +49,7 @@ def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> tuple[Grid,
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     """Return offset-binary codes [R, C], integer scales [R, B] and float scales [R or 1, 1]."""
     grid, scale, coarse = grid_of(rows, spec, bounds)
-    return Encoded(to_codes(rows, grid, spec, generator), grid.low, scale=scale, coarse=coarse)
+    return Encoded(to_codes(rows, grid, spec, generator), grid.quant_min, scale=scale, coarse=coarse)
 
 
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from quant_core import InputError, parse
 from quant_core.codecs.quantize import fake_quantize
 from quant_core.network.statistics import TensorStatistics
-from quant_core.ptq.activation import ActivationQuantizer, codes, to_grid
+from quant_core.ptq.activation import ActivationQuantizer, range_qparams, to_grid
 
 
 def _statistics(*batches: Tensor) -> TensorStatistics:
@@ -80,7 +80,7 @@ def test_degenerate_statistics_give_finite_grids(clipping: str, affine: str) -> 
         assert torch.isfinite(found).all()
         assert found[1] == 0
         torch.testing.assert_close(quantizer(batch), batch)
-    assert codes(0.0, 0.0, spec)[0] > 0
+    assert range_qparams(0.0, 0.0, spec)[0] > 0
 
 
 def test_nan_stays_visible() -> None:
