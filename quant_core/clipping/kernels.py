@@ -56,8 +56,8 @@ def _errors(x, w, scale, low, high, sums):
     error = cross = square = 0.0
     for chunk in range(0, n, _CHUNK):
         stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for each in sums:
-            each[:used] = 0.0
+        for lanes in sums:
+            lanes[:used] = 0.0
         for start in range(chunk, stop, _LANES):
             end = min(start + _LANES, stop)
             _add_errors(x[start:end], None if w is None else w[start:end], inverse, scale, low, high, sums)
@@ -127,15 +127,15 @@ def mse_power_of_two(points, first, last, weights, low, high, out):
     sums = _lanes(), _lanes(), _lanes()
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
-        top, best, found = np.max(np.abs(x)), np.inf, 0.0
+        top, best, least = np.max(np.abs(x)), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
             for _ in range(12):
                 error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums)[0]
                 if error < best:
-                    best, found = error, scale
+                    best, least = error, scale
                 scale *= 0.5
-        out[row] = found
+        out[row] = least
 
 
 @numba.njit(nogil=True, cache=True)
@@ -176,8 +176,8 @@ def _beyond(values, w, end, sums):
     n, count, total = len(values), 0.0, 0.0
     for chunk in range(0, n, _CHUNK):
         stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for each in sums:
-            each[:used] = 0.0
+        for lanes in sums:
+            lanes[:used] = 0.0
         for start in range(chunk, stop, _LANES):
             last = min(start + _LANES, stop)
             _add_beyond(values[start:last], None if w is None else w[start:last], end, sums)
@@ -194,7 +194,7 @@ def _lanes():
 
 @numba.njit(nogil=True, cache=True)
 def octav(points, first, last, weights, noise, symmetric, out):
-    """Write to out[row] the ends (low, high) of OCTAV's fixed point (Sakr et al., ICML 2022, equation 7), to 1e-6 in at most 30 steps.
+    """Write to out[row] the range (low, high) of OCTAV's fixed point (Sakr et al., ICML 2022, equation 7), to 1e-6 in at most 30 steps.
 
     `noise` is 4^-bits. The noise model (high - low)^2 noise / 12 inside and the clipped tails give, for each end with the other one kept,
     high = (sum of x > high + low t) / (count of x > high + t) with t = noise / 12 x count inside; low = -high and low = 0 are the paper's

@@ -1,4 +1,4 @@
-"""One module per number format: `encode` rows into codes and metadata, `decode` them back, say what is stored."""
+"""One module per number format: `encode` rows into codes and metadata, `decode` them back, list the stored fields."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,10 +78,10 @@ class Codec:
 
 def codec(spec: QuantSpec) -> Codec:
     """Return the codec of the format of `spec`."""
-    found = load(FORMATS[spec.format].implementation)
-    if not isinstance(found, Codec):
-        raise TypeError(f"{FORMATS[spec.format].implementation} is {type(found).__name__}; a Codec is needed")
-    return found
+    implementation = load(FORMATS[spec.format].implementation)
+    if not isinstance(implementation, Codec):
+        raise TypeError(f"{FORMATS[spec.format].implementation} is {type(implementation).__name__}; a Codec is needed")
+    return implementation
 
 
 def code_dtype(bits: int) -> torch.dtype:

@@ -70,7 +70,7 @@ def write_grid(rows: Tensor, grid: BlockQParams, out: Tensor) -> None:
         rows, block = rows.view(1, -1), rows.numel()
         rows = run.rebalance_rows(rows, 16)
     scale, zero_point = grid.scale.contiguous(), grid.zero_point.contiguous()
-    grids = (each.numpy() for each in (scale.reciprocal(), scale, zero_point))
+    grids = (figure.numpy() for figure in (scale.reciprocal(), scale, zero_point))
     run.write(fused.linear, rows, out.view(rows.shape), *grids, np.float32(grid.quant_min), np.float32(grid.quant_max), block)
 
 

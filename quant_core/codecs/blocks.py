@@ -1,4 +1,4 @@
-"""Rows cut into blocks: ranges per block, and per-block figures spread over the elements. The last block of a row may be short."""
+"""Rows cut into blocks: ranges per block, and per-block figures expanded over the elements. The last block of a row may be short."""
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
         InputError: bounds of the wrong shape, not finite, or with lo > hi.
     """
     if bounds is not None:
-        return _given(rows, spec, bounds)
+        return _from_bounds(rows, spec, bounds)
     whole = spec.granularity == "tensor"
     if spec.clipping in ("minmax", "ema") and spec.symmetric:
         amax = block_amax(rows, block_size(spec, rows))
@@ -60,22 +60,22 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
     if whole:
         lo, hi = ranges(rows.reshape(1, -1), spec)
         return lo.reshape(1, 1), hi.reshape(1, 1)
-    found = []
+    parts = []
     for part in split(rows, block_size(spec, rows)):
         lo, hi = ranges(part.reshape(-1, part.shape[2]), spec)
-        found.append((lo.reshape(part.shape[:2]), hi.reshape(part.shape[:2])))
-    return torch.cat([lo for lo, _ in found], dim=1), torch.cat([hi for _, hi in found], dim=1)
+        parts.append((lo.reshape(part.shape[:2]), hi.reshape(part.shape[:2])))
+    return torch.cat([lo for lo, _ in parts], dim=1), torch.cat([hi for _, hi in parts], dim=1)
 
 
-def _given(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _from_bounds(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     per_row = -(-rows.shape[1] // block_size(spec, rows))
     shape = (1, 1) if spec.granularity == "tensor" else (len(rows), per_row)
-    ends = []
-    for end in bounds:
-        flat = end.detach().to(rows.device, torch.float32).reshape(-1)
+    shaped = []
+    for bound in bounds:
+        flat = bound.detach().to(rows.device, torch.float32).reshape(-1)
         if flat.numel() not in (1, shape[0] * shape[1]):
             raise InputError(f"bounds of {flat.numel()} values given for {spec}; {shape[0] * shape[1]} scale blocks, or 1, are needed.")
-        ends.append(flat.reshape(shape) if flat.numel() > 1 else flat.reshape(1, 1).expand(shape))
-    if not bool(torch.isfinite(torch.stack(ends)).all()) or bool((ends[0] > ends[1]).any()):
+        shaped.append(flat.reshape(shape) if flat.numel() > 1 else flat.reshape(1, 1).expand(shape))
+    if not bool(torch.isfinite(torch.stack(shaped)).all()) or bool((shaped[0] > shaped[1]).any()):
         raise InputError(f"bounds for {spec} are not finite or have lo > hi; give finite lo <= hi.")
-    return ends[0], ends[1]
+    return shaped[0], shaped[1]

@@ -53,7 +53,7 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 
 
 def lowest(spec: QuantSpec) -> int:
-    """Return what code 0 stands for: -128 of MXINT8; minifloat codes are no integers."""
+    """Return the integer that code 0 stands for: -128 of MXINT8; minifloat codes are no integers."""
     return 0 if spec.format in ELEMENTS else _INT8_LOW
 
 

@@ -1,4 +1,4 @@
-"""Sums over the negative and the positive side of rows: what the levels of binary and ternary formats are the means of."""
+"""Sums over the negative and the positive values of rows: the levels of binary and ternary formats are their means."""
 
 import math
 
@@ -14,14 +14,14 @@ def sign_sums(rows: Tensor, thresholds: Tensor, spec: QuantSpec) -> Tensor:
     if rows.device.type == "cpu":
         from quant_core.kernels import signs
 
-        found = torch.empty(len(rows), 4, dtype=torch.float64)
-        run.over_rows(signs.sign_sums, rows.numpy(), thresholds.reshape(-1).numpy(), found.numpy())
+        sums = torch.empty(len(rows), 4, dtype=torch.float64)
+        run.over_rows(signs.sign_sums, rows.numpy(), thresholds.reshape(-1).numpy(), sums.numpy())
     else:
         below, above, wide = rows < -thresholds, rows > thresholds, rows.abs().to(torch.float64)
-        found = torch.stack([(wide * below).sum(1), below.sum(1), (wide * above).sum(1), above.sum(1)], dim=1).to(torch.float64)
+        sums = torch.stack([(wide * below).sum(1), below.sum(1), (wide * above).sum(1), above.sum(1)], dim=1).to(torch.float64)
     if spec.granularity == "channel":
-        return found
-    return found.new_tensor([[math.fsum(column) for column in found.t().tolist()]])
+        return sums
+    return sums.new_tensor([[math.fsum(column) for column in sums.t().tolist()]])
 
 
 def mean_magnitude(rows: Tensor, spec: QuantSpec) -> Tensor:
@@ -29,10 +29,10 @@ def mean_magnitude(rows: Tensor, spec: QuantSpec) -> Tensor:
     if rows.device.type == "cpu":
         from quant_core.kernels import signs
 
-        found = torch.empty(len(rows), dtype=torch.float64)
-        run.over_rows(signs.magnitudes, rows.numpy(), found.numpy())
+        sums = torch.empty(len(rows), dtype=torch.float64)
+        run.over_rows(signs.magnitudes, rows.numpy(), sums.numpy())
     else:
-        found = rows.abs().to(torch.float64).sum(dim=1)
+        sums = rows.abs().to(torch.float64).sum(dim=1)
     if spec.granularity == "channel":
-        return found.unsqueeze(1) / rows.shape[1]
-    return found.new_tensor([[math.fsum(found.tolist())]]) / rows.numel()
+        return sums.unsqueeze(1) / rows.shape[1]
+    return sums.new_tensor([[math.fsum(sums.tolist())]]) / rows.numel()

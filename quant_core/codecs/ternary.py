@@ -25,7 +25,7 @@ def thresholds(rows: Tensor, spec: QuantSpec) -> Tensor:
 def levels(rows: Tensor, threshold: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Tensor:
     """Return the levels, [R or 1, 1] of TWN, [R or 1, 2] as (negative, positive) magnitudes of TTQ, float32."""
     if bounds is not None:
-        return _given(rows, spec, bounds)
+        return _from_bounds(rows, spec, bounds)
     sums = sign_sums(rows, threshold, spec)
     if spec.clipping == "twn":
         sums = sums[:, :2] + sums[:, 2:]
@@ -51,7 +51,7 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:  # noqa: ARG001
     return torch.where(signs > 0, positive, torch.where(signs < 0, -negative, 0.0))
 
 
-def _given(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
+def _from_bounds(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
     units = len(rows) if spec.granularity == "channel" else 1
     lo, hi = (end.detach().to(rows.device, torch.float32).reshape(-1) for end in bounds)
     if any(len(end) not in (1, units) for end in (lo, hi)) or not bool((lo <= 0).all() and (hi >= 0).all()):
@@ -81,7 +81,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     threshold = thresholds(rows, spec)
     chosen = levels(rows, threshold, spec, bounds)
     figures = (threshold, chosen[:, :1], chosen[:, -1:])
-    run.write(signs.ternary, rows, out, *(each.expand(len(threshold), 1).reshape(-1).contiguous().numpy() for each in figures))
+    run.write(signs.ternary, rows, out, *(figure.expand(len(threshold), 1).reshape(-1).contiguous().numpy() for figure in figures))
     return True
 
 

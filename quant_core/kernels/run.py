@@ -64,11 +64,11 @@ def block_amax(rows: Tensor, block: int) -> Tensor:
     """
     from quant_core.kernels import fused
 
-    found = torch.empty(len(rows), -(-rows.shape[1] // block))
-    over_rows(fused.block_amax, rows.numpy(), block, found.numpy())
-    if not bool(torch.isfinite(found).all()):
+    amax = torch.empty(len(rows), -(-rows.shape[1] // block))
+    over_rows(fused.block_amax, rows.numpy(), block, amax.numpy())
+    if not bool(torch.isfinite(amax).all()):
         raise not_finite(rows)
-    return found
+    return amax
 
 
 def block_minmax(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:

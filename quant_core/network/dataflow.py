@@ -37,7 +37,7 @@ class Call:
 
 @dataclass
 class Dataflow:
-    """What one run did. A value is one state of one activation's storage; values are numbered.
+    """The operations of one run. A value is one state of one activation's storage; values are numbered.
 
     Attributes:
         events: tensor operations in order.

@@ -13,7 +13,7 @@ class ActivationReplay:
     """One forward pass of `model` on one batch, with the output of each named module that was called exactly once.
 
     Attributes:
-        outputs: what the network returned.
+        outputs: of the network.
 
     Args:
         model: the network.

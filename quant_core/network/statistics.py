@@ -1,4 +1,4 @@
-"""What calibration learns of each layer's input, in one pass over the calibration batches; every activation clipping reads it from here."""
+"""The statistics of each layer's input, taken in one pass over the calibration batches; every activation clipping reads them."""
 
 import math
 import warnings
@@ -27,7 +27,7 @@ class TensorStatistics:
 
     Attributes:
         low, high: smallest and largest value.
-        ema_low, ema_high: each batch's ends averaged with weight 0.01 (the first batch starts them).
+        ema_low, ema_high: each batch's minimum and maximum averaged with weight 0.01 (the first batch starts them).
         count, zeros: number of values, and of those that are exactly 0; `batches` updates.
         counts, sums, width: the histogram: values and their sum per bin; bin i spans [i - 4096, i - 4095) x width.
         means: shape -> (sum over examples of the values that keep that shape, how many): the mean input of a layer.

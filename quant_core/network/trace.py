@@ -23,7 +23,7 @@ _TRANSFORMERS_CONV1D = "transformers.pytorch_utils.Conv1D"
 
 def is_transformers_conv1d(module: nn.Module) -> bool:
     """Tell whether `module` is transformers' Conv1D (a linear layer whose weight is [in, out]), without importing transformers."""
-    return any(f"{each.__module__}.{each.__qualname__}" == _TRANSFORMERS_CONV1D for each in type(module).__mro__)
+    return any(f"{base.__module__}.{base.__qualname__}" == _TRANSFORMERS_CONV1D for base in type(module).__mro__)
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
@@ -77,12 +77,12 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
 def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
     held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-    found = []
+    named: list[str] = []
     for name, module in model.named_modules():
-        own = [key for key, each in module.named_parameters(recurse=False) if each.dim() > 1 and id(each) not in held]
-        if own:
-            found.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(own)})")
-    return found
+        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in held]
+        if keys:
+            named.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(keys)})")
+    return named
 
 
 @dataclass

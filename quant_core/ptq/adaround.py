@@ -57,8 +57,8 @@ def round_up(error: Tensor, step: Tensor, moments: Tensor) -> Tensor:
     """
     nearest = (-error >= step / 2).float() * (step > 0)
     soft = _relax(error, step, moments, max(_objective(error + nearest * step, moments), 1e-30))
-    found = [_flip(error, step, moments, start) for start in (soft, nearest)]
-    return min((nearest, *found), key=lambda h: _objective(error + h * step, moments))
+    flipped = [_flip(error, step, moments, start) for start in (soft, nearest)]
+    return min((nearest, *flipped), key=lambda h: _objective(error + h * step, moments))
 
 
 def _objective(d: Tensor, moments: Tensor) -> float:
