@@ -58,7 +58,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How one format turns a float32 matrix of rows into an `Encoded` and back.
+    """The functions of one format: from a float32 matrix of rows to an `Encoded` and back.
 
     Attributes:
         encode: (rows [R, C], spec, bounds or None, generator or None) -> Encoded. `rows` is finite and not empty.

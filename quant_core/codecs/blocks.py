@@ -10,7 +10,7 @@ from quant_core.util.errors import InputError
 
 
 def block_size(spec: QuantSpec, rows: Tensor) -> int:
-    """Return the elements of a row that share a scale (the whole row where the granularity knows no block)."""
+    """Return the elements of a row that share a scale (the whole row where the granularity has no block)."""
     return min(spec.block, rows.shape[1]) if spec.block else rows.shape[1]
 
 

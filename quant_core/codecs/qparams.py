@@ -1,4 +1,4 @@
-"""Quantization parameters: what turns a number into an integer code and back, q = clamp(round(x / S) + Z, quant_min, quant_max)."""
+"""Quantization parameters, which turn numbers into integer codes and back: q = clamp(round(x / S) + Z, quant_min, quant_max)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -119,7 +119,7 @@ def pack_conv(w_signs: Array) -> PackedConv:
 
 
 def conv2d_packed(x_signs: Array, weight: PackedConv, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> Ints:
-    """Return what `binary_conv2d` does, for one group and packed kernels: pack channels to bytes, gather windows, multiply, correct."""
+    """Return `binary_conv2d` of one group with packed kernels: pack channels to bytes, gather windows, multiply, correct the border."""
     windows = _windows(_pixels(x_signs, padding), weight.kernel, stride, dilation)
     batch, height, width = windows.shape[:3]
     length, images = weight.channels * weight.kernel[0] * weight.kernel[1], (batch, height * width)

@@ -17,7 +17,7 @@ _ROW = 4096
 
 
 def over_rows(loop: Callable[..., object], x: NDArray[Any], *rest: object, per_thread: int = PER_THREAD) -> list[object]:
-    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return what the calls return.
+    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return the results of the calls.
 
     As many slices run at once as torch uses threads, each of `per_thread` elements or more.
     """

@@ -1,4 +1,4 @@
-"""Which module reads what another one writes: found by running one example under a dispatch mode, never by torch.fx.
+"""The dataflow between modules, taken by running one example under a dispatch mode, never by torch.fx.
 
 Data-dependent control flow is no obstacle; what the example does not reach is not there.
 """
@@ -89,7 +89,7 @@ class _Values:
 
 
 def record(model: nn.Module, watched: dict[str, nn.Module], run: Callable[[], Any]) -> Dataflow:
-    """Call `run` (a forward pass of `model` on one example) and return what it did around the `watched` modules."""
+    """Call `run` (a forward pass of `model` on one example) and return its dataflow around the `watched` modules."""
     values = _Values()
     recorder = TensorRecorder([*model.parameters(), *model.buffers()], values.observe)
     starts: list[int] = []

@@ -1,4 +1,4 @@
-"""Running a network again behind a point: the layers that ran before it return what they returned, instead of being computed."""
+"""Running a network again from a point on: the layers before it return their outputs of the first run instead of computing them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

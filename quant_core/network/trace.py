@@ -106,7 +106,7 @@ class _Life:
 
 
 class _Lives:
-    """When each activation is made and last used."""
+    """The first and last use of every activation, in operations since the start."""
 
     def __init__(self) -> None:
         self.step = 0

@@ -50,7 +50,7 @@ class QuantizedWeight:
 
 
 class PostTraining:
-    """Owns a copy of `model` with batch norms folded, its float weights, and what calibration learns of each layer's input.
+    """Owns a copy of `model` with batch norms folded, its float weights, and the calibration statistics of each layer's input.
 
     Calibration takes at most two passes over the batches, whatever the limit of the cache: one for the statistics, when the engine is
     made, and one for the second moments of all layers, before the first policy that needs them is applied (`reestimate` adds its own).
@@ -114,7 +114,7 @@ class PostTraining:
 
     @property
     def counts(self) -> CacheCounts:
-        """What the cache of quantized weights has done."""
+        """The counts of the cache of quantized weights."""
         return self._cache.counts
 
     @property
@@ -153,10 +153,10 @@ class PostTraining:
         return self.apply(Policy(dict.fromkeys(self._layers, _FLOAT)))
 
     def encoded(self, name: str, spec: QuantSpec) -> Encoded:
-        """Return a layer's weight as `spec` stores it, with the corrections of this engine: what `apply` uses and packing writes.
+        """Return a layer's weight as `spec` stores it, with the corrections of this engine; `apply` uses it and packing writes it.
 
         A weight that is applied, or in the cache, is not encoded again. A tied weight is stored once for all its layers, so it is encoded
-        without a look at their inputs: no AdaRound, no correction.
+        without regard to their inputs: no AdaRound, no correction.
         """
         if spec == self._specs[name] and self._applied[name].encoded is not None:
             quantized = self._applied[name]

@@ -1,4 +1,4 @@
-"""The arithmetic of one layer, as plain data: what cost models and searchers need to know of a network."""
+"""The arithmetic of one layer, as plain data: all that cost models and searchers take from a network."""
 
 import math
 from collections.abc import Iterable

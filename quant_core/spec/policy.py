@@ -1,4 +1,4 @@
-"""`LayerPolicy` and `Policy`: what is quantized how, for a whole network, with a versioned JSON form."""
+"""`LayerPolicy` and `Policy`: the specs of a layer and of a whole network, with a versioned JSON form."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ SCHEMA = "bitfront.policy/1"
 
 @dataclass(frozen=True, slots=True)
 class LayerPolicy:
-    """How the weight of a layer and its INPUT activation are quantized."""
+    """The specs of a layer's weight and of its INPUT activation."""
 
     weight: QuantSpec = FLOAT
     activation: QuantSpec = FLOAT

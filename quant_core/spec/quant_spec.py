@@ -20,7 +20,7 @@ class SpecError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class QuantSpec:
-    """How one tensor is quantized. An illegal combination is refused when the spec is built.
+    """The quantization of one tensor. An illegal combination is refused when the spec is built.
 
     Attributes:
         format: a key of `quant_core.spec.formats.FORMATS`.

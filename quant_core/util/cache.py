@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class ByteSized(Protocol):
-    """A value that knows how many bytes it holds."""
+    """A value with a size in bytes."""
 
     @property
     def nbytes(self) -> int:
@@ -19,7 +19,7 @@ Value = TypeVar("Value", bound=ByteSized)
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What a cache has done so far: `bytes` is held now, the others are totals."""
+    """The lookups of a cache so far: `bytes` is held now, the others are totals."""
 
     hits: int = 0
     misses: int = 0
@@ -38,7 +38,7 @@ class CacheCounts:
         self.evictions, self.bytes = self.evictions + other.evictions, self.bytes + other.bytes
 
     def since(self, before: "CacheCounts") -> "CacheCounts":
-        """Return what was done after an earlier copy of these counts."""
+        """Return the counts since an earlier copy of them."""
         return CacheCounts(
             self.hits - before.hits, self.misses - before.misses, self.evictions - before.evictions, self.bytes - before.bytes
         )

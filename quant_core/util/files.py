@@ -1,4 +1,4 @@
-"""Where files are kept, and writing them so that nothing is ever half-written: a temporary name beside the target, then a rename."""
+"""The cache folder, and writing files whole or not at all: under a temporary name beside the target, then renamed."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | 
 
 
 def cache_folder() -> Path:
-    """Return where what can be made again is kept: `BITFRONT_CACHE`, else the user's cache folder of the platform."""
+    """Return the folder of files that can be made again: `BITFRONT_CACHE`, else the user's cache folder of the platform."""
     folder = os.environ.get("BITFRONT_CACHE")
     return Path(folder).expanduser() if folder else Path(platformdirs.user_cache_dir("bitfront", appauthor=False))
 

@@ -158,8 +158,8 @@ def test_reestimated_ranges_follow_the_quantized_weights() -> None:
         network = engine.apply(policy)
         network.get_submodule("head").register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[0]))
         network(torch.cat(batches))
-        found = engine.statistics["head"]
-        ranges[reestimate] = float(seen[0].detach().abs().max()) / max(-found.low, found.high)
+        statistics = engine.statistics["head"]
+        ranges[reestimate] = float(seen[0].detach().abs().max()) / max(-statistics.low, statistics.high)
     assert ranges[False] <= 1.01
     assert ranges[True] != pytest.approx(ranges[False], rel=1e-3)
 

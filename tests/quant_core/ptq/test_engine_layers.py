@@ -48,11 +48,11 @@ def test_each_weight_is_the_quantizers_own() -> None:
     for name, weight in floats.items():
         axis = 1 if name == "up" else 0
         expected = fake_quantize(weight, "int3:channel:octav", channel_axis=axis)
-        found = network.get_submodule(name).get_parameter("weight")
-        gain = (found / expected).nan_to_num(nan=0.0).movedim(axis, 0).flatten(1).amax(dim=1)
-        torch.testing.assert_close(found.movedim(axis, 0), expected.movedim(axis, 0) * gain.view(-1, *(1,) * (weight.dim() - 1)))
+        actual = network.get_submodule(name).get_parameter("weight")
+        gain = (actual / expected).nan_to_num(nan=0.0).movedim(axis, 0).flatten(1).amax(dim=1)
+        torch.testing.assert_close(actual.movedim(axis, 0), expected.movedim(axis, 0) * gain.view(-1, *(1,) * (weight.dim() - 1)))
         assert torch.equal(
-            found, decode(engine.encoded(name, parse("int3:channel:octav")), "int3:channel:octav", tuple(weight.shape), channel_axis=axis)
+            actual, decode(engine.encoded(name, parse("int3:channel:octav")), "int3:channel:octav", tuple(weight.shape), channel_axis=axis)
         )
 
 
@@ -140,8 +140,8 @@ def test_activations_of_every_kind_of_layer(activation: str) -> None:
     model, batches = CASES.branching(), CASES.images()
     engine = CASES.engine(model, batches)
     expected = engine.restore()(batches[0])
-    found = engine.apply(CASES.uniform(model, batches, f"activation={activation}"))(batches[0])
-    difference = (found - expected).abs().max() / expected.abs().max()
+    actual = engine.apply(CASES.uniform(model, batches, f"activation={activation}"))(batches[0])
+    difference = (actual - expected).abs().max() / expected.abs().max()
     assert 0 < difference < 0.25
 
 
