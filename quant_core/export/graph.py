@@ -7,10 +7,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from quant_core.codecs.qparams import QParams
 from quant_core.export import tagging
 from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
-from quant_core.export.stored import Grid, Quantized, StoredLayer
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.util.errors import BitfrontError, InputError
 
 
@@ -127,7 +128,7 @@ def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> G
     return parts
 
 
-def divisor(grid: Grid) -> np.float32:
+def divisor(grid: QParams) -> np.float32:
     """Return the float32 scale by which division rounds like the simulation's multiplication by 1 / scale, halves above all.
 
     Images are full of values half-way between two codes (0.5 under a scale of 1/255); of the nearest number and its two neighbours the

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
+from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
 from quant_core.network.fold import fold_batch_norm
 from quant_core.ptq.activation import ActivationQuantizer
@@ -17,9 +18,6 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.errors import BitfrontError
-
-Grid = tuple[float, int, int, int]
-"""Scale, zero point, smallest and largest code of a static activation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +37,7 @@ class StoredLayer:
     weight: Tensor
     encoded: Encoded | None
     bias: Tensor | None
-    grid: Grid | None
+    grid: QParams | None
 
     @property
     def owner(self) -> str:
@@ -124,7 +122,7 @@ def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
     return model
 
 
-def _grid(engine: PostTraining, layer: Layer, policy: LayerPolicy) -> Grid | None:
+def _grid(engine: PostTraining, layer: Layer, policy: LayerPolicy) -> QParams | None:
     if policy.activation.is_float or layer.name not in engine.statistics:
         return None
     return ActivationQuantizer(policy.activation, engine.statistics[layer.name], -1 - len(layer.kernel)).static

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import encode
-from quant_core.export.stored import Grid, Quantized, StoredLayer, require_same
+from quant_core.export.stored import Quantized, StoredLayer, require_same
 from quant_core.qat.method import InputQuantizer
 from quant_core.qat.prepare import finalize, float_weights, input_quantizers, quantized_weights
 from quant_core.spec.layer import Layer
@@ -59,7 +60,7 @@ def _layers(prepared: nn.Module, simulation: nn.Module, layers: Sequence[Layer],
     return tuple(rows)
 
 
-def _grid(quantizer: InputQuantizer) -> Grid | None:
+def _grid(quantizer: InputQuantizer) -> QParams | None:
     """Return a static grid with its scale in float32, as training computes with it."""
     codes = quantizer.codes()
-    return None if codes is None else (float(np.float32(codes[0])), *codes[1:])
+    return None if codes is None else codes._replace(scale=float(np.float32(codes.scale)))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from quant_core.codecs import Bounds
+from quant_core.codecs.qparams import QParams
 from quant_core.network.statistics import TensorStatistics
-from quant_core.qat.functions import Codes
 from quant_core.spec.quant_spec import QuantSpec
 
 Stored = tuple[Tensor, QuantSpec, Bounds | None]
@@ -64,8 +64,8 @@ class InputQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input, the shape of `x`."""
 
-    def codes(self) -> Codes | None:
-        """Return (scale, zero point, smallest, largest code) of a static integer input, None of any other."""
+    def codes(self) -> QParams | None:
+        """Return the quantization parameters of a static integer input, None of any other."""
         return None
 
     def constrain(self) -> None:

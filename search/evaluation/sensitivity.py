@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quant_core.network.forward import forward
-from quant_core.network.replay import Prefix
+from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.util.errors import BitfrontError, InputError
@@ -115,7 +115,7 @@ class Sensitivity:
         inputs are not quantized meanwhile.
         """
         modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
-        prefix = Prefix(self.engine.apply(self.space.policy(widest)), modules, inputs)
+        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs)
         base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):
             done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))
