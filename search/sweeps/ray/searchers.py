@@ -15,7 +15,7 @@ from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
 from search.searchers.base.history import Ledger
 from search.searchers.base.losses import losses_for
-from search.sweeps.ray.cluster import settle
+from search.sweeps.ray.cluster import settled
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def maker(name: str) -> Callable[..., RaySearcher]:
                 f"and a budget, or one of {', '.join(f'ray:{each}' for each, other in RAY_SEARCHERS.items() if other.several)}."
             )
         ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
-        settle()
-        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), ledger, whole=kind.whole)
+        with settled():
+            return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), ledger, whole=kind.whole)
 
     return make
 
