@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,8 +16,8 @@ from search import tracking
 from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.records.front import pick
-from search.records.record import TrialRecord
-from search.sweeps.context import check_fingerprints, open_context
+from search.records.record import SweepRecord, TrialRecord
+from search.sweeps.context import SweepContext, check_fingerprints, open_context
 
 REPORT = "export.json"
 
@@ -52,13 +52,24 @@ def export(
         InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
         BitfrontError: a check failed; nothing is left behind.
     """
+
+    def opened() -> Bundle:
+        return replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+
+    return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
+
+
+def write_bundle(
+    opened: Callable[[], Bundle], formats: Sequence[str], out: Path, *, force: bool = False, uri: str = "", register: str = ""
+) -> dict[str, Exported]:
+    """Export the bundle that `opened` gives; it is called when formats and `out` are seen to be good. The rest is as `export` says."""
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
     _check_target(out, force)
     _check_name(register)
     temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir()
-        bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+        bundle = opened()
         done = _written(uri, bundle, exporters, register, temporary)
         (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
         _move(temporary, out)
@@ -87,11 +98,15 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
         BitfrontError: the trial failed, or its network is not what was recorded.
     """
     record = tracking.read(uri, ref, experiment_name)
-    trial = pick(record, choice)
+    return bundle_of(record, pick(record, choice))
+
+
+def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | None = None) -> Bundle:
+    """Return the bundle of one trial of a recorded sweep, as `open_bundle`; `context` is what was made of its experiment already."""
     if not trial.result.ok:
         raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    context = open_context(experiment)
+    context = context or open_context(experiment)
     setup, evaluator = context.setup, context.evaluator
     check_fingerprints(record, setup)
     fidelity, after = trial.result.fidelity, [each.policy for number in trial.after for each in record.trials if each.number == number]

@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 
-
 @contextmanager
 def _quietened() -> Iterator[None]:
     # mlflow logs tracebacks of what it then raises, and what it raises is reported here
