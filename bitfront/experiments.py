@@ -9,6 +9,7 @@ from search.config.experiment import Experiment
 from search.config.files import from_data
 
 DEFAULT_RECORD = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
 _PLACES: dict[str, tuple[str, str]] = {
     "task_options": ("task", "options"),
     "weight": ("space", "weight"),
@@ -55,10 +56,23 @@ def experiment_of(task: str, keywords: Mapping[str, Any], options: Mapping[str, 
             continue
         section, key = _PLACES[keyword]
         table = data.setdefault(section, {})
-        if isinstance(table, dict) and key in table:
+        if not isinstance(table, dict):
+            continue  # the model says what is wrong with it
+        if key in table:
             raise InputError(f"{keyword} = {value!r} and options[{section!r}][{key!r}] = {table[key]!r} given; give one of them.")
         table[key] = _plain(value)
     return from_data(data, "bitfront.sweep")
+
+
+def absolute(uri: str) -> str:
+    """Return a tracking uri that means the same file from every working folder.
+
+    >>> absolute("http://host:5000"), absolute("sqlite:////data/mlflow.db")
+    ('http://host:5000', 'sqlite:////data/mlflow.db')
+    """
+    if not uri.startswith(_SQLITE) or uri == _SQLITE or ":memory:" in uri:
+        return uri
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
 
 
 def _plain(value: Any) -> Any:

@@ -47,6 +47,24 @@ class Sweep:
         uri: as above.
         task: stands in for the task that the record names.
         context: the network, data and evaluator, where they are at hand; otherwise they are made when they are needed.
+
+    >>> import bitfront
+    >>> sweep = bitfront.sweep(
+    ...     "digits",
+    ...     weight=["int2:channel:mse", "int4:channel:mse", "int8:channel:mse"],
+    ...     activation="int8:tensor:mse",
+    ...     device="vu9p-bitserial",
+    ...     trials=5,
+    ...     record=None,
+    ...     log="none",
+    ... )
+    >>> sweep.status, len(sweep.trials())
+    ('finished', 5)
+    >>> list(sweep.front().columns)[:5]
+    ['kind', 'trial', 'accuracy valid [%]', 'accuracy test [%]', 'weights [KiB]']
+    >>> best = sweep.best(max_drop=2.0)
+    >>> sorted(sweep.export(best, "out", formats=["safetensors"]))
+    ['card', 'policy', 'safetensors']
     """
 
     def __init__(self, record: SweepRecord, uri: str = "", task: Task | None = None, context: "SweepContext | None" = None) -> None:
@@ -83,9 +101,10 @@ class Sweep:
         """
         if figure not in FIGURES:
             raise unknown("figure", figure, FIGURES)
-        from search.report import figures
+        with unchanged():
+            from search.report import figures
 
-        return getattr(figures, FIGURES[figure])(self.record)
+            return getattr(figures, FIGURES[figure])(self.record)
 
     def best(self, max_drop: float = 0.5, by: str = "") -> MeasuredPolicy:
         """Return the smallest policy of the front whose validation accuracy is within `max_drop` points of the float network's.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitfront.experiments import DEFAULT_RECORD, experiment_of
+from bitfront.experiments import DEFAULT_RECORD, absolute, experiment_of
 from bitfront.isolation import unchanged
 from bitfront.results import Sweep
 from bitfront.sources import TaskSource, open_task, task_name
@@ -91,15 +91,16 @@ def sweep(
     'finished'
     """
     keywords = {key: value for key, value in locals().items() if key not in ("task", "record", "log", "options")}
-    made = experiment_of(task_name(task), keywords | {"record": record or None}, options or {})
+    uri = absolute(record) if record else ""
+    made = experiment_of(task_name(task), keywords | {"record": uri or None}, options or {})
     with unchanged():
         from search.sweeps.context import open_context
         from search.sweeps.run import start
 
         opened = open_task(task, made.task.options)
         context = open_context(made, opened)
-        outcome = start(made, log, context=context, recorded=record is not None)
-    return Sweep(outcome.record, record or "", opened, context)
+        outcome = start(made, log, context=context, recorded=bool(uri))
+    return Sweep(outcome.record, uri, opened, context)
 
 
 def load(name: str, *, uri: str | None = None, experiment: str | None = None, task: TaskSource | None = None) -> Sweep:
@@ -121,7 +122,7 @@ def load(name: str, *, uri: str | None = None, experiment: str | None = None, ta
     >>> bitfront.load("loaded").front().equals(sweep.front())
     True
     """
-    place = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_RECORD
+    place = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_RECORD)
     with unchanged():
         record = tracking.read(place, name, experiment)
         return Sweep(record, place, None if task is None else open_task(task, {}))
