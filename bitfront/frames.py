@@ -46,8 +46,8 @@ def best_uniform(record: SweepRecord) -> TrialRecord | None:
     ]
 
     def rank(trial: TrialRecord) -> tuple[float, float, int]:
-        known = figures(trial)
-        return -known["accuracy_valid"], known.get("weight_bytes", 0.0), trial.number
+        metrics = figures(trial)
+        return -metrics["accuracy_valid"], metrics.get("weight_bytes", 0.0), trial.number
 
     return min(uniform, key=rank, default=None)
 

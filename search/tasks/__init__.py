@@ -71,7 +71,7 @@ def _called(name: str, function: object, options: Mapping[str, object]) -> objec
         BitfrontError: it raised.
     """
     if not callable(function):
-        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.task.Task.")
+        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a bitfront.Task.")
     _check_options(name, function, options)
     from quant_core.qat.rng import repeatable
 
@@ -89,7 +89,7 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
-        raise InputError(f"task {name!r} is no function of keyword options that returns a search.task.Task.") from None
+        raise InputError(f"task {name!r} is no function of keyword options that returns a bitfront.Task.") from None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     known = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
@@ -109,7 +109,7 @@ def _checked(name: str, made: object) -> "Task":
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
-        raise InputError(f"task {name!r} gave a {what}; it must return a search.task.Task whose model is a torch.nn.Module.")
+        raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
     for split in _SPLITS:
         _check_split(f"task {name!r}: its {split}", getattr(made, split))
     made.model.eval()

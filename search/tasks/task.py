@@ -15,7 +15,7 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) == targets).to(torch.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A trained network and what it is judged by.
 
@@ -35,3 +35,6 @@ class Task:
     test: Iterable[Batch]
     score: Callable[[Tensor, Tensor], Tensor] = top1
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+
+    def __repr__(self) -> str:
+        return f"Task({type(self.model).__name__})"

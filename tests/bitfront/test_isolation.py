@@ -119,3 +119,16 @@ def test_a_sweep_runs_outside_the_main_thread(task: bitfront.Task, keywords: dic
     thread.start()
     thread.join()
     assert names == ["finished"]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_that_the_caller_has_is_used_and_left_running(task: bitfront.Task, keywords: dict[str, Any]) -> None:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        assert bitfront.sweep(task, **keywords, backend="ray", workers=2).status == "finished"
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()

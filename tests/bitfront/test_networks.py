@@ -45,7 +45,8 @@ def test_the_network_is_on_a_grid_and_can_be_copied_and_pickled(task: bitfront.T
 
 def test_calibration_takes_inputs_or_batches_of_a_task(task: bitfront.Task) -> None:
     inputs = task.calib[0][0]  # type: ignore[index]
-    outputs = [bitfront.quantize(task.model, TEXT, given)(inputs) for given in (inputs, [inputs], iter([inputs]), task.calib, (inputs,))]
+    forms = (inputs, [inputs], iter([inputs]), task.calib, (inputs,))
+    outputs = [bitfront.quantize(task.model, TEXT, calibration)(inputs) for calibration in forms]
     assert all(torch.equal(output, outputs[0]) for output in outputs)
     for wrong, message in (([], "no calibration batch given"), (3, "a int given as calibration")):
         with pytest.raises(bitfront.InputError, match=message):

@@ -236,7 +236,7 @@ BAD_EXPERIMENTS = {
     "device that cannot run the bits": (("[2, 4, 8]", "[2, 4, 16]"), "layer '0' .linear.: vu9p-bitserial cannot run weight=int16"),
     "unknown task": (('"own_task:make"', '"digit"'), "unknown task 'digit'.*Did you mean 'digits'"),
     "task that is not there": (('"own_task:make"', '"own_task:mak"'), "has no 'mak'.*Did you mean 'make'"),
-    "task that returns something else": (('"own_task:make"', '"own_task:not_a_task"'), "gave a int; it must return a search.task.Task"),
+    "task that returns something else": (('"own_task:make"', '"own_task:not_a_task"'), "gave a int; it must return a bitfront.Task"),
     "unknown task option": (("options = {}", "options = { sede = 1 }"), "no option 'sede'.*Did you mean 'seed'"),
     "missing data": (('"own_task:make"', '"fashion_mnist"'), "train-images-idx3-ubyte|BITFRONT_DATA"),
     "nan in a weight": (("options = {}", "options = { nan = true }"), "NaN"),

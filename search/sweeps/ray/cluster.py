@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -39,7 +40,7 @@ def settled() -> AbstractContextManager[None]:
 
 @contextmanager
 def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
-    """Be connected to a Ray cluster within the context.
+    """Be connected to a Ray cluster within the context. Where this process is connected already, that cluster is used and left as it is.
 
     Args:
         address: "" starts a cluster of this machine alone, which ends with the context; "auto" or "host:port" joins a running one.
@@ -51,6 +52,10 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
     if address.startswith("ray://"):
         host = address.removeprefix("ray://").partition(":")[0]
         raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        with settled(), _silent():
+            yield
+        return
     if ":" in address:
         _probe(address)
     local = not address or address.startswith(("127.0.0.1:", "localhost:"))
