@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bitfront.results import Sweep
     from bitfront.sweeping import load, sweep
     from hw_models.device import Device
+    from hw_models.loading import load_device
     from quant_core.spec.policy import LayerPolicy, Policy
     from quant_core.spec.quant_spec import QuantSpec
     from quant_core.util.errors import BitfrontError, InputError
@@ -52,6 +53,7 @@ __all__ = [
     "Task",
     "evaluate",
     "load",
+    "load_device",
     "quantize",
     "sweep",
 ]
@@ -70,6 +72,7 @@ _HOMES = {
     "Task": "search.tasks.task",
     "evaluate": "bitfront.networks",
     "load": "bitfront.sweeping",
+    "load_device": "hw_models.loading",
     "quantize": "bitfront.networks",
     "sweep": "bitfront.sweeping",
 }

@@ -17,7 +17,7 @@ _LAST = ("bits_weight_avg",)
 
 def front_members(record: SweepRecord) -> tuple[TrialRecord, ...]:
     """Return the trials on the front, by number."""
-    return fronts.front(record)
+    return fronts.front_members(record)
 
 
 def pick_trial(record: SweepRecord, text: str) -> TrialRecord:

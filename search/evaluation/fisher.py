@@ -15,29 +15,29 @@ from spaces.space import Dimension, Space
 
 PASSES = 3
 """What a forward and a backward pass cost, in forward passes."""
-Surprise = Callable[[Tensor], Tensor]
+SampledNll = Callable[[Tensor], Tensor]
 
 
-def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], surprise: Surprise) -> tuple[FloatArray, ...]:
+def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sampled_nll: SampledNll) -> tuple[FloatArray, ...]:
     """Return per dimension [K_d] the summed second-order rise of the divergence when a choice replaces the float tensor.
 
     KL(p || p + dp) is 0.5 dx' F dx to second order, F the Fisher information of x; kept is its diagonal (as in HAWQ-V2's trace and
-    ModelOpt's gradient score). The labels of `surprise` are drawn from the network's own outputs, so that examples are independent with
+    ModelOpt's gradient score). The labels of `sampled_nll` are drawn from the network's own outputs, so that examples are independent with
     mean zero and the squared sum of a batch's gradients is the sum of their squares on average.
 
     Args:
         engine: its private network is used; it is left in float.
         space: what may be chosen.
         batches: model inputs.
-        surprise: outputs -> the summed negative log-likelihood of labels drawn from them.
+        sampled_nll: outputs -> the summed negative log-likelihood of labels drawn from them.
     """
     model = engine.restore()
-    inputs_of = {name: each for each in space.dimensions if each.slot == "activation" for name in each.layers}
-    names = [name for each in space.dimensions for name in each.layers]
+    inputs_of = {name: dimension for dimension in space.dimensions if dimension.slot == "activation" for name in dimension.layers}
+    names = [name for dimension in space.dimensions for name in dimension.layers]
     modules = {name: model.get_submodule(name) for name in names}
     weights = {name: module.get_parameter("weight") for name, module in modules.items()}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    scores = {each.name: np.zeros(len(each.choices)) for each in space.dimensions}
+    scores = {dimension.name: np.zeros(len(dimension.choices)) for dimension in space.dimensions}
     hooks = [
         module.register_forward_pre_hook(_watch(engine, name, inputs_of[name], scores), with_kwargs=True)
         for name, module in modules.items()
@@ -45,7 +45,7 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], su
     ]
     try:
         for inputs in batches:
-            _backward(model, weights, inputs, surprise)
+            _backward(model, weights, inputs, sampled_nll)
             for name, weight in weights.items():
                 if weight.grad is not None:
                     squares[name] += weight.grad.square()
@@ -54,15 +54,15 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], su
         for hook in hooks:
             hook.remove()
     _add_weights(engine, space, squares, scores)
-    return tuple(scores[each.name] for each in space.dimensions)
+    return tuple(scores[dimension.name] for dimension in space.dimensions)
 
 
-def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, surprise: Surprise) -> None:
+def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, sampled_nll: SampledNll) -> None:
     with torch.inference_mode(False), torch.enable_grad():
         for weight in weights.values():
             weight.requires_grad_(True)
         try:
-            surprise(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
+            sampled_nll(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
         finally:
             for weight in weights.values():
                 weight.requires_grad_(False)
@@ -95,8 +95,8 @@ def _add_weights(engine: PostTraining, space: Space, squares: dict[str, Tensor],
     """Score every choice of the weights, all layers at once."""
     model = engine.restore()
     floats = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in squares}
-    for k in range(max((len(each.choices) for each in space.dimensions), default=0)):
-        policy: Policy = space.policy([min(k, len(each.choices) - 1) for each in space.dimensions])
+    for k in range(max((len(dimension.choices) for dimension in space.dimensions), default=0)):
+        policy: Policy = space.policy([min(k, len(dimension.choices) - 1) for dimension in space.dimensions])
         engine.apply(policy)
         for dimension in space.dimensions:
             if dimension.slot == "weight" and k < len(dimension.choices):

@@ -92,12 +92,12 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
         raise InputError(f"task {name!r} is no function of keyword options that returns a bitfront.Task.") from None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
-    listing = ", ".join(str(parameter) for parameter in known.values()) or "none"
+    allowed = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
+    listing = ", ".join(str(parameter) for parameter in allowed.values()) or "none"
     for key in options:
-        if key not in known:
-            raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, known)}")
-    missing = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in options]
+        if key not in allowed:
+            raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, allowed)}")
+    missing = [key for key, parameter in allowed.items() if parameter.default is inspect.Parameter.empty and key not in options]
     if missing:
         raise InputError(f"task {name!r} needs the option {', '.join(missing)}; its options: {listing}.")
 
@@ -130,7 +130,7 @@ def _check_split(what: str, split: object) -> None:
     if first is None or (batched and not len(targets)):
         raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
     if not batched:
-        kinds = f" of {', '.join(type(each).__name__ for each in first)}" if isinstance(first, tuple | list) else ""
+        kinds = f" of {', '.join(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
         raise InputError(
             f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
             f"targets a tensor [N, ...] with one entry per example."

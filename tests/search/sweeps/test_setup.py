@@ -1,0 +1,131 @@
+"""What a sweep needs: costs as the cost table has them, limits that can be kept, and the key of kept training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hw_models.loading import load_device
+from hw_models.table import build_table
+from quant_core.spec.layer import Layer
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
+from search import tasks
+from search.config.experiment import Experiment
+from search.sweeps.fingerprints import training_key
+from search.sweeps.setup import Setup, build_problem, population, prepare
+from search.tasks.task import Batch, Task
+from spaces import rules
+from spaces.space import SLOTS, Space
+
+Prepare = Callable[..., Setup]
+CHOICES = {"weight": [parse(f"int{bits}:tensor") for bits in (2, 4, 8)], "activation": [parse("int4:tensor"), parse("int8:tensor")]}
+LAYERS = tuple(Layer(f"l{n}", "linear", n + 3, n + 4, (n + 4, n + 3), (1,), (1,), (n + 4) * (n + 3)) for n in range(5))
+STATES = st.tuples(*[st.sampled_from(["free", "tied", "fixed"])] * len(LAYERS))
+
+
+def key_of(setup: Setup) -> str:
+    section = setup.experiment.evaluate
+    return training_key(setup.task, setup.fingerprints, section, population(setup.experiment))
+
+
+def experiment(**sections: object) -> Experiment:
+    usual = {
+        "task": {"name": "digits"},
+        "space": {"weight": ["int4:tensor", "int8:tensor"], "activation": ["int4:tensor", "int8:tensor"]},
+        "device": {"name": "counts"},
+    }
+    return Experiment.model_validate(usual | sections)
+
+
+def batches(seed: int) -> list[Batch]:
+    return [(torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)), torch.zeros(8, dtype=torch.int64))]
+
+
+def small_task() -> Task:
+    """A task of two linear layers, whose activations take 38 and 34 elements."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    return Task(model, batches(1), batches(2), batches(3), batches(4))
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """Return what prepares an experiment on a small task, or on `task`."""
+
+    def make(task: Task | None = None, **sections: object) -> Setup:
+        monkeypatch.setattr(tasks, "load", lambda _name, _options: task or small_task())
+        return prepare(experiment(**sections))
+
+    return make
+
+
+def space_of(weight: tuple[str, ...], activation: tuple[str, ...]) -> Space:
+    """Return the space in which the slots of every layer are free, tied to the others that are tied, or fixed."""
+    space = rules.full(LAYERS, CHOICES)
+    for slot, states in zip(SLOTS, (weight, activation), strict=True):
+        names = {state: [layer.name for layer, own in zip(LAYERS, states, strict=True) if own == state] for state in states}
+        space = rules.fix(space, names.get("fixed", []), slot, CHOICES[slot][-1])
+        space = rules.tie(space, names["tied"], slot) if "tied" in names else space
+    return space
+
+
+@settings(max_examples=60, deadline=None)
+@given(weight=STATES, activation=STATES, seed=st.integers(0, 99))
+def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
+    weight: tuple[str, ...], activation: tuple[str, ...], seed: int
+) -> None:
+    space, device = space_of(weight, activation), load_device("counts")
+    assume(space.dimensions)
+    table = build_table(device, LAYERS, space.layer_choices)
+    problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}))
+    assert problem.peak == {"peak_activation_bytes"}
+    points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))
+    most_expensive = np.array([space.cardinalities]) - 1
+    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(most_expensive))
+    assert set(costs) == set(truth)
+    for metric, values in truth.items():
+        np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
+        assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
+
+
+@pytest.mark.parametrize(
+    ("metric", "least"),
+    [
+        ("peak_activation_bytes", 19),  # the larger of 38 and 34 elements of 4 bits
+        ("weight_bytes", 136),  # 6 x 32 and 32 x 2 weights of 4 bits, two scales of 4 bytes
+    ],
+)
+def test_a_budget_below_the_cheapest_policy_is_refused(prepared: Prepare, metric: str, least: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"no policy can meet the budget {metric} <= {least - 1}: the smallest in this space is {least}\."
+    ):
+        prepared(device={"name": "counts", "budget": {metric: least - 1}})
+    assert prepared(device={"name": "counts", "budget": {metric: least}}).limits == {metric: least}
+
+
+def test_the_key_of_kept_training_changes_with_all_that_training_depends_on(prepared: Prepare) -> None:
+    trained = {"fidelity": "qat", "epochs": 2}
+    task = small_task()
+    other = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
+    population = {"scheduler": "pbt"}
+    setups = {
+        "plain": prepared(evaluate=trained),
+        "weights": prepared(replace(task, model=other), evaluate=trained),
+        "training data": prepared(replace(task, train=batches(5)), evaluate=trained),
+        "calibration data": prepared(replace(task, calib=batches(5)), evaluate=trained),
+        "validation data": prepared(replace(task, valid=batches(5)), evaluate=trained),
+        "epochs": prepared(evaluate=trained | {"epochs": 3}),
+        "calibration size": prepared(evaluate=trained | {"calib": 4}),
+        "population": prepared(evaluate=trained, run=population),
+    }
+    keys = {name: key_of(setup) for name, setup in setups.items()}
+    assert key_of(prepared(evaluate=trained)) == keys["plain"]
+    assert [name for name, key in keys.items() if name != "plain" and key == keys["plain"]] == []
+    assert key_of(prepared()) == "", "nothing is trained"

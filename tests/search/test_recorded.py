@@ -1,0 +1,71 @@
+"""Sweeps that version 0.1.0 recorded, before the modules moved: they are read, resumed and exported as ever.
+
+`recorded/` holds an MLflow store with four of them (finished, trained by the ladder, stopped by SIGTERM, killed by SIGKILL), the
+journal that the killed one left, and the fronts as that version printed them. Its paths are those of a folder that has moved since.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search import tracking
+from search.exporters.flow import export
+from search.sweeps.run import resume
+
+ROOT = Path(__file__).parents[2]
+RECORDED = Path(__file__).parent / "recorded"
+URI = "sqlite:///mlflow.db"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = gzip.decompress((RECORDED / "mlflow.sql.gz").read_bytes()).decode()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.executescript(script.replace("/home/user/project/ml", f"{tmp_path}/ml"))  # artifacts; the journal's path stays as it was
+    database.close()
+    shutil.copytree(RECORDED / "journal", tmp_path / ".bitfront")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(RECORDED))
+
+
+@pytest.mark.usefixtures("_store")
+@pytest.mark.parametrize("name", ["finished", "trained"])
+def test_its_front_is_what_it_was(name: str) -> None:
+    command = [sys.executable, "-m", "search", "front", name, "--json"]
+    shown = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown) == json.loads((RECORDED / f"{name}.front.json").read_text())
+
+
+@pytest.mark.usefixtures("_store")
+def test_a_killed_one_is_read_with_its_journal_and_closed_by_name() -> None:
+    before = tracking.read(URI, "killed")
+    assert (before.status, len(before.trials)) == ("stopped", 6)
+    assert tracking.recover(URI, "killed")
+    assert tracking.read(URI, "killed") == before
+    assert not list(Path(".bitfront").glob("*.jsonl")), "all of it was sent"
+
+
+@pytest.mark.usefixtures("_store")
+@pytest.mark.parametrize("name", ["stopped", "killed"])
+def test_it_is_resumed_where_it_stopped(name: str) -> None:
+    before = tracking.read(URI, name)
+    outcome = resume(URI, name, log="plain")
+    assert (outcome.record.status, len(outcome.record.trials)) == ("finished", 14)
+    assert outcome.record.trials[: len(before.trials)] == tuple(
+        trial if not new.test else new for trial, new in zip(before.trials, outcome.record.trials, strict=False)
+    )
+
+
+@pytest.mark.usefixtures("_store")
+def test_it_is_exported() -> None:
+    written = export(URI, "finished", "knee", ["policy", "safetensors"], Path("out"))
+    assert set(written) == {"policy", "safetensors"}
+    assert json.loads(Path("out/export.json").read_text())["id"] == "af39e644b7"
