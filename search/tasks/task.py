@@ -15,7 +15,7 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) == targets).to(torch.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A trained network and what it is judged by.
 
@@ -44,3 +44,6 @@ class Task:
         """Return the axis of class logits, given or known from score and loss; None where the outputs are values."""
         classifies = self.score is top1 or self.loss is nn.functional.cross_entropy
         return self.class_axis if self.class_axis is not None else 1 if classifies else None
+
+    def __repr__(self) -> str:
+        return f"Task({type(self.model).__name__})"
