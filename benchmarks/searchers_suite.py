@@ -53,20 +53,21 @@ SLOW_ON_P5 = {"pairwise": 50}
 
 
 def suite(given: argparse.Namespace) -> None:
-    """Run what is missing, one line per run into `<out>/benchmarks.jsonl`, then write the tables from all that is there."""
+    """Run what is missing, one line per run into `<results>/benchmarks.jsonl`, then write the tables from all that is there."""
     families = tuple(given.families.split(","))
     found = cases(families)
     if given.quick:
         seen = {case.family: case for case in reversed(found)}
         rows = [_row(case, entry, 0, 50) for case in seen.values() for entry in (*OWN, *SAME)]
-        print(write(rows, (20, 50), None))
+        print(write(rows, (20, 50), None, None))
         return
-    given.out.mkdir(parents=True, exist_ok=True)
-    store = given.out / "benchmarks.jsonl"
+    for folder in (given.out, given.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    store = given.results / "benchmarks.jsonl"
     if not given.tables:
         _fill(store, given, found)
     labels = [entry.label for entry in (*OWN, *SAME)]
-    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, given.out))
+    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, given.out, given.results))
 
 
 def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:
