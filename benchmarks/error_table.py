@@ -52,7 +52,7 @@ def trained(path: Path) -> list[Tensor]:
     if not path.is_file():
         raise InputError(f"{path} is no file; give --weights a torch state dict.")
     state = torch.load(path, weights_only=True, map_location="cpu")
-    return [each.float() for each in state.get("state_dict", state).values() if isinstance(each, Tensor) and each.dim() in (2, 4)]
+    return [tensor.float() for tensor in state.get("state_dict", state).values() if isinstance(tensor, Tensor) and tensor.dim() in (2, 4)]
 
 
 def decibels(tensors: list[Tensor], text: str) -> float:
@@ -85,12 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="torch state dict of a trained network")
     parser.add_argument("--page", type=Path, default=PAGE, help="Markdown page that holds the two markers")
-    given = parser.parse_args()
-    page = given.page.read_text()
+    arguments = parser.parse_args()
+    page = arguments.page.read_text()
     if START not in page or END not in page:
-        raise InputError(f"{given.page} lacks the lines {START!r} and {END!r}; the table goes between them.")
-    found = table(distributions() | {"ResNet-20": trained(given.weights)})
-    write_text(given.page, page[: page.index(START)] + f"{START}\n\n{found}\n\n" + page[page.index(END) :])
+        raise InputError(f"{arguments.page} lacks the lines {START!r} and {END!r}; the table goes between them.")
+    rows = table(distributions() | {"ResNet-20": trained(arguments.weights)})
+    write_text(arguments.page, page[: page.index(START)] + f"{START}\n\n{rows}\n\n" + page[page.index(END) :])
 
 
 if __name__ == "__main__":

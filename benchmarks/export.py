@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from quant_core.export.marks import input_names
 from quant_core.export.runtime import Session
+from quant_core.export.tagging import input_names
 from search import tasks
 from search.config.files import loads
 from search.evaluation.measure import first_inputs
@@ -45,12 +45,12 @@ def main() -> None:
     parser.add_argument("--task", default="digits")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    example = first_inputs(tasks.load(given.task, {}))[: given.batch]
+    arguments = parser.parse_args()
+    example = first_inputs(tasks.load(arguments.task, {}))[: arguments.batch]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        record = start(loads(EXPERIMENT.format(task=given.task), "benchmark"), "json").record
-        print(f"\n{given.task}, batch {len(example)}, {given.threads} thread{'s' * (given.threads > 1)}\n")
+        record = start(loads(EXPERIMENT.format(task=arguments.task), "benchmark"), "json").record
+        print(f"\n{arguments.task}, batch {len(example)}, {arguments.threads} thread{'s' * (arguments.threads > 1)}\n")
         print(
             "| weights, activations | format | runtime | test accuracy | top-1 equal | largest difference | bytes | latency | of float32 |"
         )
@@ -63,8 +63,8 @@ def main() -> None:
             formats = ["onnx", "safetensors", *(["c-array"] if integers else [])]
             out = Path(folder, trial.policy.id)
             export("sqlite:///mlflow.db", "export", str(trial.number), formats, out)
-            checks = {name: each["checks"] for name, each in json.loads((out / "export.json").read_text())["formats"].items()}
-            seconds = _latency(out / "model.onnx", example, given.threads, str(checks["onnx"]["onnxruntime_options"]) == "default")
+            checks = {name: written["checks"] for name, written in json.loads((out / "export.json").read_text())["formats"].items()}
+            seconds = _latency(out / "model.onnx", example, arguments.threads, str(checks["onnx"]["onnxruntime_options"]) == "default")
             reference = reference or seconds
             for name in formats:
                 print(_row(f"{weight}, {activation}", name, checks[name], (seconds, seconds / reference) if name == "onnx" else None))

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hw_models.device import FOLDER, Device
+from hw_models.loading import load_device
 from hw_models.shapes import read_layers, shape_of
+from hw_models.table import build_table
 from quant_core.kernels.packed_signs import pack_signs, xnor_gemm
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -29,28 +31,28 @@ REPEATS = 5
 
 def seconds(action: Callable[[], object], repeats: int = REPEATS) -> float:
     """Return the least process CPU time of `repeats` runs."""
-    found = []
+    times = []
     for _ in range(repeats):
         start = time.process_time()
         action()
-        found.append(time.process_time() - start)
-    return min(found)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def legal_choices(device: Device, layers: tuple[Layer, ...]) -> dict[str, tuple[LayerPolicy, ...]]:
     """Return, per layer, every pair of 1 to 8 bit integers that the device runs."""
     pairs = [LayerPolicy(make("int", w, "channel"), make("int", a, "tensor")) for w in range(1, 9) for a in range(1, 9)]
-    return {each.name: tuple(pair for pair in pairs if device.legal(each).allows(pair)) for each in layers}
+    return {layer.name: tuple(pair for pair in pairs if device.legal(layer).allows(pair)) for layer in layers}
 
 
 def measure(name: str, layers: tuple[Layer, ...]) -> tuple[str, ...]:
     """Return one row of the printed table."""
-    device = Device.load(name)
+    device = load_device(name)
     choices = legal_choices(device, layers)
-    build = seconds(lambda: device.table(layers, choices), 1)
-    per_shape = build / len({shape_of(each) for each in layers})
-    table = device.table(layers, choices)
-    counts = [len(each) for each in table.choices]
+    build = seconds(lambda: build_table(device, layers, choices), 1)
+    per_shape = build / len({shape_of(layer) for layer in layers})
+    table = build_table(device, layers, choices)
+    counts = [len(row) for row in table.choices]
     index = np.random.default_rng(0).integers(counts, size=(POLICIES, len(layers)))
     batch = seconds(lambda: table.cost(index)) / POLICIES / len(table.metrics)
     one = index[:1]
@@ -67,14 +69,14 @@ def xnor_row(size: int = 1024) -> tuple[str, ...]:
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(2, size, size)).astype(np.float32)
     a, b = pack_signs(x), pack_signs(w)
-    signs = (np.where(each >= 0, 1, -1) for each in (x, w))
-    left, right = (each.astype(np.float32) for each in signs)
+    signs = (np.where(operand >= 0, 1, -1) for operand in (x, w))
+    left, right = (sign.astype(np.float32) for sign in signs)
     assert np.array_equal(xnor_gemm(a, b, size), (left @ right.T).astype(np.int32))
     floats = torch.from_numpy(left), torch.from_numpy(right.T.copy())
     packed = seconds(lambda: xnor_gemm(a, b, size), 20)
     packing = seconds(lambda: xnor_gemm(pack_signs(x), b, size), 20)
     dense = seconds(lambda: torch.matmul(*floats), 20)
-    times = (f"{each * 1e3:.2f}" for each in (packed, packing, dense))
+    times = (f"{least * 1e3:.2f}" for least in (packed, packing, dense))
     return str(size), *times, f"{dense / packed:.1f}", f"{dense / packing:.1f}"
 
 

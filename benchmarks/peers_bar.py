@@ -70,16 +70,16 @@ def search(space: str, budget: float, seed: int, trials: int, examples: int) -> 
     sensitivity = Sensitivity(evaluator.engine, setup.space, calib, key)
     problem = replace(build_problem(setup), sensitivity=sensitivity)
     searcher = build("auto", problem, 0, trials)
-    found: dict[Values, float] = {}
+    losses: dict[Values, float] = {}
     for _ in range(trials):
         trial = searcher.ask()
         if trial is None:
             break
         result = evaluator(setup.space.policy(trial.values))
         if problem.feasible(trial.values):
-            found[trial.values] = result.metrics["loss"]
+            losses[trial.values] = result.metrics["loss"]
         searcher.tell(trial, (result.metrics["loss"],))
-    loss, best = min((loss, values) for values, loss in found.items())
+    loss, best = min((loss, values) for values, loss in losses.items())
     policy = setup.space.policy(best)
     rounded = adarounded(policy)
     if evaluator.metrics(rounded, "valid")["loss"] < loss:
@@ -94,8 +94,8 @@ def adarounded(policy: Policy) -> Policy:
     """Return the policy with AdaRound for the weights on a linear grid; size and cost are the same."""
     return Policy(
         {
-            name: replace(each, weight=replace(each.weight, rounding="adaround")) if each.weight.format == "int" else each
-            for name, each in policy.items()
+            name: replace(choice, weight=replace(choice.weight, rounding="adaround")) if choice.weight.format == "int" else choice
+            for name, choice in policy.items()
         }
     )
 
@@ -136,16 +136,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--examples", type=int, default=128, help="calibration examples that the sensitivities are measured on")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = [uniform(text, seed) for text in ("int2:tensor:mse", "int3:tensor:mse", "kmeans2:tensor") for seed in range(given.seeds)]
+    rows = [uniform(text, seed) for text in ("int2:tensor:mse", "int3:tensor:mse", "kmeans2:tensor") for seed in range(options.seeds)]
     rows += [
-        search(space, budget, seed, given.trials, given.examples) for space in SPACES for budget in BUDGETS for seed in range(given.seeds)
+        search(space, budget, seed, options.trials, options.examples)
+        for space in SPACES
+        for budget in BUDGETS
+        for seed in range(options.seeds)
     ]
     print(table(rows))
-    if given.json:
+    if options.json:
         dumped: list[Mapping[str, object]] = [vars(row) for row in rows]
-        given.json.write_text(json.dumps(dumped, indent=1) + "\n")
+        options.json.write_text(json.dumps(dumped, indent=1) + "\n")
 
 
 if __name__ == "__main__":

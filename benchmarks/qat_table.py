@@ -27,6 +27,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
 from search import tasks
 from search.config.evaluation import EvaluateSection
+from search.config.key_value import task_options
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import first_inputs, measure
 from search.evaluation.training import trained
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, print the tables, and write them."""
     given = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    options = {key: _value(text) for key, _, text in (option.partition("=") for option in given.option)}
+    options = task_options(given.option)
     config = QatConfig(epochs=given.epochs, lr=given.lr, optimizer=given.optimizer, clip=given.clip, distill=given.distill)
     networks = given.networks.split(",") if given.networks else [""]
     setting = json.dumps({"options": options, **{k: v for k, v in asdict(config).items() if k not in ("method", "seed")}}, sort_keys=True)
@@ -202,14 +203,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--write", type=Path, help="file with the markers of the tables")
     parser.add_argument("--suffix", default="", help="end of the markers' names, where a file has tables of several settings")
     return parser
-
-
-def _value(text: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return value
 
 
 if __name__ == "__main__":

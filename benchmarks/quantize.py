@@ -1,4 +1,4 @@
-"""How fast every number format is: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--no-peers] [--json]`.
+"""The speed of every number format: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--no-peers] [--json]`.
 
 GB/s of input (bytes read once) of quantize and dequantize of a float32 matrix, by wall clock and by process CPU time, beside a copy into a
 preallocated tensor (the limit), torch's own kernel, and the other libraries that are installed. Best of a few runs, all in one process.
@@ -60,13 +60,13 @@ def operations(x: Tensor, out: Tensor, with_peers: bool) -> dict[str, Callable[[
     def ours(text: str) -> Callable[[], object]:
         return lambda: fake_quantize(x, text, out=out)
 
-    found: dict[str, Callable[[], object]] = {
+    actions: dict[str, Callable[[], object]] = {
         "copy_ (the limit)": lambda: out.copy_(x),
         "torch.fake_quantize_per_channel_affine": lambda: torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, -8, 7),
         "fake_quantize_affine, the same": lambda: fake_quantize_affine(x, scales, zeros, -8, 7, out=out),
     }
-    found |= {f"fake_quantize {text}": ours(text) for text in FORMATS}
-    return found | (peers(x) if with_peers else {})
+    actions |= {f"fake_quantize {text}": ours(text) for text in FORMATS}
+    return actions | (peers(x) if with_peers else {})
 
 
 def measure(size_mib: int, threads: tuple[int, ...], with_peers: bool) -> list[Speed]:
@@ -86,7 +86,7 @@ def measure(size_mib: int, threads: tuple[int, ...], with_peers: bool) -> list[S
     return speeds
 
 
-def show(speeds: list[Speed], found: list[Search]) -> None:
+def show(speeds: list[Speed], searches: list[Search]) -> None:
     """Print the two tables."""
     console = Console(width=140)
     table = Table(
@@ -97,7 +97,7 @@ def show(speeds: list[Speed], found: list[Search]) -> None:
         table.add_row(speed.name, str(speed.threads), *figures)
     console.print(table)
     table = Table("search", "seconds", "measured against", "seconds", "ratio", title="clipping, one thread, CPU seconds")
-    for search in found:
+    for search in searches:
         table.add_row(search.name, f"{search.seconds:.3f}", search.beside, f"{search.beside_seconds:.3f}", f"{search.ratio:.1f}")
     console.print(table)
 
@@ -109,13 +109,13 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2", help="thread counts, as in 1,2")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    given = parser.parse_args()
-    speeds = measure(given.size_mib, tuple(int(each) for each in given.threads.split(",")), not given.no_peers)
-    found = searches(given.size_mib, lambda action: best(action, 2)[1])
-    if given.json:
-        print(json.dumps({"formats": [asdict(each) for each in speeds], "clipping": [asdict(each) for each in found]}, indent=2))
+    arguments = parser.parse_args()
+    speeds = measure(arguments.size_mib, tuple(int(count) for count in arguments.threads.split(",")), not arguments.no_peers)
+    clipping = searches(arguments.size_mib, lambda action: best(action, 2)[1])
+    if arguments.json:
+        print(json.dumps({"formats": [asdict(speed) for speed in speeds], "clipping": [asdict(search) for search in clipping]}, indent=2))
     else:
-        show(speeds, found)
+        show(speeds, clipping)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def searches(size_mib: int, cpu_seconds: Callable[[Callable[[], object]], float]
 
 def mse_by_channel(x: Tensor) -> list[float]:
     """Return the best of 80 scales of every channel, one channel and one scale at a time, by torch's own kernel."""
-    found = []
+    clips = []
     for row in x:
         top, best, least = float(row.abs().max()) / 7, 0.0, float("inf")
         for i in range(_GRID):
@@ -55,5 +55,5 @@ def mse_by_channel(x: Tensor) -> list[float]:
             error = float(torch.nn.functional.mse_loss(torch.fake_quantize_per_tensor_affine(row, scale, 0, -8, 7), row))
             if error < least:
                 best, least = scale, error
-        found.append(best)
-    return found
+        clips.append(best)
+    return clips

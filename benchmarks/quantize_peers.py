@@ -14,13 +14,13 @@ Actions = dict[str, Callable[[], object]]
 
 def peers(x: Tensor) -> Actions:
     """Return name -> action on `x` [R, C] of every peer that is installed."""
-    found: Actions = {}
+    actions: Actions = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for package, make in (("torchao", _torchao), ("brevitas", _brevitas), ("mx", _microxcaling), ("quark", _quark)):
             if importlib.util.find_spec(package) is not None:
-                found |= make(x)
-    return found
+                actions |= make(x)
+    return actions
 
 
 def _torchao(x: Tensor) -> Actions:
@@ -63,13 +63,13 @@ def _torchao_groups(x: Tensor) -> Callable[[], object]:
 def _brevitas(x: Tensor) -> Actions:
     quant = importlib.import_module("brevitas.quant")
     modules = importlib.import_module("brevitas.nn")
-    found: Actions = {}
+    actions: Actions = {}
     for name in ("Int8WeightPerTensorFloat", "Int8WeightPerChannelFloat"):
         layer = modules.QuantLinear(x.shape[1], x.shape[0], bias=False, weight_quant=getattr(quant, name))
         layer.weight.data = x
         layer.eval()
-        found[f"brevitas {name}"] = _without_gradient(layer.quant_weight)
-    return found
+        actions[f"brevitas {name}"] = _without_gradient(layer.quant_weight)
+    return actions
 
 
 def _microxcaling(x: Tensor) -> Actions:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from search.config.experiment import Experiment
+from search.config.key_value import task_options
 from search.problem.pareto import relative_hypervolume
 from search.problem.problem import Problem, Trial, Values
 from search.searchers import build
@@ -30,7 +31,7 @@ SEARCHERS = ("uniform", "random", "tpe", "nsga2", "ilp", "haq", "haq+", "auto")
 
 @dataclass(frozen=True)
 class Row:
-    """What one searcher found."""
+    """The best policy of one searcher."""
 
     searcher: str
     valid: float
@@ -64,13 +65,13 @@ def experiment(task: str, options: Mapping[str, object], valid: int, trials: int
 def run(context: SweepContext, problem: Problem, name: str, evaluations: int, seed: int) -> Row:
     """Search with one searcher in memory and judge its best policy on the test split."""
     start = time.process_time()
-    found: dict[Values, tuple[float, float]] = {}
+    scores: dict[Values, tuple[float, float]] = {}
 
     def evaluate(values: Values) -> tuple[float, float]:
-        if values not in found:
+        if values not in scores:
             metrics = context.evaluator(context.setup.space.policy(values)).metrics
-            found[values] = (metrics["error"], metrics["loss"])
-        return found[values]
+            scores[values] = (metrics["error"], metrics["loss"])
+        return scores[values]
 
     searcher = build(name, problem, seed, evaluations)
     for values in problem.baselines[:evaluations]:
@@ -80,25 +81,27 @@ def run(context: SweepContext, problem: Problem, name: str, evaluations: int, se
         searcher.tell(trial, evaluate(trial.values)[:1])
         asked += 1
     seconds = time.process_time() - start
-    able = [values for values in found if problem.feasible(values)]
-    latency = problem.costs(np.asarray(able))["latency_s"]
-    points = np.array([(found[values][0], cost) for values, cost in zip(able, latency, strict=True)])
-    best = min(able, key=lambda values: found[tuple(values)])
+    feasible = [values for values in scores if problem.feasible(values)]
+    latency = problem.costs(np.asarray(feasible))["latency_s"]
+    points = np.array([(scores[values][0], cost) for values, cost in zip(feasible, latency, strict=True)])
+    best = min(feasible, key=lambda values: scores[tuple(values)])
     test = context.evaluator.metrics(context.setup.space.policy(best), "test")
     volume = relative_hypervolume(points, (1.0, problem.limits["latency_s"]))
-    return Row(name, 1 - found[best][0], test["accuracy"], test["loss"], volume, seconds, len(found))
+    return Row(name, 1 - scores[best][0], test["accuracy"], test["loss"], volume, seconds, len(scores))
 
 
-def prepared(given: argparse.Namespace, options: Mapping[str, object]) -> tuple[SweepContext, Problem]:
+def prepared(arguments: argparse.Namespace, options: Mapping[str, object]) -> tuple[SweepContext, Problem]:
     """Return one network, ready to be searched, with its sensitivities measured; prints what they and the float network are."""
-    context = open_context(experiment(given.task, options, given.valid, given.evaluations, given.weights, given.latency))
+    context = open_context(
+        experiment(arguments.task, options, arguments.valid, arguments.evaluations, arguments.weights, arguments.latency)
+    )
     reference = {split: context.evaluator.float_metrics(split)["accuracy"] for split in ("valid", "test")}
     problem = context.problem({"error_valid": 1 - reference["valid"]})
     start = time.process_time()
-    known = context.sensitivity()
+    estimates = context.sensitivity()
     took = f"{context.sensitivity.evaluations} passes for sensitivities in {time.process_time() - start:.0f} s"
     print(f"float: valid {reference['valid']:.2%}, test {reference['test']:.2%}; {took}\n", flush=True)
-    return context, replace(problem, sensitivity=lambda: known)
+    return context, replace(problem, sensitivity=lambda: estimates)
 
 
 def line(rows: Sequence[Row]) -> str:
@@ -123,18 +126,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluations", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--searchers", nargs="+", default=list(SEARCHERS))
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options: dict[str, object] = dict(option.split("=", 1) for option in given.option)
-    found: dict[str, list[Row]] = {name: [] for name in given.searchers}
-    for seed in range(given.seeds):
-        context, problem = prepared(given, options | ({"seed": seed} if given.seeds > 1 else {}))
-        for name in given.searchers:
-            found[name].append(run(context, problem, name, given.evaluations, seed))
-            print(f"seed {seed}: {line(found[name][-1:])}", flush=True)
+    options = task_options(parsed.option)
+    rows: dict[str, list[Row]] = {name: [] for name in parsed.searchers}
+    for seed in range(parsed.seeds):
+        context, problem = prepared(parsed, options | ({"seed": seed} if parsed.seeds > 1 else {}))
+        for name in parsed.searchers:
+            rows[name].append(run(context, problem, name, parsed.evaluations, seed))
+            print(f"seed {seed}: {line(rows[name][-1:])}", flush=True)
     print("\n| searcher | valid | test | test loss | hypervolume | CPU s | evaluated |\n|---|---|---|---|---|---|---|")
-    for name in given.searchers:
-        print(line(found[name]))
+    for name in parsed.searchers:
+        print(line(rows[name]))
 
 
 if __name__ == "__main__":

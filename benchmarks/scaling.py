@@ -1,4 +1,4 @@
-"""What the Ray backend gives and costs: two workers against one, and what a trial costs beyond its evaluation.
+"""The gain and the cost of the Ray backend: two workers against one, and the overhead of a trial beyond its evaluation.
 
 A trial burns a fixed amount of CPU time in one thread of its process and never sleeps, so that a busy machine shows: wall time grows, CPU
 time does not. "workers_busy" is how many workers were evaluating at a time, which other load does not change.
@@ -118,14 +118,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds of a trial")
     parser.add_argument("--short-trials", type=int, default=150)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     load = [os.getloadavg()[0]]
     sweeps = []
     for workers in (1, 2, 1):  # the middle one between two of the others: the machine's other work changes with time
-        sweeps.append(steady(given.trials, given.seconds, workers))
+        sweeps.append(steady(arguments.trials, arguments.seconds, workers))
         load.append(os.getloadavg()[0])
-    one = statistics.mean(each["trials_per_s"] for each in (sweeps[0], sweeps[2]))
-    short = steady(given.short_trials, SHORT_S, 1)
+    one = statistics.mean(single["trials_per_s"] for single in (sweeps[0], sweeps[2]))
+    short = steady(arguments.short_trials, SHORT_S, 1)
     figures = {"ratio": sweeps[1]["trials_per_s"] / one, "sweeps": sweeps, "short": short, "load": load, "cpus": os.cpu_count()}
     print(json.dumps(figures, indent=1))
 

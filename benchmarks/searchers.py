@@ -19,16 +19,16 @@ from search.problem.allocation import BoundProblem, read
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 0, or 2 for bad input."""
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if (given.budget_metric is None) != (given.ratio is None):
+    options = parser.parse_args(arguments)
+    if (options.budget_metric is None) != (options.ratio is None):
         parser.error("--budget-metric and --ratio go together")
     try:
-        if given.problem:
-            _one(given)
+        if options.problem:
+            _one(options)
         else:
             from benchmarks.searchers_suite import suite
 
-            suite(given)
+            suite(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,31 +55,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _one(given: argparse.Namespace) -> None:
-    allocation = read(given.problem)
-    if given.ratio is None and not allocation.limits:
+def _one(options: argparse.Namespace) -> None:
+    allocation = read(options.problem)
+    if options.ratio is None and not allocation.limits:
         raise InputError(
-            f"{given.problem} has no `limits`; give --budget-metric ({', '.join(allocation.cost)}) and --ratio, or add limits to the file."
+            f"{options.problem} has no `limits`; give --budget-metric ({', '.join(allocation.cost)}) and --ratio, "
+            "or add limits to the file."
         )
-    problem = bound(allocation, given.budget_metric, given.ratio)
+    problem = bound(allocation, options.budget_metric, options.ratio)
     with quiet_stdout():
-        trace = run(problem.problem, problem.loss, given.searcher, seed=given.seed, evaluations=given.evaluations, baselines=False)
+        trace = run(problem.problem, problem.loss, options.searcher, seed=options.seed, evaluations=options.evaluations, baselines=False)
     if trace.values is None:
-        raise InputError(f"{given.searcher} found no choice that keeps {dict(problem.problem.limits)}; are the limits together in reach?")
+        raise InputError(f"{options.searcher} found no choice that keeps {dict(problem.problem.limits)}; are the limits together in reach?")
     answer = _answer(problem, trace.values, trace.seconds, trace.found_at)
-    if given.json:
+    if options.json:
         print(json.dumps(answer))
     else:
-        for name, each in answer.items():
-            print(f"{name}: {each}")
+        for name, value in answer.items():
+            print(f"{name}: {value}")
 
 
 def _answer(problem: BoundProblem, values: tuple[int, ...], seconds: float, evaluations: int) -> dict[str, object]:
-    """Return what is printed; `evaluations` counts those made until the answer was found."""
-    found = problem.choice(values)
+    """Return the printed figures; `evaluations` counts those made until the answer was reached."""
     return {
         "loss": problem.loss(values),
-        "choice": found,
+        "choice": problem.choice(values),
         "cost": problem.cost(values),
         "seconds": round(seconds, 6),
         "evaluations": evaluations,

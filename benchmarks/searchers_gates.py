@@ -1,4 +1,4 @@
-"""What is asked of the searchers, judged from the runs: each gate with the figures that decide it."""
+"""The gates of the searchers, judged from the runs: every gate with the figures that decide it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,18 +18,18 @@ def gates(rows: Sequence[Row]) -> list[str]:
 
 
 def _ilp(rows: Sequence[Row]) -> Judged:
-    found: Judged = []
+    judgements: Judged = []
     for family in ("P1", "P2"):
         mine = _of(rows, family, "ilp")
         if mine:
             solved, slowest = sum(row["solved_at"] is not None for row in mine), max(row["ms_per_evaluation"] for row in mine)
             text = f"{solved} of {len(mine)}, slowest {slowest:.0f} ms"
-            found.append((f"`ilp` finds every optimum of {family}, each in under 1 s", text, solved == len(mine) and slowest < 1000))
-    return found
+            judgements.append((f"`ilp` finds every optimum of {family}, each in under 1 s", text, solved == len(mine) and slowest < 1000))
+    return judgements
 
 
 def _auto(rows: Sequence[Row]) -> Judged:
-    found: Judged = []
+    judgements: Judged = []
     for family, within, needed in (("P1", 25, 9), ("P4", 300, 4)):
         mine = _of(rows, family, "auto")
         if not mine:
@@ -38,64 +38,67 @@ def _auto(rows: Sequence[Row]) -> Judged:
         cases = {row["case"] for row in mine}
         always = cases - {row["case"] for row in mine if row not in hit}
         text = f"{len(always)} of {len(cases)} budgets with every seed; {len(hit)} of {len(mine)} runs"
-        found.append((f"`auto` finds the optimum of {family} within {within} evaluations at {needed} budgets", text, len(always) >= needed))
+        asked = f"`auto` finds the optimum of {family} within {within} evaluations at {needed} budgets"
+        judgements.append((asked, text, len(always) >= needed))
     pairs = [(row, _rival(rows, row)) for family in ("P1", "P4") for row in _of(rows, family, "auto") if "300" in row["regret"]]
     judged = [(row["regret"]["300"], rival) for row, rival in pairs if rival is not None]
     if judged:
         worse = sum(mine > rival + 1e-9 for mine, rival in judged)
         asked = "`auto` at 300 is never worse than the better of `random` at 300 and `ilp` (P1, P4)"
-        found.append((asked, f"worse in {worse} of {len(judged)} runs", worse == 0))
-    return found
+        judgements.append((asked, f"worse in {worse} of {len(judged)} runs", worse == 0))
+    return judgements
 
 
 def _rival(rows: Sequence[Row], row: Row) -> float | None:
     """Return the lesser regret at 300 of `random` with the same seed and of `ilp`, on the same case; None where they were not run."""
-    same = [each for each in rows if each["family"] == row["family"] and each["case"] == row["case"] and "300" in each["regret"]]
-    regrets = [each["regret"]["300"] for each in same if each["label"] == "ilp" or (each["label"], each["seed"]) == ("random", row["seed"])]
+    same = [other for other in rows if (other["family"], other["case"]) == (row["family"], row["case"]) and "300" in other["regret"]]
+    rivals = [other for other in same if other["label"] == "ilp" or (other["label"], other["seed"]) == ("random", row["seed"])]
+    regrets = [rival["regret"]["300"] for rival in rivals]
     return min(regrets) if len(regrets) == 2 else None
 
 
 def _agent(rows: Sequence[Row]) -> Judged:
-    found: Judged = []
+    judgements: Judged = []
     for family in ("P1", "P4"):
-        names = ("haq+, haq_wall", "haq", "random, haq_wall")
+        names = ("haq+, repair haq", "haq", "random, repair haq")
         seeds = {row["seed"] for row in _of(rows, family, names[0])}
         runs = [[row for row in _of(rows, family, name) if row["seed"] in seeds] for name in names]
-        budgets = [n for n in ("100", "200", "300") if all(any(n in row["regret"] for row in each) for each in runs)]
+        budgets = [n for n in ("100", "200", "300") if all(any(n in row["regret"] for row in entry) for entry in runs)]
         if not budgets:
             continue
         texts, met = [], True
         for n in budgets:
-            ours, *others = (float(np.median([row["regret"][n] for row in each if n in row["regret"]])) for each in runs)
+            ours, *others = (float(np.median([row["regret"][n] for row in entry if n in row["regret"]])) for entry in runs)
             texts.append(f"{n}: {ours:.4f} / {others[0]:.4f} / {others[1]:.4f}")
             met &= ours <= 1e-9 or all(ours < other for other in others)
         asked = f"median regret of `haq+` below that of `haq` and of `random` (same repair), or 0, from 100 evaluations on {family}"
-        found.append((asked, "; ".join(texts), met))
-    return found
+        judgements.append((asked, "; ".join(texts), met))
+    return judgements
 
 
 def _warm(rows: Sequence[Row]) -> Judged:
-    found: Judged = []
+    judgements: Judged = []
     for family in ("P1", "P2", "P4", "P5"):
         warm, cold = (_by_case(_of(rows, family, label), "100") for label in ("tpe", "tpe cold"))
         cases = [case for case in warm if case in cold]
         if cases:
             better, worse = (sum(a[case] < b[case] - 1e-9 for case in cases) for a, b in ((warm, cold), (cold, warm)))
-            medians = [abs(round(float(np.median([each[case] for case in cases])), 4)) for each in (warm, cold)]
+            medians = [abs(round(float(np.median([regrets[case] for case in cases])), 4)) for regrets in (warm, cold)]
             text = f"median regret {medians[0]:.4f} against {medians[1]:.4f}; better at {better}, worse at {worse} of {len(cases)} budgets"
-            found.append((f"`tpe` warm is better than cold at 100 evaluations on {family}", text, medians[0] < medians[1]))
-    return found
+            judgements.append((f"`tpe` warm is better than cold at 100 evaluations on {family}", text, medians[0] < medians[1]))
+    return judgements
 
 
 def _overhead(rows: Sequence[Row]) -> Judged:
-    found: Judged = []
+    judgements: Judged = []
     for label, limit in LIMITS_MS.items():
         spent = {family: _milliseconds(_of(rows, family, label)) for family in ("P1", "P2", "P4", "P5")}
-        known = {family: each for family, each in spent.items() if each is not None}
-        if known:
-            text = ", ".join(f"{family} {each:.1f}" for family, each in known.items())
-            found.append((f"`{label}`: at most {limit:.0f} ms of processor time per evaluation", text, max(known.values()) <= limit))
-    return found
+        measured = {family: time for family, time in spent.items() if time is not None}
+        if measured:
+            text = ", ".join(f"{family} {time:.1f}" for family, time in measured.items())
+            asked = f"`{label}`: at most {limit:.0f} ms of processor time per evaluation"
+            judgements.append((asked, text, max(measured.values()) <= limit))
+    return judgements
 
 
 def _milliseconds(rows: Sequence[Row]) -> float | None:

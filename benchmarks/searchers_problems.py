@@ -31,7 +31,7 @@ class Case:
     Attributes:
         family: P1, P2, P4 or P5.
         name: metric and ratio of the budget.
-        measure: point -> error; what an evaluation returns.
+        measure: point -> error, as an evaluation returns it.
         best: the least error under the limits.
         uniform: the least error of a uniform policy under the limits.
     """
@@ -64,11 +64,11 @@ def bound(allocation: Allocation, metric: str | None, ratio: float | None) -> Bo
 
 def _hawq(family: str, file: str) -> list[Case]:
     allocation = read(PROBLEMS / file)
-    found = []
-    for each in allocation.optimum:
-        given = bound(allocation, each["metric"], each["ratio"])
-        found.append(_case(family, f"{each['metric']} {each['ratio']:g}", given.problem, given.loss, each["loss"]))
-    return found
+    cases = []
+    for optimum in allocation.optimum:
+        problem = bound(allocation, optimum["metric"], optimum["ratio"])
+        cases.append(_case(family, f"{optimum['metric']} {optimum['ratio']:g}", problem.problem, problem.loss, optimum["loss"]))
+    return cases
 
 
 def digits() -> list[Case]:
@@ -77,13 +77,13 @@ def digits() -> list[Case]:
     table = data["ce"].astype(np.float64)
     tables = {"size": data["par"][:, None] * BITS, "macs x bits": data["macs"][:, None] * BITS}
     everything = np.stack(np.unravel_index(np.arange(table.size), table.shape), axis=1).astype(np.int64)
-    found = []
+    cases = []
     for metric, ratio in (("size", 0.1), ("size", 0.25), ("size", 0.5), ("macs x bits", 0.12), ("macs x bits", 0.25)):
         low, high = float(tables[metric][:, 0].sum()), float(tables[metric][:, -1].sum())
         problem = _separable(table.shape, tables, {metric: low + ratio * (high - low)}, tuple(data["fis"]), float(data["fp"][0]))
         kept = (problem.excess(everything) <= 0).all(axis=1)
-        found.append(_case("P4", f"{metric} {ratio:g}", problem, lambda values: float(table[values]), float(table.ravel()[kept].min())))
-    return found
+        cases.append(_case("P4", f"{metric} {ratio:g}", problem, lambda values: float(table[values]), float(table.ravel()[kept].min())))
+    return cases
 
 
 def digits_front() -> tuple[Problem, Callable[[Values], float], float]:
@@ -91,16 +91,16 @@ def digits_front() -> tuple[Problem, Callable[[Values], float], float]:
     data = np.load(PROBLEMS / "digits_cnn_16384.npz")
     table = data["ce"].astype(np.float64)
     tables = {"size": data["par"][:, None] * BITS}
-    given = _separable(table.shape, tables, {}, tuple(data["fis"]), float(data["fp"][0]))
-    problem = replace(given, objectives=("error", "size"))
+    free = _separable(table.shape, tables, {}, tuple(data["fis"]), float(data["fp"][0]))
+    problem = replace(free, objectives=("error", "size"))
     everything = np.stack(np.unravel_index(np.arange(table.size), table.shape), axis=1).astype(np.int64)
     points = np.stack([table.ravel(), problem.costs(everything)["size"]], axis=1)
     return problem, lambda values: float(table[values]), hypervolume(points, front_reference(problem))
 
 
 def front_reference(problem: Problem) -> tuple[float, float]:
-    """Return the reference point: cross-entropy of guessing one of ten classes, size of the dearest policy."""
-    return float(np.log(10)), float(sum(each.max() for each in problem.site_cost["size"]))
+    """Return the reference point: cross-entropy of guessing one of ten classes, size of the most expensive policy."""
+    return float(np.log(10)), float(sum(table.max() for table in problem.site_cost["size"]))
 
 
 def haq_table() -> list[Case]:
@@ -120,8 +120,8 @@ def haq_table() -> list[Case]:
     }
     seen, names = unit(columns, PAPER)
     scale = counts / counts.sum(axis=0) / 2
-    losses = tuple(each * (4.0 ** -np.arange(8.0) - 4.0**-7.0) for each in scale.ravel())
-    found = []
+    losses = tuple(weight * (4.0 ** -np.arange(8.0) - 4.0**-7.0) for weight in scale.ravel())
+    cases = []
     for ratio in (0.45, 0.6):
         problem = Problem(
             cardinalities=(8,) * 106,
@@ -137,12 +137,12 @@ def haq_table() -> list[Case]:
         )
         answer = best(problem, losses)
         assert answer is not None
-        found.append(_case("P5", f"cycles {ratio:g}", problem, lambda v: _sum(losses, v), _sum(losses, answer)))
-    return found
+        cases.append(_case("P5", f"cycles {ratio:g}", problem, lambda v: _sum(losses, v), _sum(losses, answer)))
+    return cases
 
 
 def _sum(losses: tuple[FloatArray, ...], values: Values) -> float:
-    return float(sum(each[v] for each, v in zip(losses, values, strict=True)))
+    return float(sum(table[v] for table, v in zip(losses, values, strict=True)))
 
 
 def _separable(
@@ -152,7 +152,7 @@ def _separable(
         cardinalities=shape,
         objectives=("error",),
         sites=tuple((d,) for d in range(len(shape))),
-        site_cost={metric: tuple(each) for metric, each in tables.items()},
+        site_cost={metric: tuple(table) for metric, table in tables.items()},
         limits=limits,
         baselines=tuple((k,) * len(shape) for k in range(shape[0])),
         sensitivity=lambda: losses,

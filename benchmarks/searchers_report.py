@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.searchers_gates import Row, gates
 
-WALL = "haq_wall"
+COMMON_REPAIR = "haq"
 """The repair of the table in which all searchers have the same."""
 TITLES = {
     "P1": "P1: HAWQ-V3 ResNet-18, 19 layers, int4/int8, additive loss, nine budgets",
@@ -40,12 +40,14 @@ def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None, results
     summary: dict[str, Any] = {}
     for family, title in TITLES.items():
         mine = [row for row in rows if row["family"] == family]
-        own = [row for row in mine if "," not in row["label"]]
-        same: list[Row] = [{**row, "label": f"haq, {WALL}"} for row in mine if row["label"] == "haq"] if family != "P5" else []
-        same += [row for row in mine if "," in row["label"]]
-        for heading, each in ((f"## {title}\n\nEach with its own repair.", own), ("All with the same repair, the paper's wall.", same)):
-            if each:
-                lines, figures = _table(each, budgets)
+        default = [row for row in mine if "," not in row["label"]]
+        haq = [row for row in mine if row["label"] == "haq"] if family != "P5" else []
+        common: list[Row] = [{**row, "label": f"haq, repair {COMMON_REPAIR}"} for row in haq]
+        common += [row for row in mine if "," in row["label"]]
+        tables = ((f"## {title}\n\nEach with its own repair.", default), ("All with the same repair, the paper's.", common))
+        for heading, entered in tables:
+            if entered:
+                lines, figures = _table(entered, budgets)
                 parts.append("\n".join([heading, "", *lines, ""]))
                 summary.setdefault(family, {}).update(figures)
     fronts = [row for row in rows if row["family"] == "front"]
@@ -111,7 +113,7 @@ def _fronts(rows: Sequence[Row], budgets: Sequence[int]) -> list[str]:
     lines = ["| searcher | runs | " + " | ".join(f"at {n}" for n in budgets) + " |", "|---|---|" + "---|" * len(budgets)]
     for label in dict.fromkeys(row["label"] for row in rows):
         mine = [row["hypervolume"] for row in rows if row["label"] == label]
-        cells = [f"{np.median([each[str(n)] for each in mine if str(n) in each]):.4f}" for n in budgets]
+        cells = [f"{np.median([volumes[str(n)] for volumes in mine if str(n) in volumes]):.4f}" for n in budgets]
         lines.append(f"| {label} | {len(mine)} | " + " | ".join(cells) + " |")
     return lines
 

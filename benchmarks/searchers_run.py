@@ -1,4 +1,4 @@
-"""Runs one searcher on one problem, one evaluation at a time, and keeps what it found and how long its own work took."""
+"""Runs one searcher on one problem, one evaluation at a time, and measures its best point and its processor time."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from search.searchers import build
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run gave.
+    """The outcome of one run.
 
     Attributes:
-        values: the best point under the limits; None when none was found.
+        values: the best point under the limits; None when there is none.
         error: its error.
-        found_at: evaluations made when it was found (0: it is a baseline).
+        found_at: evaluations made when it was proposed (0: it is a baseline).
         best: [N] least error under the limits after each evaluation, baselines excluded.
         seconds: the searcher's own processor time: building, asking and telling.
     """
@@ -52,24 +52,24 @@ def run(
     if not baselines:
         options = {"points": problem.baselines} if searcher == "uniform" else options
         problem = replace(problem, baselines=())
-    told = [(Trial(-1, each), measure(each)) for each in problem.baselines]
+    told = [(Trial(-1, values), measure(values)) for values in problem.baselines]
     start, spent = time.process_time(), 0.0
     agent = build(searcher, problem, seed, evaluations, options)
     values: Values | None = None
     error, found_at = float("inf"), 0
     best: list[float] = []
-    for baseline, found in told:
-        agent.tell(baseline, (found,))
+    for baseline, measured in told:
+        agent.tell(baseline, (measured,))
     while len(best) < evaluations and not (error <= enough and len(best) >= least):
         trial = agent.ask()
         if trial is None:
             break
         before = time.process_time()
-        found = measure(trial.values)
+        measured = measure(trial.values)
         spent += time.process_time() - before
-        agent.tell(trial, (found,))
-        if found < error and problem.feasible(trial.values):
-            values, error, found_at = trial.values, found, len(best) + 1
+        agent.tell(trial, (measured,))
+        if measured < error and problem.feasible(trial.values):
+            values, error, found_at = trial.values, measured, len(best) + 1
         best.append(error)
     return Trace(values, error, found_at, np.array(best), time.process_time() - start - spent)
 
@@ -89,12 +89,12 @@ def front_run(
     points = []
 
     def both(values: Values) -> tuple[float, float]:
-        found = measure(values), float(problem.costs(np.array([values], dtype=np.int64))["size"][0])
-        points.append(found)
-        return found
+        objectives = measure(values), float(problem.costs(np.array([values], dtype=np.int64))["size"][0])
+        points.append(objectives)
+        return objectives
 
-    for each in problem.baselines:
-        agent.tell(Trial(-1, each), both(each))
+    for values in problem.baselines:
+        agent.tell(Trial(-1, values), both(values))
     for _ in range(evaluations):
         trial = agent.ask()
         if trial is None:

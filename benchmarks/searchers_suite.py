@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.searchers_problems import Case, cases, digits_front
-from benchmarks.searchers_report import WALL, write
+from benchmarks.searchers_report import COMMON_REPAIR, write
 from benchmarks.searchers_run import front_run, run
+from search.problem.repair import FORMER_NAMES
 
 BUDGETS = (20, 50, 100, 200, 300)
 TIMED = 50
@@ -44,7 +45,7 @@ OWN = (
     Entry("auto", "auto", {}),
 )
 SAME = tuple(
-    Entry(f"{name}, {WALL}", name, {"repair": WALL}, "half" if name.startswith("haq") else "all")
+    Entry(f"{name}, repair {COMMON_REPAIR}", name, {"repair": COMMON_REPAIR}, "half" if name.startswith("haq") else "all")
     for name in ("random", "tpe", "nsga2", "swap", "haq+")
 )
 """All with the repair of the paper; `haq` has it already."""
@@ -52,50 +53,50 @@ SLOW_ON_P5 = {"pairwise": 50}
 """Searchers that get two seeds and fewer evaluations on the 106 dimensions, which is there for scale."""
 
 
-def suite(given: argparse.Namespace) -> None:
+def suite(options: argparse.Namespace) -> None:
     """Run what is missing, one line per run into `<results>/benchmarks.jsonl`, then write the tables from all that is there."""
-    families = tuple(given.families.split(","))
-    found = cases(families)
-    if given.quick:
-        seen = {case.family: case for case in reversed(found)}
-        rows = [_row(case, entry, 0, 50) for case in seen.values() for entry in (*OWN, *SAME)]
+    families = tuple(options.families.split(","))
+    chosen = cases(families)
+    if options.quick:
+        first = {case.family: case for case in reversed(chosen)}
+        rows = [_row(case, entry, 0, 50) for case in first.values() for entry in (*OWN, *SAME)]
         print(write(rows, (20, 50), None, None))
         return
-    for folder in (given.out, given.results):
+    for folder in (options.out, options.results):
         folder.mkdir(parents=True, exist_ok=True)
-    store = given.results / "benchmarks.jsonl"
-    if not given.tables:
-        _fill(store, given, found)
+    store = options.results / "benchmarks.jsonl"
+    if not options.tables:
+        _fill(store, options, chosen)
     labels = [entry.label for entry in (*OWN, *SAME)]
-    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, given.out, given.results))
+    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, options.out, options.results))
 
 
-def _fill(store: Path, given: argparse.Namespace, found: list[Case]) -> None:
+def _fill(store: Path, options: argparse.Namespace, chosen: list[Case]) -> None:
     """Make the runs that the store lacks."""
     done = {_key(row): row["evaluations"] for row in _read(store)}
-    for case, entry, seed, evaluations in _plan(found, given.seeds, given.evaluations):
+    for case, entry, seed, evaluations in _plan(chosen, options.seeds, options.evaluations):
         family, name = ("front", "P4") if case is None else (case.family, case.name)
         if done.get((family, name, entry.label, seed), 0) < evaluations:
             _append(store, _front_row(entry, seed, evaluations) if case is None else _row(case, entry, seed, evaluations))
 
 
-def _plan(found: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | None, Entry, int, int]]:
+def _plan(chosen: list[Case], seeds: int, evaluations: int) -> list[tuple[Case | None, Entry, int, int]]:
     """Return the runs (without a case: of the front of P4) in an order in which one that is stopped early is still even.
 
-    Seed after seed, and in each the dearest searcher, `haq`, then P2, P5 and the front last.
+    Seed after seed; of one seed the slowest searcher, `haq`, then P2 and P5, then the front.
     """
     runs: list[tuple[float, Case | None, Entry, int, int]] = []
     for seed in range(seeds):
-        for case in sorted(found, key=lambda case: case.family, reverse=True):
+        for case in sorted(chosen, key=lambda case: case.family, reverse=True):
             for entry in OWN if case.family == "P5" else (*OWN, *SAME):
                 slow = case.family == "P5" and entry.label in SLOW_ON_P5
                 if seed < (min(2, seeds) if slow else _count(entry, seeds)):
                     most = min(evaluations, SLOW_ON_P5[entry.label]) if slow else evaluations
                     late = 0.7 * (case.family in ("P2", "P5")) + 0.5 * (entry.label == "haq")
                     runs.append((seed + late, case, entry, seed, most))
-        if seed < 5 and any(case.family == "P4" for case in found):
+        if seed < 5 and any(case.family == "P4" for case in chosen):
             runs += [(seed + 0.8, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
-    return [each[1:] for each in sorted(runs, key=lambda each: each[0])]
+    return [run[1:] for run in sorted(runs, key=lambda run: run[0])]
 
 
 def _count(entry: Entry, seeds: int) -> int:
@@ -133,7 +134,7 @@ def _front_row(entry: Entry, seed: int, evaluations: int) -> dict[str, Any]:
     volumes = front_run(problem, measure, entry.searcher, seed=seed, evaluations=evaluations, options=entry.options, at=BUDGETS)
     return {
         "family": "front", "case": "P4", "label": entry.label, "seed": seed, "evaluations": evaluations,
-        "hypervolume": {str(n): each / best for n, each in volumes.items()},
+        "hypervolume": {str(n): volume / best for n, volume in volumes.items()},
     }  # fmt: skip
 
 
@@ -144,7 +145,14 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
 def _read(store: Path) -> list[dict[str, Any]]:
     """Return the rows; of several for the same run the last, which is the longest."""
     rows = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    rows = [{**row, "label": _present_label(row["label"])} for row in rows]
     return list({_key(row): row for row in rows}.values())
+
+
+def _present_label(label: str) -> str:
+    """Return "tpe, repair haq" for "tpe, haq_wall", as rows of earlier versions name a searcher with a repair."""
+    searcher, _, repair = label.partition(", ")
+    return f"{searcher}, repair {FORMER_NAMES[repair]}" if repair in FORMER_NAMES else label
 
 
 def _append(store: Path, row: Mapping[str, Any]) -> None:

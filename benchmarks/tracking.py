@@ -1,7 +1,7 @@
-"""What recording costs: `python -m benchmarks.tracking [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
+"""The cost of recording: `python -m benchmarks.tracking [--trials 2000] [--trial-ms 1] [--layers 20] [--sweeps 1] [--uri URI]`.
 
-Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless told otherwise), several sweeps at once where
-asked, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, the
+Runs made-up trials of a given length against an MLflow store (a fresh SQLite file unless `--uri` names another), several sweeps at once
+with `--sweeps`, and prints one JSON object: wall time, how long the driver was blocked per trial, how busy the background thread was, the
 processor time of the whole process (which other load on the machine does not stretch), how the driver's memory grew, how long `bitfront
 front` then takes, and for a SQLite file how long MLflow's server takes to start, to give its page and the first runs of the front.
 """
@@ -39,7 +39,7 @@ def made_up(number: int, layers: int, rng: random.Random) -> TrialRecord:
     values = tuple(rng.randrange(len(WEIGHTS)) for _ in range(layers))
     policy = Policy({f"body.{i}.conv": LayerPolicy(WEIGHTS[value], ACTIVATION) for i, value in enumerate(values)})
     bits = [WEIGHTS[value].bits for value in values]
-    error = sum(4.0**-each for each in bits) / layers + 0.02 * rng.random()
+    error = sum(4.0**-width for width in bits) / layers + 0.02 * rng.random()
     metrics = {"accuracy": 1 - error, "error": error, "loss": error, "bits_weight_avg": sum(bits) / layers, "bits_activation_avg": 8.0}
     cost = {"weight_bytes": 100.0 * sum(bits), "latency_s": 1e-6 * sum(bits), "energy_j": 1e-7 * sum(bits)}
     return TrialRecord(number, "random", values, policy, Result(policy.id, metrics, cost, 1e-3), 2 * number, 2 * number + 1)
@@ -88,7 +88,7 @@ def front_seconds(uri: str, name: str) -> float:
 
 
 def open_ui(uri: str) -> dict[str, float]:
-    """Return how long MLflow's server takes to start on a store, and to answer what the browser asks for first."""
+    """Return the seconds that MLflow's server takes to start on a store, and to answer the first requests of the browser."""
     begun = time.perf_counter()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
@@ -119,17 +119,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--sweeps", type=int, default=1)
     parser.add_argument("--uri", default="")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        uri = given.uri or f"sqlite:///{folder}/mlflow.db"
-        names = [f"benchmark-{time.time_ns()}-{i}" for i in range(given.sweeps)]
-        with ProcessPoolExecutor(given.sweeps, get_context("spawn")) as pool:
-            costs = [pool.submit(sweep, name, uri, given.trials, given.trial_ms / 1e3, given.layers) for name in names]
-            found = [each.result() for each in costs]
+        uri = arguments.uri or f"sqlite:///{folder}/mlflow.db"
+        names = [f"benchmark-{time.time_ns()}-{i}" for i in range(arguments.sweeps)]
+        with ProcessPoolExecutor(arguments.sweeps, get_context("spawn")) as pool:
+            sweeps = [pool.submit(sweep, name, uri, arguments.trials, arguments.trial_ms / 1e3, arguments.layers) for name in names]
+            costs = [running.result() for running in sweeps]
         database = Path(uri.removeprefix("sqlite:///"))
         figures = {
-            "trials": given.trials,
-            "sweeps": found,
+            "trials": arguments.trials,
+            "sweeps": costs,
             "front_command_s": min(front_seconds(uri, names[0]) for _ in range(3)),
             "read_trials": [len(tracking.read(uri, name).trials) for name in names],
             "database_mib": database.stat().st_size / 2**20 if database.is_file() else None,

@@ -1,4 +1,4 @@
-"""What a post-training trial costs beside one evaluation of the float network: medians of process CPU time over policies, side by side.
+"""The cost of a post-training trial beside one evaluation of the float network: medians of process CPU time over policies, side by side.
 
 Caches are warm, as after the first trials of a sweep: every quantized weight has been made once.
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_tasks import experiment
+from search.config.key_value import task_options
 from search.sweeps.context import open_context
 
 
@@ -32,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--valid", type=int, default=0, help="validation examples; 0: all")
     parser.add_argument("--policies", type=int, default=10)
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = dict(option.split("=", 1) for option in given.option)
-    context = open_context(experiment(given.task, options, given.valid, 1, 1.0, 1.0))
+    options = task_options(parsed.option)
+    context = open_context(experiment(parsed.task, options, parsed.valid, 1, 1.0, 1.0))
     space, evaluator = context.setup.space, context.evaluator
-    policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(given.policies)]
+    policies = [space.policy(space.sample(np.random.default_rng(n))) for n in range(parsed.policies)]
     for policy in policies:
         evaluator(policy)
     trials, plain = [], []
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trials.append(seconds(partial(evaluator, policy)))
         plain.append(seconds(evaluator.float_metrics))
     trial, once = statistics.median(trials), statistics.median(plain)
-    print(f"{given.task}: trial {trial * 1e3:.1f} ms, float evaluation {once * 1e3:.1f} ms of CPU time, ratio {trial / once:.2f}")
+    print(f"{parsed.task}: trial {trial * 1e3:.1f} ms, float evaluation {once * 1e3:.1f} ms of CPU time, ratio {trial / once:.2f}")
 
 
 if __name__ == "__main__":

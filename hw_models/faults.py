@@ -6,26 +6,26 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from hw_models.models import MODELS, Model
+from hw_models.models import GOLDEN_CHECKS, Model, find_model
 from hw_models.schema import device_file as schema
 from hw_models.schema import toml_text
 from hw_models.schema.codes import expand_all
 from hw_models.schema.device_file import Compute, DeviceFile
 from quant_core.util.errors import InputError
-from quant_core.util.registry import resolve, suggest
+from quant_core.util.registry import suggest
 
 Fault = tuple[toml_text.Path, str]
 TableT = TypeVar("TableT", bound=schema.Table)
 
 
-def check(data: dict[str, Any], folder: Path) -> tuple[list[Fault], DeviceFile | None, Model | None, Compute | None]:
+def check(data: dict[str, Any], folder: Path) -> tuple[list[Fault], DeviceFile | None, Compute | None]:
     """Check a whole file: every fault, and the parts, which are None where they are too wrong to build."""
     faults: list[Fault] = []
     model = _model(data, faults)
     file = _validated(DeviceFile, data, (), model, faults)
     compute = _validated(model.compute, data["compute"], ("compute",), model, faults) if model and "compute" in data else None
     faults += [*_sources(data), *_goldens(data, model, folder), *(_contradictions(file) if file else ())]
-    return faults, file, model, compute
+    return faults, file, compute
 
 
 def _model(data: dict[str, Any], faults: list[Fault]) -> Model | None:
@@ -35,14 +35,10 @@ def _model(data: dict[str, Any], faults: list[Fault]) -> Model | None:
     if not isinstance(kind, str):
         return None
     try:
-        found = resolve(MODELS, "device kind", kind)
+        return find_model(kind)
     except InputError as error:
         faults.append((("identity", "kind"), str(error)))
         return None
-    if not isinstance(found, Model):
-        faults.append((("identity", "kind"), f"{kind!r} is {type(found).__name__}; a hw_models.models.Model is needed."))
-        return None
-    return found
 
 
 def _validated(kind: type[TableT], data: object, prefix: toml_text.Path, model: Model | None, faults: list[Fault]) -> TableT | None:
@@ -54,47 +50,47 @@ def _validated(kind: type[TableT], data: object, prefix: toml_text.Path, model: 
 
 
 def _faults(error: ValidationError, prefix: toml_text.Path, model: Model | None) -> Iterator[Fault]:
-    """Turn pydantic's findings into faults; an unknown key says what it may have meant."""
-    for each in error.errors():
-        path = (*prefix, *each["loc"])
-        message = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
-            message = "unknown key" + _meant(str(each["loc"][-1]), model)
-        elif each["type"] == "missing":
+    """Turn pydantic's findings into faults; for an unknown key the message suggests the legal one."""
+    for finding in error.errors():
+        path = (*prefix, *finding["loc"])
+        message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "extra_forbidden":
+            message = "unknown key" + _meant(str(finding["loc"][-1]), model)
+        elif finding["type"] == "missing":
             message = "needed, but not given"
         else:
-            message += f" (given: {each['input']!r})" if not isinstance(each["input"], dict | list) else ""
+            message += f" (given: {finding['input']!r})" if not isinstance(finding["input"], dict | list) else ""
         yield path, message
 
 
 def _meant(key: str, model: Model | None) -> str:
-    """Return what an unknown key may have meant: the known key that begins with it lacks only the unit."""
-    keys = _known_keys(model)
-    units = [known for known in keys if known.startswith(f"{key}_")]
+    """Return the end of the message for an unknown key: a legal key that begins with it lacks only the unit."""
+    keys = _legal_keys(model)
+    units = [legal for legal in keys if legal.startswith(f"{key}_")]
     if units:
         return f": it has no unit; write {' or '.join(units)}"
     near = suggest(key, keys)
     return f".{near}" if near else ""
 
 
-def _known_keys(model: Model | None) -> tuple[str, ...]:
-    own = [model.compute] if model else []
-    tables = own + [each for each in vars(schema).values() if isinstance(each, type) and issubclass(each, schema.Table)]
+def _legal_keys(model: Model | None) -> tuple[str, ...]:
+    shared = [table for table in vars(schema).values() if isinstance(table, type) and issubclass(table, schema.Table)]
+    tables = [model.compute, *shared] if model else shared
     return tuple(dict.fromkeys(field.alias or name for table in tables for name, field in table.model_fields.items()))
 
 
 def _sources(data: dict[str, Any]) -> Iterator[Fault]:
     """Yield every source id that no `[[source]]` defines."""
     listed = data.get("source")
-    known = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    defined = [source.get("id") for source in listed if isinstance(source, dict)] if isinstance(listed, list) else []
 
     def walk(value: object, path: toml_text.Path) -> Iterator[Fault]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 if key == "source" and path:
-                    for each in inner if isinstance(inner, list) else [inner]:
-                        if each not in known:
-                            yield (*path, key), f"source id {each!r} does not exist; known: {', '.join(map(str, known))}"
+                    for name in inner if isinstance(inner, list) else [inner]:
+                        if name not in defined:
+                            yield (*path, key), f"source id {name!r} does not exist; known: {', '.join(map(str, defined))}"
                 elif (*path, key) != ("source",):
                     yield from walk(inner, (*path, key))
         elif isinstance(value, list):
@@ -105,12 +101,12 @@ def _sources(data: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _contradictions(file: DeviceFile) -> Iterator[Fault]:
-    """Yield what is well-formed but cannot be meant: a kind or a source id twice, a plateau onto what is not legal."""
+    """Yield contradictions of a well-formed file: a kind or a source id that is named twice, a plateau onto a code that is not legal."""
     kinds = [(kind, ("capability", n, "layers")) for n, rule in enumerate(file.capability) for kind in rule.layers]
-    ids = [(each.id, ("source", n, "id")) for n, each in enumerate(file.source)]
-    for what, named in (("layer kind", kinds), ("source id", ids)):
+    ids = [(source.id, ("source", n, "id")) for n, source in enumerate(file.source)]
+    for noun, named in (("layer kind", kinds), ("source id", ids)):
         seen = [name for name, _ in named]
-        yield from ((path, f"{what} {name!r} is named twice") for n, (name, path) in enumerate(named) if name in seen[:n])
+        yield from ((path, f"{noun} {name!r} is named twice") for n, (name, path) in enumerate(named) if name in seen[:n])
     for n, rule in enumerate(file.capability):
         for slot, legal, plateau in (
             ("weight", rule.weights, rule.weight_plateau),
@@ -127,17 +123,15 @@ def _contradictions(file: DeviceFile) -> Iterator[Fault]:
 
 def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterator[Fault]:
     """Yield golden checks that the model does not know, and CSV files that are not there."""
-    from hw_models.validation import CHECKS
-
+    checks = (*GOLDEN_CHECKS, *(model.checks if model else ()))
     listed = data.get("golden")
-    for index, each in enumerate(listed if isinstance(listed, list) else []):
-        if not isinstance(each, dict):
+    for index, golden in enumerate(listed if isinstance(listed, list) else []):
+        if not isinstance(golden, dict):
             continue
-        known = (*CHECKS, *(model.checks if model else ()))
-        if model and each.get("check") not in known:
-            yield ("golden", index, "check"), f"unknown check {each.get('check')!r}; known for this kind: {', '.join(known)}"
-        if each.get("file") and not (folder / str(each["file"])).is_file():
-            yield ("golden", index, "file"), f"{each['file']!r} is not in {folder}"
+        if model and golden.get("check") not in checks:
+            yield ("golden", index, "check"), f"unknown check {golden.get('check')!r}; known for this kind: {', '.join(checks)}"
+        if golden.get("file") and not (folder / str(golden["file"])).is_file():
+            yield ("golden", index, "file"), f"{golden['file']!r} is not in {folder}"
 
 
 def listing(faults: list[Fault], text: str) -> str:

@@ -37,7 +37,7 @@ def need_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path)
     Raises:
         InputError: naming the missing columns.
     """
-    missing = [each for each in columns if each not in rows[0]]
+    missing = [column for column in columns if column not in rows[0]]
     if missing:
         raise InputError(f"{path}: columns {', '.join(missing)} are missing; given: {', '.join(rows[0])}.")
 
@@ -46,7 +46,7 @@ def need_whole(rows: list[dict[str, str]], columns: Iterable[str], path: Path, l
     """Refuse rows whose `columns` are no whole numbers of at least `least`.
 
     Raises:
-        InputError: naming the row (the first is 1), the column and what is there.
+        InputError: naming the row (the first is 1), the column and its content.
     """
     for number, row in enumerate(rows, 1):
         for name in columns:
@@ -61,12 +61,12 @@ def figure(row: Mapping[str, str], column: str, path: Path) -> float:
         InputError: it is not there or is no positive number.
     """
     try:
-        found = float(row[column] or "nan")
+        number = float(row[column] or "nan")
     except ValueError:
-        found = math.nan
-    if not 0 < found < math.inf:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise InputError(f"{path}: {column} is {row[column]!r} in row {dict(row)}; a positive number is needed.")
-    return found
+    return number
 
 
 def layer_of(row: Mapping[str, str]) -> Layer:
@@ -95,7 +95,7 @@ def layer_of(row: Mapping[str, str]) -> Layer:
 
 
 def shape_of(layer: Layer) -> tuple[object, ...]:
-    """Return what two layers must share to cost the same."""
+    """Return the shape of a layer as a key: layers with equal keys cost the same."""
     return layer.kind, layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.in_size, layer.out_size, layer.groups
 
 
@@ -107,4 +107,4 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
     """
     rows = read_rows(path)
     need_columns(rows, ("kind", "in_channels", "out_channels", "kernel", "in_size"), path)
-    return tuple({each.name: each for each in map(layer_of, rows)}.values())
+    return tuple({layer.name: layer for layer in map(layer_of, rows)}.values())

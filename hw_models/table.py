@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.models import FloatArray, IntArray, LayerCost, Modes
+from hw_models.device import Device
+from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, find_model
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 PEAK = frozenset({"peak_activation_bytes"})
 _CHUNK = 2048
@@ -39,7 +37,7 @@ class CostTable:
         values: metric -> [L, K], K the most choices of any layer; padded with inf.
         peak: metrics whose total is the max over layers; the others are summed.
         limits: metric -> hard limit of the device.
-        details: per layer what the model gave: [K] arrays of time and energy by part, for one call.
+        details: per layer the answer of the model: [K] arrays of time and energy by part, for one call.
     """
 
     device: str
@@ -69,7 +67,7 @@ class CostTable:
     @cached_property
     def _counts(self) -> NDArray[np.uint64]:
         """[L]: how many choices each layer has."""
-        return np.array([len(each) for each in self.choices], dtype=np.uint64)
+        return np.array([len(choices) for choices in self.choices], dtype=np.uint64)
 
     @property
     def _width(self) -> int:
@@ -100,21 +98,21 @@ class CostTable:
                 metric: reduce.accumulate(picked[m], axis=1)[:, -1]
                 for m, (metric, reduce) in enumerate(zip(self.values, self._reduce, strict=True))
             }
-        found = np.empty((len(self.values), len(index)))
+        totals = np.empty((len(self.values), len(index)))
         for start in range(0, len(index), _CHUNK):
-            found[:, start : start + _CHUNK] = self._chunk(index[start : start + _CHUNK])
-        return dict(zip(self.values, found, strict=True))
+            totals[:, start : start + _CHUNK] = self._chunk(index[start : start + _CHUNK])
+        return dict(zip(self.values, totals, strict=True))
 
     def _chunk(self, index: NDArray[np.int64]) -> FloatArray:
         """Cost a batch that fits the cache: [N, L] -> [M, N]."""
         columns = np.ascontiguousarray((index + self._offsets).T)
-        found = np.empty((len(self.values), len(index)))
+        totals = np.empty((len(self.values), len(index)))
         scratch = np.empty(len(index))
-        for row, total, reduce in zip(self._flat, found, self._reduce, strict=True):
+        for row, total, reduce in zip(self._flat, totals, self._reduce, strict=True):
             row.take(columns[0], out=total, mode="clip")
             for column in columns[1:]:
                 reduce(total, row.take(column, out=scratch, mode="clip"), out=total)
-        return found
+        return totals
 
     @cached_property
     def _lookup(self) -> tuple[dict[LayerPolicy, int], ...]:
@@ -146,13 +144,13 @@ class CostTable:
     def excess(self, policy: Mapping[str, LayerPolicy]) -> tuple[str, ...]:
         """Return one sentence per hard limit of the device that `policy` breaks, naming the layer that needs most."""
         row, totals = self.index(policy), self.totals(policy)
-        found = []
+        sentences = []
         for metric, limit in self.limits.items():
             if totals[metric] > limit:
                 column = self.values[metric][np.arange(len(row)), row]
                 worst = self.layers[int(column.argmax())].name
-                found.append(f"{metric} {totals[metric]:.0f} is over the {limit:.0f} of {self.device}; layer {worst!r} needs most.")
-        return tuple(found)
+                sentences.append(f"{metric} {totals[metric]:.0f} is over the {limit:.0f} of {self.device}; layer {worst!r} needs most.")
+        return tuple(sentences)
 
     def explain(self, policy: Mapping[str, LayerPolicy]) -> list[dict[str, Any]]:
         """Return per layer its choice, every metric, and where time and energy go (compute, memory, stall; energy by part).
@@ -178,22 +176,22 @@ class CostTable:
         return rows
 
 
-def build(device: "Device", layers: Sequence[Layer], choices: Mapping[str, Sequence[LayerPolicy]]) -> CostTable:
+def build_table(device: Device, layers: Sequence[Layer], choices: Mapping[str, Sequence[LayerPolicy]]) -> CostTable:
     """Cost every choice of every layer.
 
     Raises:
         InputError: a choice that the device cannot run, naming the layer and what is legal.
     """
-    missing = [each.name for each in layers if not choices.get(each.name)]
+    missing = [layer.name for layer in layers if not choices.get(layer.name)]
     if missing or not layers:
         raise InputError(f"no choices given for layers {', '.join(missing) or '(there are no layers)'}; give at least one each.")
-    listed = tuple(tuple(choices[each.name]) for each in layers)
-    modes = _legal_modes(device, layers, listed)
-    cost_layer = device.model.build(device)
-    details = tuple(cost_layer(each, mode) if each.calls else LayerCost() for each, mode in zip(layers, modes, strict=True))
+    listed = tuple(tuple(choices[layer.name]) for layer in layers)
+    runs = _runs(device, layers, listed)
+    cost_layer = find_model(device.file.identity.kind).build(device)
+    details = tuple(cost_layer(layer, run) if layer.calls else LayerCost() for layer, run in zip(layers, runs, strict=True))
     width = max(map(len, listed))
-    rows = [_metrics(*each) for each in zip(layers, modes, details, strict=True)]
-    called = [row for row, each in zip(rows, layers, strict=True) if each.calls] or rows
+    rows = [_metrics(layer, run, detail) for layer, run, detail in zip(layers, runs, details, strict=True)]
+    called = [row for row, layer in zip(rows, layers, strict=True) if layer.calls] or rows
     values = {metric: np.full((len(layers), width), np.inf) for metric in called[0]}
     for position, row in enumerate(rows):
         for metric, matrix in values.items():
@@ -201,9 +199,25 @@ def build(device: "Device", layers: Sequence[Layer], choices: Mapping[str, Seque
     return CostTable(device.name, device.batch, tuple(layers), listed, values, _limits(device), details)
 
 
-def _legal_modes(device: "Device", layers: Sequence[Layer], listed: Sequence[tuple[LayerPolicy, ...]]) -> list[Modes]:
-    """Return the modes of every layer; a layer that is never called may take anything."""
-    modes: list[Modes] = []
+def cost_policy(device: Device, layers: Sequence[Layer], policy: Mapping[str, LayerPolicy]) -> dict[str, float]:
+    """Return every metric of one policy. To cost many, build the table once and use `CostTable.cost`.
+
+    Raises:
+        InputError: a layer takes what the device cannot run, or has no entry in the policy.
+    """
+    missing = [layer.name for layer in layers if layer.name not in policy]
+    if missing:
+        raise InputError(f"the policy has no entry for {', '.join(missing)}; it names {', '.join(policy)}.")
+    return build_table(device, layers, {layer.name: (policy[layer.name],) for layer in layers}).totals(policy)
+
+
+def _runs(device: Device, layers: Sequence[Layer], listed: Sequence[tuple[LayerPolicy, ...]]) -> list[LayerChoices]:
+    """Return the choices of every layer as the device runs them; a layer that is never called may take anything.
+
+    Raises:
+        InputError: a choice that the device cannot run.
+    """
+    runs: list[LayerChoices] = []
     faults: list[str] = []
     for layer, choices in zip(layers, listed, strict=True):
         legal = device.legal(layer)
@@ -215,29 +229,29 @@ def _legal_modes(device: "Device", layers: Sequence[Layer], listed: Sequence[tup
         pairs = [code for code in codes if code is not None]
         bits = {choice.weight: float(choice.weight.storage_bits(layer.weight_shape, layer.channel_axis)) for choice in choices}
         stored = np.array([bits[choice.weight] for choice in choices])
-        modes.append(Modes(choices, tuple(w for w, _ in pairs), tuple(a for _, a in pairs), stored))
+        runs.append(LayerChoices(choices, tuple(w for w, _ in pairs), tuple(a for _, a in pairs), stored))
     if faults:
         rest = [f"... and {len(faults) - _SHOWN} more layers"] if len(faults) > _SHOWN else []
         raise InputError("\n".join([*faults[:_SHOWN], *rest]))
-    return modes
+    return runs
 
 
-def _metrics(layer: Layer, modes: Modes, detail: LayerCost) -> dict[str, FloatArray]:
-    """Return metric -> [K] for one layer: the counts that every device gives, and what the model gives."""
-    count = len(modes.policies)
-    w_bits = np.array([each.weight.bits for each in modes.policies], dtype=np.float64)
-    a_bits = np.array([each.activation.bits for each in modes.policies], dtype=np.float64)
-    found = {
-        "weight_bytes": np.zeros(count) if layer.tied_to else modes.weight_bits / 8,
-        "peak_activation_bytes": np.array([live_bits(layer, each) / 8 if layer.calls else 0.0 for each in modes.policies]),
+def _metrics(layer: Layer, run: LayerChoices, detail: LayerCost) -> dict[str, FloatArray]:
+    """Return metric -> [K] for one layer: the counts that every device gives, and the time and energy of the model."""
+    count = len(run.policies)
+    w_bits = np.array([choice.weight.bits for choice in run.policies], dtype=np.float64)
+    a_bits = np.array([choice.activation.bits for choice in run.policies], dtype=np.float64)
+    metrics = {
+        "weight_bytes": np.zeros(count) if layer.tied_to else run.weight_bits / 8,
+        "peak_activation_bytes": np.array([live_bits(layer, choice) / 8 if layer.calls else 0.0 for choice in run.policies]),
         "macs": np.full(count, float(layer.macs)),
         "bit_ops": layer.macs * w_bits * a_bits,
     }
     if detail.latency_s is not None:
-        found["latency_s"] = detail.latency_s * layer.calls
+        metrics["latency_s"] = detail.latency_s * layer.calls
     if detail.energy_j:
-        found["energy_j"] = np.sum(list(detail.energy_j.values()), axis=0) * layer.calls
-    return found
+        metrics["energy_j"] = np.sum(list(detail.energy_j.values()), axis=0) * layer.calls
+    return metrics
 
 
 @cache
@@ -259,7 +273,7 @@ def live_bits(layer: Layer, policy: LayerPolicy) -> float:
     return elements * stored_bits(policy.activation)
 
 
-def _limits(device: "Device") -> dict[str, float]:
+def _limits(device: Device) -> dict[str, float]:
     limits = device.file.constraints
     named = {"peak_activation_bytes": limits.sram_bytes, "weight_bytes": limits.flash_bytes} if limits else {}
     return {metric: limit for metric, limit in named.items() if limit is not None}

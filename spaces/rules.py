@@ -18,16 +18,16 @@ def full(layers: Sequence[Layer], choices: Mapping[str, Sequence[QuantSpec]]) ->
     Layers that are never called stay in float, and so does the input of an embedding. Layers that hold the very same weight
     (`Layer.tied_to`) take the same weight choice. A slot with one choice is fixed.
     """
-    base = Policy({each.name: LayerPolicy() for each in layers})
+    base = Policy({layer.name: LayerPolicy() for layer in layers})
     dimensions = []
-    for each in layers:
+    for layer in layers:
         for slot in SLOTS:
-            if not each.calls or not choices.get(slot) or (slot == "activation" and each.kind == "embedding"):
+            if not layer.calls or not choices.get(slot) or (slot == "activation" and layer.kind == "embedding"):
                 continue
-            if slot == "weight" and each.tied_to:
+            if slot == "weight" and layer.tied_to:
                 continue
-            tied = tuple(other.name for other in layers if slot == "weight" and other.tied_to == each.name and other.calls)
-            dimensions.append(Dimension(slot, (each.name, *tied), tuple(dict.fromkeys(choices[slot]))))
+            tied = tuple(other.name for other in layers if slot == "weight" and other.tied_to == layer.name and other.calls)
+            dimensions.append(Dimension(slot, (layer.name, *tied), tuple(dict.fromkeys(choices[slot]))))
     return _settled(Space(base, tuple(dimensions)))
 
 
@@ -37,14 +37,14 @@ def match(layers: Sequence[Layer], pattern: str) -> tuple[str, ...]:
     Raises:
         InputError: the pattern matches no layer.
     """
-    called = [each for each in layers if each.calls]
+    called = [layer for layer in layers if layer.calls]
     if pattern in ("first", "last") and called:
         return (called[0 if pattern == "first" else -1].name,)
     kind = pattern.removeprefix("kind:") if pattern.startswith("kind:") else None
-    names = tuple(each.name for each in layers if (each.kind == kind if kind else fnmatch.fnmatchcase(each.name, pattern)))
+    names = tuple(layer.name for layer in layers if (layer.kind == kind if kind else fnmatch.fnmatchcase(layer.name, pattern)))
     if not names:
-        known = [each.name for each in layers]
-        raise InputError(f"layer pattern {pattern!r} matches nothing; layers: {', '.join(known)}.{suggest(pattern, known)}")
+        all_names = [layer.name for layer in layers]
+        raise InputError(f"layer pattern {pattern!r} matches nothing; layers: {', '.join(all_names)}.{suggest(pattern, all_names)}")
     return names
 
 
@@ -64,15 +64,15 @@ def restrict(space: Space, names: Sequence[str], slot: str, legal: Sequence[Quan
     """
     named = set(names)
     dimensions = []
-    for each in space.dimensions:
-        if each.slot != slot or not named & set(each.layers):
-            dimensions.append(each)
+    for dimension in space.dimensions:
+        if dimension.slot != slot or not named & set(dimension.layers):
+            dimensions.append(dimension)
             continue
-        kept = tuple(choice for choice in each.choices if choice in legal)
+        kept = tuple(choice for choice in dimension.choices if choice in legal)
         if not kept:
-            given, allowed = ", ".join(map(str, each.choices)), ", ".join(map(str, legal))
-            raise InputError(f"{each.name}: none of its choices ({given}) is in the restriction ({allowed}).")
-        dimensions.append(replace(each, choices=kept))
+            choices, allowed = ", ".join(map(str, dimension.choices)), ", ".join(map(str, legal))
+            raise InputError(f"{dimension.name}: none of its choices ({choices}) is in the restriction ({allowed}).")
+        dimensions.append(replace(dimension, choices=kept))
     return _settled(Space(space.base, tuple(dimensions)))
 
 
@@ -82,37 +82,41 @@ def tie(space: Space, names: Sequence[str], slot: str) -> Space:
     Raises:
         InputError: the layers have no choice in common, or one of them is fixed.
     """
-    touched = [each for each in space.dimensions if each.slot == slot and set(each.layers) & set(names)]
-    free = {name for each in touched for name in each.layers}
+    touched = [dimension for dimension in space.dimensions if dimension.slot == slot and set(dimension.layers) & set(names)]
+    free = {name for dimension in touched for name in dimension.layers}
     fixed = [name for name in names if name not in free]
     if fixed:
         raise InputError(f"cannot tie {', '.join(fixed)}: the {slot} there is fixed; drop the fix or the tie.")
-    common = tuple(choice for choice in touched[0].choices if all(choice in each.choices for each in touched))
+    common = tuple(choice for choice in touched[0].choices if all(choice in dimension.choices for dimension in touched))
     if not common:
         raise InputError(f"cannot tie {', '.join(names)}: their {slot} choices have nothing in common.")
-    merged = Dimension(slot, tuple(name for each in touched for name in each.layers), common)
-    kept = [merged if each is touched[0] else each for each in space.dimensions if each is touched[0] or each not in touched]
+    merged = Dimension(slot, tuple(name for dimension in touched for name in dimension.layers), common)
+    kept = [
+        merged if dimension is touched[0] else dimension
+        for dimension in space.dimensions
+        if dimension is touched[0] or dimension not in touched
+    ]
     return _settled(Space(space.base, tuple(kept)))
 
 
 def _without(space: Space, names: Sequence[str], slot: str) -> list[Dimension]:
     """Return the dimensions with one slot of the named layers taken out."""
     kept = []
-    for each in space.dimensions:
-        layers = tuple(name for name in each.layers if each.slot != slot or name not in names)
+    for dimension in space.dimensions:
+        layers = tuple(name for name in dimension.layers if dimension.slot != slot or name not in names)
         if layers:
-            kept.append(replace(each, layers=layers))
+            kept.append(replace(dimension, layers=layers))
     return kept
 
 
 def _settled(space: Space) -> Space:
     """Move dimensions with a single choice into the base policy."""
     layers = dict(space.base)
-    for each in space.dimensions:
-        if len(each.choices) == 1:
-            for name in each.layers:
-                layers[name] = replace(layers[name], **{each.slot: each.choices[0]})
-    return Space(Policy(layers), tuple(each for each in space.dimensions if len(each.choices) > 1))
+    for dimension in space.dimensions:
+        if len(dimension.choices) == 1:
+            for name in dimension.layers:
+                layers[name] = replace(layers[name], **{dimension.slot: dimension.choices[0]})
+    return Space(Policy(layers), tuple(dimension for dimension in space.dimensions if len(dimension.choices) > 1))
 
 
 def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
@@ -124,18 +128,22 @@ def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
     for weight in _all(space, "weight"):
         nearest = min(activations, key=lambda spec: (abs(spec.bits - weight.bits), -spec.bits))
         for activation in dict.fromkeys((nearest, widest)):
-            points.append(tuple(_nearest(each, weight if each.slot == "weight" else activation) for each in space.dimensions))
+            points.append(
+                tuple(_nearest(dimension, weight if dimension.slot == "weight" else activation) for dimension in space.dimensions)
+            )
     return tuple(dict.fromkeys(points))
 
 
 def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy) -> Policy:
     """Return the policy in which every called layer takes `choice`; the input of an embedding stays in float."""
     embedded = replace(choice, activation=FLOAT)
-    return Policy({each.name: LayerPolicy() if not each.calls else embedded if each.kind == "embedding" else choice for each in layers})
+    return Policy({layer.name: LayerPolicy() if not layer.calls else embedded if layer.kind == "embedding" else choice for layer in layers})
 
 
 def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:
-    return tuple(dict.fromkeys(choice for each in space.dimensions if each.slot == slot for choice in each.choices)) or (FLOAT,)
+    return tuple(dict.fromkeys(choice for dimension in space.dimensions if dimension.slot == slot for choice in dimension.choices)) or (
+        FLOAT,
+    )
 
 
 def _nearest(dimension: Dimension, spec: QuantSpec) -> int:

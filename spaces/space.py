@@ -1,4 +1,4 @@
-"""`Space`: what may be chosen for each layer, as a finite product of dimensions with exact inverses. Free of torch."""
+"""`Space`: the choices of every layer, as a finite product of dimensions with exact inverses. Free of torch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -44,26 +44,26 @@ class Space:
     dimensions: tuple[Dimension, ...]
 
     def __post_init__(self) -> None:
-        named = [(layer, each.slot) for each in self.dimensions for layer in each.layers]
+        named = [(layer, dimension.slot) for dimension in self.dimensions for layer in dimension.layers]
         if len(set(named)) != len(named):
             twice = sorted({f"{layer}.{slot}" for layer, slot in named if named.count((layer, slot)) > 1})
             raise InputError(f"slots in more than one dimension: {', '.join(twice)}.")
         missing = sorted({layer for layer, _ in named if layer not in self.base})
         if missing:
             raise InputError(f"layers {', '.join(missing)} are not in the base policy; known: {', '.join(self.base)}.")
-        empty = [each.name for each in self.dimensions if not each.choices]
+        empty = [dimension.name for dimension in self.dimensions if not dimension.choices]
         if empty:
             raise InputError(f"no choice is left for {', '.join(empty)}; allow at least one format there.")
 
     @property
     def size(self) -> int:
         """How many policies the space holds."""
-        return math.prod(len(each.choices) for each in self.dimensions)
+        return math.prod(len(dimension.choices) for dimension in self.dimensions)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
         """Choices per dimension."""
-        return tuple(len(each.choices) for each in self.dimensions)
+        return tuple(len(dimension.choices) for dimension in self.dimensions)
 
     def sample(self, rng: np.random.Generator) -> Values:
         """Draw one point uniformly."""
@@ -78,14 +78,14 @@ class Space:
         if len(values) != len(self.dimensions):
             raise InputError(f"{len(values)} values given; the space has {len(self.dimensions)} dimensions.")
         slots: dict[str, dict[str, QuantSpec]] = {
-            name: {"weight": each.weight, "activation": each.activation} for name, each in self.base.items()
+            name: {"weight": choice.weight, "activation": choice.activation} for name, choice in self.base.items()
         }
         for dimension, value in zip(self.dimensions, values, strict=True):
             if not 0 <= value < len(dimension.choices):
                 raise InputError(f"{dimension.name}: choice {value} given; legal: 0 to {len(dimension.choices) - 1}.")
             for layer in dimension.layers:
                 slots[layer][dimension.slot] = dimension.choices[value]
-        return Policy({name: LayerPolicy(**each) for name, each in slots.items()})
+        return Policy({name: LayerPolicy(**specs) for name, specs in slots.items()})
 
     def values(self, policy: Policy) -> Values:
         """Return the point of `policy`; `space.values(space.policy(v)) == v`.
@@ -95,11 +95,11 @@ class Space:
         """
         if list(policy) != list(self.base):
             raise InputError(f"the policy is for other layers ({', '.join(policy)}); this space is for {', '.join(self.base)}.")
-        found = tuple(self._value(dimension, policy) for dimension in self.dimensions)
-        if self.policy(found) != policy:
-            name = next(name for name in policy if policy[name] != self.policy(found)[name])
-            raise InputError(f"layer {name!r}: {policy[name]} given; this space fixes or ties it to {self.policy(found)[name]}.")
-        return found
+        values = tuple(self._value(dimension, policy) for dimension in self.dimensions)
+        if self.policy(values) != policy:
+            name = next(name for name in policy if policy[name] != self.policy(values)[name])
+            raise InputError(f"layer {name!r}: {policy[name]} given; this space fixes or ties it to {self.policy(values)[name]}.")
+        return values
 
     def _value(self, dimension: Dimension, policy: Policy) -> int:
         spec: QuantSpec = getattr(policy[dimension.layers[0]], dimension.slot)
@@ -117,7 +117,7 @@ class Space:
 
     def layer_index(self, values: IntArray) -> IntArray:
         """Turn points [N, D] into indices [N, L] into `layer_choices` of each layer, for a whole batch at once."""
-        free = {(layer, each.slot): d for d, each in enumerate(self.dimensions) for layer in each.layers}
+        free = {(layer, dimension.slot): d for d, dimension in enumerate(self.dimensions) for layer in dimension.layers}
         columns = []
         for name in self.base:
             activations = len(self._slot_choices(name, "activation"))
@@ -132,7 +132,7 @@ class Space:
 
     @cached_property
     def _free_slots(self) -> dict[tuple[str, str], tuple[QuantSpec, ...]]:
-        return {(layer, each.slot): each.choices for each in self.dimensions for layer in each.layers}
+        return {(layer, dimension.slot): dimension.choices for dimension in self.dimensions for layer in dimension.layers}
 
     @cached_property
     def sites(self) -> tuple[tuple[int, ...], ...]:

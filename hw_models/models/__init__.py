@@ -4,21 +4,20 @@ A model module exports one `Model`, named here; a device file names it in `ident
 `package.module:attribute`). Adding a model = one module + one line.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hw_models.device import Device
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Compute, Golden
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
+from quant_core.util.errors import InputError
+from quant_core.util.registry import load, resolve, unknown
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -34,10 +33,16 @@ MODELS = {
     "roofline": "hw_models.models.roofline:MODEL",
     "mac_energy": "hw_models.models.mac_energy:MODEL",
 }
+# Golden checks that every model has. A check that costs policies lives in hw_models.validation, one that asks a formula beside it.
+GOLDEN_CHECKS = {
+    "policies": "hw_models.validation.golden:whole_policies",
+    "entries": "hw_models.validation.golden:entries",
+    "uniform_cycles": "hw_models.validation.golden:uniform_cycles",
+}
 
 
 @dataclass(frozen=True, eq=False)
-class Modes:
+class LayerChoices:
     """The K choices of one layer, as the device runs them.
 
     Attributes:
@@ -68,7 +73,7 @@ class LayerCost:
 
     Attributes:
         compute_s: time of the arithmetic alone; None where the device's sources give no time.
-        latency_s: time of the layer; what it exceeds `compute_s` by is stall.
+        latency_s: time of the layer; the excess over `compute_s` is stall.
         memory_s: time of the memory traffic alone; None where the model does not separate it.
         energy_j: part (`core`, `sram`, `dram`, ...) -> joules; empty where the sources give no energy.
         notes: shown by `explain`, one per choice ("interpolated"); empty where there is nothing to say.
@@ -82,14 +87,14 @@ class LayerCost:
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
-    """What a golden check compares, n rows.
+class GoldenComparison:
+    """The n figures that a golden check compares.
 
     Attributes:
-        labels: what each row is.
+        labels: one name per figure.
         expected, predicted: [n] the published and the predicted figure.
         remarks: lines to print below.
-        exact: [n] whether a row agrees in everything it states; None: `expected` and `predicted` say it all.
+        exact: [n] whether a row of the file agrees in everything it states; None: `expected` and `predicted` say it all.
     """
 
     labels: tuple[str, ...]
@@ -99,7 +104,14 @@ class Points:
     exact: NDArray[np.bool_] | None = None
 
 
-LayerModel = Callable[[Layer, Modes], LayerCost]
+def compare_points(golden: Golden, predicted: Sequence[float] | FloatArray, remarks: tuple[str, ...] = ()) -> GoldenComparison:
+    """Compare the points of a golden check with as many predicted figures, in their order."""
+    expected = np.array([point.expected for point in golden.points])
+    return GoldenComparison(tuple(point.name for point in golden.points), expected, np.array(predicted), remarks)
+
+
+LayerModel = Callable[[Layer, LayerChoices], LayerCost]
+GoldenCheck = Callable[[Device, Golden], GoldenComparison]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +121,39 @@ class Model:
     Attributes:
         compute: schema of the device file's `[compute]` table.
         build: device -> the function that costs one layer; called once per table.
-        checks: what `[[golden]] check = NAME` can mean for this model beside the checks of `hw_models.validation`.
+        checks: the golden checks of this model beside `GOLDEN_CHECKS`: name -> `package.module:function`, or the function itself.
         about: one line for the docs.
     """
 
     compute: type[Compute]
-    build: "Callable[[Device], LayerModel]"
+    build: Callable[[Device], LayerModel]
     about: str
-    checks: "Mapping[str, Callable[[Device, Golden], Points]]" = field(default_factory=dict)
+    checks: Mapping[str, str | GoldenCheck] = field(default_factory=dict)
+
+
+def find_model(kind: str) -> Model:
+    """Return the model that `identity.kind` names.
+
+    Raises:
+        InputError: there is no such model, or the user's own `package.module:attribute` is no `Model`.
+    """
+    model = resolve(MODELS, "device kind", kind)
+    if not isinstance(model, Model):
+        raise InputError(f"{kind!r} is {type(model).__name__}; a hw_models.models.Model is needed.")
+    return model
+
+
+def find_check(kind: str, name: str) -> GoldenCheck:
+    """Return the golden check that `[[golden]] check` names, for devices of `kind`.
+
+    Raises:
+        InputError: the kind or the check does not exist, or the check's path leads to no function.
+    """
+    checks: Mapping[str, str | GoldenCheck] = {**GOLDEN_CHECKS, **find_model(kind).checks}
+    if name not in checks:
+        raise unknown("golden check", name, checks)
+    check = checks[name]
+    function = load(check) if isinstance(check, str) else check
+    if not callable(function):
+        raise InputError(f"golden check {name!r}: {check!r} is {type(function).__name__}; a function of device and golden is needed.")
+    return function

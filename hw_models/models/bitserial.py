@@ -8,17 +8,14 @@ of it count as one plane (Stripes: serial activations; UNPU: serial weights; Loo
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from hw_models.models import FloatArray, IntArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.models import FloatArray, GoldenComparison, IntArray, LayerChoices, LayerCost, LayerModel, Model, compare_points
 from hw_models.schema.device_file import Compute, Golden
 from quant_core.spec.layer import Layer
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 
 class BitSerialCompute(Compute):
@@ -33,12 +30,12 @@ class BitSerialCompute(Compute):
     channels_per_word: int = Field(default=16, ge=1)
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the model of one layer on the array of `device`."""
     array, seconds, batch = device.compute_as(BitSerialCompute), 1 / device.clock_hz, device.batch
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        compute, memory = layer_cycles(array, layer, modes.w_bits, modes.a_bits, batch)
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        compute, memory = layer_cycles(array, layer, choices.w_bits, choices.a_bits, batch)
         return LayerCost(compute * seconds, np.maximum(compute, memory) * seconds, memory * seconds)
 
     return cost
@@ -76,15 +73,13 @@ def _planes(bits: IntArray, serial: bool, array: BitSerialCompute) -> IntArray:
     return bits if serial else -(-bits // array.parallel_bits)
 
 
-def peak(device: "Device", golden: Golden) -> Points:
+def peak(device: Device, golden: Golden) -> GoldenComparison:
     """Check the peak of binary operations per second, 2 rows word_bits cols clock_hz (BISMO, section III)."""
     array = device.compute_as(BitSerialCompute)
-    found = 2 * array.rows * array.word_bits * array.cols * device.clock_hz
-    return Points(
-        tuple(point.name for point in golden.points),
-        np.array([point.expected for point in golden.points]),
-        np.full(len(golden.points), found),
-    )
+    operations_per_s = 2 * array.rows * array.word_bits * array.cols * device.clock_hz
+    return compare_points(golden, [operations_per_s] * len(golden.points))
 
 
-MODEL = Model(BitSerialCompute, build, "cycles = max(mt nt kt w a, M kt a, N kt w) per matrix product", {"peak": peak})
+MODEL = Model(
+    BitSerialCompute, build, "cycles = max(mt nt kt w a, M kt a, N kt w) per matrix product", {"peak": "hw_models.models.bitserial:peak"}
+)

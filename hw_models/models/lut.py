@@ -1,4 +1,4 @@
-"""`lut`: a table of what was measured, per shape of layer and pair of codes.
+"""`lut`: a table of measured times and energies, per shape of layer and pair of codes.
 
 The CSV has the columns of `hw_models.shapes`, and either `w_bits, a_bits` (integers) or `weight, activation` (codes); `cycles` or
 `seconds` for one pass of `batch` examples; optionally `joules`, and `weight_sign, activation_sign` (`signed`: the spec is symmetric,
@@ -7,20 +7,17 @@ so, or refused where there is none.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes
+from hw_models.device import Device
+from hw_models.models import FloatArray, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.models.roofline import calibrated_s
 from hw_models.schema.device_file import Compute
 from hw_models.shapes import figure, layer_of, need_columns, read_rows, shape_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 Key = tuple[tuple[object, ...], str, str, str, str]
 
@@ -31,7 +28,7 @@ class LutCompute(Compute):
     file: str
 
 
-def read_table(device: "Device") -> Mapping[Key, tuple[float, float]]:
+def read_table(device: Device) -> Mapping[Key, tuple[float, float]]:
     """Return (shape, weight code, activation code, weight sign, activation sign) -> (seconds, joules; NaN where not measured).
 
     Raises:
@@ -54,25 +51,25 @@ def read_table(device: "Device") -> Mapping[Key, tuple[float, float]]:
     return table
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the look-up of one layer."""
     table = read_table(device)
-    fits = {each.pair: each for each in device.file.calibration}
+    fits = {fit.pair: fit for fit in device.file.calibration}
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         shape, seconds, joules, notes = shape_of(layer), [], [], []
         fitted: dict[str, FloatArray] = {}
-        for k, policy in enumerate(modes.policies):
-            weight, activation = modes.weight[k], modes.activation[k]
-            found = [table[key] for key in _keys(shape, weight, activation, policy.weight, policy.activation) if key in table]
+        for k, policy in enumerate(choices.policies):
+            weight, activation = choices.weight[k], choices.activation[k]
+            entries = [table[key] for key in _keys(shape, weight, activation, policy.weight, policy.activation) if key in table]
             pair = f"{weight}/{activation}"
-            if not found and pair not in fits:
-                raise InputError(_unseen(device, layer, pair, sum(each[0] == shape for each in table)))
-            if not found and pair not in fitted:
-                fitted[pair] = calibrated_s(fits[pair], layer, device.batch, modes)
-            seconds.append(found[0][0] if found else float(fitted[pair][k]))
-            joules.append(found[0][1] if found else float("nan"))
-            notes.append("" if found else "interpolated")
+            if not entries and pair not in fits:
+                raise InputError(_unseen(device, layer, pair, sum(key[0] == shape for key in table)))
+            if not entries and pair not in fitted:
+                fitted[pair] = calibrated_s(fits[pair], layer, device.batch, choices)
+            seconds.append(entries[0][0] if entries else float(fitted[pair][k]))
+            joules.append(entries[0][1] if entries else float("nan"))
+            notes.append("" if entries else "interpolated")
         energy = {} if np.isnan(joules).any() else {"measured": np.array(joules)}
         return LayerCost(None, np.array(seconds), None, energy, tuple(notes))
 
@@ -81,15 +78,15 @@ def build(device: "Device") -> LayerModel:
 
 def _keys(shape: tuple[object, ...], weight: str, activation: str, *specs: QuantSpec) -> Iterable[Key]:
     """Yield the keys that fit, those that name the signs first."""
-    w_sign, a_sign = ("signed" if each.symmetric else "unsigned" for each in specs)
+    w_sign, a_sign = ("signed" if spec.symmetric else "unsigned" for spec in specs)
     return ((shape, weight, activation, w, a) for w in (w_sign, "") for a in (a_sign, ""))
 
 
-def _unseen(device: "Device", layer: Layer, pair: str, same_shape: int) -> str:
-    what = f"its shape was measured, but not at {pair}" if same_shape else "no layer of its shape was measured"
+def _unseen(device: Device, layer: Layer, pair: str, same_shape: int) -> str:
+    reason = f"its shape was measured, but not at {pair}" if same_shape else "no layer of its shape was measured"
     return (
         f"layer {layer.name!r} ({layer.kind}, {layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel}, "
-        f"input {layer.in_size}): {what} on {device.name}; use a device with a model, or add a [[calibration]] for {pair}."
+        f"input {layer.in_size}): {reason} on {device.name}; use a device with a model, or add a [[calibration]] for {pair}."
     )
 
 

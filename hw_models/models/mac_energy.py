@@ -6,18 +6,14 @@ Weights are read once per pass from one level of memory, inputs read and outputs
 activation bits. No time: these are energies of parts, not of a machine.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model, compare_points
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Compute, Golden, Positive
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 
 class MacEnergyCompute(Compute):
@@ -31,46 +27,47 @@ class MacEnergyCompute(Compute):
     activations_in: str
 
 
-def mac_pj(given: MacEnergyCompute, w: FloatArray, a: FloatArray) -> FloatArray:
+def mac_pj(compute: MacEnergyCompute, w: FloatArray, a: FloatArray) -> FloatArray:
     """Return the pJ of one multiply-accumulate, [K], for bits `w` and `a` [K]."""
-    product = given.pj_per_bit_product * w * a + given.pj_per_mean_bit * (w + a) / 2
-    return product + given.pj_per_sum_bit * (w + a + given.extra_sum_bits)
+    product = compute.pj_per_bit_product * w * a + compute.pj_per_mean_bit * (w + a) / 2
+    return product + compute.pj_per_sum_bit * (w + a + compute.extra_sum_bits)
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the energy of one layer.
 
     Raises:
         InputError: a memory level that `[compute]` names does not exist or states no energy.
     """
-    given = device.compute_as(MacEnergyCompute)
-    weight_read, _ = _level(device, given.weights_from)
-    read, write = _level(device, given.activations_in)
+    compute = device.compute_as(MacEnergyCompute)
+    weight_read, _ = _level(device, compute.weights_from)
+    read, write = _level(device, compute.activations_in)
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        w, a = modes.w_bits.astype(np.float64), modes.a_bits.astype(np.float64)
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        w, a = choices.w_bits.astype(np.float64), choices.a_bits.astype(np.float64)
         moved = device.batch * a * (layer.in_elements * read + layer.out_elements * write)
-        mac = device.batch * layer.macs / layer.calls * mac_pj(given, w, a)
-        parts = {"mac": mac, given.activations_in: moved, given.weights_from: modes.weight_bits * weight_read}
+        mac = device.batch * layer.macs / layer.calls * mac_pj(compute, w, a)
+        parts = {"mac": mac, compute.activations_in: moved, compute.weights_from: choices.weight_bits * weight_read}
         return LayerCost(energy_j={part: pj * 1e-12 for part, pj in parts.items()})
 
     return cost
 
 
-def _level(device: "Device", name: str) -> tuple[float, float]:
+def _level(device: Device, name: str) -> tuple[float, float]:
     """Return pJ per bit (read, write) of a memory level."""
-    levels = {each.name: each for each in device.file.memory}
+    levels = {level.name: level for level in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
         raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")
     return level.read_pj_per_bit, level.write_pj_per_bit
 
 
-def synthesised(device: "Device", golden: Golden) -> Points:
+def synthesised(device: Device, golden: Golden) -> GoldenComparison:
     """Check the pJ of one multiply-accumulate; a point is named by its code, taken by both operands."""
     bits = np.array([float(code_bits(point.name)) for point in golden.points])
-    expected = np.array([point.expected for point in golden.points])
-    return Points(tuple(point.name for point in golden.points), expected, mac_pj(device.compute_as(MacEnergyCompute), bits, bits))
+    return compare_points(golden, mac_pj(device.compute_as(MacEnergyCompute), bits, bits))
 
 
-MODEL = Model(MacEnergyCompute, build, "E(w, a) per MAC, and every bit moved once", {"synthesised": synthesised})
+MODEL = Model(
+    MacEnergyCompute, build, "E(w, a) per MAC, and every bit moved once", {"synthesised": "hw_models.models.mac_energy:synthesised"}
+)

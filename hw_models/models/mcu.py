@@ -4,18 +4,14 @@ Kernels work on bytes, so sub-byte codes save memory and no time, unless the eng
 hard limits (`CostTable.limits`).
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
-from hw_models.models import LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.models import GoldenComparison, LayerChoices, LayerCost, LayerModel, Model, compare_points
 from hw_models.schema.device_file import Compute, Golden, Pair, Positive
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 
 class McuCompute(Compute):
@@ -26,13 +22,13 @@ class McuCompute(Compute):
     pair_ms_per_mmac: dict[Pair, Positive] = Field(default_factory=dict)
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the model of one layer on the engine."""
     engine = device.compute_as(McuCompute)
     power = device.file.energy.active_power_w if device.file.energy else None
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        pairs = zip(modes.weight, modes.activation, strict=True)
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        pairs = zip(choices.weight, choices.activation, strict=True)
         speed = np.array([engine.pair_ms_per_mmac.get(f"{w}/{a}", engine.ms_per_mmac) for w, a in pairs])
         seconds = device.batch * layer.macs / layer.calls * speed * 1e-9
         return LayerCost(seconds, seconds, None, {"core": seconds * power} if power else {})
@@ -40,12 +36,12 @@ def build(device: "Device") -> LayerModel:
     return cost
 
 
-def network_latency(device: "Device", golden: Golden) -> Points:
+def network_latency(device: Device, golden: Golden) -> GoldenComparison:
     """Check the latency in ms of whole networks, each given by its `macs`."""
     return _proportional(golden, "macs", device.compute_as(McuCompute).ms_per_mmac * 1e-6)
 
 
-def energy_from_latency(device: "Device", golden: Golden) -> Points:
+def energy_from_latency(device: Device, golden: Golden) -> GoldenComparison:
     """Check the energy in uJ of whole networks, each given by its measured `latency_ms`.
 
     Raises:
@@ -56,21 +52,24 @@ def energy_from_latency(device: "Device", golden: Golden) -> Points:
     return _proportional(golden, "latency_ms", device.file.energy.active_power_w * 1e3)
 
 
-def _proportional(golden: Golden, key: str, factor: float) -> Points:
-    """Compare `factor` x what each point gives; the remark says how well a factor fitted to the other points predicts each."""
+def _proportional(golden: Golden, key: str, factor: float) -> GoldenComparison:
+    """Compare `factor` x the input of every point; the remark says how well a factor fitted to the other points predicts each."""
     lacking = [point.name for point in golden.points if not isinstance(point.given.get(key), int | float)]
     if lacking or not golden.points:
         raise InputError(
             f"golden check {golden.name!r}: point {', '.join(lacking) or '(there are none)'} has no number {key!r} in `given`."
         )
-    given = np.array([float(point.given[key]) for point in golden.points])
+    inputs = np.array([float(point.given[key]) for point in golden.points])
     expected = np.array([point.expected for point in golden.points])
-    ratio = given / expected
+    ratio = inputs / expected
     others = ratio.sum() - ratio, (ratio**2).sum() - ratio**2  # relative least squares without the point: factor = sum r / sum r^2
     error = np.abs(others[0] / others[1] * ratio - 1).mean()
     remark = f"leave one out (factor fitted to the other points): mean error {100 * error:.2f} %"
-    return Points(tuple(point.name for point in golden.points), expected, given * factor, (remark,))
+    return compare_points(golden, inputs * factor, (remark,))
 
 
-CHECKS = {"network_latency": network_latency, "energy_from_latency": energy_from_latency}
+CHECKS = {
+    "network_latency": "hw_models.models.mcu:network_latency",
+    "energy_from_latency": "hw_models.models.mcu:energy_from_latency",
+}
 MODEL = Model(McuCompute, build, "latency = MACs x ms/MMAC; energy = active power x latency", CHECKS)

@@ -1,4 +1,4 @@
-"""`measured`: what `bitfront profile` measured on a machine, per shape of layer, codes and SIGNS of both operands.
+"""`measured`: times that `bitfront profile` measured on a machine, per shape of layer, codes and SIGNS of both operands.
 
 A shape that was not measured is costed by the calibrated roofline (`roofline.calibrate`) through the shapes of the same kind that
 were measured in the same mode, or through those of every kind where there are fewer than `_ENOUGH`, and marked `interpolated`. A mode
@@ -8,22 +8,19 @@ that has no kernel runs as the nearest one: a signed activation with an unsigned
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.measurements import Measurement, Mode, read_measurements, shape_key
+from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.models.lut import LutCompute
 from hw_models.models.roofline import calibrate, features, leave_one_out
-from hw_models.profile_rows import Measurement, Mode, read_measurements, shape_key
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Golden, Table
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 _ENOUGH = 6
 _COEFFICIENTS = 4
@@ -43,21 +40,21 @@ class Host(Table):
 
 
 class MeasuredCompute(LutCompute):
-    """The file of what was measured, beside the device file, and the machine."""
+    """The file of measurements, beside the device file, and the machine."""
 
     host: Host
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A calibrated roofline and what it was fitted to."""
+    """The layers, features and times that a calibrated roofline is fitted to."""
 
     layers: tuple[Layer, ...]
     matrix: FloatArray
     seconds: FloatArray
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the look-up of one layer.
 
     Raises:
@@ -65,7 +62,7 @@ def build(device: "Device") -> LayerModel:
     """
     rows = read_measurements(device.folder / device.compute_as(MeasuredCompute).file, device.batch)
     table = {(shape_key(row.layer), row.mode): row.seconds for row in rows}
-    known = {row.mode for row in rows}
+    measured = {row.mode for row in rows}
 
     @cache
     def coefficients(kind: str, mode: Mode) -> FloatArray | None:
@@ -76,13 +73,15 @@ def build(device: "Device") -> LayerModel:
         exact = table.get((shape_key(layer), mode))
         if exact is not None:
             return exact, ""
-        found = coefficients(layer.kind, mode)
-        if found is None:
+        fitted = coefficients(layer.kind, mode)
+        if fitted is None:
             raise InputError(_unseen(device, layer, mode))
-        return float(_features(layer, mode, device.batch) @ found), "interpolated"
+        return float(_features(layer, mode, device.batch) @ fitted), "interpolated"
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        wanted = [mode_of(w, a, policy, known) for w, a, policy in zip(modes.weight, modes.activation, modes.policies, strict=True)]
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        wanted = [
+            mode_of(w, a, policy, measured) for w, a, policy in zip(choices.weight, choices.activation, choices.policies, strict=True)
+        ]
         once: Mapping[Mode, tuple[float, str]] = {mode: one(layer, mode) for mode in dict.fromkeys(wanted)}
         seconds = np.array([once[mode][0] for mode in wanted])
         return LayerCost(None, seconds, None, {}, tuple(once[mode][1] for mode in wanted))
@@ -90,16 +89,16 @@ def build(device: "Device") -> LayerModel:
     return cost
 
 
-def mode_of(weight: str, activation: str, policy: LayerPolicy, known: set[Mode]) -> Mode:
+def mode_of(weight: str, activation: str, policy: LayerPolicy, measured: set[Mode]) -> Mode:
     """Return the mode that a choice runs in: that of its codes and signs, or the nearest one that was measured."""
-    w_sign, a_sign = ("signed" if each.symmetric else "unsigned" for each in (policy.weight, policy.activation))
+    w_sign, a_sign = ("signed" if spec.symmetric else "unsigned" for spec in (policy.weight, policy.activation))
     signs = ((w_sign, a_sign), (w_sign, "unsigned"), ("signed", "unsigned"), ("unsigned", "unsigned"), ("signed", "signed"), ("", ""))
-    modes = [Mode(weight, activation, *each) for each in signs]
-    return next((mode for mode in modes if mode in known), modes[0])
+    candidates = [Mode(weight, activation, *pair) for pair in signs]
+    return next((mode for mode in candidates if mode in measured), candidates[0])
 
 
 def fit_of(rows: Sequence[Measurement], kind: str, mode: Mode, batch: int) -> Fit | None:
-    """Return what a mode is interpolated through: the shapes of `kind`, or of every kind; None where there are too few."""
+    """Return the measurements that a mode is interpolated through: the shapes of `kind`, or of every kind; None where there are too few."""
     every = [row for row in rows if row.mode == mode]
     same = [row for row in every if row.layer.kind == kind]
     used = same if len(same) >= _ENOUGH else every
@@ -112,11 +111,11 @@ def fit_of(rows: Sequence[Measurement], kind: str, mode: Mode, batch: int) -> Fi
 def _features(layer: Layer, mode: Mode, batch: int) -> FloatArray:
     """Return the [4] features of one call; see `roofline.features`."""
     weight_bytes = np.array([layer.weights * code_bits(mode.weight) / 8])
-    found: FloatArray = features(layer, batch, weight_bytes, np.array([float(code_bits(mode.activation))]))[0]
-    return found
+    row: FloatArray = features(layer, batch, weight_bytes, np.array([float(code_bits(mode.activation))]))[0]
+    return row
 
 
-def _unseen(device: "Device", layer: Layer, mode: Mode) -> str:
+def _unseen(device: Device, layer: Layer, mode: Mode) -> str:
     return (
         f"layer {layer.name!r} ({layer.kind}): neither its shape nor {_COEFFICIENTS} others were measured in {mode} on {device.name}; run "
         f"`bitfront profile --device-name {device.name} --layers FILE` with the layers of this network."
@@ -127,7 +126,9 @@ def _checkable(rows: Sequence[Measurement], batch: int) -> list[tuple[Mode, Fit]
     """Return every mode and kind of layer with shapes enough to leave one out."""
     pairs = dict.fromkeys((row.mode, row.layer.kind) for row in rows)
     fits = [(mode, kind, fit_of(rows, kind, mode, batch)) for mode, kind in pairs]
-    return [(mode, fit) for mode, kind, fit in fits if fit and len(fit.layers) >= _ENOUGH and {each.kind for each in fit.layers} == {kind}]
+    return [
+        (mode, fit) for mode, kind, fit in fits if fit and len(fit.layers) >= _ENOUGH and {layer.kind for layer in fit.layers} == {kind}
+    ]
 
 
 def can_check(rows: Sequence[Measurement], batch: int) -> bool:
@@ -135,23 +136,23 @@ def can_check(rows: Sequence[Measurement], batch: int) -> bool:
     return bool(_checkable(rows, batch))
 
 
-def interpolation(device: "Device", golden: Golden) -> Points:
+def interpolation(device: Device, golden: Golden) -> GoldenComparison:
     """Check the interpolation by leave-one-out: each measured shape as a fit of the others in the same mode predicts it.
 
     Raises:
         InputError: nothing was measured in enough shapes.
     """
-    found = _checkable(read_measurements(device.folder / golden.file, device.batch), device.batch)
-    if not found:
+    checkable = _checkable(read_measurements(device.folder / golden.file, device.batch), device.batch)
+    if not checkable:
         raise InputError(f"{golden.file}: no kind of layer was measured in {_ENOUGH} shapes or more; leave this check out.")
-    labels = tuple(f"{each.kind} {each.weight_shape} on {each.in_size}, {mode}" for mode, fit in found for each in fit.layers)
-    predicted = np.concatenate([leave_one_out(fit.matrix, fit.seconds) for _, fit in found])
-    return Points(labels, np.concatenate([fit.seconds for _, fit in found]), predicted)
+    labels = tuple(f"{layer.kind} {layer.weight_shape} on {layer.in_size}, {mode}" for mode, fit in checkable for layer in fit.layers)
+    predicted = np.concatenate([leave_one_out(fit.matrix, fit.seconds) for _, fit in checkable])
+    return GoldenComparison(labels, np.concatenate([fit.seconds for _, fit in checkable]), predicted)
 
 
 MODEL = Model(
     MeasuredCompute,
     build,
     "the measured entry; a roofline calibrated on the other entries where there is none",
-    {"interpolation": interpolation},
+    {"interpolation": "hw_models.models.measured:interpolation"},
 )

@@ -9,19 +9,16 @@ what a wider calibrated pair does, and an uncalibrated one at least what narrowe
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hw_models.models import FloatArray, LayerCost, LayerModel, Model, Modes, Points
+from hw_models.device import Device
+from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Calibration, Compute, Golden, Pair, Positive, SourceIds, Table
 from hw_models.shapes import figure, layer_of, need_columns, read_rows
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
-
-if TYPE_CHECKING:
-    from hw_models.device import Device
 
 _COLUMNS = ("network", "in_channels", "out_channels", "kernel", "in_size", "out_size", "batch")
 
@@ -61,8 +58,8 @@ def calibrate(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
         )
     scaled = matrix / seconds[:, None]
     unit = scaled.max(axis=0)
-    found: FloatArray = nnls(scaled / np.where(unit > 0, unit, 1.0), np.ones(len(seconds)))[0]
-    return np.where(unit > 0, found / np.where(unit > 0, unit, 1.0), 0.0)
+    scaled_fit: FloatArray = nnls(scaled / np.where(unit > 0, unit, 1.0), np.ones(len(seconds)))[0]
+    return np.where(unit > 0, scaled_fit / np.where(unit > 0, unit, 1.0), 0.0)
 
 
 def leave_one_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
@@ -71,37 +68,37 @@ def leave_one_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
     return np.array([matrix[i] @ calibrate(matrix[everyone != i], seconds[everyone != i]) for i in everyone])
 
 
-def calibrated_s(fit: Calibration, layer: Layer, batch: int, modes: Modes) -> FloatArray:
+def calibrated_s(fit: Calibration, layer: Layer, batch: int, choices: LayerChoices) -> FloatArray:
     """Return [K] seconds of one call by one calibration."""
-    a_bits = np.full(len(modes.policies), float(code_bits(fit.pair.split("/")[1])))
+    a_bits = np.full(len(choices.policies), float(code_bits(fit.pair.split("/")[1])))
     weight_bytes = np.full(len(a_bits), layer.weights * code_bits(fit.pair.split("/")[0]) / 8)
     fitted = np.array([fit.c0_s, fit.c1_s_per_mac, fit.c2_s_per_byte, fit.c3_s_per_byte])
     seconds: FloatArray = features(layer, batch, weight_bytes, a_bits) @ fitted
     return seconds
 
 
-def build(device: "Device") -> LayerModel:
+def build(device: Device) -> LayerModel:
     """Return the roofline of one layer.
 
     Raises:
         InputError: a legal pair has neither a peak nor a calibration, or no memory level states bytes_per_s.
     """
-    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+    peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     speed = _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     power = device.file.energy.active_power_w if device.file.energy else None
 
-    def cost(layer: Layer, modes: Modes) -> LayerCost:
-        pairs = [f"{w}/{a}" for w, a in zip(modes.weight, modes.activation, strict=True)]
+    def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
+        pairs = [f"{w}/{a}" for w, a in zip(choices.weight, choices.activation, strict=True)]
         lacking = [pair for pair in pairs if pair not in peaks]
         if lacking:
             raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {', '.join(peaks)}.")
         rate = np.array([peaks[pair] for pair in pairs])
         compute = 2 * device.batch * layer.macs / layer.calls / rate
-        memory = _traffic_bits(layer, device.batch, modes) / 8 / speed
+        memory = _traffic_bits(layer, device.batch, choices) / 8 / speed
         latency = launch + np.maximum(compute, memory)
         if device.file.calibration:
-            latency = _corrected(device, layer, modes, latency)
+            latency = _corrected(device, layer, choices, latency)
             compute = np.minimum(compute, latency)
         energy = {"board": latency * power} if power else {}
         return LayerCost(compute, latency, memory, energy)
@@ -109,31 +106,31 @@ def build(device: "Device") -> LayerModel:
     return cost
 
 
-def _bytes_per_s(device: "Device") -> float:
-    speeds = [each.bytes_per_s for each in device.file.memory if each.bytes_per_s]
+def _bytes_per_s(device: Device) -> float:
+    speeds = [level.bytes_per_s for level in device.file.memory if level.bytes_per_s]
     if not speeds:
         raise InputError(f"device {device.name}: a roofline needs a [[memory]] level with bytes_per_s; add one.")
     return speeds[0]
 
 
-def _traffic_bits(layer: Layer, batch: int, modes: Modes) -> FloatArray:
+def _traffic_bits(layer: Layer, batch: int, choices: LayerChoices) -> FloatArray:
     """Return [K] bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
     if layer.kind == "embedding":
         looked_up = batch * layer.out_elements
-        return modes.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * modes.w_bits
-    return batch * (layer.in_elements + layer.out_elements) * modes.a_bits + modes.weight_bits
+        return choices.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * choices.w_bits
+    return batch * (layer.in_elements + layer.out_elements) * choices.a_bits + choices.weight_bits
 
 
-def _corrected(device: "Device", layer: Layer, modes: Modes, datasheet: FloatArray) -> FloatArray:
-    """Return [K] seconds where measured pairs replace, and bound, what the datasheet gives."""
-    fits = {each.pair: calibrated_s(each, layer, device.batch, modes)[0] for each in device.file.calibration}
-    found = datasheet.copy()
-    for k, (weight, activation) in enumerate(zip(modes.weight, modes.activation, strict=True)):
+def _corrected(device: Device, layer: Layer, choices: LayerChoices, datasheet: FloatArray) -> FloatArray:
+    """Return [K] seconds: the datasheet's, replaced by those of measured pairs and bounded by them."""
+    fits = {calibration.pair: calibrated_s(calibration, layer, device.batch, choices)[0] for calibration in device.file.calibration}
+    seconds = datasheet.copy()
+    for k, (weight, activation) in enumerate(zip(choices.weight, choices.activation, strict=True)):
         wider = [time for pair, time in fits.items() if _within((weight, activation), pair)]
         narrower = [time for pair, time in fits.items() if _within(pair.split("/"), f"{weight}/{activation}")]
         measured = f"{weight}/{activation}" in fits
-        found[k] = min(wider) if measured else min([max([datasheet[k], *narrower]), *wider])
-    return found
+        seconds[k] = min(wider) if measured else min([max([datasheet[k], *narrower]), *wider])
+    return seconds
 
 
 def _within(narrow: Sequence[str], wide: str) -> bool:
@@ -141,10 +138,10 @@ def _within(narrow: Sequence[str], wide: str) -> bool:
     return all(code_bits(n) <= code_bits(w) for n, w in zip(narrow, wide.split("/"), strict=True))
 
 
-def measured_layers(device: "Device", golden: Golden) -> Points:
+def measured_layers(device: Device, golden: Golden) -> GoldenComparison:
     """Check a calibration by leave-one-out on the measured layers (`given`: the column and the pair of codes).
 
-    The figures are, per layer, what a fit of all other layers predicts. The remarks add how well one network's fit predicts another
+    The figure of a layer is the prediction of a fit of all other layers. The remarks add how well one network's fit predicts another
     network's sum, and how far off the datasheet alone is.
 
     Raises:
@@ -159,7 +156,7 @@ def measured_layers(device: "Device", golden: Golden) -> Points:
     matrix = np.concatenate([_row_features(row, pair, path) for row in rows])
     labels = tuple(f"{row['network']} {row.get('index', n)}" for n, row in enumerate(rows))
     remarks = (_transfer(rows, matrix, seconds), _datasheet_error(device, pair, matrix, seconds, rows))
-    return Points(labels, seconds, leave_one_out(matrix, seconds), tuple(each for each in remarks if each))
+    return GoldenComparison(labels, seconds, leave_one_out(matrix, seconds), tuple(remark for remark in remarks if remark))
 
 
 def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
@@ -169,7 +166,7 @@ def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
 
 
 def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArray) -> str:
-    """Return how well a fit of the first network predicts the total of the second; empty where there is one network."""
+    """Return a sentence on how well a fit of the first network predicts the total of the second; empty where there is one network."""
     network = np.array([row["network"] for row in rows])
     names = list(dict.fromkeys(network))
     if len(names) < 2:
@@ -180,21 +177,26 @@ def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArra
     return f"fit of {names[0]} predicts the sum of {names[1]} within {100 * abs(error):.2f} %"
 
 
-def _datasheet_error(device: "Device", pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
-    """Return how far off the same layers are when only the datasheet is used."""
-    peaks = {each.pair: each.ops_per_s for each in device.compute_as(RooflineCompute).peak}
+def _datasheet_error(device: Device, pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
+    """Return a sentence on how far off the same layers are when only the datasheet is used."""
+    peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     if pair not in peaks:
         raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {', '.join(peaks)}.")
     rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     a_bits = code_bits(pair.split("/")[1])
     layers = [layer_of({"kind": "conv", **row}) for row in rows]
-    moved = np.array([int(r["batch"]) * (each.in_elements + each.out_elements) * a_bits / 8 for r, each in zip(rows, layers, strict=True)])
+    moved = np.array(
+        [int(row["batch"]) * (layer.in_elements + layer.out_elements) * a_bits / 8 for row, layer in zip(rows, layers, strict=True)]
+    )
     times = launch + np.maximum(2 * matrix[:, 1] / rate, (moved + matrix[:, 3]) / speed)
     error = np.abs(times / seconds - 1).mean()
     return f"UNCALIBRATED (datasheet peak and bandwidth): mean error {100 * error:.0f} %"
 
 
 MODEL = Model(
-    RooflineCompute, build, "t = c0 + c1 MACs + c2 (in + 4 out) + c3 weights where measured", {"measured_layers": measured_layers}
+    RooflineCompute,
+    build,
+    "t = c0 + c1 MACs + c2 (in + 4 out) + c3 weights where measured",
+    {"measured_layers": "hw_models.models.roofline:measured_layers"},
 )

@@ -1,12 +1,12 @@
-"""The device file of a profile: capability from what was measured, and the table beside it. Both are rewritten after every measurement."""
+"""The device file of a profile: capability from the measurements, and the table beside it. Both are rewritten after every measurement."""
 
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hw_models.device import Device, device_names
+from hw_models.loading import device_names, load_device, parse_device
+from hw_models.measurements import Measurement, read_measurements, write_measurements
 from hw_models.models.measured import Host, MeasuredCompute, can_check
-from hw_models.profile_rows import Measurement, read_measurements, write_measurements
 from hw_models.schema import toml_text
 from hw_models.schema.codes import code_bits, shorten
 from quant_core.spec.formats import FORMATS
@@ -18,12 +18,12 @@ _SOURCE = "profile"
 
 
 def paths(name: str, folder: Path) -> tuple[Path, Path]:
-    """Return where the device file and its table are."""
+    """Return the paths of the device file and of its table."""
     return folder / f"{name}.toml", folder / f"{name}.csv"
 
 
 def resume(name: str, folder: Path, host: Host, batch: int) -> tuple[Measurement, ...]:
-    """Return what an earlier run measured; nothing where there was none.
+    """Return the measurements of an earlier run; none where there was no run.
 
     Raises:
         InputError: the name is none, or that of a device that ships with bitfront; or the file is from another machine, software or batch.
@@ -35,7 +35,7 @@ def resume(name: str, folder: Path, host: Host, batch: int) -> tuple[Measurement
         raise InputError(f"device name {name!r} is that of a device that ships with bitfront; give another, as in --device-name my-{name}.")
     if not toml.is_file():
         return ()
-    device = Device.load(toml)
+    device = load_device(toml)
     if not isinstance(device.compute, MeasuredCompute):
         raise InputError(f"{toml}: a device of kind {device.file.identity.kind!r}, which no profile wrote; give another --device-name.")
     before = device.compute.host
@@ -60,7 +60,7 @@ def write(name: str, folder: Path, host: Host, batch: int, rows: Sequence[Measur
     toml, table = paths(name, folder)
     write_text(table, write_measurements(rows, batch))
     text = toml_text.dumps(_content(name, host, batch, rows))
-    Device.parse(text, folder, str(toml))
+    parse_device(text, folder, str(toml))
     write_text(toml, text)
     return toml
 
@@ -101,10 +101,10 @@ def _content(name: str, host: Host, batch: int, rows: Sequence[Measurement]) -> 
 
 
 def _capability(kind: str, pairs: set[tuple[str, str]]) -> dict[str, object]:
-    """Return what a kind of layer may take: the measured pairs, and everything narrower as the nearest of them."""
+    """Return the `[[capability]]` table of one kind of layer: the measured pairs, and every narrower pair as the nearest of them."""
     weights, activations = ({pair[slot] for pair in pairs} for slot in (0, 1))
     crossed = [(w, a) for w in sorted(weights) for a in sorted(activations) if (w, a) not in pairs]
-    nearest = {each: _nearest(each, pairs) for each in crossed}
+    nearest = {pair: _nearest(pair, pairs) for pair in crossed}
     return {
         "layers": [kind],
         "weights": sorted(weights),
@@ -119,14 +119,20 @@ def _capability(kind: str, pairs: set[tuple[str, str]]) -> dict[str, object]:
 
 def _nearest(pair: tuple[str, str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     """Return the measured pair that holds both codes with the fewest bits, activation first; the 1-bit kernel holds no other code."""
-    holds = [each for each in pairs if "binary" not in each and all(code_bits(n) <= code_bits(w) for n, w in zip(pair, each, strict=True))]
-    return min(holds, key=lambda each: (code_bits(each[1]), code_bits(each[0])), default=None)
+    holds = [
+        holder
+        for holder in pairs
+        if "binary" not in holder and all(code_bits(n) <= code_bits(w) for n, w in zip(pair, holder, strict=True))
+    ]
+    return min(holds, key=lambda holder: (code_bits(holder[1]), code_bits(holder[0])), default=None)
 
 
 def _plateau(codes: set[str]) -> dict[str, str]:
     """Return every integer code up to 16 bits, and the small formats, that is not measured itself -> the code that holds it."""
     others = [f"int{bits}" for bits in range(FORMATS["int"].bits[0], FORMATS["int"].bits[-1] + 1)] + ["binary", "ternary"]
     wider = sorted(codes - {"binary"}, key=code_bits)
-    found = {each: next((code for code in wider if code_bits(code) >= code_bits(each)), None) for each in others if each not in codes}
-    targets = dict.fromkeys(target for target in found.values() if target)
-    return {run: target for target in targets for run in shorten(code for code in found if found[code] == target).split(", ")}
+    holders = {
+        narrow: next((code for code in wider if code_bits(code) >= code_bits(narrow)), None) for narrow in others if narrow not in codes
+    }
+    targets = dict.fromkeys(target for target in holders.values() if target)
+    return {run: target for target in targets for run in shorten(code for code in holders if holders[code] == target).split(", ")}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from hw_models.profile_rows import Mode
+from hw_models.measurements import Mode
 from quant_core.kernels.packed_signs import conv2d_packed, pack_conv, pack_signs, xnor_gemm
 from quant_core.spec.layer import Layer
 
@@ -56,7 +56,7 @@ def legal_modes(layer: Layer) -> tuple[Mode, ...]:
 
 
 def runnable(layer: Layer, mode: Mode, batch: int, threads: int) -> Runnable | None:
-    """Return what runs one call of a layer for a batch, or None where this onnxruntime has no kernel for the mode."""
+    """Return a function that runs one call of a layer for a batch, or None where this onnxruntime has no kernel for the mode."""
     rng = np.random.default_rng(0)
     if mode == XNOR:
         return _binary(layer, batch, rng)
@@ -72,7 +72,7 @@ def runnable(layer: Layer, mode: Mode, batch: int, threads: int) -> Runnable | N
 
 
 def _model(graph: _Graph) -> bytes:
-    kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(each)) for name, each in (("x", graph.x.dtype), ("y", graph.out_dtype))}
+    kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(dtype)) for name, dtype in (("x", graph.x.dtype), ("y", graph.out_dtype))}
     inputs = [helper.make_tensor_value_info("x", kinds["x"], graph.x.shape)]
     outputs = [helper.make_tensor_value_info("y", kinds["y"], None)]
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in graph.constants.items()]
@@ -146,7 +146,7 @@ def padding(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
             layer.out_size, layer.stride, layer.kernel, layer.dilation, layer.in_size, strict=True
         )
     ]
-    return tuple(each // 2 for each in total), tuple(each - each // 2 for each in total)
+    return tuple(size // 2 for size in total), tuple(size - size // 2 for size in total)
 
 
 def _binary(layer: Layer, batch: int, rng: np.random.Generator) -> Runnable:
@@ -168,5 +168,5 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
 
 def _bytes(rng: np.random.Generator, shape: tuple[int, ...], dtype: type[np.int8 | np.uint8]) -> Array:
     low = -128 if dtype is np.int8 else 0
-    found: Array = rng.integers(low, low + 256, size=shape, dtype=np.int64).astype(dtype)
-    return found
+    values: Array = rng.integers(low, low + 256, size=shape, dtype=np.int64).astype(dtype)
+    return values

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from hw_models.profile_rows import Measurement, Mode, shape_key, shape_only
+from hw_models.measurements import Measurement, Mode, shape_key, shape_only
 from hw_models.profiling.onnx import Runnable, legal_modes, runnable
 from quant_core.spec.layer import Layer
 
@@ -30,11 +30,11 @@ class Settings:
 
 
 def plan(layers: Iterable[Layer], done: Collection[Measurement], threads: int) -> list[tuple[Layer, Mode]]:
-    """Return what is left to measure: the distinct shapes of layers that are called, in every legal mode."""
-    known = {(shape_key(row.layer), row.mode) for row in done}
-    shapes = {shape_key(each): shape_only(each) for each in layers if each.calls}
+    """Return the measurements left to take: the distinct shapes of layers that are called, in every legal mode."""
+    measured = {(shape_key(row.layer), row.mode) for row in done}
+    shapes = {shape_key(layer): shape_only(layer) for layer in layers if layer.calls}
     todo = [(layer, mode) for layer in shapes.values() for mode in legal_modes(layer) if threads == 1 or mode.weight != "binary"]
-    return [(layer, mode) for layer, mode in todo if (shape_key(layer), mode) not in known]
+    return [(layer, mode) for layer, mode in todo if (shape_key(layer), mode) not in measured]
 
 
 def measure(todo: Iterable[tuple[Layer, Mode]], settings: Settings) -> Iterator[Measurement | None]:
@@ -44,7 +44,7 @@ def measure(todo: Iterable[tuple[Layer, Mode]], settings: Settings) -> Iterator[
         if call is None:
             yield None
             continue
-        times = sorted(each / settings.threads for each in timed(call, settings.repeats))
+        times = sorted(seconds / settings.threads for seconds in timed(call, settings.repeats))
         least, median = max(times[0], 1e-9), statistics.median(times)
         yield Measurement(layer, mode, float(f"{least:.6g}"), float(f"{median / least - 1:.3g}"), len(times))
 

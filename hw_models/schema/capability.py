@@ -1,16 +1,16 @@
-"""`Legal`: what a device lets one kind of layer take, and as what it runs it."""
+"""`Capability`: the codes that a device lets one kind of layer take, and the codes that it runs them as."""
 
 from dataclasses import dataclass
 
 from hw_models.schema.codes import code_of, expand, shorten
-from hw_models.schema.device_file import Capability
+from hw_models.schema.device_file import CapabilityTable
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
 
 
 @dataclass(frozen=True)
-class Legal:
-    """What one kind of layer may take.
+class Capability:
+    """The codes that one kind of layer may take.
 
     Attributes:
         weights, activations: legal code -> the code that it runs as (itself, or the plateau above it).
@@ -25,17 +25,17 @@ class Legal:
     activation_sign: str = "any"
 
     @staticmethod
-    def nothing() -> "Legal":
-        """Return what a device gives a kind of layer that it does not run."""
-        return Legal({}, {})
+    def nothing() -> "Capability":
+        """Return the capability for a kind of layer that the device does not run: no code at all."""
+        return Capability({}, {})
 
     @staticmethod
-    def of(rule: Capability) -> "Legal":
+    def of(rule: CapabilityTable) -> "Capability":
         """Read one `[[capability]]` table."""
         pairs = {pair: pair for text in rule.pairs for pair in _pairs(text)}
         plateaus = {pair: _pairs(target)[0] for text, target in rule.pair_plateau.items() for pair in _pairs(text)}
         runs = plateaus | pairs if rule.pairs else None
-        return Legal(rule.runs_as("weight"), rule.runs_as("activation"), runs, rule.weight_sign, rule.activation_sign)
+        return Capability(rule.runs_as("weight"), rule.runs_as("activation"), runs, rule.weight_sign, rule.activation_sign)
 
     def run_as(self, policy: LayerPolicy) -> tuple[str, str] | None:
         """Return the (weight, activation) codes that `policy` runs as, or None where it is not legal."""

@@ -1,4 +1,4 @@
-"""Codes: the short names that device files give to what one tensor element is stored as (`int4`, `kmeans3`, `mxfp4`, `float`)."""
+"""Codes: the short names by which device files say how one tensor element is stored (`int4`, `kmeans3`, `mxfp4`, `float`)."""
 
 import re
 from collections.abc import Iterable
@@ -42,8 +42,8 @@ def expand(text: str) -> tuple[str, ...]:
             raise InputError(f"{text!r}: illegal bits; {name} has {legal[0]} to {legal[-1]} bits, as in {name}{legal[0]}-{legal[-1]}.")
         return tuple(f"{name}{bits}" for bits in range(low, high + 1))
     if text not in FORMATS or len(FORMATS[text].bits) > 1:
-        known = [name if len(each.bits) == 1 else f"{name}{each.bits[0]}-{each.bits[-1]}" for name, each in FORMATS.items()]
-        raise InputError(f"{text!r} is no number format; known: {', '.join(known)}.{suggest(text, known)}")
+        names = [name if len(entry.bits) == 1 else f"{name}{entry.bits[0]}-{entry.bits[-1]}" for name, entry in FORMATS.items()]
+        raise InputError(f"{text!r} is no number format; known: {', '.join(names)}.{suggest(text, names)}")
     return (text,)
 
 

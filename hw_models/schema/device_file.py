@@ -59,7 +59,7 @@ class Identity(Table):
     source: SourceIds
 
 
-class Capability(Table):
+class CapabilityTable(Table):
     """What layers of some kinds may take. A plateau makes a code, or a pair of codes, legal and says as which other it runs."""
 
     layers: tuple[LayerKind, ...]
@@ -135,7 +135,7 @@ class Source(Table):
 
 
 class Point(Table):
-    """One golden value: what was measured or published, and what the model is given."""
+    """One golden value: the measured or published figure, and the inputs that the model is given."""
 
     name: str
     expected: float
@@ -161,7 +161,7 @@ class DeviceFile(Table):
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     identity: Identity
-    capability: Annotated[tuple[Capability, ...], Field(min_length=1)]
+    capability: Annotated[tuple[CapabilityTable, ...], Field(min_length=1)]
     compute: dict[str, Any]
     memory: tuple[MemoryLevel, ...] = ()
     energy: Energy | None = None

@@ -27,15 +27,15 @@ def _table(data: Mapping[str, object], prefix: str, lines: list[str]) -> None:
             lines.extend(("", f"[{name}]"))
             _table(value, f"{name}.", lines)
             continue
-        for each in value:  # type: ignore[attr-defined]
+        for table in value:  # type: ignore[attr-defined]
             lines.extend(("", f"[[{name}]]"))
-            lines.extend(f"{_key(k)} = {_value(v)}" for k, v in each.items() if v is not None)
+            lines.extend(f"{_key(k)} = {_value(v)}" for k, v in table.items() if v is not None)
 
 
 def _is_table(value: object) -> bool:
     """Tell whether a value gets a header of its own: a table, or a list of tables."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return bool(value) and all(isinstance(each, Mapping) for each in value)
+        return bool(value) and all(isinstance(item, Mapping) for item in value)
     return isinstance(value, Mapping)
 
 
@@ -55,13 +55,13 @@ def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + " }" if value else "{}"
     if isinstance(value, Sequence):
-        return "[" + ", ".join(_value(each) for each in value) + "]"
+        return "[" + ", ".join(_value(item) for item in value) + "]"
     return repr(value)
 
 
 def lines_of(text: str) -> dict[Path, int]:
     """Return key path -> line number (from 1) for the headers and the keys at the start of a line of a TOML text."""
-    found: dict[Path, int] = {}
+    places: dict[Path, int] = {}
     counts: dict[str, int] = {}
     here: Path = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -71,7 +71,7 @@ def lines_of(text: str) -> dict[Path, int]:
             if header[1] == "[[":
                 counts[header[2]] = counts.get(header[2], -1) + 1
                 here = (*here, counts[header[2]])
-            found.setdefault(here, number)
+            places.setdefault(here, number)
         elif key:
-            found.setdefault((*here, key[1].strip('"')), number)
-    return found
+            places.setdefault((*here, key[1].strip('"')), number)
+    return places

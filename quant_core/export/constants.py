@@ -29,7 +29,7 @@ _INSTEAD = {
 
 
 @dataclass
-class Pieces:
+class GraphParts:
     """Nodes, constants and the largest needs of the types in them.
 
     Attributes:
@@ -49,7 +49,7 @@ class Pieces:
             self.carried.append((f"{what} are carried in {kind.name}", layer))
             self.extra_bits += (kind.bits - bits) * count
 
-    def add(self, other: "Pieces") -> None:
+    def add(self, other: "GraphParts") -> None:
         """Take in the constants and notes of `other`."""
         self.constants += other.constants
         self.carriers += other.carriers
@@ -87,7 +87,7 @@ def refusal(spec: QuantSpec) -> str:
     return f"ONNX has no operator for {spec}; use {instead}"
 
 
-def weight(stored: StoredLayer, prefix: str, output: str) -> Pieces:
+def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     """Return what computes the weight as `output`; constants and inner values are named after `prefix`.
 
     Raises:
@@ -97,23 +97,23 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> Pieces:
     fault = refusal(spec)
     if fault or encoded is None:
         raise InputError(f"layer {stored.layer.name!r}: {fault or 'its weight is float'}.")
-    pieces = Pieces()
+    parts = GraphParts()
     scaled = spec.granularity in ("tensor", "channel")
     shape, axis = (stored.layer.weight_shape, stored.layer.channel_axis) if scaled else (tuple(encoded.codes.shape), 1)
     values, kind = _integers(spec, encoded, not stored.policy.activation.is_float)
-    inputs = [pieces.integers(f"{prefix}.codes", _restored(values, shape, axis) if scaled else values, kind), ""]
-    inputs[1] = _scale(spec, encoded, prefix, pieces)
+    inputs = [parts.integers(f"{prefix}.codes", _restored(values, shape, axis) if scaled else values, kind), ""]
+    inputs[1] = _scale(spec, encoded, prefix, parts)
     if encoded.zero_point is not None:
-        inputs.append(pieces.integers(f"{prefix}.zero_point", _fitted(spec, encoded.zero_point), kind))
+        inputs.append(parts.integers(f"{prefix}.zero_point", _fitted(spec, encoded.zero_point), kind))
     attributes: dict[str, object] = {} if spec.granularity == "tensor" else {"axis": axis}
     if not scaled:
         attributes["block_size"] = min(spec.block, encoded.codes.shape[1])
     needs_shape = not scaled and (stored.layer.weight_shape != shape or stored.layer.channel_axis != 0)
-    found = pieces.node("DequantizeLinear", inputs, f"{output}.rows" if needs_shape else output, **attributes)
+    found = parts.node("DequantizeLinear", inputs, f"{output}.rows" if needs_shape else output, **attributes)
     if needs_shape:
-        _reshape(stored, found, prefix, output, pieces)
-    pieces.carry(f"{spec.bits}-bit {spec.format} weights", stored.layer.name, kind, spec.bits, encoded.codes.numel())
-    return pieces
+        _reshape(stored, found, prefix, output, parts)
+    parts.carry(f"{spec.bits}-bit {spec.format} weights", stored.layer.name, kind, spec.bits, encoded.codes.numel())
+    return parts
 
 
 def _integers(spec: QuantSpec, encoded: Encoded, activation: bool) -> tuple[NDArray[Any], Carrier]:
@@ -136,44 +136,44 @@ def _fitted(spec: QuantSpec, metadata: Tensor) -> NDArray[Any]:
     return values.reshape({"tensor": (), "channel": (-1,)}.get(spec.granularity, values.shape))
 
 
-def _scale(spec: QuantSpec, encoded: Encoded, prefix: str, pieces: Pieces) -> str:
+def _scale(spec: QuantSpec, encoded: Encoded, prefix: str, parts: GraphParts) -> str:
     """Add the scales, float32 in the graph, in few bytes in the file; return their name."""
     assert encoded.scale is not None
     name = f"{prefix}.scale"
     if encoded.coarse is not None:
-        return _two_level(spec, encoded.scale, encoded.coarse, name, pieces)
+        return _two_level(spec, encoded.scale, encoded.coarse, name, parts)
     values = _fitted(spec, encoded.scale)
     halves = values.astype(np.float16)
     if spec.scale in ("fp16", "e8m0") and bool((halves.astype(np.float32) == values).all()):
-        pieces.carry(f"{spec.scale} scales", prefix.removesuffix(".weight"), Carrier("FLOAT16", 16), SCALE_BITS[spec.scale], values.size)
-        return pieces.node("Cast", [pieces.floats(name, halves)], f"{name}.float", to=TensorProto.FLOAT)
-    pieces.carry(f"{spec.scale} scales", prefix.removesuffix(".weight"), Carrier("FLOAT", 32), SCALE_BITS[spec.scale], values.size)
-    return pieces.floats(name, values)
+        parts.carry(f"{spec.scale} scales", prefix.removesuffix(".weight"), Carrier("FLOAT16", 16), SCALE_BITS[spec.scale], values.size)
+        return parts.node("Cast", [parts.floats(name, halves)], f"{name}.float", to=TensorProto.FLOAT)
+    parts.carry(f"{spec.scale} scales", prefix.removesuffix(".weight"), Carrier("FLOAT", 32), SCALE_BITS[spec.scale], values.size)
+    return parts.floats(name, values)
 
 
-def _two_level(spec: QuantSpec, fine: Tensor, coarse: Tensor, name: str, pieces: Pieces) -> str:
+def _two_level(spec: QuantSpec, fine: Tensor, coarse: Tensor, name: str, parts: GraphParts) -> str:
     """Return fine scales (integers of VSQuant, E4M3 of NVFP4) times float scales, computed in the graph."""
     factor = coarse.numpy() * np.float32(0.5 if spec.format == "nvfp4" else 1.0)
-    top = pieces.floats(f"{name}.coarse", factor.reshape(-1) if len(factor) > 1 else factor.reshape(()))
+    top = parts.floats(f"{name}.coarse", factor.reshape(-1) if len(factor) > 1 else factor.reshape(()))
     if spec.format == "nvfp4":
-        stored = pieces.e4m3(name, fine)
-        return pieces.node("DequantizeLinear", [stored, top], f"{name}.float")
+        stored = parts.e4m3(name, fine)
+        return parts.node("DequantizeLinear", [stored, top], f"{name}.float")
     bits = int(spec.scale[1:])
     kind = weight_carrier(bits, signed=False, activation=False)
-    pieces.carry(f"{bits}-bit scales", name.removesuffix(".weight.scale"), kind, bits, fine.numel())
-    stored = pieces.integers(name, fine.numpy(), kind)
+    parts.carry(f"{bits}-bit scales", name.removesuffix(".weight.scale"), kind, bits, fine.numel())
+    stored = parts.integers(name, fine.numpy(), kind)
     attributes = {"axis": 0} if len(factor) > 1 else {}
-    return pieces.node("DequantizeLinear", [stored, top], f"{name}.float", **attributes)
+    return parts.node("DequantizeLinear", [stored, top], f"{name}.float", **attributes)
 
 
-def _reshape(stored: StoredLayer, found: str, prefix: str, output: str, pieces: Pieces) -> None:
+def _reshape(stored: StoredLayer, found: str, prefix: str, output: str, parts: GraphParts) -> None:
     """Bring rows [channels, everything else] into the shape of the weight."""
     shape, axis = stored.layer.weight_shape, stored.layer.channel_axis
     moved = np.array((shape[axis], *shape[:axis], *shape[axis + 1 :]), dtype=np.int64)
-    target = pieces.floats(f"{prefix}.shape", moved)
+    target = parts.floats(f"{prefix}.shape", moved)
     if axis == 0:
-        pieces.node("Reshape", [found, target], output)
+        parts.node("Reshape", [found, target], output)
         return
-    pieces.node("Reshape", [found, target], f"{output}.moved")
+    parts.node("Reshape", [found, target], f"{output}.moved")
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
-    pieces.node("Transpose", [f"{output}.moved"], output, perm=order)
+    parts.node("Transpose", [f"{output}.moved"], output, perm=order)

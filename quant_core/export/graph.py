@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from quant_core.export import marks
+from quant_core.export import tagging
 from quant_core.export.carriers import IR, OPSET, activation_carrier
-from quant_core.export.constants import Pieces, refusal, weight
+from quant_core.export.constants import GraphParts, refusal, weight
 from quant_core.export.stored import Grid, Quantized, StoredLayer
 from quant_core.util.errors import BitfrontError, InputError
 
@@ -48,10 +48,10 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     by_name = {each.layer.name: each for each in network.stored}
     quantized = [name for name, each in by_name.items() if each.encoded is not None and not refusal(each.policy.weight)]
     gridded = [name for name, each in by_name.items() if each.grid is not None]
-    graph = marks.traced(network.plain, network.example, quantized, gridded)
-    pieces = _replace_marks(graph.graph, by_name)
-    _finish(graph, pieces)
-    names = {each.name for each in pieces.constants}
+    graph = tagging.traced(network.plain, network.example, quantized, gridded)
+    parts = _replace_tags(graph.graph, by_name)
+    _finish(graph, parts)
+    names = {each.name for each in parts.constants}
     payload = sum(len(each.raw_data) for each in graph.graph.initializer if each.name in names and not each.name.startswith("grid"))
     floats = [
         (f"{each.policy.weight} weights are stored dequantized, in float32", name)
@@ -59,9 +59,9 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
         if each.encoded is not None and refusal(each.policy.weight)
     ]
     grouped: dict[str, list[str]] = {}
-    for what, name in (*pieces.carried, *floats):
+    for what, name in (*parts.carried, *floats):
         grouped.setdefault(what, []).append(name)
-    return Graph(graph, payload, pieces.extra_bits / 8, tuple(f"{what}: {', '.join(names)}" for what, names in grouped.items()))
+    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{what}: {', '.join(names)}" for what, names in grouped.items()))
 
 
 def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
@@ -75,52 +75,52 @@ def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
     return found
 
 
-def _replace_marks(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> Pieces:
-    """Put the quantized weights and the grids of the activations where the marks are. What is said twice is stored once."""
-    all_pieces, nodes, renamed, known = Pieces(), [], dict[str, str](), dict[object, str]()
+def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> GraphParts:
+    """Put the quantized weights and the grids of the activations where the tags are. Equal weights and grids are stored once."""
+    all_parts, nodes, renamed, known = GraphParts(), [], dict[str, str](), dict[object, str]()
     for node in graph.node:
         inputs = [renamed.get(name, name) for name in node.input]
         del node.input[:]
         node.input.extend(inputs)
-        if node.domain != marks.DOMAIN:
+        if node.domain != tagging.DOMAIN:
             nodes.append(node)
             continue
         layer = stored[helper.get_node_attr_value(node, "layer").decode()]
-        is_weight = node.op_type == marks.WEIGHT
+        is_weight = node.op_type == tagging.WEIGHT
         key = (layer.owner, layer.policy.weight) if is_weight else (inputs[0], layer.grid)
         if key in known:
             renamed[node.output[0]] = known[key]
             continue
         known[key] = node.output[0]
         prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(known)}"
-        if is_weight and any(each.name == f"{prefix}.codes" for each in all_pieces.constants):
+        if is_weight and any(each.name == f"{prefix}.codes" for each in all_parts.constants):
             prefix = f"{layer.layer.name}.weight"
         found = weight(layer, prefix, node.output[0]) if is_weight else _activation(layer, inputs[0], prefix, node.output[0])
         nodes += found.nodes
-        all_pieces.add(found)
+        all_parts.add(found)
     for output in graph.output:
         output.name = renamed.get(output.name, output.name)
     del graph.node[:]
     graph.node.extend(nodes)
-    return all_pieces
+    return all_parts
 
 
-def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> Pieces:
+def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> GraphParts:
     """Return QuantizeLinear and DequantizeLinear of a layer's input, with a Clip where the type has more codes than the grid."""
     assert stored.grid is not None
     scale, zero_point, low, high = stored.grid
-    pieces = Pieces()
+    parts = GraphParts()
     kind = activation_carrier((high - low).bit_length(), signed=low < 0)
     if kind.range != (low, high):
         ends = (np.float32((low - zero_point) * scale), np.float32((high - zero_point) * scale))
-        limits = [pieces.floats(f"{prefix}.{name}", np.array(end)) for name, end in zip(("low", "high"), ends, strict=True)]
-        source = pieces.node("Clip", [source, *limits], f"{output}.clipped")
-        pieces.carry(f"{stored.policy.activation.bits}-bit activations", stored.layer.name, kind, stored.policy.activation.bits)
-    step = pieces.floats(f"{prefix}.scale", np.array(divisor(stored.grid)))
-    grid = [step, pieces.integers(f"{prefix}.zero_point", np.array(zero_point), kind)]
-    codes = pieces.node("QuantizeLinear", [source, *grid], f"{output}.codes")
-    pieces.node("DequantizeLinear", [codes, *grid], output)
-    return pieces
+        limits = [parts.floats(f"{prefix}.{name}", np.array(end)) for name, end in zip(("low", "high"), ends, strict=True)]
+        source = parts.node("Clip", [source, *limits], f"{output}.clipped")
+        parts.carry(f"{stored.policy.activation.bits}-bit activations", stored.layer.name, kind, stored.policy.activation.bits)
+    step = parts.floats(f"{prefix}.scale", np.array(divisor(stored.grid)))
+    grid = [step, parts.integers(f"{prefix}.zero_point", np.array(zero_point), kind)]
+    codes = parts.node("QuantizeLinear", [source, *grid], f"{output}.codes")
+    parts.node("DequantizeLinear", [codes, *grid], output)
+    return parts
 
 
 def divisor(grid: Grid) -> np.float32:
@@ -160,7 +160,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     graph.node.extend(reversed(kept))
 
 
-def _finish(model: onnx.ModelProto, pieces: Pieces) -> None:
+def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     """Add the constants, drop what nothing reads any more, set the versions, check.
 
     Raises:
@@ -169,13 +169,13 @@ def _finish(model: onnx.ModelProto, pieces: Pieces) -> None:
     graph = model.graph
     _drop_unread(graph)
     used = {name for node in graph.node for name in node.input}
-    kept = [each for each in (*graph.initializer, *pieces.constants) if each.name in used]
+    kept = [each for each in (*graph.initializer, *parts.constants) if each.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
     del graph.value_info[:]
     _shorten(graph)
-    model.ir_version = max((IR, *(each.ir for each in pieces.carriers)))
-    opset = max((OPSET, *(each.opset for each in pieces.carriers)))
+    model.ir_version = max((IR, *(each.ir for each in parts.carriers)))
+    opset = max((OPSET, *(each.opset for each in parts.carriers)))
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", opset))
     model.producer_name, model.producer_version = "bitfront", ""

@@ -27,25 +27,47 @@ logger = logging.getLogger(__name__)
 
 Step = Callable[[nn.Module, Any], Tensor]
 Report = Callable[[nn.Module, dict[str, float]], bool]
+History = list[dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
-    """Where a run is kept, so that a killed one goes on: the file, and after how many steps it is written (0: after every epoch)."""
+class CheckpointConfig:
+    """The file that holds the state of a training run, and after how many steps it is written (0: after every epoch)."""
 
     path: Path
     every: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """The data, the step and the configuration of a training run: everything but the network.
+
+    Attributes:
+        batches: the training split, re-iterable; what `step` takes. Tensors are moved to the device of the network. A list is taken in a
+            new order every epoch; other iterables in their own (a DataLoader shuffles itself).
+        step: (model, batch) -> loss, such as `supervised(loss)`.
+        config: how to train.
+        report: called after every epoch with the network in eval mode and `epoch`, `loss` (mean over its steps), `lr`, `seconds`; the
+            history holds what it adds to these metrics; it returns True to stop the training.
+        checkpoint: a run that finds its file resumes from it.
+    """
+
+    batches: Iterable[Any]
+    step: Step
+    config: QatConfig
+    report: Report | None = None
+    checkpoint: CheckpointConfig | None = None
+
+
 @dataclass
 class Progress:
-    """Where a run stands: the next batch of the present epoch, the sum of the epoch's losses, the metrics of the epochs before."""
+    """The progress of a run: the next batch of the present epoch, the sum of the epoch's losses, the metrics of the epochs before."""
 
     epoch: int = 0
     position: int = 0
     loss: float = 0.0
     stopped: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: History = field(default_factory=list)
 
 
 def supervised(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
@@ -58,78 +80,56 @@ def supervised(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
     return step
 
 
-def fit(
-    model: nn.Module,
-    batches: Iterable[Any],
-    step: Step,
-    config: QatConfig,
-    *,
-    teacher: nn.Module | None = None,
-    report: Report | None = None,
-    saving: Saving | None = None,
-) -> tuple[nn.Module, list[dict[str, float]]]:
+def fit(model: nn.Module, run: TrainingRun, teacher: nn.Module | None = None) -> tuple[nn.Module, History]:
     """Train a prepared network in place.
 
-    A list of batches is taken in a new order every epoch; other iterables in their own (a DataLoader shuffles itself). All random numbers
-    (torch, numpy, Python) are the run's own, seeded anew for every epoch, and as before afterwards.
+    All random numbers (torch, numpy, Python) are the run's own, seeded anew for every epoch, and as before afterwards.
 
     Args:
         model: from `prepare`.
-        batches: re-iterable; what `step` takes. Tensors are moved to the device of the network.
-        step: (model, batch) -> loss.
-        config: how to train.
-        teacher: the float network; needed where `config.distill` > 0.
-        report: called after every epoch with the network in eval mode and `epoch`, `loss` (mean over its steps), `lr`, `seconds`; what it
-            adds to these metrics is kept; it returns True to stop the training.
-        saving: a run that finds its file goes on where the file ends.
+        run: how, and on which batches.
+        teacher: the float network; needed where `run.config.distill` > 0.
 
     Returns:
         The network in eval mode and the metrics of every epoch.
 
     Raises:
         InputError: no batches, no teacher for the distillation, or the checkpoint of another run.
-        QatError: the loss is not finite; the first layer that went non-finite is named.
+        QatError: the loss is not finite; the first layer with a value that is not finite is named.
     """
-    history = list(epochs(model, batches, step, config, teacher=teacher, report=report, saving=saving))
+    history = list(epochs(model, run, teacher))
     return model.eval(), history
 
 
-def epochs(
-    model: nn.Module,
-    batches: Iterable[Any],
-    step: Step,
-    config: QatConfig,
-    *,
-    teacher: nn.Module | None = None,
-    report: Report | None = None,
-    saving: Saving | None = None,
-) -> Iterator[dict[str, float]]:
-    """Train as `fit` does, one epoch for every metrics that are asked for; those of epochs that `saving` holds come first.
+def epochs(model: nn.Module, run: TrainingRun, teacher: nn.Module | None = None) -> Iterator[dict[str, float]]:
+    """Train as `fit` does and yield the metrics of every epoch, those in the checkpoint first; an epoch is trained when it is asked for.
 
     Raises:
         InputError, QatError: as `fit`.
     """
+    config = run.config
     if config.distill and teacher is None:
         raise InputError(f"distill = {config.distill} given without a teacher; give the float network or distill = 0.")
     distillation = Distillation(model, teacher, config.temperature) if teacher is not None and config.distill else None
     try:
-        run = Run(model, batches, step, config, distillation)
-        generators = run.resume(saving) if saving else None
-        yield from run.progress.history
-        while run.going:
-            yield run.advance(report, saving, generators)
+        trainer = Trainer(model, run, distillation)
+        generators = trainer.resume(run.checkpoint.path) if run.checkpoint else None
+        yield from trainer.progress.history
+        while trainer.unfinished:
+            yield trainer.advance(generators)
             generators = None
     finally:
         if distillation is not None:
             distillation.close()
 
 
-class Run:
-    """One training run: the network, its optimiser, and how far it is."""
+class Trainer:
+    """One network in training: its optimiser, its schedule, and its progress."""
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], step: Step, config: QatConfig, distillation: Distillation | None) -> None:
-        self.model, self.batches, self.step, self.config, self.distillation = model, batches, step, config, distillation
-        self.per_epoch = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    def __init__(self, model: nn.Module, run: TrainingRun, distillation: Distillation | None = None) -> None:
+        self.model, self.run, self.config, self.distillation = model, run, run.config, distillation
+        config = run.config
+        self.per_epoch = len(run.batches) if isinstance(run.batches, Sized) else sum(1 for _ in run.batches)
         if not self.per_epoch:
             raise InputError("the training split is empty; give at least one batch.")
         self.device = next(model.parameters()).device
@@ -143,21 +143,21 @@ class Run:
         self.identity = f"{asdict(config)}, {sizes}"
 
     @property
-    def going(self) -> bool:
-        """True until the epochs are over or the report said stop."""
+    def unfinished(self) -> bool:
+        """True until the epochs are over or the report stopped the training."""
         return self.progress.epoch < self.config.epochs and not self.progress.stopped
 
-    def advance(self, report: Report | None = None, saving: Saving | None = None, generators: rng.State | None = None) -> dict[str, float]:
-        """Train one epoch, or what `generators`, from `resume`, say is left of it; return its metrics."""
+    def advance(self, generators: rng.State | None = None) -> dict[str, float]:
+        """Train one epoch, or the rest of it from `generators` on, which `resume` returned; return its metrics."""
         with rng.private():
-            self._epoch(generators, saving)
-            self._finish_epoch(report)
-            if saving:
-                self.save(saving)
+            self._epoch(generators)
+            self._finish_epoch()
+            if self.run.checkpoint:
+                self.save(self.run.checkpoint.path)
         return self.progress.history[-1]
 
-    def _epoch(self, generators: rng.State | None, saving: Saving | None) -> None:
-        """Take the steps of one epoch that are left; `generators` are those of the moment when the epoch was interrupted."""
+    def _epoch(self, generators: rng.State | None) -> None:
+        """Take the steps of one epoch that are left; `generators` are the states at which the epoch was interrupted."""
         self._start = time.perf_counter()
         if self.progress.epoch == self.freeze_epoch and not self.progress.position:
             self._reestimate()
@@ -165,17 +165,22 @@ class Run:
         rng.seed(self.config.seed, self.progress.epoch)
         batches = self._ordered()
         for _ in itertools.islice(batches, self.progress.position):
-            pass  # taken before the interruption
+            pass  # trained before the interruption
         if generators is not None:
             rng.restore(generators)
         for batch in batches:
             self.progress.loss += self._take(batch)
             self.progress.position += 1
-            if saving and saving.every and self.progress.position % saving.every == 0 and self.progress.position < self.per_epoch:
-                self.save(saving)
+            self._save_when_due()
+
+    def _save_when_due(self) -> None:
+        """Write the checkpoint where its number of steps is over within the epoch."""
+        config, position = self.run.checkpoint, self.progress.position
+        if config and config.every and position % config.every == 0 and position < self.per_epoch:
+            self.save(config.path)
 
     def _set_mode(self) -> None:
-        """Train mode, with batch norm and ranges standing still in the last epochs."""
+        """Set train mode, with batch norm and ranges frozen in the last epochs."""
         self.model.train()
         frozen = self.progress.epoch >= self.freeze_epoch
         for quantizer in input_quantizers(self.model).values():
@@ -184,15 +189,15 @@ class Run:
             norm.eval()
 
     def _reestimate(self) -> None:
-        """Take the statistics of batch norm anew, over batches of their own order."""
+        """Estimate the statistics of batch norm anew, over batches in an order of their own."""
         rng.seed(self.config.seed, self.progress.epoch, 1)
         batches = (to_device(batch, self.device) for batch in itertools.islice(self._ordered(), BATCHES))
         reestimate(self.model, self._loss, batches)
 
     def _ordered(self) -> Iterator[Any]:
-        if isinstance(self.batches, Sequence):
-            return (self.batches[i] for i in torch.randperm(len(self.batches)).tolist())
-        return iter(self.batches)
+        if isinstance(self.run.batches, Sequence):
+            return (self.run.batches[i] for i in torch.randperm(len(self.run.batches)).tolist())
+        return iter(self.run.batches)
 
     def _take(self, batch: Any) -> float:
         """Take one step and return its loss."""
@@ -218,7 +223,7 @@ class Run:
             self.distillation.forget()
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None), parametrize.cached():
             try:
-                loss = self.step(self.model, batch)
+                loss = self.run.step(self.model, batch)
             except InputError as error:
                 self._fail(batch, str(error))
             if self.distillation is not None:
@@ -226,11 +231,13 @@ class Run:
                 loss = (1.0 - share) * loss + share * self.distillation.loss()
         return loss
 
-    def _fail(self, batch: Any, what: str) -> None:
-        where = first_non_finite(self.model, lambda: self.step(self.model, batch))
-        raise QatError(f"epoch {self.progress.epoch + 1}, batch {self.progress.position + 1}: {what}; {where}. Try a lower lr or clip = 1.")
+    def _fail(self, batch: Any, fault: str) -> None:
+        where = first_non_finite(self.model, lambda: self.run.step(self.model, batch))
+        raise QatError(
+            f"epoch {self.progress.epoch + 1}, batch {self.progress.position + 1}: {fault}; {where}. Try a lower lr or clip = 1."
+        )
 
-    def _finish_epoch(self, report: Report | None) -> None:
+    def _finish_epoch(self) -> None:
         progress = self.progress
         if progress.epoch + 1 == self.config.epochs == self.freeze_epoch:
             self._reestimate()
@@ -241,27 +248,27 @@ class Run:
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "seconds": time.perf_counter() - self._start,
         }
-        progress.stopped = report(self.model, metrics) if report else False
+        progress.stopped = self.run.report(self.model, metrics) if self.run.report else False
         logger.info("qat: epoch %d of %d, loss %.4f, %.1f s", progress.epoch + 1, self.config.epochs, metrics["loss"], metrics["seconds"])
         progress.history.append(metrics)
         progress.epoch, progress.position, progress.loss = progress.epoch + 1, 0, 0.0
 
-    def save(self, saving: Saving) -> None:
-        """Write the state to its file."""
-        checkpoint.save(saving.path, self.identity, self._state() | {"rng": rng.capture()})
+    def save(self, path: Path) -> None:
+        """Write the state to a file."""
+        checkpoint.save(path, self.identity, self._state() | {"rng": rng.capture()})
 
-    def resume(self, saving: Saving) -> rng.State | None:
-        """Take up the state of a file, if there is one; return the generators to go on with inside an epoch."""
-        state: Any = checkpoint.load(saving.path, self.identity)
+    def resume(self, path: Path) -> rng.State | None:
+        """Restore the state of a file, if there is one; return the states of the random generators where it is inside an epoch."""
+        state: Any = checkpoint.load(path, self.identity)
         if state is None:
             return None
         self._set_state(state)
-        logger.info("qat: going on at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, saving.path)
+        logger.info("qat: resuming at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, path)
         generators: rng.State = state["rng"]
         return generators if self.progress.position else None
 
-    def take_over(self, other: "Run", lr_factor: float, distill: float) -> None:
-        """Go on from the state of another run of the same network, with its learning rate times `lr_factor` and another `distill`."""
+    def take_over(self, other: "Trainer", lr_factor: float, distill: float) -> None:
+        """Copy the state of another trainer of the same network, with its learning rate times `lr_factor` and another `distill`."""
         self._set_state(copy.deepcopy(other._state()))
         for group in self.optimizer.param_groups:
             group["lr"] *= lr_factor

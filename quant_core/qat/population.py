@@ -1,7 +1,7 @@
-"""Population-based training (Jaderberg et al. 2017, arXiv:1711.09846): learning rate and distillation weight are bred while they train.
+"""Population-based training (Jaderberg et al. 2017, arXiv:1711.09846): learning rate and distillation weight evolve during training.
 
-A population trains one policy, its members take turns epoch by epoch in one process: what comes out depends on the seed alone, not on
-which worker was faster, and members of other policies, which could lend no weights, are not compared.
+A population trains one policy, and its members take turns epoch by epoch in one process: the outcome depends on the seed alone, not on
+which worker was faster. Members of other policies are not compared, since weights cannot be copied from them.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
 from quant_core.qat.distill import Distillation
-from quant_core.qat.loop import Report, Run, Saving, Step
+from quant_core.qat.loop import CheckpointConfig, History, Trainer, TrainingRun
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError
@@ -26,13 +26,13 @@ QUARTER = 4  # the last quarter copies from the first (truncation selection, sec
 
 
 @dataclass(frozen=True)
-class Breeding:
-    """How a population is bred.
+class PopulationConfig:
+    """The size of a population and its selection.
 
     Attributes:
-        members: how many train; the first begins with the values of the configuration.
+        members: number of networks that train; the first begins with the values of the configuration.
         every: epochs between two selections.
-        by: metric that is compared, smaller is better.
+        by: the metric of the selection; smaller is better.
 
     Raises:
         InputError: fewer than two members, or not one epoch.
@@ -50,48 +50,34 @@ class Breeding:
 def train(
     model: nn.Module,
     policy: Policy,
-    batches: Iterable[Any],
-    step: Step,
-    config: QatConfig,
-    breeding: Breeding,
+    run: TrainingRun,
+    population: PopulationConfig,
     *,
     calib: Iterable[Any],
     start: Mapping[str, Tensor] | None = None,
-    report: Report | None = None,
-    saving: Saving | None = None,
-) -> tuple[nn.Module, list[dict[str, float]]]:
+) -> tuple[nn.Module, History]:
     """Train a population under `policy`; return the best network, prepared and in eval mode, and its metrics of every epoch.
 
-    Arguments as in `quant_core.qat.train.train`, but: what `report` returns is not asked for; the metrics have `distill` beside `lr`;
-    `saving` keeps the outcome only, and gives it back when it is there.
+    Arguments as in `quant_core.qat.train.train`, but: the answer of `run.report` does not stop the training; the metrics have `distill`
+    beside `lr`; `run.checkpoint` holds the outcome only, which is returned if it is there.
 
     Raises:
-        InputError: as `train`; a metric to compare by that is not reported.
-        QatError: the loss of every member is not finite; a single one takes over another's state.
+        InputError: as `train`; the metric of the selection is not reported.
+        QatError: the loss of every member is not finite; a single such member takes over the state of another.
     """
-    first = calibrated(model, policy, config, calib, start)
-    rng = np.random.default_rng([config.seed, breeding.members])
-    configs = [config, *(_drawn(config, rng) for _ in range(breeding.members - 1))]
-    students = [copy.deepcopy(first) for _ in configs]
-    distillations = [Distillation(student, model, config.temperature) for student in students]
-    runs = [Run(own, batches, step, each, lessons) for own, each, lessons in zip(students, configs, distillations, strict=True)]
-    for run in runs:
-        run.identity = f"{config} {breeding}"
-    if saving:
-        runs[0].resume(saving)
+    first, config = calibrated(model, policy, run.config, calib, start), run.config
+    rng = np.random.default_rng([config.seed, population.members])
+    configs = [config, *(_drawn(config, rng) for _ in range(population.members - 1))]
+    members = [_member(copy.deepcopy(first), model, replace(run, config=values)) for values in configs]
+    for member in members:
+        member.identity = f"{config} {population}"
     try:
-        for epoch in range(runs[0].progress.epoch + 1, config.epochs + 1):
-            scores = _advanced(runs, report, breeding.by)
-            if epoch < config.epochs:
-                _select(runs, scores, rng, due=epoch % breeding.every == 0)
-                continue
-            runs[0] = runs[int(np.argmin(scores))]
-            if saving:
-                runs[0].save(saving)
+        best = _trained(members, population, rng, run.checkpoint)
     finally:
-        for distillation in distillations:
-            distillation.close()
-    return runs[0].model.eval(), runs[0].progress.history
+        for member in members:
+            if member.distillation is not None:
+                member.distillation.close()
+    return best.model.eval(), best.progress.history
 
 
 def _drawn(config: QatConfig, rng: np.random.Generator) -> QatConfig:
@@ -100,48 +86,71 @@ def _drawn(config: QatConfig, rng: np.random.Generator) -> QatConfig:
     return replace(config, lr=float(config.lr * SPREAD ** rng.uniform(-1, 1)), distill=distill)
 
 
-def _advanced(runs: Sequence[Run], report: Report | None, by: str) -> list[float]:
-    """Train every member for one epoch; return what they are compared by, infinity where training broke.
+def _member(student: nn.Module, teacher: nn.Module, run: TrainingRun) -> Trainer:
+    """Return a trainer whose reports have the distillation weight among the metrics and never stop it."""
+
+    def report(network: nn.Module, metrics: dict[str, float]) -> bool:
+        metrics["distill"] = trainer.config.distill
+        if reported:
+            reported(network, metrics)
+        return False
+
+    reported = run.report
+    distillation = Distillation(student, teacher, run.config.temperature)
+    trainer = Trainer(student, replace(run, report=report, checkpoint=None), distillation)
+    return trainer
+
+
+def _trained(
+    members: Sequence[Trainer], population: PopulationConfig, rng: np.random.Generator, checkpoint: CheckpointConfig | None
+) -> Trainer:
+    """Return the best member at the end of the training, from the checkpoint where it holds it."""
+    if checkpoint:
+        members[0].resume(checkpoint.path)
+    if not members[0].unfinished:
+        return members[0]
+    epochs, scores = members[0].config.epochs, [0.0]
+    for epoch in range(1, epochs + 1):
+        scores = _advance_all(members, population.by)
+        if epoch < epochs:
+            _select(members, scores, rng, due=epoch % population.every == 0)
+    best = members[int(np.argmin(scores))]
+    if checkpoint:
+        best.save(checkpoint.path)
+    return best
+
+
+def _advance_all(members: Sequence[Trainer], by: str) -> list[float]:
+    """Train every member for one epoch; return the metric `by` of all, infinity where the loss is not finite.
 
     Raises:
-        BitfrontError: it broke everywhere; that of the first member.
+        BitfrontError: every member failed; the error of the first.
     """
     scores, errors = [], []
-    for run in runs:
+    for member in members:
         try:
-            scores.append(_advance(run, report, by))
+            metrics = member.advance()
         except InputError:
             raise
         except BitfrontError as error:
             scores.append(math.inf)
             errors.append(error)
-    if len(errors) == len(runs):
+            continue
+        if by not in metrics:
+            raise InputError(f"a population is compared by {by!r}, which is not among what is reported: {', '.join(metrics)}.")
+        scores.append(metrics[by])
+    if len(errors) == len(members):
         raise errors[0]
     return scores
 
 
-def _advance(run: Run, report: Report | None, by: str) -> float:
-    """Train one member for one epoch; return what it is compared by."""
-
-    def reported(network: nn.Module, metrics: dict[str, float]) -> bool:
-        metrics["distill"] = run.config.distill
-        if report:
-            report(network, metrics)
-        return False
-
-    metrics = run.advance(reported)
-    if by not in metrics:
-        raise InputError(f"a population is compared by {by!r}, which is not among what is reported: {', '.join(metrics)}.")
-    return metrics[by]
-
-
-def _select(runs: Sequence[Run], scores: Sequence[float], rng: np.random.Generator, *, due: bool) -> None:
-    """Let members go on from the states of the first quarter, learning rate and distillation weight perturbed: broken ones, and when it
-    is `due` the last quarter."""
+def _select(members: Sequence[Trainer], scores: Sequence[float], rng: np.random.Generator, *, due: bool) -> None:
+    """Copy states of the first quarter, learning rate and distillation weight perturbed, to members whose training failed, and when it
+    is `due` to the last quarter."""
     order = [int(i) for i in np.argsort(scores, kind="stable")]
-    count = max(1, len(runs) // QUARTER)
+    count = max(1, len(members) // QUARTER)
     donors = [i for i in order[:count] if math.isfinite(scores[i])]
     for last in (i for i in order[1:] if not math.isfinite(scores[i]) or (due and i in order[-count:])):
-        donor = runs[donors[int(rng.integers(len(donors)))]]
+        donor = members[donors[int(rng.integers(len(donors)))]]
         distill = min(1.0, donor.config.distill * float(rng.choice(PERTURB)))
-        runs[last].take_over(donor, float(rng.choice(PERTURB)), distill)
+        members[last].take_over(donor, float(rng.choice(PERTURB)), distill)

@@ -10,55 +10,39 @@ from quant_core.network.fold import fold_batch_norm
 from quant_core.network.statistics import collect
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Report, Saving, Step, fit
+from quant_core.qat.loop import History, TrainingRun, fit
 from quant_core.qat.prepare import prepare
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
 
-History = list[dict[str, float]]
-
 
 def train(
-    model: nn.Module,
-    policy: Policy,
-    batches: Iterable[Any],
-    step: Step,
-    config: QatConfig,
-    *,
-    calib: Iterable[Any],
-    start: Mapping[str, Tensor] | None = None,
-    report: Report | None = None,
-    saving: Saving | None = None,
+    model: nn.Module, policy: Policy, run: TrainingRun, *, calib: Iterable[Any], start: Mapping[str, Tensor] | None = None
 ) -> tuple[nn.Module, History]:
     """Calibrate, prepare and train `model` under `policy`; see `quant_core.qat.loop.fit`.
 
     Args:
-        model: float; it is not touched, and it is the teacher where `config.distill` > 0. Parameters that require no gradient stay
+        model: float; it is not touched, and it is the teacher where `run.config.distill` > 0. Parameters that require no gradient stay
             as they are, unless none does (a network made for inference): then all are trained.
         policy: for every quantizable layer.
-        batches: the training split, re-iterable.
-        step: (model, batch) -> loss, such as `loop.supervised(loss)`.
-        config: how to train.
+        run: the training split, the step, and how to train.
         calib: model inputs that set the first ranges; at least one batch.
         start: weights to start from in place of the model's, by name: `prepare.float_weights` of a trained policy.
-        report: as in `fit`.
-        saving: as in `fit`.
 
     Returns:
         The prepared, trained network in eval mode (`prepare.finalize` makes it plain), and the metrics of every epoch.
 
     Raises:
         InputError: the policy, the calibration, the start or the checkpoint does not fit.
-        QatError: the loss is not finite; the first layer that went non-finite is named.
+        QatError: the loss is not finite; the first layer with a value that is not finite is named.
     """
-    prepared = calibrated(model, policy, config, calib, start)
-    return fit(prepared, batches, step, config, teacher=model, report=report, saving=saving)
+    return fit(calibrated(model, policy, run.config, calib, start), run, teacher=model)
 
 
 def calibrated(
     model: nn.Module, policy: Policy, config: QatConfig, calib: Iterable[Any], start: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """Return the network as training begins with it: prepared, with its first ranges from calibration; arguments as in `train`.
+    """Return the network in the state in which training begins: prepared, with its first ranges from calibration; arguments as in `train`.
 
     Raises:
         InputError: the policy, the calibration or the start does not fit.

@@ -69,8 +69,8 @@ def main() -> None:
     Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
     """
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may lie in the working directory
-    debug, arguments = "--debug" in sys.argv, [each for each in sys.argv[1:] if each != "--debug"]
+    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may be in the working directory
+    debug, arguments = "--debug" in sys.argv, [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         with warnings.catch_warnings():
             warnings.showwarning = one_line(errors)
@@ -86,22 +86,22 @@ def main() -> None:
 
 
 def one_line(console: Console) -> Callable[..., None]:
-    """Return what shows our own warnings as one line, and others as Python does."""
+    """Return a `warnings.showwarning` that prints our own warnings as one line, and others as Python does."""
     usual = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **given: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
         if issubclass(category, LeftInFloatWarning):
             console.print(f"warning: {message}", markup=False)
         else:
-            usual(message, category, *place, **given)
+            usual(message, category, *place, **options)
 
     return show
 
 
 def _report(error: Exception, console: Console) -> int:
     """Print an error; return the exit code."""
-    known = isinstance(error, BitfrontError)
+    expected = isinstance(error, BitfrontError)
     console.print(
-        f"error: {error}" if known else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.", markup=False
+        f"error: {error}" if expected else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.", markup=False
     )
     return 2 if isinstance(error, InputError) else 1

@@ -24,18 +24,18 @@ def _families() -> dict[str, dict[str, str]]:
     from search.sweeps.ray.searchers import RAY_SEARCHERS
     from search.tasks import TASKS
 
-    things = {"searchers": SEARCHERS, "tasks": TASKS}
-    modules = {"qat-methods": QAT_METHODS, "exporters": EXPORTERS, "backends": BACKENDS}
-    found = {
-        "formats": {name: each.about for name, each in FORMATS.items()},
+    by_attribute = {"searchers": SEARCHERS, "tasks": TASKS}
+    by_module = {"qat-methods": QAT_METHODS, "exporters": EXPORTERS, "backends": BACKENDS}
+    families = {
+        "formats": {name: entry.about for name, entry in FORMATS.items()},
         "clippings": dict(CLIPPINGS),
         "roundings": dict(ROUNDINGS),
-        **{family: {name: about(path) for name, path in table.items()} for family, table in things.items()},
-        **{family: {name: about(path.partition(":")[0]) for name, path in table.items()} for family, table in modules.items()},
-        "schedulers": {name: each.about for name, each in SCHEDULERS.items()},
+        **{family: {name: about(path) for name, path in table.items()} for family, table in by_attribute.items()},
+        **{family: {name: about(path.partition(":")[0]) for name, path in table.items()} for family, table in by_module.items()},
+        "schedulers": {name: scheduler.about for name, scheduler in SCHEDULERS.items()},
     }
-    found["searchers"] |= {RAY + name: each.about for name, each in RAY_SEARCHERS.items()}
-    return found
+    families["searchers"] |= {RAY + name: searcher.about for name, searcher in RAY_SEARCHERS.items()}
+    return families
 
 
 def list_command(

@@ -11,19 +11,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hw_models.device import Device, device_names
+from hw_models.device import Device
+from hw_models.loading import device_names, load_device
+from hw_models.models import find_model
 from hw_models.shapes import read_layers
-from hw_models.validation import Check, validate
+from hw_models.table import build_table
+from hw_models.validation.run import Check, validate
 from quant_core.spec.layer import Layer, layers_from_json
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
+from search.records.units import ENERGY, title_of, unit_of
 
 devices_app = typer.Typer(no_args_is_help=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
-_UNITS = {"latency_s": ("latency", 1e3, "ms"), "energy_j": ("energy", 1e3, "mJ"), "weight_bytes": ("weights", 1e-3, "kB")}
+_SHOWN = ("latency_s", "energy_j", "weight_bytes", "peak_activation_bytes", "macs", "bit_ops")
 _WIDE = 120  # columns from which on a cost table also shows the parts of time and energy
-_UNITS |= {"peak_activation_bytes": ("activations", 1e-3, "kB"), "macs": ("MACs", 1e-6, "M"), "bit_ops": ("bit ops", 1e-9, "G")}
 
 
 @devices_app.callback(invoke_without_command=True)
@@ -34,15 +37,15 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    identities = [Device.load(name).file.identity for name in device_names()]
+    identities = [load_device(name).file.identity for name in device_names()]
     if as_json:
-        typer.echo(json.dumps([each.model_dump() for each in identities], indent=2))
+        typer.echo(json.dumps([identity.model_dump() for identity in identities], indent=2))
         return
     table = Table()
     for title in ("name", "kind", "what", "process", "batch"):
         table.add_column(title, no_wrap=title == "name")
-    for each in identities:
-        table.add_row(each.name, each.kind, each.title, each.process, str(each.batch))
+    for identity in identities:
+        table.add_row(identity.name, identity.kind, identity.title, identity.process, str(identity.batch))
     _console().print(table)
 
 
@@ -52,15 +55,15 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
 
     Example: `bitfront devices show vu9p-bitserial`
     """
-    device = Device.load(name)
+    device = load_device(name)
     checks = validate(device)
     if as_json:
-        typer.echo(json.dumps({"file": device.to_json(), "checks": [_plain(each) for each in checks]}, indent=2))
+        typer.echo(json.dumps({"file": device.to_json(), "checks": [_plain(check) for check in checks]}, indent=2))
         return
     console, identity = _console(), device.file.identity
     clock = f", {identity.clock_hz / 1e6:g} MHz" if identity.clock_hz else ""
     console.print(f"[bold]{identity.name}[/bold]: {identity.title}\nkind {identity.kind}, {identity.process or 'any process'}{clock}")
-    console.print(f"latency_s and energy_j are for one pass of a batch of {identity.batch}; {device.model.about}")
+    console.print(f"latency_s and energy_j are for one pass of a batch of {identity.batch}; {find_model(identity.kind).about}")
     table = Table("layers", "may take", title="capability")
     for rule in device.file.capability:
         layer = Layer("", rule.layers[0], 1, 1, (1, 1), (1,), (1,), 1)
@@ -72,8 +75,8 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
             facts.add_row(section, json.dumps(content))
     console.print(facts)
     sources = Table("id", "source", "where", title="sources")
-    for each in device.file.source:
-        sources.add_row(each.id, each.title, each.where)
+    for source in device.file.source:
+        sources.add_row(source.id, source.title, source.where)
     console.print(sources)
     _print_checks(console, checks)
 
@@ -90,12 +93,12 @@ def validate_command(
     """
     if golden and not name:
         raise InputError("--golden was given without a device; write `bitfront devices validate NAME --golden FILE.csv`.")
-    checks = [check for each in ([name] if name else device_names()) for check in validate(Device.load(each), golden)]
+    checks = [check for device in ([name] if name else device_names()) for check in validate(load_device(device), golden)]
     if as_json:
-        typer.echo(json.dumps([_plain(each) for each in checks], indent=2))
+        typer.echo(json.dumps([_plain(check) for check in checks], indent=2))
     else:
         _print_checks(_console(), checks)
-    if not all(each.passed for each in checks):
+    if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 
@@ -113,17 +116,17 @@ def cost_command(
     """
     data = _read_json(policy)
     network, choice = _network(data, policy, layers), Policy.from_json(data)
-    found = Device.load(device)
-    missing = [each.name for each in network if each.name not in choice]
+    target = load_device(device)
+    missing = [layer.name for layer in network if layer.name not in choice]
     if missing:
         raise InputError(f"{policy}: no entry for layers {', '.join(missing)}; it names {', '.join(choice)}.")
-    table = found.table(network, {each.name: (choice[each.name],) for each in network})
+    table = build_table(target, network, {layer.name: (choice[layer.name],) for layer in network})
     totals, rows, excess = table.totals(choice), table.explain(choice), table.excess(choice)
     if as_json:
-        report = {"device": found.name, "batch": found.batch, "policy": choice.id, "totals": totals, "layers": rows}
+        report = {"device": target.name, "batch": target.batch, "policy": choice.id, "totals": totals, "layers": rows}
         typer.echo(json.dumps(report | {"limits": dict(table.limits), "excess": excess}, indent=2))
     else:
-        _print_cost(found, totals, rows, excess)
+        _print_cost(target, totals, rows, excess)
     if excess:
         raise typer.Exit(1)
 
@@ -141,11 +144,11 @@ def _network(data: Any, policy: Path, layers: Path | None) -> tuple[Layer, ...]:
     """Return the layers that the policy is for, from `--layers` or from the policy file itself."""
     if layers is not None and layers.suffix == ".csv":
         return read_layers(layers)
-    found = _read_json(layers) if layers is not None else data
-    found = found.get("network") if isinstance(found, dict) else found
-    if found is None:
+    network = _read_json(layers) if layers is not None else data
+    network = network.get("network") if isinstance(network, dict) else network
+    if network is None:
         raise InputError(f"{layers or policy}: no 'network' in it; give the network's layers with --layers FILE (JSON or CSV).")
-    return layers_from_json(found)
+    return layers_from_json(network)
 
 
 def _plain(check: Check) -> dict[str, Any]:
@@ -159,36 +162,36 @@ def _console() -> Console:
 
 def _print_checks(console: Console, checks: list[Check] | tuple[Check, ...]) -> None:
     table = Table("device", "check", "n", "exact", "mean err", "max err", "tolerance", "rank corr", "", title="golden values")
-    for each in checks:
-        tolerance = f"{each.tolerance_mean_percent:g} / {each.tolerance_max_percent:g} %"
-        rank = "-" if math.isnan(each.rank) else f"{each.rank:.4f}"
-        errors = (f"{each.mean_percent:.3g} %", f"{each.max_percent:.3g} %")
-        verdict = "[green]ok[/green]" if each.passed else "[red]FAILED[/red]"
-        table.add_row(each.device, each.name, str(each.n), str(each.exact), *errors, tolerance, rank, verdict)
+    for check in checks:
+        tolerance = f"{check.tolerance_mean_percent:g} / {check.tolerance_max_percent:g} %"
+        rank = "-" if math.isnan(check.rank) else f"{check.rank:.4f}"
+        errors = (f"{check.mean_percent:.3g} %", f"{check.max_percent:.3g} %")
+        verdict = "[green]ok[/green]" if check.passed else "[red]FAILED[/red]"
+        table.add_row(check.device, check.name, str(check.n), str(check.exact), *errors, tolerance, rank, verdict)
     console.print(table if checks else "no golden values: there are no published figures for this device, so nothing is known of its error")
-    for each in checks:
-        console.print(f"{each.device}, {each.name}: {each.source}", soft_wrap=True)
-        for line in (f"{each.exact} of {each.n} rows exact", *each.remarks, *(() if each.passed else each.mismatches)):
+    for check in checks:
+        console.print(f"{check.device}, {check.name}: {check.source}", soft_wrap=True)
+        for line in (f"{check.exact} of {check.n} rows exact", *check.remarks, *(() if check.passed else check.mismatches)):
             console.print(f"    {line}", soft_wrap=True)
 
 
 def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, Any]], excess: tuple[str, ...]) -> None:
     console = _console()
-    shown = [metric for metric in totals if metric in _UNITS]
+    metrics = [metric for metric in totals if metric in _SHOWN]
     wide = console.width >= _WIDE
     extra = [key for key in ("compute_s", "memory_s", "stall_s") if wide and any(key in row for row in rows)]
     parts = list(dict.fromkeys(part for row in rows for part in row["energy_parts_j"] if wide))
-    heads = [f"{_UNITS[m][0]}\n{_UNITS[m][2]}" for m in shown] + [f"{key[:-2]}\nms" for key in extra] + [f"{part}\nmJ" for part in parts]
+    heads = [f"{title_of(key)}\n{unit_of(key).name}" for key in (*metrics, *extra)] + [f"{part}\n{ENERGY.name}" for part in parts]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for title in ("layer", "weight", "activation", *heads, "note"):
         figure = title in heads
         table.add_column(title, no_wrap=figure, justify="right" if figure else "left", overflow="fold", min_width=5 if figure else 8)
     for row in rows:
-        cells = [f"{row[m] * _UNITS[m][1]:.4g}" for m in shown] + [f"{row[key] * 1e3:.4g}" if key in row else "" for key in extra]
-        energy = [f"{row['energy_parts_j'].get(part, 0.0) * 1e3:.4g}" for part in parts]
-        table.add_row(row["layer"], row["weight"], row["activation"], *cells, *energy, row["note"])
+        figures = [unit_of(key).number(row[key]) if key in row else "" for key in (*metrics, *extra)]
+        energy = [ENERGY.number(row["energy_parts_j"].get(part, 0.0)) for part in parts]
+        table.add_row(row["layer"], row["weight"], row["activation"], *figures, *energy, row["note"])
     table.add_section()
-    table.add_row("total", "", "", *(f"{totals[m] * _UNITS[m][1]:.4g}" for m in shown))
+    table.add_row("total", "", "", *(unit_of(metric).number(totals[metric]) for metric in metrics))
     console.print(table)
     console.print(f"{device.name}: time and energy are for one pass of a batch of {device.batch}; activations are the peak, the rest sums")
     for sentence in excess:

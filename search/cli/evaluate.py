@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.table import Table
 
 from quant_core.util.errors import InputError
 from search.cli.options import AsJson
+from search.config.key_value import task_options
+from search.records.units import shown
 
 if TYPE_CHECKING:
     from quant_core.qat import QatConfig
@@ -52,23 +54,25 @@ def evaluate_command(
 
     if threads:
         torch.set_num_threads(threads)
-    loaded = tasks.load(task, _options(option or []))
+    loaded = tasks.load(task, task_options(option or []))
     layers = trace(loaded.model, first_inputs(loaded))
     chosen = read_policy(policy, policy_file, layers)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
-    found = _figures(Evaluator(loaded, layers, section), chosen, layers)
+    figures = _figures(Evaluator(loaded, layers, section), chosen, layers)
     if qat:
-        found |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
+        figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
+    typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures)
+
+
+def _print_figures(figures: Mapping[str, Any]) -> None:
+    """Print a table of accuracies and a line about the policy."""
     table = Table("", "valid", "test", box=None)
-    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), *((("trained", "accuracy_qat"),) if qat else ())):
-        table.add_row(name, *(f"{found[f'{key}_{split}']:.2%}" for split in ("valid", "test")))
+    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), ("trained", "accuracy_qat")):
+        if f"{key}_valid" in figures:
+            table.add_row(name, *(shown("accuracy", figures[f"{key}_{split}"]) for split in ("valid", "test")))
     Console().print(table)
-    typer.echo(
-        f"policy {found['id']}: {found['bits_weight_avg']:.3f} bits per weight, {found['weight_bytes']:.0f} bytes; {found['seconds']:.2f} s"
-    )
+    bits, size, seconds = (shown(metric, figures[metric]) for metric in ("bits_weight_avg", "weight_bytes", "seconds"))
+    typer.echo(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
 
 
 def _check_policy(text: str, path: Path | None) -> None:
@@ -96,7 +100,7 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
         policy = Policy.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the policy {path}: {error}") from None
-    names = [each.name for each in layers]
+    names = [layer.name for layer in layers]
     if sorted(policy) != sorted(names):
         missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
         raise InputError(f"{path} is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
@@ -104,20 +108,20 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
 
 
 def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]") -> dict[str, str | float]:
-    """Return what is printed; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
+    """Return the figures to print; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
     from quant_core.spec.size import average_bits, float_bytes, weight_bytes
 
-    found: dict[str, str | float] = {"id": policy.id}
+    figures: dict[str, str | float] = {"id": policy.id}
     for split in ("valid", "test"):
-        found[f"accuracy_float_{split}"] = evaluator.float_metrics(split)["accuracy"]
+        figures[f"accuracy_float_{split}"] = evaluator.float_metrics(split)["accuracy"]
     start = time.perf_counter()
-    found["accuracy_valid"] = (measured := evaluator.metrics(policy, "valid"))["accuracy"]
-    found["seconds"] = time.perf_counter() - start
-    found["loss_valid"] = measured["loss"]
-    found["accuracy_test"] = (measured := evaluator.metrics(policy, "test"))["accuracy"]
-    found["loss_test"] = measured["loss"]
-    found |= average_bits(layers, policy)
-    return found | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
+    figures["accuracy_valid"] = (measured := evaluator.metrics(policy, "valid"))["accuracy"]
+    figures["seconds"] = time.perf_counter() - start
+    figures["loss_valid"] = measured["loss"]
+    figures["accuracy_test"] = (measured := evaluator.metrics(policy, "test"))["accuracy"]
+    figures["loss_test"] = measured["loss"]
+    figures |= average_bits(layers, policy)
+    return figures | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
 
 
 def _trained(
@@ -129,23 +133,9 @@ def _trained(
     console = Console(stderr=True, highlight=False)
 
     def report(metrics: dict[str, float]) -> bool:
-        console.print(f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid accuracy {metrics['accuracy']:.2%}")
+        console.print(
+            f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid {shown('accuracy', metrics['accuracy'])}"
+        )
         return False
 
     return dict(qat_metrics(task, layers, policy, config, section=section, report=report))
-
-
-def _options(given: list[str]) -> dict[str, object]:
-    """Read key=value options; values are TOML, or plain text where they are not."""
-    import tomllib
-
-    read: dict[str, object] = {}
-    for each in given:
-        key, equals, text = each.partition("=")
-        if not equals or not key:
-            raise InputError(f"task option {each!r} is not of the form key=value.")
-        try:
-            read[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            read[key] = text
-    return read

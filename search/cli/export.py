@@ -8,6 +8,7 @@ from rich.console import Console
 
 from search.cli.evaluate import evaluate_command
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.records.units import shown
 
 
 def export_command(
@@ -22,11 +23,11 @@ def export_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     allow_dequantized: Annotated[
-        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot say as float constants of their values.")
+        bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot hold as float constants of their values.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Export one policy of a sweep, verified.
 
@@ -36,9 +37,11 @@ def export_command(
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
     console = Console(highlight=False, soft_wrap=True)
-    written = export(uri, sweep, pick, wanted, out, experiment, force=force, allow_dequantized=allow_dequantized, register=register)
+    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, force=force, allow_dequantized=allow_dequantized, register=register)
     for name, done in written.items():
-        checks = ", ".join(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in done.checks.items())
+        checks = ", ".join(
+            f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()
+        )
         console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}", markup=False)
         for note in done.notes:
             console.print(f"  note: {note}", markup=False)

@@ -7,7 +7,7 @@ import typer
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 Uri = Annotated[str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", help=f"MLflow tracking uri; default {DEFAULT_URI} here.")]
-ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment; needed where a name stands in several.")]
+ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment; needed where several hold the name.")]
 Log = Annotated[
     Literal["auto", "plain", "json"], typer.Option("--log", help="Progress: a live line on a terminal (auto), plain lines, or JSON lines.")
 ]

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from quant_core.util.errors import InputError
 
 if TYPE_CHECKING:
+    from hw_models.measurements import Measurement
     from hw_models.models.measured import Host
-    from hw_models.profile_rows import Measurement
     from hw_models.profiling.run import Settings
     from quant_core.spec.layer import Layer
 
@@ -95,10 +95,10 @@ def read_network(path: Path | None) -> "tuple[Layer, ...]":
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the layers {path}: {error}") from None
-    found = data.get("network") if isinstance(data, dict) else data
-    if found is None:
+    network = data.get("network") if isinstance(data, dict) else data
+    if network is None:
         raise InputError(f"{path}: no 'network' in it; give a policy.json as `bitfront export` writes it, or a list of layers.")
-    return layers_from_json(found)
+    return layers_from_json(network)
 
 
 def _layers_of_experiment(path: Path) -> "tuple[Layer, ...]":

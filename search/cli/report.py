@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from quant_core.util.errors import InputError
+from quant_core.util.files import write_text
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
-from search.records import front as fronts
+from search.config.key_value import key_value
+from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.record import SweepRecord
-from search.report.style import label, show, unit
+from search.records.units import cells, shown, title_of, unit_of
 from search.tracking import names, read, recover
 from search.tracking.reading import find_sweep
 
 _NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
-_TITLES = {"bits_weight_avg": "bits"}
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or MLflow run id of the sweep.")]
 
 
@@ -28,24 +29,24 @@ def front_command(
     as_json: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="Every trial, each with its status.")] = False,
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Show the Pareto front of a sweep, also while it runs.
 
     Example: `bitfront front digits-tpe --plot front.html`
     """
-    recover(uri, sweep, experiment)
-    found = read(uri, sweep, experiment)
-    members = fronts.front(found)
-    rows = fronts.all_rows(found, members) if everything else fronts.front_rows(found, members)
+    recover(uri, sweep, mlflow_experiment)
+    record = read(uri, sweep, mlflow_experiment)
+    members = front_members(record)
+    rows = all_rows(record, members) if everything else front_rows(record, members)
     if plot:
-        from search.report.page import sweep_page, write
+        from search.report.page import sweep_page
 
-        write(plot, sweep_page(found))
+        write_text(plot, sweep_page(record))
     if as_json:
         _print_json(rows)
         return
-    _print_front(found, rows)
+    _print_front(record, rows)
     if plot:
         Console(stderr=True).print(f"wrote {plot}", markup=False, highlight=False)
 
@@ -55,28 +56,28 @@ def show_command(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Policy id, trial number, `knee` or `best-under:METRIC=LIMIT`.")],
     as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Show layer by layer what a policy quantizes, and how.
 
     Example: `bitfront show digits-tpe knee`
     """
-    found = read(uri, sweep, experiment)
-    trial = fronts.pick(found, policy)
-    row = fronts.row(found, trial, fronts.knee_number(fronts.front(found), found.objectives))
+    record = read(uri, sweep, mlflow_experiment)
+    trial = pick(record, policy)
+    row = row_of(record, trial, knee_number(front_members(record), record.objectives))
     if as_json:
         _print_json(row | {"policy": trial.policy.to_json()})
         return
-    table = Table(title=f"policy {trial.policy.id}: trial {trial.number} of {found.name}, by {trial.origin}, {trial.result.fidelity}")
+    table = Table(title=f"policy {trial.policy.id}: trial {trial.number} of {record.name}, by {trial.origin}, {trial.result.fidelity}")
     for title in ("layer", "weight", "activation"):
         table.add_column(title, overflow="fold")
-    for layer, each in trial.policy.items():
-        table.add_row(layer, str(each.weight), str(each.activation))
+    for layer, choice in trial.policy.items():
+        table.add_row(layer, str(choice.weight), str(choice.activation))
     console = Console()
     console.print(table)
     for name, value in row.items():
         if isinstance(value, float):
-            console.print(f"{name:>20}  {_figure(name, value)}", markup=False, highlight=False)
+            console.print(f"{name:>20}  {shown(name, value)}", markup=False, highlight=False)
 
 
 def compare_command(
@@ -88,9 +89,9 @@ def compare_command(
     budget: Annotated[
         list[str] | None, typer.Option("--budget", metavar="METRIC=LIMIT", help="A budget to judge at; may be repeated.")
     ] = None,
-    pick: Annotated[str, typer.Option("--pick", help="Which policy of each to set side by side.")] = "knee",
+    choice: Annotated[str, typer.Option("--pick", help="Which policy of each to set side by side.")] = "knee",
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Compare the fronts of sweeps: hypervolume, dominated share, best accuracy within budgets, layers; logged to MLflow as a run.
 
@@ -98,15 +99,14 @@ def compare_command(
     """
     from search.records.compare import compare
     from search.report.comparison import comparison_page
-    from search.report.page import write
     from search.tracking.comparison import log_comparison
 
-    found = compare([read(uri, each, experiment) for each in sweeps], _budgets(budget or []), pick)
-    page, data = comparison_page(found), found.to_json()
+    comparison = compare([read(uri, sweep, mlflow_experiment) for sweep in sweeps], _budgets(budget or []), choice)
+    page, data = comparison_page(comparison), comparison.to_json()
     if html:
-        write(html, page)
-    ids = {name: sweep.run_id for name, sweep in zip(found.names, found.sweeps, strict=True)}
-    figures = {f"hypervolume.{name}": volume for name, volume in zip(found.names, found.hypervolume, strict=True)}
+        write_text(html, page)
+    ids = {name: sweep.run_id for name, sweep in zip(comparison.names, comparison.sweeps, strict=True)}
+    figures = {f"hypervolume.{name}": volume for name, volume in zip(comparison.names, comparison.hypervolume, strict=True)}
     run_id = log_comparison(uri, ids, figures, {"comparison.html": page, "comparison.json": json.dumps(data, indent=1)}, _note(figures))
     if as_json:
         _print_json(data | {"run_id": run_id})
@@ -120,7 +120,7 @@ def ui_command(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Also print the address of this sweep's page.")] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Start MLflow's web interface on the sweeps' store, on this machine only, and print where the fronts stand side by side.
 
@@ -130,7 +130,7 @@ def ui_command(
     from search.tracking.server import HOST, serve
     from search.tracking.view import link
 
-    rows = [find_sweep(uri, sweep, experiment)] if sweep else sweeps(uri, experiment)
+    rows = [find_sweep(uri, sweep, mlflow_experiment)] if sweep else sweeps(uri, mlflow_experiment)
     remote = uri.startswith(("http://", "https://"))
     base = names.redact(uri) if remote else f"http://{HOST}:{port}"
     process = None if remote else serve(uri, port)
@@ -151,87 +151,73 @@ def ui_command(
 
 
 def _budgets(texts: list[str]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    budgets: dict[str, list[float]] = {}
     for text in texts:
-        metric, _, limit = text.partition("=")
+        metric, limit = key_value(text, "--budget", "METRIC=LIMIT", "latency_s=0.002")
         try:
-            found.setdefault(metric.strip(), []).append(float(limit))
+            budgets.setdefault(metric, []).append(float(limit))
         except ValueError:
             raise InputError(f"--budget {text!r} given; write METRIC=LIMIT in SI units, as in --budget latency_s=0.002.") from None
-    return found
+    return budgets
 
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def _figure(name: str, value: object) -> str:
-    """Return one cell: accuracies in percent, figures with units, the rest as it is."""
-    if value is None or value is False:
-        return "-" if value is None else ""
-    if isinstance(value, float):
-        return f"{100 * value:.2f} %" if name.startswith("accuracy") else show(name, value)
-    return "*" if value is True else str(value)
-
-
-def _print_front(sweep: SweepRecord, rows: list[fronts.Row]) -> None:
+def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     """Print the front (or every trial), one line per policy, each column in one unit."""
     constant = ["accuracy_float_test", "float_weight_bytes"]
     constant += ["fidelity"] if all(row["fidelity"] == "ptq" for row in rows) else []
-    shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
+    names_shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
     failed = sum(trial.result.failed for trial in sweep.trials)
     summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
-    table, columns = (
-        Table(title=summary, box=box.SIMPLE_HEAD, padding=0),
-        {name: _column(name, [row[name] for row in rows]) for name in shown},
-    )
-    for name in shown:
+    table = Table(title=summary, box=box.SIMPLE_HEAD, padding=0)
+    columns = {name: _column(name, [row[name] for row in rows]) for name in names_shown}
+    for name in names_shown:
         table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
     for i, row in enumerate(rows):
-        table.add_row(*(columns[name][1][i] for name in shown), style="bold" if row["knee"] else None)
+        table.add_row(*(columns[name][1][i] for name in names_shown), style="bold" if row["knee"] else None)
     console = Console()
     console.print(table if rows else f"{summary}; no policy yet that ended well within the limits")
     accuracy, size = sweep.baseline.get("accuracy_test"), sweep.baseline.get("weight_bytes")
-    known = [f"{100 * accuracy:.2f} % on test"] if accuracy is not None else []
-    known += [show("weight_bytes", size)] if size is not None else []
-    console.print(f"float network: {', '.join(known) or 'not measured'}", highlight=False)
+    measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
+    measured += [shown("weight_bytes", size)] if size is not None else []
+    console.print(f"float network: {', '.join(measured) or 'not measured'}", highlight=False)
 
 
 def _column(name: str, values: list[object]) -> tuple[str, list[str]]:
     """Return the title and the cells of one column."""
-    numbers = [value for value in values if isinstance(value, float)]
-    if not numbers:
+    if not any(isinstance(value, float) for value in values):
         return name, ["-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values]
-    scale, title = (0.01, f"{name.removeprefix('accuracy_')}\n%") if name.startswith("accuracy") else (1.0, _TITLES.get(name, name))
-    if scale == 1.0:
-        scale, unit_name = unit(name, numbers)
-        title = f"{label(name, unit_name).partition(' [')[0]}\n{unit_name}" if unit_name else title
-    digits = 2 if scale == 0.01 else 3
-    return title, [f"{value / scale:.{digits}f}" if isinstance(value, float) else "-" for value in values]
+    title = f"{title_of(name).removeprefix('accuracy ')}\n{unit_of(name).name}".rstrip()
+    return title, cells(name, [value if isinstance(value, float) else None for value in values])
 
 
 def _tables(data: dict[str, object]) -> list[tuple[str, list[dict[str, object]]]]:
     """Return the parts of a comparison as titled tables."""
+    from search.report.comparison import attained_in_units
+
     shares, attained, layers = data["dominated_share"], data["attainment"], data["layers"]
     reference = data["reference"]
-    corner = ", ".join(f"{name} = {value:.5g}" for name, value in reference.items()) if isinstance(reference, dict) else ""
-    found = [(f"sweeps; hypervolume: share of the box from 0 to {corner}", data["sweeps"])]
+    corner = ", ".join(f"{name} = {shown(name, value)}" for name, value in reference.items()) if isinstance(reference, dict) else ""
+    tables = [(f"sweeps; hypervolume: share of the box from 0 to {corner}", data["sweeps"])]
     if isinstance(shares, dict) and isinstance(attained, dict) and isinstance(layers, list):
-        found.append(
+        tables.append(
             ("share of each front (column) that the row's front equals or dominates", [{"front": a, **row} for a, row in shares.items()])
         )
-        found += [(f"best validation accuracy within {metric}", rows) for metric, rows in attained.items()]
-        found.append(("layers in which the picked policies differ", [row for row in layers if not row["same"]]))
-    return [(title, rows) for title, rows in found if isinstance(rows, list)]
+        tables += [(f"best validation accuracy within {metric}", attained_in_units(metric, rows)) for metric, rows in attained.items()]
+        tables.append(("layers in which the picked policies differ", [row for row in layers if not row["same"]]))
+    return [(title, rows) for title, rows in tables if isinstance(rows, list)]
 
 
 def _print_table(title: str, rows: list[dict[str, object]]) -> None:
     table = Table(title=title)
-    shown = [name for name in (rows[0] if rows else []) if name not in ("same", "run_id")]
-    for name in shown:
+    columns = [name for name in (rows[0] if rows else []) if name not in ("same", "run_id")]
+    for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for name in shown))
+        table.add_row(*(f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
     if rows:
         Console().print(table)
 

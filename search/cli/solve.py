@@ -10,12 +10,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.spec.layer import layers_to_json
+from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
+from quant_core.util.quiet import quiet_stdout
+from search import tracking
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.config.key_value import key_value
+from search.records.units import shown, title_of
 
 if TYPE_CHECKING:
     from quant_core.spec.policy import Policy
+    from search.problem.problem import Problem
+    from search.records.record import SweepRecord
+    from search.sweeps.context import SweepContext
 
 
 def solve_command(
@@ -25,63 +33,59 @@ def solve_command(
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront apply`.")] = None,
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again.
 
     Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
     """
-    from quant_core.spec.layer import layers_to_json
-    from quant_core.util.quiet import quiet_stdout
-    from search import tracking
-    from search.config.files import loads
     from search.searchers.base.losses import losses
     from search.searchers.solvers.ranking import best
-    from search.sweeps.context import check_fingerprints, open_context
 
-    record = tracking.read(uri, sweep, experiment)
-    asked = loads(record.experiment, f"experiment of sweep {record.name}")
-    context = open_context(asked.with_budget(_budget(budget)))
-    check_fingerprints(record, context.setup, ("weights", "data"))
-    problem = context.problem(record.baseline)
+    context, problem = _problem(tracking.read(uri, sweep, mlflow_experiment), _budget(budget))
     sensitivities = losses(problem)
     start = time.perf_counter()
     with quiet_stdout():
-        found = best(problem, sensitivities)
+        values = best(problem, sensitivities)
     seconds = time.perf_counter() - start
-    if found is None:
+    if values is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
-    policy = context.setup.space.policy(found)
+    policy = context.setup.space.policy(values)
     if out:
         write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
     result = {
         "id": policy.id,
-        "estimated_loss_rise": float(sum(each[k] for each, k in zip(sensitivities, found, strict=True))),
-        "cost": problem.costs_of(found),
+        "estimated_loss_rise": float(sum(rises[value] for rises, value in zip(sensitivities, values, strict=True))),
+        "cost": problem.costs_of(values),
         "seconds": seconds,
         "scored": context.sensitivity.evaluations,
     }
     typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
 
 
+def _problem(record: "SweepRecord", budget: Mapping[str, object]) -> "tuple[SweepContext, Problem]":
+    """Return a recorded sweep's network, open for evaluation, and its problem under another budget."""
+    from search.config.files import loads
+    from search.sweeps.context import check_fingerprints, open_context
+
+    experiment = loads(record.experiment, f"experiment of sweep {record.name}")
+    context = open_context(experiment.with_budget(budget))
+    check_fingerprints(record, context.setup, ("weights", "data"))
+    return context, context.problem(record.baseline)
+
+
 def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
     """Print the policy layer by layer, its cost, and what solving took."""
     table = Table("layer", "weight", "activation", box=None)
-    for name, each in policy.items():
-        table.add_row(name, str(each.weight), str(each.activation))
+    for name, choice in policy.items():
+        table.add_row(name, str(choice.weight), str(choice.activation))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(", ".join(f"{metric} {value:.6g}" for metric, value in result["cost"].items()), markup=False)
-    console.print(f"policy {policy.id}: solved in {1e3 * result['seconds']:.1f} ms; {result['scored']} evaluations", markup=False)
+    console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()), markup=False)
+    console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations", markup=False)
 
 
-def _budget(given: list[str]) -> dict[str, object]:
+def _budget(texts: list[str]) -> dict[str, object]:
     """Read METRIC=LIMIT texts."""
-    read: dict[str, object] = {}
-    for each in given:
-        metric, equals, limit = each.partition("=")
-        if not equals or not metric.strip():
-            raise InputError(f"budget {each!r} is not of the form METRIC=LIMIT, for example weight_bytes=12000 or 'latency_s=60% of int8'.")
-        read[metric.strip()] = limit.strip()
-    return read
+    return dict(key_value(text, "budget", "METRIC=LIMIT", "weight_bytes=12000 or 'latency_s=60% of int8'") for text in texts)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from search.cli.options import DEFAULT_URI, ExperimentName, Log, Uri
+from search.records.units import shown
 from search.tracking.names import redact
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def sweep_command(
 def resume_command(
     sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
     uri: Uri = DEFAULT_URI,
-    experiment: ExperimentName = None,
+    mlflow_experiment: ExperimentName = None,
     log: Log = "auto",
 ) -> None:
     """Continue a stopped or killed sweep to its trial count, without repeating or losing a finished trial.
@@ -42,7 +43,7 @@ def resume_command(
     """
     from search.sweeps.run import resume
 
-    _close(resume(uri, sweep, experiment, log), uri)
+    _close(resume(uri, sweep, mlflow_experiment, log), uri)
 
 
 def _close(outcome: "SweepOutcome", uri: str) -> None:
@@ -76,8 +77,9 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
     return (
         f"seconds: {timings.total_s:.1f} in all; trials {timings.loop_s:.1f}: {loop}; test split and report {timings.test_s:.1f}; "
         f"{timings.retried} attempts made again",
-        f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, {weights.bytes / 2**20:.1f} MiB; "
-        f"statistics {timings.statistics_bytes / 2**20:.1f} MiB, activation ranges {ranges.hits} hits, {ranges.misses} misses; "
+        f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, "
+        f"{shown('cache_bytes', weights.bytes)}; statistics {shown('cache_bytes', timings.statistics_bytes)}, "
+        f"activation ranges {ranges.hits} hits, {ranges.misses} misses; "
         f"{timings.sensitivity_evaluations} forward passes for sensitivities",
     )
 

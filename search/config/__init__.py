@@ -1,1 +1,1 @@
-"""What an experiment says: its sections, their files, the table of schedulers."""
+"""The experiment: its sections, their files, the table of schedulers."""

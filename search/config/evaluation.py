@@ -1,4 +1,4 @@
-"""The section of an experiment that says how a policy is evaluated: fidelity, training, the ladder, sizes of the splits."""
+"""The section of an experiment on the evaluation of a policy: fidelity, training, the ladder, sizes of the splits."""
 
 import dataclasses
 from typing import Any, Literal
@@ -12,7 +12,7 @@ RUNGS = Literal["adaround", "qat"]
 
 
 class EvaluateSection(BaseModel):
-    """How a policy is evaluated. Sizes are numbers of examples; 0 means all.
+    """Fidelity, training, ladder and sizes of the evaluation. Sizes are numbers of examples; 0 means all.
 
     Attributes:
         fidelity: what every trial is evaluated at: "ptq" quantizes the float network; "qat" also trains every policy.
@@ -41,10 +41,10 @@ class EvaluateSection(BaseModel):
 
     @model_validator(mode="after")
     def _qat_is_known(self) -> "EvaluateSection":
-        known = [each.name for each in dataclasses.fields(QatConfig)]
-        wrong = sorted(set(self.qat) - set(known))
+        names = [field.name for field in dataclasses.fields(QatConfig)]
+        wrong = sorted(set(self.qat) - set(names))
         if wrong:
-            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(known)}")
+            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(names)}")
         if self.epochs and "epochs" in self.qat:
             raise ValueError(f"epochs = {self.epochs} and qat.epochs = {self.qat['epochs']} given; give one of them")
         _ = self.training
@@ -60,7 +60,7 @@ class EvaluateSection(BaseModel):
 
     @property
     def training(self) -> QatConfig:
-        """How policies are trained.
+        """Return the configuration of training.
 
         Raises:
             InputError: a value of `qat` that is not legal.

@@ -93,7 +93,7 @@ Choices = Annotated[
 
 
 class TaskSection(_Section):
-    """Which network and data.
+    """The network and its data.
 
     Attributes:
         name: a task of `bitfront list tasks` or "package.module:function".
@@ -127,13 +127,13 @@ class Rule(_Section):
                 raise ValueError("a tie needs slot = 'weight' or slot = 'activation', and no choices")
         elif self.slot or not (self.weight or self.activation):
             raise ValueError(f"a {verbs[0]} needs 'weight' and/or 'activation' choices, and no slot")
-        if verbs[0] == "fix" and any(len(each) != 1 for each in (self.weight, self.activation) if each):
+        if verbs[0] == "fix" and any(len(choices) != 1 for choices in (self.weight, self.activation) if choices):
             raise ValueError("a fix takes one choice per slot; use 'restrict' for several")
         return self
 
 
 class SpaceSection(_Section):
-    """What may be chosen for every layer, before the rules."""
+    """The choices of every layer, before the rules."""
 
     weight: Choices
     activation: Choices
@@ -152,16 +152,16 @@ def _read_limit(value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} given; write a number in SI units, or '0.25 of float', or '60% of int8'")
-    found = _BUDGET.fullmatch(str(value).strip())
+    match = _BUDGET.fullmatch(str(value).strip())
     try:
-        number = float(found[1]) if found else float("nan")
+        limit = float(match[1]) if match else float("nan")
     except ValueError:
-        number = float("nan")
-    if not found or not 0 < number < float("inf"):
+        limit = float("nan")
+    if not match or not 0 < limit < float("inf"):
         raise ValueError(f"{value!r} given; write a positive number in SI units, or '0.25 of float', or '60% of int8'")
-    if found[2] and not found[3]:
+    if match[2] and not match[3]:
         raise ValueError(f"{value!r} given; a percentage needs 'of float' or 'of int8'")
-    return Limit.model_validate({"value": number / 100 if found[2] else number, "of": found[3] or ""})
+    return Limit.model_validate({"value": limit / 100 if match[2] else limit, "of": match[3] or ""})
 
 
 def _write_limit(limit: Limit) -> float | str:
@@ -190,7 +190,7 @@ class DeviceSection(_Section):
 
 
 class SearchSection(_Section):
-    """How to search: a searcher of `bitfront list searchers` or "package.module:attribute"."""
+    """The searcher and its trials: a searcher of `bitfront list searchers` or "package.module:attribute"."""
 
     searcher: str = "auto"
     options: dict[str, Any] = {}
@@ -199,7 +199,7 @@ class SearchSection(_Section):
 
 
 class TrackSection(_Section):
-    """Where the record goes.
+    """The place of the record.
 
     Attributes:
         uri: MLflow tracking uri; credentials belong into the environment.
@@ -213,7 +213,8 @@ class TrackSection(_Section):
 
 
 class RunSection(_Section):
-    """Where trials run. One torch thread per trial is the fastest for small networks and keeps figures the same on every machine.
+    """The backend of the trials. One torch thread per trial is the fastest for small networks and keeps figures
+    the same on every machine.
 
     Attributes:
         backend: "local" (this process), "ray", or "package.module:function".
@@ -239,7 +240,7 @@ class RunSection(_Section):
 
     @property
     def at_once(self) -> int:
-        """How many trials run at once: one in this process, `workers` elsewhere."""
+        """Return the number of trials at once: one in this process, `workers` elsewhere."""
         return 1 if self.backend == "local" else self.workers
 
 
@@ -286,11 +287,8 @@ class Experiment(_Section):
         try:
             return Experiment.model_validate(data)
         except ValidationError as error:
-            raise InputError(
-                "; ".join(
-                    f"budget {'.'.join(map(str, each['loc'][2:]))}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors()
-                )
-            ) from None
+            faults = [(".".join(map(str, fault["loc"][2:])), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
+            raise InputError("; ".join(f"budget {place}: {message}" for place, message in faults)) from None
 
 
 def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
 from search.config.experiment import Experiment, as_input_error
+from search.config.key_value import key_value, toml_value
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -44,7 +45,7 @@ def loads(text: str, place: str = "experiment", overrides: Sequence[str] = ()) -
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        raise as_input_error(place, [_fault(each) for each in error.errors()]) from None
+        raise as_input_error(place, [_fault(fault) for fault in error.errors()]) from None
 
 
 def dumps(experiment: Experiment) -> str:
@@ -58,32 +59,40 @@ def template() -> str:
 
 
 def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *sections, name = key.strip().split(".")
-    if not equals or not name:
-        raise InputError(f"override {override!r} is not of the form section.key=value, for example search.trials=20.")
+    key, text = key_value(override, "override", "section.key=value", "search.trials=20")
+    *sections, name = key.split(".")
     table = data
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise InputError(f"override {override!r}: {section!r} is a value, not a section.")
-    try:
-        table[name] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[name] = text
+    value = toml_value(text)
+    table[name] = text if _takes_text(sections, name) and not isinstance(value, str) else value
+
+
+def _takes_text(sections: Sequence[str], name: str) -> bool:
+    """Tell whether a key of the experiment holds text alone, so that `name=123` and `name=inf` are names."""
+    model: type[BaseModel] = Experiment
+    for section in sections:
+        annotation = model.model_fields[section].annotation if section in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return False
+        model = annotation
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    return annotation is str or (get_origin(annotation) is Literal and all(isinstance(choice, str) for choice in get_args(annotation)))
 
 
 def _fault(error: Any) -> tuple[str, str]:
     """Turn one pydantic error into (place, what was given and what is allowed)."""
     place = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1])
-        return place, f"unknown key; known here: {', '.join(known)}.{suggest(str(error['loc'][-1]), known)}"
+        keys = _known_keys(error["loc"][:-1])
+        return place, f"unknown key; known here: {', '.join(keys)}.{suggest(str(error['loc'][-1]), keys)}"
     if error["type"] == "missing":
         return place, "is missing; add it (see `bitfront init`)"
     if error["type"] == "model_type":
-        known = _known_keys(error["loc"])
-        return place, f"{error['input']!r} given; this is a section: set its keys, as in {place}.{known[0]}=...; known: {', '.join(known)}"
+        keys = _known_keys(error["loc"])
+        return place, f"{error['input']!r} given; this is a section: set its keys, as in {place}.{keys[0]}=...; known: {', '.join(keys)}"
     message = error["msg"].removeprefix("Value error, ")
     if message.startswith("Input should"):
         message = f"{error['input']!r} given; i{message[1:]}"

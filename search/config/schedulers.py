@@ -1,4 +1,4 @@
-"""The table of schedulers: what ends trials early, or breeds how they are trained. Free of heavy imports."""
+"""The table of schedulers: rules that end trials early, or adapt their training by a population. Free of heavy imports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,18 +26,18 @@ SCHEDULERS: dict[str, Kind] = {
     "asha": Kind("search.sweeps.ray.schedulers:asha", {"grace": 1, "reduction": 1.1}, "Ray Tune's ASHA on the fidelity axis."),
     "hyperband": Kind("search.sweeps.ray.schedulers:hyperband", {"brackets": 1, "reduction": 1.1}, "Ray Tune's asynchronous HyperBand."),
     POPULATION: Kind(
-        "quant_core.qat.population:train", {"members": 2, "every": 1}, "Breeds learning rate and distillation weight of training."
+        "quant_core.qat.population:train", {"members": 2, "every": 1}, "Adapts learning rate and distillation weight by a population."
     ),
 }
 
 
 def stops_trials(name: str) -> bool:
-    """Tell whether a scheduler decides after every rung, which only the ray backend asks it to."""
+    """Tell whether a scheduler decides after every rung, which only the ray backend allows."""
     return name not in (NONE, POPULATION)
 
 
 def check(name: str, options: Mapping[str, Any], backend: str, trains: bool) -> None:
-    """Refuse a scheduler that does not go with the rest of the experiment.
+    """Refuse a scheduler that contradicts the rest of the experiment.
 
     Args:
         name: of `SCHEDULERS`, or the user's own `package.module:function`.
@@ -55,20 +55,22 @@ def check(name: str, options: Mapping[str, Any], backend: str, trains: bool) -> 
     if stops_trials(name) and backend == "local":
         raise InputError(f"scheduler = {name!r} stops trials on workers, and backend = 'local' has none; give backend = 'ray'.")
     if name == POPULATION and not trains:
-        raise InputError(f"scheduler = {name!r} breeds how policies are trained, and none is; give evaluate.fidelity = 'qat' or a ladder.")
+        raise InputError(
+            f"scheduler = {name!r} trains policies by a population, and no policy is trained; give evaluate.fidelity = 'qat' or a ladder."
+        )
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    known = SCHEDULERS[name].options
+    allowed = SCHEDULERS[name].options
     for option, value in options.items():
-        if option not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, known)}")
-        least = known[option]
+        if option not in allowed:
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise InputError(f"scheduler {name!r} has no option {option!r}; {takes}.{suggest(option, allowed)}")
+        least = allowed[option]
         whole = isinstance(least, int)
-        number = "a whole number" if whole else "a number"
+        needed = "a whole number" if whole else "a number"
         if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)) or not value >= least:
-            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {number} of {least} or more is needed.")
+            raise InputError(f"{option} = {value!r} of scheduler {name!r} given; {needed} of {least} or more is needed.")
 
 
 def split(searcher: str) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from quant_core.export.stored import Quantized, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.ptq.engine import PostTraining
-from quant_core.qat.loop import Saving
-from quant_core.qat.population import Breeding
+from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.population import PopulationConfig
 from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
@@ -20,7 +20,7 @@ from quant_core.util.cache import CacheCounts
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
-from search.evaluation.training import bred, kept, trained, training
+from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
 from search.tasks.task import Batch, Task
 
@@ -43,7 +43,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: Breeding | None = None
+        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
     ) -> None:
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
@@ -147,7 +147,7 @@ class Evaluator:
             start, saving = self._start(policies[:-1]), self._saving(policies)
             task, policy, config, section = self._task, policies[-1], self._section.training, self._section
             if self._population:
-                prepared, history = bred(task, policy, config, self._population, section=section, start=start, saving=saving)
+                prepared, history = train_population(task, policy, config, self._population, section=section, start=start, saving=saving)
             else:
                 prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
             self._trained = (policies, prepared, tuple(history))
@@ -157,8 +157,8 @@ class Evaluator:
         """Return the weights that training starts from after that of `policies`; None: the float ones."""
         return float_weights(self._train(tuple(policies))) if policies else None
 
-    def _saving(self, policies: tuple[Policy, ...]) -> Saving | None:
-        return kept(self._key, policies, self._section.training) if self._key else None
+    def _saving(self, policies: tuple[Policy, ...]) -> CheckpointConfig | None:
+        return checkpoint_config(self._key, policies, self._section.training) if self._key else None
 
     def _split(self, split: str) -> list[Batch]:
         return self._valid if split == "valid" else take(self._task.test, self._test_size)

@@ -15,21 +15,21 @@ from spaces.space import Dimension, Space
 
 PASSES = 3
 """What a forward and a backward pass cost, in forward passes."""
-Surprise = Callable[[Tensor], Tensor]
+SampledNll = Callable[[Tensor], Tensor]
 
 
-def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], surprise: Surprise) -> tuple[FloatArray, ...]:
+def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sampled_nll: SampledNll) -> tuple[FloatArray, ...]:
     """Return per dimension [K_d] the summed second-order rise of the divergence when a choice replaces the float tensor.
 
     KL(p || p + dp) is 0.5 dx' F dx to second order, F the Fisher information of x; kept is its diagonal (as in HAWQ-V2's trace and
-    ModelOpt's gradient score). The labels of `surprise` are drawn from the network's own outputs, so that examples are independent with
+    ModelOpt's gradient score). The labels of `sampled_nll` are drawn from the network's own outputs, so that examples are independent with
     mean zero and the squared sum of a batch's gradients is the sum of their squares on average.
 
     Args:
         engine: its private network is used; it is left in float.
         space: what may be chosen.
         batches: model inputs.
-        surprise: outputs -> the summed negative log-likelihood of labels drawn from them.
+        sampled_nll: outputs -> the summed negative log-likelihood of labels drawn from them.
     """
     model = engine.restore()
     inputs_of = {name: each for each in space.dimensions if each.slot == "activation" for name in each.layers}
@@ -45,7 +45,7 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], su
     ]
     try:
         for inputs in batches:
-            _backward(model, weights, inputs, surprise)
+            _backward(model, weights, inputs, sampled_nll)
             for name, weight in weights.items():
                 if weight.grad is not None:
                     squares[name] += weight.grad.square()
@@ -57,12 +57,12 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], su
     return tuple(scores[each.name] for each in space.dimensions)
 
 
-def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, surprise: Surprise) -> None:
+def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, sampled_nll: SampledNll) -> None:
     with torch.inference_mode(False), torch.enable_grad():
         for weight in weights.values():
             weight.requires_grad_(True)
         try:
-            surprise(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
+            sampled_nll(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
         finally:
             for weight in weights.values():
                 weight.requires_grad_(False)

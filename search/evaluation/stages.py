@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving
+from quant_core.qat.loop import CheckpointConfig
 from quant_core.qat.prepare import finalize
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
@@ -24,7 +24,7 @@ def qat_metrics(
     *,
     section: EvaluateSection | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> Metrics:
     """Return accuracy and loss of the float, the post-training quantized and the trained quantized network on valid and test.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving, epochs, supervised
-from quant_core.qat.population import Breeding, train
+from quant_core.qat.loop import CheckpointConfig, TrainingRun, epochs, supervised
+from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
 from quant_core.util.files import cache_folder
@@ -25,7 +25,7 @@ MOST_KEPT = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Reshuffled:
+class ShuffledBatches:
     """Examples of tensors in batches of `size`, in a new order at every pass; a ragged last batch is left out.
 
     The order comes from torch's generator, which the training loop seeds for every epoch.
@@ -52,10 +52,10 @@ def training_batches(task: Task) -> Iterable[Batch]:
     alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
     if not alike or any(y.shape[1:] != targets[0].shape[1:] for y in targets):
         return batches
-    return Reshuffled(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
+    return ShuffledBatches(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
 
 
-def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
+def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -> CheckpointConfig:
     """Return where the training of policies one after the other, of the network and data that `key` names, is kept.
 
     The cache folder holds the last `MOST_KEPT` ones.
@@ -65,7 +65,7 @@ def kept(key: str, policies: Sequence[Policy], config: QatConfig) -> Saving:
         for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
     name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
-    return Saving(folder / f"{name}.pt")
+    return CheckpointConfig(folder / f"{name}.pt")
 
 
 def training(
@@ -76,7 +76,7 @@ def training(
     section: EvaluateSection | None = None,
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, Iterator[Metrics]]:
     """Prepare the network of `task` for training under `policy`; return it with its training, an epoch for every metrics asked for.
 
@@ -100,8 +100,8 @@ def training(
     on_valid = _on_valid(task, section, report)
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
     prepared = calibrated(task.model, policy, config, calib, start)
-    steps = epochs(prepared, training_batches(task), supervised(task.loss), config, teacher=task.model, report=on_valid, saving=saving)
-    return prepared, steps
+    run = TrainingRun(training_batches(task), supervised(task.loss), config, on_valid, saving)
+    return prepared, epochs(prepared, run, task.model)
 
 
 def trained(
@@ -112,7 +112,7 @@ def trained(
     section: EvaluateSection | None = None,
     start: Mapping[str, Tensor] | None = None,
     report: Report | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train the network of `task` under `policy` and return it prepared, in eval mode, with the metrics of every epoch.
 
@@ -125,15 +125,15 @@ def trained(
     return prepared.eval(), history
 
 
-def bred(
+def train_population(
     task: Task,
     policy: Policy,
     config: QatConfig,
-    breeding: Breeding,
+    breeding: PopulationConfig,
     *,
     section: EvaluateSection,
     start: Mapping[str, Tensor] | None = None,
-    saving: Saving | None = None,
+    saving: CheckpointConfig | None = None,
 ) -> tuple[nn.Module, list[Metrics]]:
     """Train a population under `policy`, compared by the metrics on the validation split; return the best as `trained` does.
 
@@ -141,9 +141,8 @@ def bred(
         InputError, QatError: as `trained`.
     """
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    report = _on_valid(task, section, None)
-    step = supervised(task.loss)
-    return train(task.model, policy, training_batches(task), step, config, breeding, calib=calib, start=start, report=report, saving=saving)
+    run = TrainingRun(training_batches(task), supervised(task.loss), config, _on_valid(task, section, None), saving)
+    return train(task.model, policy, run, breeding, calib=calib, start=start)
 
 
 def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:

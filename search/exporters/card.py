@@ -5,8 +5,8 @@ import math
 from importlib import metadata
 from pathlib import Path
 
-from hw_models.device import Device
-from hw_models.validation import validate
+from hw_models.loading import load_device
+from hw_models.validation.run import validate
 from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 
@@ -67,7 +67,7 @@ def _cost(bundle: Bundle) -> str:
     checks = [
         f"- {each.name}: {each.n} figures, error {each.mean_percent:.2f} % on average, {each.max_percent:.1f} % at most"
         f"{'' if math.isnan(each.rank) else f', rank correlation {each.rank:.3f}'} ({each.source})"
-        for each in validate(Device.load(device))
+        for each in validate(load_device(device))
     ]
     if not checks:
         return f"{table}\n\nThe model of this device was held against no published or measured figure: use it to compare, not to predict."

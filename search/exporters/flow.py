@@ -1,8 +1,6 @@
 """Export a picked policy: rebuild what the sweep saw, run the exporters into a temporary folder, rename it when all are verified."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +13,10 @@ from quant_core.util.registry import resolve
 from search import tracking
 from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
+from search.exporters.folder import REPORT, check_target, files_in, put_in_place, scratch_folder
 from search.records.front import pick
 from search.records.record import TrialRecord
 from search.sweeps.context import check_fingerprints, open_context
-
-REPORT = "export.json"
 
 
 def export(
@@ -53,19 +50,16 @@ def export(
         BitfrontError: a check failed; nothing is left behind.
     """
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
-    _check_target(out, force)
+    check_target(out, force)
     _check_name(register)
-    temporary = _existing_parent(out) / f".{out.name}.{os.getpid()}.tmp"
     try:
-        temporary.mkdir()
-        bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
-        done = _written(uri, bundle, exporters, register, temporary)
-        (temporary / REPORT).write_text(json.dumps(_report(bundle, done), indent=1) + "\n", encoding="utf-8")
-        _move(temporary, out)
+        with scratch_folder(out) as folder:
+            bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+            done = _written(uri, bundle, exporters, register, folder)
+            (folder / REPORT).write_text(json.dumps(_report(bundle, done, files_in(folder)), indent=1) + "\n", encoding="utf-8")
+            put_in_place(folder, out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error}. Give a folder that can be written.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return done
 
 
@@ -94,7 +88,7 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
     context = open_context(experiment)
     setup, evaluator = context.setup, context.evaluator
     check_fingerprints(record, setup)
-    fidelity, after = trial.result.fidelity, [each.policy for number in trial.after for each in record.trials if each.number == number]
+    fidelity, after = trial.result.fidelity, [other.policy for number in trial.after for other in record.trials if other.number == number]
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
     metrics |= {split: evaluator.metrics(trial.policy, split, fidelity, after) for split in ("valid", "test")}
     notes = _require_recorded(trial, metrics["valid"]["accuracy"])
@@ -121,51 +115,23 @@ def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:
     return (f"{figures} (another machine, torch build or number of threads)",)
 
 
-def _check_target(out: Path, force: bool) -> None:
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; give another folder, or --force to replace it.")
-    if out.exists() and not (out / REPORT).is_file():
-        raise InputError(f"{out} exists and is no export of bitfront (it has no {REPORT}); --force replaces exports only.")
-    for parent in out.absolute().parents:
-        if parent.exists() and not parent.is_dir():
-            raise InputError(f"cannot write {out}: {parent} is a file. Give a folder that can be written.")
-
-
 def _check_name(register: str) -> None:
     """Refuse what MLflow's registry takes for no name, before any work is done."""
     if register and (not register.strip() or set(register) & set("/:")):
         raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit.")
 
 
-def _existing_parent(out: Path) -> Path:
-    """Return the nearest folder above `out` that exists: folders are made when everything is verified, not before."""
-    return next(each for each in out.absolute().parents if each.is_dir())
-
-
-def _move(temporary: Path, out: Path) -> None:
-    """Put the finished folder in place; an older export is replaced, or stays where that fails."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not out.exists():
-        temporary.rename(out)
-        return
-    out.rename(old)
-    try:
-        temporary.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _report(bundle: Bundle, done: dict[str, Exported]) -> dict[str, object]:
+def _report(bundle: Bundle, done: dict[str, Exported], files: set[Path]) -> dict[str, object]:
     return {
         "sweep": bundle.record.name,
         "run_id": bundle.record.run_id,
         "trial": bundle.trial.number,
         "id": bundle.policy.id,
-        "metrics": {split: dict(each) for split, each in bundle.metrics.items()},
+        "metrics": {split: dict(metrics) for split, metrics in bundle.metrics.items()},
         "cost": dict(bundle.trial.result.cost),
         "notes": bundle.network.notes,
-        "formats": {name: {"files": each.files, "checks": dict(each.checks), "notes": each.notes} for name, each in done.items()},
+        "files": sorted(map(str, files)),
+        "formats": {
+            name: {"files": exported.files, "checks": dict(exported.checks), "notes": exported.notes} for name, exported in done.items()
+        },
     }

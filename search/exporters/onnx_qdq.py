@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quant_core.export.graph import quantized_graph
-from quant_core.export.marks import input_names
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.runtime import Session
 from quant_core.export.stored import StoredLayer
+from quant_core.export.tagging import input_names
 from quant_core.spec.size import weight_bytes
 from quant_core.util.files import write_bytes
 from search.exporters import Bundle, Exported

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_flatten
 
-from quant_core.export.marks import input_names
 from quant_core.export.runtime import Session, read_model, versions
+from quant_core.export.tagging import input_names
 from quant_core.util.errors import BitfrontError
 from search.exporters import Bundle, Exported, onnx_qdq
 from search.exporters import policy as policy_json

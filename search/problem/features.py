@@ -1,4 +1,4 @@
-"""What the HAQ agent sees of a network at each step: the state of the paper, and what is ours beyond it (arXiv 1811.08886, section 3.1)."""
+"""The features of layers that the HAQ agent sees: the state of the paper (arXiv 1811.08886, section 3.1), and two more columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,17 +11,18 @@ from spaces.space import Dimension
 PAPER = ("depthwise", "in_channels", "out_channels", "stride", "kernel", "weights", "in_size", "index", "activation")
 """Columns of the paper's state (equations 1 and 2); the previous action is added during the episode. Linear layers: stride 0, kernel 1."""
 BEYOND = ("macs", "activations")
+"""Columns that the paper does not have."""
 
 
 def features(layers: Sequence[Layer], dimensions: Sequence[Dimension]) -> tuple[FloatArray, tuple[str, ...]]:
     """Return [D, F] in [0, 1] for the free slots of a network, and the names of the columns; tied layers are averaged."""
     index = {layer.name: n for n, layer in enumerate(layers)}
     rows = np.array([[*_state(layer), n] for n, layer in enumerate(layers)], dtype=np.float64).reshape(len(layers), -1)
-    seen = np.array([rows[[index[name] for name in each.layers]].mean(axis=0) for each in dimensions]).reshape(
+    averaged = np.array([rows[[index[name] for name in dimension.layers]].mean(axis=0) for dimension in dimensions]).reshape(
         len(dimensions), rows.shape[1]
     )
-    columns = dict(zip((*PAPER[:7], *BEYOND, "index"), seen.T, strict=True))
-    columns["activation"] = np.array([float(each.slot == "activation") for each in dimensions])
+    columns = dict(zip((*PAPER[:7], *BEYOND, "index"), averaged.T, strict=True))
+    columns["activation"] = np.array([float(dimension.slot == "activation") for dimension in dimensions])
     return unit(columns, (*PAPER, *BEYOND))
 
 
@@ -34,7 +35,7 @@ def unit(columns: Mapping[str, FloatArray], names: Sequence[str]) -> tuple[Float
 
 
 def _state(layer: Layer) -> tuple[float, ...]:
-    """Return the seven figures of the paper that are the layer's own, then ours, unscaled."""
+    """Return the first seven columns of the paper, then those beyond it, unscaled."""
     return (
         float(layer.kind == "depthwise"), layer.in_channels, layer.out_channels, max(layer.stride, default=0),
         max(layer.kernel, default=1), layer.weights, max(layer.in_size, default=1), layer.macs, layer.in_elements,

@@ -29,7 +29,7 @@ def non_dominated(points: FloatArray) -> BoolArray:
     finite = np.flatnonzero(~np.isnan(points).any(axis=1))
     order = finite[np.lexsort((finite, *points[finite].T[::-1]))]
     rest = points[order]
-    while len(order):  # the lexicographically first of what is left is never dominated by the rest: keep it, drop what it covers
+    while len(order):  # nothing dominates the lexicographically first of the rest: keep it, drop what it dominates
         keep[order[0]] = True
         free = ~(rest >= rest[0]).all(axis=1)
         order, rest = order[free], rest[free]
@@ -52,7 +52,7 @@ def hypervolume(points: FloatArray, reference: Sequence[float]) -> float:
 
 
 def _volume(points: FloatArray, corner: FloatArray) -> float:
-    """Volume of points that all lie below `corner`."""
+    """Return the volume that points [N, m], all below `corner`, dominate."""
     if len(points) == 0:
         return 0.0
     if len(corner) == 1:
@@ -73,7 +73,7 @@ def relative_hypervolume(points: FloatArray, reference: Sequence[float]) -> floa
 
 
 def knee(points: FloatArray) -> int:
-    """Return the row of the front [N, m] that bulges most from the plane through its extremes [DAS99].
+    """Return the row of the front [N, m] farthest from the plane through its extremes, towards the ideal point [DAS99].
 
     Each objective is scaled to [0, 1] over the front (ideal to nadir), which puts the extremes of a 2-D front at (0, 1) and (1, 0); the
     distance to the plane sum(x) = 1 towards the ideal point is then largest where sum(x) is smallest. Ties: the first.
@@ -139,19 +139,19 @@ class Archive:
         points = np.vstack([self._points, np.asarray(point, dtype=np.float64)])
         order = np.argsort(numbers, kind="stable")
         keep = order[non_dominated(points[order])]
-        found = tuple(int(n) for n in numbers[keep])
-        if found == self.numbers:
+        front_numbers = tuple(int(n) for n in numbers[keep])
+        if front_numbers == self.numbers:
             return False
-        self.numbers, self._points = found, points[keep]
+        self.numbers, self._points = front_numbers, points[keep]
         self._volume = relative_hypervolume(self._points, self.reference)
         return True
 
     @property
     def hypervolume(self) -> float:
-        """The share of the box from 0 to the reference that the front dominates."""
+        """Return the share of the box from 0 to the reference that the front dominates."""
         return self._volume
 
     @property
     def knee(self) -> int:
-        """Trial number of the knee, or -1 while the front is empty."""
+        """Return the trial number of the knee, or -1 while the front is empty."""
         return self.numbers[knee(self._points)] if self.numbers else -1

@@ -1,4 +1,4 @@
-"""What a searcher is given and what it gives back: `Problem`, `Trial`, and the `Searcher` interface. Free of heavy imports."""
+"""The interface between a sweep and its searcher: `Problem`, `Trial` and the `Searcher` protocol. Free of heavy imports."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +21,17 @@ class Problem:
     The first objective, `error`, is measured by evaluating. Sensitivities are estimates of it, one choice at a time.
 
     Attributes:
-        cardinalities: choices per dimension, [D]. Within a dimension choices are ordered from cheap to dear.
+        cardinalities: choices per dimension, [D]. Within a dimension choices are ordered from cheap to expensive.
         objectives: names; "error" is measured, every other one is a key of `site_cost`.
         limits: metric -> upper limit that a returned policy must keep.
         sites: partition of the dimensions into groups that are costed jointly (the weight and activation of one layer).
         site_cost: metric -> per site an array of shape [K_d for d in site].
-        base_cost: metric -> cost of everything that is fixed.
+        base_cost: metric -> cost of the layers that are not searched.
         peak: metrics that are a max over sites instead of a sum.
         baselines: points evaluated before any other (the uniform policies).
         sensitivity: returns, per dimension, [K_d] the rise of the error when only this dimension leaves its best choice; it may
             cost evaluations, so it is called at most once, and only by searchers that use it.
-        features: [D, F] in [0, 1]: what the HAQ agent sees of each dimension; `feature_names` says what.
+        features: [D, F] in [0, 1]: the state of the HAQ agent at each dimension; `feature_names` names the columns.
         float_error: the error of the unquantized network, where known (HAQ's reward is relative to it).
     """
 
@@ -50,21 +50,21 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """How many points there are."""
+        """Return the number of points."""
         return math.prod(self.cardinalities)
 
     def costs(self, values: IntArray) -> dict[str, FloatArray]:
         """Return every metric of points [N, D] as arrays [N]: a gather and a sum, never a loop over points."""
-        found = {}
+        costs = {}
         for metric, tables in self.site_cost.items():
             parts = [table[tuple(values[:, d] for d in site)] for site, table in zip(self.sites, tables, strict=True)]
             base = np.full(len(values), self.base_cost.get(metric, 0.0))
-            found[metric] = np.max([base, *parts], axis=0) if metric in self.peak else np.sum([base, *parts], axis=0)
-        return found
+            costs[metric] = np.max([base, *parts], axis=0) if metric in self.peak else np.sum([base, *parts], axis=0)
+        return costs
 
     def costs_of(self, values: Sequence[int]) -> dict[str, float]:
         """Return every metric of one point."""
-        return {metric: float(each[0]) for metric, each in self.costs(np.asarray([values], dtype=np.int64)).items()}
+        return {metric: float(column[0]) for metric, column in self.costs(np.asarray([values], dtype=np.int64)).items()}
 
     def excess(self, values: IntArray) -> FloatArray:
         """Return [N, len(limits)]: how far each point is over each limit, relative to it; <= 0 keeps the limit."""
@@ -72,7 +72,7 @@ class Problem:
         columns = [(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()]
         return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
 
-    def dearest(self, metric: str) -> float:
+    def max_cost(self, metric: str) -> float:
         """Return the largest cost of one metric that any point has."""
         parts = [self.base_cost.get(metric, 0.0), *(float(np.max(table)) for table in self.site_cost[metric])]
         return max(parts) if metric in self.peak else sum(parts)

@@ -15,11 +15,11 @@ TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Walls:
+class LinearLimits:
     """The limits of a problem as sums: sum over sites of tables[m][s] at the site's choices <= budget[m], for each limit m.
 
-    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of what sticks out over the
-    limit at each site, with budget 0.
+    Everything is divided by the limit (a limit of 0: by the largest cost). A peak metric becomes the sum of the sites' excess over the
+    limit, with budget 0.
 
     Attributes:
         problem: whose sites these are.
@@ -32,12 +32,12 @@ class Walls:
     budget: FloatArray
 
     def used(self, values: Sequence[int]) -> FloatArray:
-        """Return what a point takes of each budget, [M]."""
-        sites = self.problem.sites
-        return np.array([sum(float(t[tuple(values[d] for d in s)]) for s, t in zip(sites, each, strict=True)) for each in self.tables])
+        """Return the use of each budget by a point, [M]."""
+        points = [tuple(values[d] for d in site) for site in self.problem.sites]
+        return np.array([sum(float(table[point]) for point, table in zip(points, tables, strict=True)) for tables in self.tables])
 
 
-def walls(problem: Problem) -> Walls:
+def linearize_limits(problem: Problem) -> LinearLimits:
     """Return the limits of `problem` as sums over its sites.
 
     Raises:
@@ -46,23 +46,23 @@ def walls(problem: Problem) -> Walls:
     tables, budget = [], []
     for metric, limit in problem.limits.items():
         base = problem.base_cost.get(metric, 0.0)
-        scale = abs(limit) or max(float(np.abs(each).max()) for each in problem.site_cost[metric]) or 1.0
+        scale = abs(limit) or max(float(np.abs(table).max()) for table in problem.site_cost[metric]) or 1.0
         if metric in problem.peak:
-            tables.append(tuple(np.maximum(each - limit, 0.0) / scale for each in problem.site_cost[metric]))
+            tables.append(tuple(np.maximum(table - limit, 0.0) / scale for table in problem.site_cost[metric]))
             budget.append(-max(base - limit, 0.0) / scale)
         else:
-            tables.append(tuple(each / scale for each in problem.site_cost[metric]))
+            tables.append(tuple(table / scale for table in problem.site_cost[metric]))
             budget.append((limit - base) / scale)
-        least = sum(float(each.min()) for each in tables[-1])
+        least = sum(float(table.min()) for table in tables[-1])
         if least > budget[-1] + TOLERANCE:
-            floor = max(base, *(float(each.min()) for each in problem.site_cost[metric])) if metric in problem.peak else None
+            floor = max(base, *(float(table.min()) for table in problem.site_cost[metric])) if metric in problem.peak else None
             reachable = floor if floor is not None else base + least * scale
             raise InputError(f"limit {metric} = {limit:.6g} cannot be kept: the cheapest choices take {reachable:.6g}. Raise the limit.")
-    return Walls(problem, tuple(tables), np.array(budget))
+    return LinearLimits(problem, tuple(tables), np.array(budget))
 
 
 class Moves:
-    """A point, and what every change of one dimension would do to each limit: kept up to date one site at a time.
+    """A point, and by how much every change of one dimension raises the use of each limit; updated one site at a time.
 
     Attributes:
         values: the point.
@@ -70,8 +70,8 @@ class Moves:
         delta: [M, D, K] rise of each use when dimension d goes to choice k; inf where there is no such choice.
     """
 
-    def __init__(self, limits: Walls, values: Sequence[int]) -> None:
-        self._walls = limits
+    def __init__(self, limits: LinearLimits, values: Sequence[int]) -> None:
+        self._linear = limits
         self._site = {d: s for s, site in enumerate(limits.problem.sites) for d in site}
         self.values = list(values)
         self.room = limits.budget - limits.used(values)
@@ -80,20 +80,20 @@ class Moves:
         for site in range(len(limits.problem.sites)):
             self._refresh(site)
 
-    def take(self, dimension: int, choice: int) -> None:
+    def apply(self, dimension: int, choice: int) -> None:
         """Change one dimension."""
         self.room = self.room - self.delta[:, dimension, choice]
         self.values[dimension] = choice
         self._refresh(self._site[dimension])
 
-    def kept(self) -> bool:
-        """True when every limit is kept."""
+    def feasible(self) -> bool:
+        """Tell whether the point keeps every limit."""
         return bool((self.room >= -TOLERANCE).all())
 
     def _refresh(self, site: int) -> None:
-        dimensions = self._walls.problem.sites[site]
+        dimensions = self._linear.problem.sites[site]
         at: tuple[int | slice, ...] = tuple(self.values[d] for d in dimensions)
-        for m, tables in enumerate(self._walls.tables):
+        for m, tables in enumerate(self._linear.tables):
             now = tables[site][at]
             for position, d in enumerate(dimensions):
                 along = (*at[:position], slice(None), *at[position + 1 :])
@@ -104,40 +104,40 @@ class Moves:
 class Repair(Protocol):
     """Turns a point into one that keeps the limits, or leaves it."""
 
-    def __call__(self, limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator, /) -> Values:
+    def __call__(self, limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator, /) -> Values:
         """Return the repaired point; `losses` [D, K] estimates the rise of the error per choice (inf: no such choice)."""
 
 
-def none(_limits: Walls, values: Values, _losses: FloatArray, _rng: np.random.Generator) -> Values:
+def none(_limits: LinearLimits, values: Values, _losses: FloatArray, _rng: np.random.Generator) -> Values:
     """Return the point as it is: it may be over a limit."""
     return values
 
 
-def haq_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+def haq(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
     """While over budget: from the last layer to the first, activation then weight one step down (HAQ, arXiv 1811.08886, sec. 3.4)."""
     moves = Moves(limits, values)
-    while not moves.kept() and any(moves.values):
+    while not moves.feasible() and any(moves.values):
         for d in reversed(range(len(values))):
             if moves.values[d]:
-                moves.take(d, moves.values[d] - 1)
-            if moves.kept():
+                moves.apply(d, moves.values[d] - 1)
+            if moves.feasible():
                 break
-    return smart_wall(limits, tuple(moves.values), losses, rng)
+    return greedy(limits, tuple(moves.values), losses, rng)
 
 
-def random_wall(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
-    """While over budget: a dimension drawn at random one step down, so that no layer is favoured."""
+def random(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """While over budget: a dimension drawn at random one step down, which favours no layer."""
     moves = Moves(limits, values)
-    while not moves.kept() and any(moves.values):
+    while not moves.feasible() and any(moves.values):
         d = int(rng.choice(np.flatnonzero(moves.values)))
-        moves.take(d, moves.values[d] - 1)
-    return smart_wall(limits, tuple(moves.values), losses, rng)
+        moves.apply(d, moves.values[d] - 1)
+    return greedy(limits, tuple(moves.values), losses, rng)
 
 
-def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
+def greedy(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.random.Generator) -> Values:
     """While over budget: the change with the least loss per cost saved, the saving counted only as far as it is needed."""
     moves, rise = Moves(limits, values), _rise(losses, values)
-    while not moves.kept():
+    while not moves.feasible():
         after = np.maximum(moves.delta - moves.room[:, None, None], 0.0).sum(axis=0)
         saved = np.maximum(-moves.room, 0.0).sum() - after
         helps = saved > TOLERANCE
@@ -146,14 +146,14 @@ def smart_wall(limits: Walls, values: Values, losses: FloatArray, _rng: np.rando
         score = np.where(helps, rise, np.inf)
         np.divide(score, saved, out=score, where=helps & (rise > 0))
         d, k = _first(score)
-        moves.take(d, k)
+        moves.apply(d, k)
         rise[d] = losses[d] - losses[d, k]
     return tuple(moves.values)
 
 
-def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
-    """Do as `smart_wall`, then take what still fits, the best gain per cost first (a limit that is kept stays kept)."""
-    moves = Moves(limits, smart_wall(limits, values, losses, rng))
+def greedy_then_refill(limits: LinearLimits, values: Values, losses: FloatArray, rng: np.random.Generator) -> Values:
+    """Do as `greedy`, then raise choices while they fit, the best gain per cost first (a limit that is kept stays kept)."""
+    moves = Moves(limits, greedy(limits, values, losses, rng))
     rise = _rise(losses, moves.values)
     while True:
         fits = (moves.delta <= np.maximum(moves.room, 0.0)[:, None, None]).all(axis=0) & (rise < 0)
@@ -163,7 +163,7 @@ def smart_wall_fill(limits: Walls, values: Values, losses: FloatArray, rng: np.r
         score = np.full(rise.shape, np.inf)
         np.divide(rise, cost, out=score, where=fits)
         d, k = _first(score)
-        moves.take(d, k)
+        moves.apply(d, k)
         rise[d] = losses[d] - losses[d, k]
 
 
@@ -180,29 +180,42 @@ def _first(score: FloatArray) -> tuple[int, int]:
 
 REPAIRS: dict[str, Repair] = {
     "none": none,
-    "haq_wall": haq_wall,
-    "random_wall": random_wall,
-    "smart_wall": smart_wall,
-    "smart_wall+fill": smart_wall_fill,
+    "haq": haq,
+    "random": random,
+    "greedy": greedy,
+    "greedy_then_refill": greedy_then_refill,
 }
+FORMER_NAMES = {"haq_wall": "haq", "random_wall": "random", "smart_wall": "greedy", "smart_wall+fill": "greedy_then_refill"}
+"""Names of repairs in recorded sweeps and experiment files of earlier versions -> the names they have now."""
+
+
+def repair_name(name: str) -> str:
+    """Return the present name of a repair that may be given by a former one."""
+    return FORMER_NAMES.get(name, name)
+
+
+def uses_losses(name: str) -> bool:
+    """Tell whether a repair, by its present or a former name, chooses by the estimated losses."""
+    return repair_name(name) in ("greedy", "greedy_then_refill")
 
 
 def padded(tables: Sequence[FloatArray]) -> FloatArray:
     """Stack per-dimension tables [K_d] into [D, K], inf where a dimension has no such choice."""
-    width = max((len(each) for each in tables), default=0)
-    found = np.full((len(tables), width), np.inf)
-    for row, each in zip(found, tables, strict=True):
-        row[: len(each)] = each
-    return found
+    width = max((len(table) for table in tables), default=0)
+    stacked = np.full((len(tables), width), np.inf)
+    for row, table in zip(stacked, tables, strict=True):
+        row[: len(table)] = table
+    return stacked
 
 
 class Repairer:
-    """One repair operator bound to a problem; `needs_losses` says whether it uses the sensitivities."""
+    """One repair operator, by its present or a former name, bound to a problem and to estimated losses [D, K]."""
 
     def __init__(self, problem: Problem, name: str, losses: FloatArray | None = None) -> None:
+        name = repair_name(name)
         if name not in REPAIRS:
             raise unknown("repair", name, REPAIRS)
-        self._limits = walls(problem)
+        self._limits = linearize_limits(problem)
         self._repair = REPAIRS[name]
         if losses is None:
             losses = padded([-np.arange(k, dtype=np.float64) / k for k in problem.cardinalities])

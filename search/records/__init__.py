@@ -1,1 +1,1 @@
-"""What a sweep leaves behind: results, trials, the front, and fronts side by side. Free of heavy imports."""
+"""The record of a sweep: results, trials, the front, and fronts side by side. Free of heavy imports."""

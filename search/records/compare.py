@@ -8,7 +8,7 @@ import numpy as np
 
 from quant_core.util.errors import InputError
 from search.problem.pareto import FloatArray, attainment, coverage, relative_hypervolume
-from search.records.front import Row, figures, front, pick, points
+from search.records.front import Row, figures, front_members, pick, points
 from search.records.record import SweepRecord, TrialRecord
 
 BUDGETS = 5
@@ -16,7 +16,7 @@ BUDGETS = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several sweeps have in common to be judged by.
+    """The figures by which several sweeps are compared.
 
     Attributes:
         names: how each sweep is called here; unique.
@@ -78,7 +78,7 @@ def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]
     """
     if len(sweeps) < 2:
         raise InputError(f"{len(sweeps)} sweep given; name two or more to compare.")
-    fronts = tuple(front(sweep) for sweep in sweeps)
+    fronts = tuple(front_members(sweep) for sweep in sweeps)
     objectives = _common(sweeps, fronts)
     unknown = sorted(set(budgets or {}) - set(objectives[1:]))
     if unknown:
@@ -108,17 +108,17 @@ def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]
 def _common(sweeps: Sequence[SweepRecord], fronts: Sequence[Sequence[TrialRecord]]) -> tuple[str, ...]:
     """Return the objectives of any sweep that all fronts have figures for."""
     wanted = dict.fromkeys(name for sweep in sweeps for name in sweep.objectives if name != "error")
-    found = tuple(name for name in wanted if all(name in figures(trial) for members in fronts for trial in members))
-    if not found:
+    common = tuple(name for name in wanted if all(name in figures(trial) for members in fronts for trial in members))
+    if not common:
         raise InputError(f"the sweeps have no cost in common; their objectives: {'; '.join(', '.join(s.objectives) for s in sweeps)}.")
-    return ("error", *found)
+    return ("error", *common)
 
 
 def _corner(sweeps: Sequence[SweepRecord], objectives: Sequence[str], clouds: Sequence[FloatArray]) -> list[float]:
     """Return one reference point: the largest of the sweeps' own, or a tenth beyond the worst front member where none has one."""
     worst = np.vstack(clouds).max(axis=0) if sum(map(len, clouds)) else np.ones(len(objectives))
-    own = [[sweep.reference[name] for sweep in sweeps if name in sweep.reference] for name in objectives]
-    return [max(known) if known else 1.1 * float(most) for known, most in zip(own, worst, strict=True)]
+    stated = [[sweep.reference[name] for sweep in sweeps if name in sweep.reference] for name in objectives]
+    return [max(values) if values else 1.1 * float(most) for values, most in zip(stated, worst, strict=True)]
 
 
 def _names(sweeps: Sequence[SweepRecord]) -> tuple[str, ...]:
@@ -126,23 +126,23 @@ def _names(sweeps: Sequence[SweepRecord]) -> tuple[str, ...]:
     return tuple(sweep.name if count[sweep.name] == 1 else f"{sweep.name}-{sweep.run_id[:8]}" for sweep in sweeps)
 
 
-def _attained(names: Sequence[str], clouds: Sequence[FloatArray], column: int, given: Sequence[float] | None) -> tuple[Row, ...]:
+def _attained(names: Sequence[str], clouds: Sequence[FloatArray], column: int, asked: Sequence[float] | None) -> tuple[Row, ...]:
     """Return per budget the best accuracy of each sweep; None where none of its policies keeps it."""
     costs = np.concatenate([cloud[:, column] for cloud in clouds])
-    if given is None and len(costs) == 0:
+    if asked is None and len(costs) == 0:
         return ()
-    budgets = np.asarray(given if given is not None else np.linspace(costs.min(), costs.max(), BUDGETS), dtype=np.float64)
+    budgets = np.asarray(asked if asked is not None else np.linspace(costs.min(), costs.max(), BUDGETS), dtype=np.float64)
     errors = [attainment(cloud[:, 0], cloud[:, column], budgets) for cloud in clouds]
     return tuple(
         {"budget": float(budget)}
-        | {name: None if np.isinf(each[i]) else 1.0 - float(each[i]) for name, each in zip(names, errors, strict=True)}
+        | {name: None if np.isinf(reached[i]) else 1.0 - float(reached[i]) for name, reached in zip(names, errors, strict=True)}
         for i, budget in enumerate(budgets)
     )
 
 
 def _layers(names: Sequence[str], picked: Sequence[TrialRecord | None]) -> tuple[Row, ...]:
-    """Return what each picked policy does with each layer; empty text where a network lacks the layer."""
+    """Return the choice of each picked policy for each layer; empty text where a network lacks the layer."""
     chosen = [trial.policy if trial else {} for trial in picked]
     layers = dict.fromkeys(layer for policy in chosen for layer in policy)
     texts = {layer: [str(policy[layer]) if layer in policy else "" for policy in chosen] for layer in layers}
-    return tuple({"layer": layer, "same": len(set(each)) == 1} | dict(zip(names, each, strict=True)) for layer, each in texts.items())
+    return tuple({"layer": layer, "same": len(set(specs)) == 1} | dict(zip(names, specs, strict=True)) for layer, specs in texts.items())

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind, as plain data: one `TrialRecord` per trial, one `SweepRecord` for the whole."""
+"""The record of a sweep, as plain data: one `TrialRecord` per trial, one `SweepRecord` for the whole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """Everything that is known of a sweep.
+    """The record of a whole sweep.
 
     Attributes:
         name, run_id: both identify it; run_id is the MLflow run id of the parent run.

@@ -2,13 +2,12 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import plotly.graph_objects as go
 
-from quant_core.util.errors import BitfrontError
-from search.records.front import Row, front, front_rows
+from search.records.front import Row, front_members, front_rows
 from search.records.record import SweepRecord
+from search.records.units import cells, label
 from search.report.figures import bits_figure, front_figure, hypervolume_figure
 
 _STYLE = (
@@ -46,22 +45,21 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def in_units(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose columns of floats are texts in the metric's unit, which the column's name then holds."""
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    texts = {
+        name: cells(name, [value if isinstance(value, float) else None for value in values])
+        for name, values in columns.items()
+        if any(isinstance(value, float) for value in values)
+    }
+    return [
+        {label(name) if name in texts else name: texts[name][i] if name in texts else row[name] for name in row}
+        for i, row in enumerate(rows)
+    ]
+
+
 def sweep_page(sweep: SweepRecord) -> str:
     """Return the page of a sweep: front, table, bits per layer, hypervolume."""
-    rows: list[Row] = front_rows(sweep, front(sweep))
+    rows = in_units(front_rows(sweep, front_members(sweep)))
     return page(f"bitfront sweep {sweep.name}", [front_figure(sweep), table(rows, "knee"), bits_figure(sweep), hypervolume_figure(sweep)])
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it.
-
-    Raises:
-        BitfrontError: the place cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise BitfrontError(f"cannot write {path}: {error.strerror}; choose another place.") from None

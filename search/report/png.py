@@ -4,30 +4,30 @@ import io
 
 from matplotlib.figure import Figure
 
-from search.records.front import figures, front, knee_number
+from search.records.front import figures, front_members, knee_number
+from search.records.palette import BASELINES, FRONT, KNEE, OTHERS
 from search.records.record import SweepRecord, TrialRecord
+from search.records.units import label, unit_of
 from search.report.figures import shown_bits
-from search.report.style import COLORS, label, unit
 
 
 def front_png(sweep: SweepRecord) -> bytes:
     """Return error against each cost: all trials, front, knee, uniform baselines."""
     costs = [name for name in sweep.objectives if name != "error"] or ["error"]
-    members = sorted(front(sweep), key=lambda trial: figures(trial)[costs[0]])
+    members = sorted(front_members(sweep), key=lambda trial: figures(trial)[costs[0]])
     knee = [trial for trial in members if trial.number == knee_number(members, sweep.objectives)]
     ended = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0]
     canvas = Figure(figsize=(6.4 * len(costs), 4.4), layout="constrained")
     for axes, cost in zip(canvas.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
-        scale, name = unit(cost, [figures(trial)[cost] for trial in ended])
 
-        def at(trials: list[TrialRecord], cost: str = cost, scale: float = scale) -> tuple[list[float], list[float]]:
-            return [figures(t)[cost] / scale for t in trials], [100 * figures(t)["error"] for t in trials]
+        def at(trials: list[TrialRecord], cost: str = cost) -> tuple[list[float], ...]:
+            return tuple([figures(trial)[metric] / unit_of(metric).size for trial in trials] for metric in (cost, "error"))
 
-        axes.scatter(*at(ended), s=12, color="#b8bcc4", label="trials")
-        axes.scatter(*at([t for t in ended if t.origin == "baseline"]), s=36, marker="D", color="#8a8f99", label="uniform baselines")
-        axes.scatter(*at(members), s=40, color=COLORS[0], label="front")
-        axes.scatter(*at(knee), s=150, marker="*", color=COLORS[1], label="knee")
-        axes.set(xlabel=label(cost, name), ylabel="validation error [%]")
+        axes.scatter(*at(ended), s=12, color=OTHERS, label="trials")
+        axes.scatter(*at([t for t in ended if t.origin == "baseline"]), s=36, marker="D", color=BASELINES, label="uniform baselines")
+        axes.scatter(*at(members), s=40, color=FRONT, label="front")
+        axes.scatter(*at(knee), s=150, marker="*", color=KNEE, label="knee")
+        axes.set(xlabel=label(cost), ylabel=f"validation {label('error')}")
         axes.grid(alpha=0.3)
     canvas.axes[0].legend()
     canvas.suptitle(sweep.name)
@@ -37,7 +37,7 @@ def front_png(sweep: SweepRecord) -> bytes:
 def bits_png(sweep: SweepRecord) -> bytes:
     """Return the heat map of weight bits: layers down, policies of the front across, from cheap to dear."""
     cost = next((name for name in sweep.objectives if name != "error"), "error")
-    members = sorted(front(sweep), key=lambda trial: figures(trial)[cost])
+    members = sorted(front_members(sweep), key=lambda trial: figures(trial)[cost])
     layers = list(members[0].policy) if members else []
     canvas = Figure(figsize=(max(5.0, 1.5 + 0.35 * len(members)), max(3.0, 1.5 + 0.25 * len(layers))), layout="constrained")
     axes = canvas.subplots()

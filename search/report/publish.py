@@ -1,15 +1,18 @@
-"""What a finished sweep shows on its page in MLflow: the front as page, pictures, table, and a description."""
+"""The artifacts of a finished sweep on its page in MLflow: the front as page, pictures, table, and a description."""
 
-from search.records.front import front, front_rows
+from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord
+from search.records.units import label, shown, title_of, unit_of
 from search.report.page import sweep_page
 from search.report.png import bits_png, front_png
 from search.tracking import Tracker, names
 
+_COLUMNS = ("accuracy_valid", "accuracy_test", "weight_bytes", "bits_weight_avg")
+
 
 def publish(tracker: Tracker, sweep: SweepRecord) -> None:
     """Put `front.html`, `front.png`, `bits.png`, `front_table.json`, `front.json` and the description on the sweep's parent run."""
-    members = front(sweep)
+    members = front_members(sweep)
     rows = front_rows(sweep, members)
     tracker.artifact(sweep_page(sweep), "front.html")
     tracker.artifact(front_png(sweep), "front.png")
@@ -22,19 +25,19 @@ def publish(tracker: Tracker, sweep: SweepRecord) -> None:
 
 def note(sweep: SweepRecord) -> str:
     """Return the description of a sweep in Markdown: what was run, the front, where the files are."""
-    members = front(sweep)
+    members = front_members(sweep)
     failed = sum(trial.result.failed for trial in sweep.trials)
-    limits = ", ".join(f"{name} <= {value:.6g}" for name, value in sweep.limits.items()) or "none"
+    limits = ", ".join(f"{title_of(metric)} <= {shown(metric, value)}" for metric, value in sweep.limits.items()) or "none"
     lines = [
         f"### Sweep {sweep.name}",
         f"{len(sweep.trials)} trials ({failed} failed), {len(members)} policies on the front. Limits: {limits}.",
         "",
-        "| policy | trial | accuracy valid | accuracy test | weight bytes | bits per weight | |",
+        f"| policy | trial | {' | '.join(label(metric) for metric in _COLUMNS)} | |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in front_rows(sweep, members)[:40]:
-        shown = [row[key] for key in ("accuracy_valid", "accuracy_test", "weight_bytes", "bits_weight_avg")]
-        cells = [str(row["id"]), str(row["trial"]), *("" if value is None else f"{value:.5g}" for value in shown)]
-        lines.append(f"| {' | '.join(cells)} | {'knee' if row['knee'] else ''} |")
+        values = [(metric, row[metric]) for metric in _COLUMNS]
+        texts = [unit_of(metric).number(value) if isinstance(value, float) else "" for metric, value in values]
+        lines.append(f"| {row['id']} | {row['trial']} | {' | '.join(texts)} | {'knee' if row['knee'] else ''} |")
     lines += ["", f"Artifacts: `front.html` (interactive), `front.png`, `bits.png`, `front_table.json`. `bitfront front {sweep.name}`"]
     return "\n".join(lines)[:7500]

@@ -10,6 +10,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import load, resolve, suggest
 from search.config.schedulers import RAY
 from search.problem.problem import Problem, Searcher
+from search.problem.repair import repair_name
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
@@ -41,21 +42,27 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
         InputError: no such searcher, a package that it needs is missing, an option it does not have, or a limit that no point keeps.
     """
     make = _maker(name)
-    given = dict(options or {})
-    known = [each for each in inspect.signature(make).parameters if each not in ("problem", "seed", "trials")]
-    wrong = [each for each in given if each not in known]
+    values = present_options(name, options or {})
+    allowed = [option for option in inspect.signature(make).parameters if option not in ("problem", "seed", "trials")]
+    wrong = [option for option in values if option not in allowed]
     if wrong:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise InputError(f"searcher {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], known)}")
+        takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+        raise InputError(f"searcher {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], allowed)}")
     if trials < 1:
         raise InputError(f"trials = {trials} given; at least 1 is needed.")
-    if problem.sensitivity is not None:  # it may cost evaluations: once is enough, whoever asks
+    if problem.sensitivity is not None:  # it may cost evaluations, so it is called once at most
         problem = replace(problem, sensitivity=cache(problem.sensitivity))
-    return make(problem, seed=seed, trials=trials, **given)
+    return make(problem, seed=seed, trials=trials, **values)
+
+
+def present_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with a former name of a repair replaced by its present one; those of a user's own searcher stay as they are."""
+    ours = name in SEARCHERS or name.startswith(RAY)
+    return {key: repair_name(value) if ours and key == "repair" and isinstance(value, str) else value for key, value in options.items()}
 
 
 def _maker(name: str) -> Callable[..., Searcher]:
-    """Return what builds a searcher."""
+    """Return the class or function that builds a searcher."""
     if name.startswith(RAY):
         find = cast(Callable[[str], Callable[..., Searcher]], load("search.sweeps.ray.searchers:maker"))
         return find(name.removeprefix(RAY))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from search.problem.problem import Problem, Trial, Values
-from search.problem.repair import Repairer, padded
-from search.searchers.base.history import Ledger
+from search.problem.repair import Repairer, padded, uses_losses
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.base.neighbours import neighbours
-from search.searchers.base.targets import random_limits, under
+from search.searchers.base.targets import random_limits, with_limits
 from search.searchers.greedy import greedy_point
 
 
@@ -27,33 +27,32 @@ class SwapSearcher:
         *,
         seed: int,
         trials: int,  # noqa: ARG002
-        repair: str = "random_wall",
+        repair: str = "random",
         start: bool = True,
     ) -> None:
-        table = padded(losses(problem)) if start or repair.startswith("smart") else None
-        self._ledger = Ledger(problem, seed, Repairer(problem, repair, table))
+        table = padded(losses(problem)) if start or uses_losses(repair) else None
+        self._history = ProposalHistory(problem, seed, Repairer(problem, repair, table))
         self._start = greedy_point(problem, table) if table is not None and start else None
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""
         start, self._start = self._start, None
-        if start is not None and not self._ledger.seen(start):
-            return self._ledger.open(start)
-        return swapped(self._ledger)
+        if start is not None and not self._history.seen(start):
+            return self._history.open(start)
+        return propose_swap(self._history)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Report a trial."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
 
 
-def swapped(ledger: Ledger) -> Trial | None:
+def propose_swap(history: ProposalHistory) -> Trial | None:
     """Open a random new neighbour of the best point under the limits (or a random budget); a new point further off if there is none."""
-    target = under(ledger.problem, random_limits(ledger.problem, ledger.rng))
-    best: list[Values] = ledger.incumbents(target) or ledger.incumbents(ledger.problem)
+    target = with_limits(history.problem, random_limits(history.problem, history.rng))
+    best: list[Values] = history.incumbents(target) or history.incumbents(history.problem)
     if best:
-        near = neighbours(ledger, target, best[0], most=300)
+        near = neighbours(history, target, best[0], most=300)
         if len(near):
-            return ledger.open(tuple(map(int, near[ledger.rng.integers(len(near))])))
-    wanted = ledger.mutated(best[0], 3) if best else ledger.draw()
-    found = ledger.fresh(wanted)
-    return None if found is None else ledger.open(found)
+            return history.open(tuple(map(int, near[history.rng.integers(len(near))])))
+    point = history.fresh(history.mutated(best[0], 3) if best else history.draw())
+    return None if point is None else history.open(point)

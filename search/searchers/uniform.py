@@ -1,17 +1,17 @@
-"""The uniform policies, one after the other: the baseline of every plot."""
+"""The uniform policies, one after the other: the baseline that plots show."""
 
 from collections.abc import Sequence
 
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 
 
 class UniformSearcher:
     """Proposes every uniform point that keeps the limits, then stops.
 
     Options:
-        points: which these are; the problem's baselines.
+        points: the uniform points, where not those of the problem.
     """
 
     def __init__(
@@ -22,20 +22,20 @@ class UniformSearcher:
         trials: int,  # noqa: ARG002
         points: Sequence[Values] = (),
     ) -> None:
-        self._ledger = Ledger(problem, seed, Repairer(problem, "none"))
-        self._left = [each for each in points or uniform_points(problem) if problem.feasible(each)]
+        self._history = ProposalHistory(problem, seed, Repairer(problem, "none"))
+        self._left = [point for point in points or uniform_points(problem) if problem.feasible(point)]
 
     def ask(self) -> Trial | None:
         """Return the next uniform point that was not told yet."""
         while self._left:
             values = self._left.pop(0)
-            if not self._ledger.seen(values):
-                return self._ledger.open(values)
+            if not self._history.seen(values):
+                return self._history.open(values)
         return None
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
-        """Remember that a point is known."""
-        self._ledger.note(trial, objectives)
+        """Remember a point, so that it is not proposed."""
+        self._history.note(trial, objectives)
 
 
 def uniform_points(problem: Problem) -> list[Values]:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from hw_models.table import CostTable
 from quant_core.network.forward import forward
-from quant_core.qat.population import Breeding
+from quant_core.qat.population import PopulationConfig
 from quant_core.qat.rng import repeatable
 from quant_core.util.cache_key import cache_key
 from search.config.evaluation import EvaluateSection
@@ -73,7 +73,7 @@ def task_probe(task: Task) -> tuple[str, ...]:
     return ()
 
 
-def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: Breeding | None) -> str:
+def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: PopulationConfig | None) -> str:
     """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained."""
     if "qat" not in (section.fidelity, *section.ladder):
         return ""

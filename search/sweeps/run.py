@@ -16,7 +16,7 @@ from search.config.files import dumps, loads
 from search.problem.problem import Problem, Searcher
 from search.records.record import SweepRecord
 from search.report.publish import publish
-from search.searchers import build
+from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
 from search.sweeps.final import evaluate_front_on_test
@@ -39,6 +39,7 @@ def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
+    experiment = _with_present_names(experiment)
     context = open_context(experiment)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
@@ -68,6 +69,12 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
         sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
         return _finish(context, sweep, backend, tracker, begun, log)
+
+
+def _with_present_names(experiment: Experiment) -> Experiment:
+    """Return the experiment as it is recorded: options that bear a former name with their present one."""
+    options = present_options(experiment.search.searcher, experiment.search.options)
+    return experiment.model_copy(update={"search": experiment.search.model_copy(update={"options": options})})
 
 
 def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
@@ -101,13 +108,13 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
     """Return the record of a sweep before its first trial.
 
     The reference point of the hypervolume is 1 for the error, four times the float network's for the loss (at least 1), and 1.05 times
-    the dearest policy of the space for every cost.
+    the most expensive policy of the space for every cost.
     """
     experiment = setup.experiment
     stamp = datetime.now().strftime("%m%d-%H%M%S")
     name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
     quality = {"error": 1.0, "loss": max(1.0, 4.0 * baseline["loss_valid"])}
-    reference = {metric: quality.get(metric) or 1.05 * problem.dearest(metric) for metric in experiment.device.objectives}
+    reference = {metric: quality.get(metric) or 1.05 * problem.max_cost(metric) for metric in experiment.device.objectives}
     return SweepRecord(
         name,
         "",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hw_models.device import Device
-from hw_models.table import CostTable
+from hw_models.loading import load_device
+from hw_models.table import CostTable, build_table, cost_policy
 from quant_core.network.trace import trace
-from quant_core.qat.population import Breeding
+from quant_core.qat.population import PopulationConfig
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
@@ -57,8 +58,8 @@ def prepare(experiment: Experiment) -> Setup:
     task = tasks.load(experiment.task.name, experiment.task.options)
     layers = tuple(trace(task.model, first_inputs(task)))
     space = build_space(layers, experiment.space)
-    device = Device.load(experiment.device.name)
-    table = device.table(layers, space.layer_choices)
+    device = load_device(experiment.device.name)
+    table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table)
     limits = _limits(experiment.device, device, table, layers)
     _check_limits(limits, table, space)
@@ -154,7 +155,7 @@ def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...]) -
     if limit.of == "float" and name == "weight_bytes":
         return limit.value * float_bytes(layers)
     try:
-        return limit.value * device.cost(layers, policy)[name]
+        return limit.value * cost_policy(device, layers, policy)[name]
     except InputError as error:
         raise InputError(f"budget {name} = '{limit.value} of {limit.of}': the device cannot run {limit.of}: {error}") from None
 
@@ -171,11 +172,11 @@ def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -
             )
 
 
-def population(experiment: Experiment) -> Breeding | None:
+def population(experiment: Experiment) -> PopulationConfig | None:
     """Return how policies are trained by a population; None where they are not.
 
     Raises:
         InputError: an option of the scheduler that is not legal.
     """
     run = experiment.run
-    return Breeding(**run.scheduler_options) if run.scheduler == POPULATION else None
+    return PopulationConfig(**run.scheduler_options) if run.scheduler == POPULATION else None

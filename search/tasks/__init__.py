@@ -40,7 +40,7 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
     """
     function = resolve(TASKS, "task", name)
     if not callable(function):
-        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.task.Task.")
+        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.tasks.task.Task.")
     _check_options(name, function, options)
     from quant_core.qat.rng import repeatable
 
@@ -58,15 +58,15 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
-        raise InputError(f"task {name!r} is no function of keyword options that returns a search.task.Task.") from None
+        raise InputError(f"task {name!r} is no function of keyword options that returns a search.tasks.task.Task.") from None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
-    listing = ", ".join(str(parameter) for parameter in known.values()) or "none"
+    allowed = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
+    listing = ", ".join(str(parameter) for parameter in allowed.values()) or "none"
     for key in options:
-        if key not in known:
-            raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, known)}")
-    missing = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in options]
+        if key not in allowed:
+            raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, allowed)}")
+    missing = [key for key, parameter in allowed.items() if parameter.default is inspect.Parameter.empty and key not in options]
     if missing:
         raise InputError(f"task {name!r} needs the option {', '.join(missing)}; its options: {listing}.")
 
@@ -78,7 +78,7 @@ def _checked(name: str, made: object) -> "Task":
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
-        raise InputError(f"task {name!r} gave a {what}; it must return a search.task.Task whose model is a torch.nn.Module.")
+        raise InputError(f"task {name!r} gave a {what}; it must return a search.tasks.task.Task whose model is a torch.nn.Module.")
     for split in _SPLITS:
         _check_split(f"task {name!r}: its {split}", getattr(made, split))
     made.model.eval()
@@ -99,7 +99,7 @@ def _check_split(what: str, split: object) -> None:
     if first is None or (batched and not len(targets)):
         raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
     if not batched:
-        kinds = f" of {', '.join(type(each).__name__ for each in first)}" if isinstance(first, tuple | list) else ""
+        kinds = f" of {', '.join(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
         raise InputError(
             f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
             f"targets a tensor [N, ...] with one entry per example."

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from search.tasks.files import Source, locate
-from search.tasks.networks import build
+from search.tasks.networks import build_network
 from search.tasks.networks.checkpoint import load_checkpoint
 from search.tasks.networks.mlperf_tiny import files, reference
 from search.tasks.networks.mlperf_tiny import mlperf_tiny as load_reference
@@ -75,7 +75,7 @@ def resnet20_cifar10(
         InputError: missing or damaged file, a size below 1.
     """
     folder, (name,) = locate(CHECKPOINT, path)
-    model = load_checkpoint(build("resnet20", 3, 10), Path(folder) / name)
+    model = load_checkpoint(build_network("resnet20", 3, 10), Path(folder) / name)
     return agreement(model, (3, 32, 32), (1.0, -2.0, 2.0), seed, (train_size, calib_size, valid_size, test_size))
 
 
@@ -86,7 +86,7 @@ _RANGES = {"resnet8": (1.0, 0.0, 255.0), "mobilenet": (5.0, 0.0, 1.0), "dscnn": 
 def agreement(
     model: nn.Module, shape: tuple[int, ...], values: tuple[float, float, float], seed: int, sizes: tuple[int, int, int, int]
 ) -> Task:
-    """Return a task of noise inputs whose targets are what `model` says of them.
+    """Return a task of noise inputs whose targets are the outputs of `model` on them.
 
     Args:
         model: in eval mode; gives logits, or as many outputs as inputs (then it is judged as an autoencoder).
@@ -104,7 +104,7 @@ def agreement(
 
 
 def noise(n: int, shape: tuple[int, ...], values: tuple[float, float, float], generator: torch.Generator) -> Tensor:
-    """Return n smooth random inputs, [n, *shape], of random brightness and contrast, pressed into the given range by a sigmoid."""
+    """Return n smooth random inputs, [n, *shape], of random brightness and contrast, mapped into the range by a sigmoid."""
     channels, height, width = shape if len(shape) == 3 else (1, 1, *shape)
     steepness, low, high = values
     total = GRAIN * torch.randn(n, channels, height, width, generator=generator)
@@ -123,9 +123,9 @@ def closeness(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _batches(model: nn.Module, inputs: Tensor) -> list[Batch]:
-    found: list[Batch] = []
+    batches: list[Batch] = []
     for part in torch.split(inputs, STEP):
         with torch.no_grad():
             outputs: Tensor = model(part)
-        found.append((part, outputs if outputs.shape == part.shape else outputs.argmax(dim=1)))
-    return found
+        batches.append((part, outputs if outputs.shape == part.shape else outputs.argmax(dim=1)))
+    return batches

@@ -48,9 +48,9 @@ def trained(name: str, recipe: Recipe, train: Callable[[], State]) -> State:
     """
     text = json.dumps(recipe, sort_keys=True)
     path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
-    found = _read(path, text)
-    if found is not None:
-        return found
+    kept = _read(path, text)
+    if kept is not None:
+        return kept
     _require_writable(path.parent)
     logger.info("training %s (once; kept in %s)", name, path)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in train().items()}

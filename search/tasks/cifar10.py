@@ -15,7 +15,7 @@ from torch import nn
 from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate
 from search.tasks.images import Images, Scale, Sizes, image_task
-from search.tasks.networks import build
+from search.tasks.networks import build_network
 from search.tasks.networks.checkpoint import load_checkpoint
 from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
@@ -64,8 +64,8 @@ def cifar10(
         InputError: no data, other data, a checkpoint of another network, unknown network, a size outside its split.
     """
     first, test = _splits(path)
-    train, valid = first.pick(slice(-VALID)), first.pick(slice(-VALID, None))
-    make: Callable[[], nn.Module] = partial(build, network, 3, 10)
+    train, valid = first.subset(slice(-VALID)), first.subset(slice(-VALID, None))
+    make: Callable[[], nn.Module] = partial(build_network, network, 3, 10)
     if checkpoint:
         model = load_checkpoint(make(), Path(checkpoint).expanduser())
     else:
@@ -116,8 +116,8 @@ def read_python(path: Path) -> Images:
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"{path} is no python batch of CIFAR-10: {type(error).__name__}: {error}") from error
     if pixels.shape != (PER_BATCH, ROW) or pixels.dtype != np.uint8 or labels.shape != (PER_BATCH,):
-        given = f"data {pixels.dtype} {pixels.shape} and labels {labels.shape}"
-        raise InputError(f"{path} has {given}; a batch has data uint8 {(PER_BATCH, ROW)} and labels {(PER_BATCH,)}.")
+        content = f"data {pixels.dtype} {pixels.shape} and labels {labels.shape}"
+        raise InputError(f"{path} has {content}; a batch has data uint8 {(PER_BATCH, ROW)} and labels {(PER_BATCH,)}.")
     return _images(pixels, labels, path)
 
 

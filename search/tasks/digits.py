@@ -31,7 +31,7 @@ def digits(seed: int = 0, calib_size: int = 256, valid_size: int = VALID, test_s
         InputError: a size outside its split.
     """
     images = _images()
-    train, valid, test = (images.pick(part) for part in (slice(TRAIN), slice(TRAIN, TRAIN + VALID), slice(TRAIN + VALID, None)))
+    train, valid, test = (images.subset(part) for part in (slice(TRAIN), slice(TRAIN, TRAIN + VALID), slice(TRAIN + VALID, None)))
     model = fit("digits", DigitsNet, train, SCALE, replace(RECIPE, seed=seed))
     return image_task(model, train, valid, test, Sizes(None, calib_size, valid_size, test_size, batch_size, read=TEST), SCALE)
 

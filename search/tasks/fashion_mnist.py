@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
-from search.tasks.networks import build
+from search.tasks.networks import build_network
 from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
@@ -59,9 +59,9 @@ def fashion_mnist(
     """
     folder, _ = locate(SOURCE, path)
     first, last = (_images(folder, part) for part in ("train", "t10k"))
-    train, valid = first.pick(slice(-VALID)), first.pick(slice(-VALID, None))
+    train, valid = first.subset(slice(-VALID)), first.subset(slice(-VALID, None))
     recipe = replace(RECIPE, seed=seed, epochs=epochs)
-    model = fit(f"fashion_mnist-{network.rpartition(':')[2]}", partial(build, network, 1, 10), train, Scale(), recipe)
+    model = fit(f"fashion_mnist-{network.rpartition(':')[2]}", partial(build_network, network, 1, 10), train, Scale(), recipe)
     return image_task(model, train, valid, last, Sizes(train_size, calib_size, valid_size, test_size, batch_size), Scale())
 
 

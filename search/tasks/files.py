@@ -12,7 +12,7 @@ VARIABLE = "BITFRONT_DATA"
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set looks like on disk.
+    """The layout of a data set on disk.
 
     Attributes:
         name: of the data set, also of its folder.
@@ -39,10 +39,10 @@ def locate(source: Source, path: str | None) -> tuple[Path, tuple[str, ...]]:
     """
     files = " or ".join(", ".join(names) for names in source.choices)
     wanted = f"Put {files} into a folder {source.name}, and give it or the folder above it as option path or in {VARIABLE}. {source.advice}"
-    given = path or os.environ.get(VARIABLE)
-    if not given:
+    place = path or os.environ.get(VARIABLE)
+    if not place:
         raise InputError(f"no path to the data of {source.name}. {wanted}")
-    root = Path(given).expanduser()
+    root = Path(place).expanduser()
     folders = [root, root / source.name, *(base / name for name in source.folders for base in (root, root / source.name))]
     for folder in folders:
         for names in source.choices:
@@ -58,7 +58,7 @@ def verified(path: Path, md5: str) -> bytes:
         InputError: the file is another one, or damaged.
     """
     content = path.read_bytes()
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise InputError(f"{path} ({len(content)} bytes) is damaged or not the official file: MD5 {found}, expected {md5}. Get it again.")
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise InputError(f"{path} ({len(content)} bytes) is damaged or not the official file: MD5 {actual}, expected {md5}. Get it again.")
     return content

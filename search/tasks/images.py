@@ -1,4 +1,4 @@
-"""From arrays of images to a `Task`: what the image tasks share."""
+"""The splits, scaling and batches that the image tasks share: from arrays of images to a `Task`."""
 
 import math
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ class Images:
     labels: Tensor
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.labels)
 
-    def pick(self, index: Tensor | slice) -> "Images":
-        """Return some of them."""
+    def subset(self, index: Tensor | slice) -> "Images":
+        """Return the images at an index."""
         return Images(self.pixels[index], self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """From pixels to network inputs: (pixel / `full` - mean) / deviation, per channel."""
+    """The map from pixels to network inputs: (pixel / `full` - mean) / deviation, per channel."""
 
     full: float = 255.0
     mean: tuple[float, ...] = (0.0,)
@@ -50,19 +50,19 @@ class Batches:
     scale: Scale = field(default_factory=Scale)
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Return the number of batches."""
         return math.ceil(len(self.images) / self.size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (inputs [size, C, H, W], labels [size])."""
         for start in range(0, len(self.images), self.size):
-            part = self.images.pick(slice(start, start + self.size))
+            part = self.images.subset(slice(start, start + self.size))
             yield self.scale(part.pixels), part.labels
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images of each split to use; None takes all. Batches of `train` and `calib`, then of `valid` and `test`."""
+    """The number of images of each split to use; None takes all. Batches of `train` and `calib`, then of `valid` and `test`."""
 
     train: int | None = None
     calib: int | None = None
@@ -83,13 +83,13 @@ def image_task(model: nn.Module, train: Images, valid: Images, test: Images, siz
     order = permutation(len(train), seed=0)
     kept = order[: take("train_size", sizes.train, len(train))]
     calib = order[: take("calib_size", sizes.calib, len(train))]
-    valid = valid.pick(slice(take("valid_size", sizes.valid, len(valid))))
-    test = test.pick(slice(take("test_size", sizes.test, len(test))))
+    valid = valid.subset(slice(take("valid_size", sizes.valid, len(valid))))
+    test = test.subset(slice(take("test_size", sizes.test, len(test))))
     step = take("batch_size", sizes.batch, len(train))
     return Task(
         model=model,
-        train=Batches(train.pick(kept), step, scale),
-        calib=list(Batches(train.pick(calib), step, scale)),
+        train=Batches(train.subset(kept), step, scale),
+        calib=list(Batches(train.subset(calib), step, scale)),
         valid=list(Batches(valid, sizes.read, scale)),
         test=list(Batches(test, sizes.read, scale)),
     )

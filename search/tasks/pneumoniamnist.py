@@ -12,7 +12,7 @@ import torch
 from quant_core.util.errors import InputError
 from search.tasks.files import Source, locate, verified
 from search.tasks.images import Images, Scale, Sizes, image_task
-from search.tasks.networks import build
+from search.tasks.networks import build_network
 from search.tasks.task import Task
 from search.tasks.training import Recipe, fit
 
@@ -56,7 +56,7 @@ def pneumoniamnist(
     splits = read(folder / name)
     train, valid, test = without(splits["train"], splits["val"]), splits["val"], splits["test"]
     recipe = replace(RECIPE, seed=seed, epochs=epochs)
-    model = fit(f"pneumoniamnist-{network.rpartition(':')[2]}", partial(build, network, 1, 2), train, Scale(), recipe)
+    model = fit(f"pneumoniamnist-{network.rpartition(':')[2]}", partial(build_network, network, 1, 2), train, Scale(), recipe)
     return image_task(model, train, valid, test, Sizes(train_size, calib_size, valid_size, test_size, batch_size), Scale())
 
 
@@ -71,17 +71,17 @@ def read(path: Path) -> dict[str, Images]:
             arrays = {name: np.asarray(file[name]) for part in COUNTS for name in (f"{part}_images", f"{part}_labels")}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not PneumoniaMNIST: {error}") from error
-    found = {}
+    splits = {}
     for part, counts in COUNTS.items():
         pixels, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1)
         if pixels.shape != (sum(counts), 28, 28) or pixels.dtype != np.uint8 or tuple(np.bincount(labels)) != counts:
-            given = f"{pixels.dtype} {pixels.shape} and labels {np.bincount(labels).tolist()}"
-            raise InputError(f"{path}: split {part!r} has {given}; expected uint8 {(sum(counts), 28, 28)} and labels {list(counts)}.")
-        found[part] = Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
-    return found
+            content = f"{pixels.dtype} {pixels.shape} and labels {np.bincount(labels).tolist()}"
+            raise InputError(f"{path}: split {part!r} has {content}; expected uint8 {(sum(counts), 28, 28)} and labels {list(counts)}.")
+        splits[part] = Images(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
+    return splits
 
 
 def without(images: Images, others: Images) -> Images:
     """Return `images` less those that stand in `others` pixel for pixel."""
-    seen = {each.numpy().tobytes() for each in others.pixels}
-    return images.pick(torch.tensor([index for index, each in enumerate(images.pixels) if each.numpy().tobytes() not in seen]))
+    seen = {image.numpy().tobytes() for image in others.pixels}
+    return images.subset(torch.tensor([index for index, image in enumerate(images.pixels) if image.numpy().tobytes() not in seen]))

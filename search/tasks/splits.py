@@ -12,7 +12,7 @@ def permutation(n: int, seed: int) -> Tensor:
 
 
 def take(option: str, size: int | None, most: int) -> int:
-    """Return how many examples to take of a split that has `most`; None takes all.
+    """Return the number of examples to take of a split that has `most`; None takes all.
 
     Raises:
         InputError: the size is not in 1..most.

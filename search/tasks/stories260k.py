@@ -1,4 +1,4 @@
-"""A small language model: the 260,032 weights of llama2.c's stories260K in transformers' LlamaForCausalLM, on text that it tells itself."""
+"""A small language model: the 260,032 weights of llama2.c's stories260K in transformers' LlamaForCausalLM, on text sampled from itself."""
 
 import struct
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def stories260k(
 
     Args:
         path: folder with stories260K.bin and tok512.bin, or the folder above a `stories260k` that holds them; default BITFRONT_DATA.
-        text: a UTF-8 text file to judge by; without it, stories that the float model tells at temperature 1 (sampled once, cached).
+        text: a UTF-8 text file to judge by; without it, stories sampled from the float model at temperature 1 (once, then cached).
         seed: of the sampling.
         length: tokens per sequence, at most the model's context of 512.
         train_size, calib_size, valid_size, test_size: how many sequences; of a text, consecutive ones.
@@ -55,7 +55,7 @@ def stories260k(
     named = {"train_size": train_size, "calib_size": calib_size, "valid_size": valid_size, "test_size": test_size}
     sizes = [take(name, size, MOST) for name, size in named.items()]
     if text is None:
-        sequences = _told(model, sum(sizes), length, seed)
+        sequences = _sampled(model, sum(sizes), length, seed)
     else:
         tokenizer = read_tokenizer(folder / tokens, model.config.vocab_size)
         sequences = _read(Path(text).expanduser(), tokenizer, sum(sizes), length)
@@ -145,7 +145,7 @@ def _fill(model: Any, values: Tensor, header: dict[str, int]) -> None:
     ]
     at = 0
     with torch.no_grad():
-        for parameter in (each for group in order for each in group):
+        for parameter in (parameter for group in order for parameter in group):
             parameter.copy_(values[at : at + parameter.numel()].view_as(parameter))
             at += parameter.numel()
         for layer in layers:
@@ -158,13 +158,13 @@ def halves(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def _told(model: Any, n: int, length: int, seed: int) -> Tensor:
+def _sampled(model: Any, n: int, length: int, seed: int) -> Tensor:
     recipe = {"weights": digest(model.state_dict()), "sequences": n, "length": length, "seed": seed, "temperature": 1.0}
     return trained("stories260k-text", recipe, lambda: {"tokens": sample(model, n, length, seed)})["tokens"]
 
 
 def sample(model: Any, n: int, length: int, seed: int) -> Tensor:
-    """Return n sequences that the model tells at temperature 1 from BOS, [n, length + 1]."""
+    """Return n sequences sampled from the model at temperature 1, from BOS on, [n, length + 1]."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.full((n, 1), BOS)
     past = None
@@ -180,7 +180,7 @@ def sample(model: Any, n: int, length: int, seed: int) -> Tensor:
 def _read(path: Path, tokenizer: Tokenizer, n: int, length: int) -> Tensor:
     """Return the first n sequences of a text file, each BOS and `length` tokens, [n, length + 1]."""
     if not path.is_file():
-        raise InputError(f"text {path} does not exist; give the path of a UTF-8 text file, or none for self-told stories.")
+        raise InputError(f"text {path} does not exist; give the path of a UTF-8 text file, or none for sampled stories.")
     tokens: list[int] = []
     for line in _lines(path):
         if len(tokens) >= n * length:

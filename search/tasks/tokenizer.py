@@ -14,7 +14,7 @@ _BYTES = 3  # pieces 3 .. 258 are the single bytes
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Pieces of text by token id, and how willingly each is joined."""
+    """Pieces of text by token id, and the score of joining two neighbours into each."""
 
     pieces: tuple[bytes, ...]
     scores: tuple[float, ...]

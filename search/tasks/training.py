@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Equal recipes give equal weights (for one number of threads and one build of torch).
+    """The hyper-parameters of one training. Equal recipes give equal weights (for one number of threads and one build of torch).
 
     Attributes:
         seed: of the initial weights, the order of the images and the augmentation.
@@ -56,23 +56,23 @@ class Recipe:
         whole("epochs", self.epochs, 1)
 
 
-def fit(name: str, build: Callable[[], nn.Module], images: Images, scale: Scale, recipe: Recipe) -> nn.Module:
-    """Return the network of `build`, in eval mode, trained on `images` by `recipe`: from the cache, or now.
+def fit(name: str, make: Callable[[], nn.Module], images: Images, scale: Scale, recipe: Recipe) -> nn.Module:
+    """Return the network of `make`, in eval mode, trained on `images` by `recipe`: from the cache, or now.
 
     Args:
         name: what is trained; the start of the cached file's name.
-        build: makes the untrained network; called under the recipe's seed.
+        make: makes the untrained network; called under the recipe's seed.
         images: the training split.
         scale: from pixels to the network's inputs.
         recipe: all else. The cached file is bound to the recipe, the printed form of the network, the scale and the hash of the images.
     """
     data = digest({"pixels": images.pixels, "labels": images.labels})
     with _seeded(recipe.seed):
-        model = build()
+        model = make()
 
     def train() -> dict[str, Tensor]:
         with _seeded(recipe.seed), _threads(recipe.threads):
-            trainee = build()
+            trainee = make()
             trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             _train(name, trainee, images, scale, recipe)
         return dict(trainee.state_dict())
@@ -109,7 +109,7 @@ def _train(name: str, model: nn.Module, images: Images, scale: Scale, recipe: Re
         total = 0.0
         order = torch.randperm(len(images))[: steps * size]  # a ragged last batch would skew the batch statistics
         for picked in torch.split(order, size):
-            part = images.pick(picked)
+            part = images.subset(picked)
             inputs = scale(augment(part.pixels, recipe.shift, recipe.flip)).contiguous(memory_format=torch.channels_last)
             loss = criterion(model(inputs), part.labels)
             optimizer.zero_grad(set_to_none=True)

@@ -63,21 +63,25 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     """Return the id of an experiment, creating it where it is new; its artifacts lie next to a SQLite file.
 
     Raises:
-        InputError: the experiment was deleted.
+        InputError: the experiment was deleted, or its name would lead to another folder.
         BitfrontError: the store cannot be reached.
     """
+    if name.strip(". ") == "":
+        raise InputError(
+            f"MLflow experiment {name!r} given; a name with a letter or a digit is needed: it names the folder of its artifacts."
+        )
     with reported(uri):
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return client.create_experiment(name, artifact_location=_artifact_root(uri, name))
             except MlflowException:  # somebody else created it meanwhile
-                found = client.get_experiment_by_name(name)
-    if found is None:
+                experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         raise BitfrontError(f"cannot create the MLflow experiment {name!r} at {redact(uri)}.")
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise InputError(f"the MLflow experiment {name!r} was deleted; restore it in the MLflow UI or choose another [track] experiment.")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def explain(error: BaseException) -> str:

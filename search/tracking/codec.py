@@ -3,7 +3,8 @@
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,9 @@ from search.records.result import Result
 
 Json = dict[str, Any]
 CHUNK = 7_000  # an MLflow tag holds 8,000 characters
+MAX_BYTES = 32 * 2**20
+"""No record is larger: a network of 100,000 layers takes 10 MB. What inflates to more is not ours."""
+MAX_LAYERS = 100_000
 _parse = lru_cache(maxsize=4096)(parse)
 
 
@@ -32,7 +36,7 @@ def dumps(value: object) -> str:
 def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
     """Return a trial as plain data; the policy's layer names are left out where they are `layers`."""
     specs: dict[str, int] = {}
-    codes = [[specs.setdefault(str(spec), len(specs)) for spec in (each.weight, each.activation)] for each in trial.policy.values()]
+    codes = [[specs.setdefault(str(spec), len(specs)) for spec in (layer.weight, layer.activation)] for layer in trial.policy.values()]
     data: Json = {
         "number": trial.number,
         "origin": trial.origin,
@@ -50,20 +54,60 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
 
 
 def trial_from_json(data: Json, layers: Sequence[str]) -> TrialRecord:
-    """Read a trial back; the inverse of `trial_to_json`."""
+    """Read a trial back; the inverse of `trial_to_json`.
+
+    Raises:
+        BitfrontError: the data is not a trial's.
+    """
+    with _checked("trial"):
+        return _trial(data, layers)
+
+
+@contextmanager
+def _checked(kind: str) -> Iterator[None]:
+    """Turn whatever reading foreign data raises into one error."""
+    try:
+        yield
+    except (BitfrontError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise BitfrontError(f"the record of a {kind} is damaged ({said}); restore it from a backup, or leave the sweep out.") from None
+
+
+def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
     names, specs = data.get("layers", layers), data["specs"]
     policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
-    fields = {key: data[key] for key in ("number", "origin", "repeated", "test")}
-    result = Result(**(data["result"] | {"epochs": tuple(data["result"].get("epochs", ()))}))
+    if len(names) > MAX_LAYERS:
+        raise ValueError(f"{len(names)} layers")
+    stored = data["result"]
+    result = Result(
+        str(stored["policy_id"]),
+        _figures(stored["metrics"]),
+        _figures(stored["cost"]),
+        float(stored["seconds"]),
+        str(stored["status"]),
+        str(stored["reason"]),
+        tuple(_figures(epoch) for epoch in stored.get("epochs", ())),
+        str(stored.get("fidelity", "ptq")),
+    )
     return TrialRecord(
-        values=tuple(data["values"]),
+        number=int(data["number"]),
+        origin=str(data["origin"]),
+        values=tuple(int(value) for value in data["values"]),
         policy=policy,
         result=result,
-        ask_index=data["asked"],
-        tell_index=data["told"],
-        after=tuple(data.get("after", ())),
-        **fields,
+        ask_index=int(data["asked"]),
+        tell_index=int(data["told"]),
+        repeated=int(data["repeated"]),
+        test=_figures(data["test"]),
+        after=tuple(int(number) for number in data.get("after", ())),
     )
+
+
+def _figures(data: Json) -> dict[str, float]:
+    """Return figures by name; a value that is no number is refused."""
+    if not all(isinstance(value, int | float) for value in data.values()):
+        raise TypeError("a figure that is no number")
+    return {str(name): value for name, value in data.items()}
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:
@@ -72,8 +116,23 @@ def sweep_to_json(sweep: SweepRecord) -> Json:
 
 
 def sweep_from_json(data: Json) -> SweepRecord:
-    """Read the header of a sweep; the inverse of `sweep_to_json`."""
-    return SweepRecord(**(data | {"objectives": tuple(data["objectives"])}))
+    """Read the header of a sweep; the inverse of `sweep_to_json`.
+
+    Raises:
+        BitfrontError: the data is not a sweep's.
+    """
+    with _checked("sweep"):
+        return SweepRecord(
+            str(data["name"]),
+            str(data["run_id"]),
+            str(data["experiment"]),
+            {str(name): str(value) for name, value in data["fingerprints"].items()},
+            tuple(str(name) for name in data["objectives"]),
+            _figures(data["limits"]),
+            _figures(data["reference"]),
+            _figures(data["baseline"]),
+            str(data["status"]),
+        )
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:
@@ -90,13 +149,34 @@ def from_tags(tags: Mapping[str, str], key: str) -> Any:
     """Read what `to_tags` wrote; None where the key is absent.
 
     Raises:
-        BitfrontError: a part is missing or damaged.
+        BitfrontError: a part is missing or damaged, or larger than any record.
     """
     if key not in tags:
         return None
     head, _, first = tags[key].partition(":")
     try:
         text = "".join([first, *(tags[f"{key}.{i}"] for i in range(1, int(head[:-1])))])
-        return json.loads(zlib.decompress(base64.b64decode(text)) if head.endswith("z") else text)
-    except (KeyError, ValueError, zlib.error) as error:
+        return json.loads(_inflated(base64.b64decode(text)) if head.endswith("z") else text)
+    except (KeyError, ValueError, RecursionError, zlib.error) as error:
         raise BitfrontError(f"the MLflow tag {key!r} is damaged ({type(error).__name__}: {error}); restore it from a backup.") from None
+
+
+def layer_names(value: object) -> tuple[str, ...]:
+    """Return the names of layers that a tag holds; none where it is absent.
+
+    Raises:
+        BitfrontError: the value is no list of names.
+    """
+    with _checked("sweep"):
+        if not isinstance(value, list | None) or not all(isinstance(name, str) for name in value or ()):
+            raise TypeError("layer names that are no list of text")
+        return tuple(value or ())
+
+
+def _inflated(data: bytes) -> bytes:
+    """Decompress up to `MAX_BYTES`."""
+    stream = zlib.decompressobj()
+    text = stream.decompress(data, MAX_BYTES)
+    if stream.unconsumed_tail or not stream.eof:
+        raise ValueError(f"it inflates to more than {MAX_BYTES} bytes, or is cut off")
+    return text

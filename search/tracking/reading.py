@@ -13,9 +13,9 @@ from typing import Any
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
-from search.records.record import SweepRecord, TrialRecord
+from search.records.record import SweepRecord
 from search.tracking import names
-from search.tracking.codec import Json, from_tags, sweep_from_json, trial_from_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
 from search.tracking.spool import FOLDER, Spool
 
 _SQLITE = "sqlite:///"
@@ -106,10 +106,10 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     tags = dict(parent.tags)
     for line in lines:
         tags |= line["tags"] if line["op"] == "tags" else {names.STATUS: line["status"]} if line["op"] == "status" else {}
-    layers: tuple[str, ...] = tuple(from_tags(tags, names.LAYERS) or ())
+    layers = layer_names(from_tags(tags, names.LAYERS))
     data = [record for row in children if (record := from_tags(row.tags, names.RECORD))]
     data += [line["trial"] for line in lines if line["op"] == "trial"]
-    trials: dict[int, TrialRecord] = {each["number"]: trial_from_json(each, layers) for each in data}
+    trials = {trial.number: trial for trial in (trial_from_json(entry, layers) for entry in data)}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
     return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
@@ -166,8 +166,8 @@ def _quoted(text: str) -> str:
 def _pages(fetch: Any) -> list[Any]:
     """Collect every page of an MLflow search."""
     page = fetch(None)
-    found = list(page)
+    entries = list(page)
     while page.token:
         page = fetch(page.token)
-        found += page
-    return found
+        entries += page
+    return entries

@@ -11,10 +11,9 @@ from typing import Any
 
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
-from search.tracking.codec import Json, from_tags, to_tags, trial_from_json
+from search.tracking.codec import Json, from_tags, layer_names, to_tags, trial_from_json
 from search.tracking.view import TAG, state
 
-PALETTE = tuple(f"#{each}" for each in ["1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "7f7f7f", "bcbd22"])
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -76,7 +75,7 @@ class Store:
     def _parent(self, line: Json) -> None:
         """Write what concerns the sweep as a whole."""
         if line["op"] in ("tags", "params"):
-            self._layers = tuple(from_tags(line.get("tags", {}), names.LAYERS) or self._layers)
+            self._layers = layer_names(from_tags(line.get("tags", {}), names.LAYERS)) or self._layers
             self._batch(self._who.run_id, tags=line.get("tags"), params=line.get("params"))
         elif line["op"] == "metrics":
             self._batch(self._who.run_id, metrics=[(key, value, line["time"], line["step"]) for key, value in line["metrics"].items()])

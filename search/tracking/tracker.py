@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from quant_core.util.errors import InputError
-from search.records.front import figures, front, front_rows
-from search.records.front import volume as hypervolume_of
+from search.records.front import figures, front_members, front_rows, hypervolume_of
+from search.records.palette import PALETTE
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.client import connect, experiment_id, reported
-from search.tracking.codec import Json, from_tags, sweep_to_json, to_tags, trial_to_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_to_json, to_tags, trial_to_json
 from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
 from search.tracking.spool import FOLDER, Spool
-from search.tracking.store import PALETTE, STATUSES, Identity, Store
+from search.tracking.store import STATUSES, Identity, Store
 from search.tracking.view import COSTS
 from search.tracking.writer import Writer
 
@@ -38,7 +38,7 @@ class Tracker:
         self._spool, self._writer = spool, writer
         self._layers = tuple(sweep.trials[0].policy) if sweep.trials else ()
         self._numbers = {trial.number for trial in sweep.trials}
-        self._volume = hypervolume_of(sweep, front(sweep))
+        self._volume = hypervolume_of(sweep, front_members(sweep))
         self._candidates = {trial.number: trial for trial in sweep.trials if trial.result.ok}
         self._last = -1
         writer.start()
@@ -240,6 +240,6 @@ def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
     sweep = merged(parent, children, journal.unsent()[0])
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
-    layers = from_tags(parent.tags, names.LAYERS) or ()
+    layers = layer_names(from_tags(parent.tags, names.LAYERS))
     store = Store(client, who, known, from_tags(parent.tags, names.FRONT), layers)
     return Tracker(sweep, journal, Writer(journal, store))

@@ -23,11 +23,11 @@ def verdict(rows: list[dict[str, Any]], words: str) -> str:
 
 
 def test_the_agent_must_be_below_both_rivals_unless_it_is_at_the_optimum() -> None:
-    rivals = [row("haq", regret=0.3), row("random, haq_wall", regret=0.2)]
+    rivals = [row("haq", regret=0.3), row("random, repair haq", regret=0.2)]
     asked = "median regret of `haq+`"
-    assert verdict([*rivals, row("haq+, haq_wall", regret=0.1)], asked) == "yes"
-    assert verdict([*rivals, row("haq+, haq_wall", regret=0.25)], asked) == "NO"
-    assert verdict([row("haq", regret=0.0), rivals[1], row("haq+, haq_wall", regret=0.0)], asked) == "yes"
+    assert verdict([*rivals, row("haq+, repair haq", regret=0.1)], asked) == "yes"
+    assert verdict([*rivals, row("haq+, repair haq", regret=0.25)], asked) == "NO"
+    assert verdict([row("haq", regret=0.0), rivals[1], row("haq+, repair haq", regret=0.0)], asked) == "yes"
 
 
 def test_auto_must_solve_a_budget_with_every_seed_and_never_be_worse() -> None:

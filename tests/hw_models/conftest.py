@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hw_models.device import FOLDER
+from hw_models.models.bitfusion.cache import schedules
 from hw_models.shapes import read_layers
 from quant_core.spec.layer import Layer
 
@@ -67,3 +68,11 @@ def mobilenet() -> tuple[Layer, ...]:
 def golden() -> Path:
     """Return the folder of golden figures."""
     return Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty cache folder, which schedules of Bit Fusion are read from and written to."""
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
+    schedules.cache_clear()
+    return tmp_path

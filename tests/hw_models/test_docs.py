@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hw_models.device import Device, device_names
-from hw_models.validation import Check, validate
+from hw_models.loading import device_names, load_device
+from hw_models.validation.run import Check, validate
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "hardware.md"
 
@@ -21,7 +21,7 @@ def row(check: Check) -> str:
 @pytest.mark.parametrize("name", device_names())
 def test_the_docs_state_every_check(name: str) -> None:
     lines = DOCS.read_text(encoding="utf-8").splitlines()
-    for check in validate(Device.load(name)):
+    for check in validate(load_device(name)):
         assert row(check) in lines
         for remark in check.remarks:
             figures = [word for word in remark.split() if word.replace(".", "").isdigit() and "." in word]

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models.device import Device, device_names
+from hw_models.loading import device_names, load_device
 from hw_models.schema.codes import code_bits, spec_of
 from hw_models.shapes import layer_of
+from hw_models.table import build_table, cost_policy
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 
-DEVICES = tuple(name for name in device_names() if Device.load(name).file.identity.kind not in ("lut", "bitfusion"))
+DEVICES = tuple(name for name in device_names() if load_device(name).file.identity.kind not in ("lut", "bitfusion"))
 CODES = ("int1", "int2", "int3", "int4", "int5", "int8", "int16", "float")
 
 
@@ -32,14 +33,14 @@ def layers(draw: st.DrawFn) -> Layer:
 @settings(max_examples=25)
 @given(layer=layers())
 def test_more_bits_are_never_cheaper_for_any_layer(name: str, layer: Layer) -> None:
-    device = Device.load(name)
+    device = load_device(name)
     legal = device.legal(layer)
     choices = [LayerPolicy(spec_of(w), spec_of(a)) for w in CODES for a in CODES]
-    choices = [each for each in choices if legal.allows(each)]
-    table = device.table((layer,), {layer.name: choices})
+    choices = [choice for choice in choices if legal.allows(choice)]
+    table = build_table(device, (layer,), {layer.name: choices})
     # with the scales: a weight of one element takes fewer bits in float, which has no scale, than as an integer
-    stored = [each.weight.storage_bits(layer.weight_shape) for each in choices]
-    bits = np.array([(each.weight.bits, total, each.activation.bits) for each, total in zip(choices, stored, strict=True)])
+    stored = [choice.weight.storage_bits(layer.weight_shape) for choice in choices]
+    bits = np.array([(choice.weight.bits, total, choice.activation.bits) for choice, total in zip(choices, stored, strict=True)])
     wider = (bits[None, :, :] >= bits[:, None, :]).all(axis=2)
     for metric, values in table.values.items():
         cheaper = wider & (values[0][None, :] < values[0][:, None] * (1 - 1e-12))
@@ -48,15 +49,15 @@ def test_more_bits_are_never_cheaper_for_any_layer(name: str, layer: Layer) -> N
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_plateau_costs_the_time_and_energy_of_what_it_runs_as(name: str) -> None:
-    device = Device.load(name)
+    device = load_device(name)
     layer = layer_of({"kind": "conv", "in_channels": "32", "out_channels": "48", "kernel": "3", "in_size": "14"})
     legal = device.legal(layer)
     choices = [LayerPolicy(spec_of(w), spec_of(a)) for w in legal.weights for a in legal.activations]
-    for choice in (each for each in choices if legal.allows(each)):
+    for choice in filter(legal.allows, choices):
         weight, activation = legal.run_as(choice) or ("", "")
         assert code_bits(weight) >= choice.weight.bits
         native = LayerPolicy(spec_of(weight), spec_of(activation))
-        own, run = (device.cost((layer,), {layer.name: each}) for each in (choice, native))
+        own, run = (cost_policy(device, (layer,), {layer.name: policy}) for policy in (choice, native))
         if name in ("a100", "h100", "h200", "b200", "generic-cpu", "horowitz-45nm"):  # these move the bits that are stored
             assert all(own[metric] <= run[metric] for metric in {"latency_s", "energy_j"} & set(own))
         else:

@@ -28,11 +28,11 @@ def test_shape_of_ignores_the_name_alone() -> None:
 def test_the_networks_that_ship_have_the_published_macs() -> None:
     resnet = read_layers(FOLDER / "resnet18-layers.csv")
     assert len(resnet) == 21
-    assert sum(each.macs for each in resnet) == 1_814_073_344  # as torchvision's resnet18 documents: 1.814 G
-    assert sum(each.weights for each in resnet) == 11_689_512 - 9600 - 1000  # less batch norms and the bias
+    assert sum(layer.macs for layer in resnet) == 1_814_073_344  # as torchvision's resnet18 documents: 1.814 G
+    assert sum(layer.weights for layer in resnet) == 11_689_512 - 9600 - 1000  # less batch norms and the bias
     mobilenet = read_layers(FOLDER / "haq_vu9p_mobilenetv2.csv")
     assert len(mobilenet) == 53
-    assert sum(each.macs for each in mobilenet) == 300_774_272  # 300.8 M
+    assert sum(layer.macs for layer in mobilenet) == 300_774_272  # 300.8 M
 
 
 @pytest.mark.parametrize(

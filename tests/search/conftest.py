@@ -47,9 +47,9 @@ EXPERIMENT = '[task]\nname = "digits"\n[track]\nuri = "postgresql://alice:s3cret
 def _trial(number: int, rng: random.Random, layers: int) -> TrialRecord:
     """Two uniform baselines, then random policies; every tenth fails, every twelfth repeats an earlier one."""
     bits = [(4, 8)[number]] * layers if number < 2 else [rng.choice((2, 3, 4, 5, 6, 8)) for _ in range(layers)]
-    specs = [LayerPolicy(parse(f"int{each}:channel:mse"), parse("int8:tensor:ema")) for each in bits]
+    specs = [LayerPolicy(parse(f"int{width}:channel:mse"), parse("int8:tensor:ema")) for width in bits]
     policy = Policy({f"body.{i}.conv": spec for i, spec in enumerate(specs)})
-    error = 0.02 + 0.3 * sum(4.0**-each for each in bits) / layers + 0.01 * rng.random()
+    error = 0.02 + 0.3 * sum(4.0**-width for width in bits) / layers + 0.01 * rng.random()
     cost = {"weight_bytes": 64.0 * sum(bits), "latency_s": 1e-5 * sum(bits) + 1e-6 * rng.random()}
     metrics = {"accuracy": 1 - error, "error": error, "loss": 2 * error, "bits_weight_avg": sum(bits) / layers, "bits_activation_avg": 8.0}
     result = Result(policy.id, metrics, cost, 0.125)
@@ -138,10 +138,10 @@ def sweep(bitfront: Call) -> Callable[..., str]:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            found = bitfront("sweep", path)
+            answer = bitfront("sweep", path)
         finally:
             os.chdir(before)
-        assert found.returncode == 0, found.stderr
+        assert answer.returncode == 0, answer.stderr
         return f"sqlite:///{folder}/mlflow.db"
 
     return run
@@ -161,8 +161,8 @@ def finished_trials() -> Callable[[str], dict[str, list[int]]]:
 
     def read(uri: str) -> dict[str, list[int]]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        found = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, env=environment)
-        numbers: dict[str, list[int]] = json.loads(found.stdout.splitlines()[-1])
+        answer = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, env=environment)
+        numbers: dict[str, list[int]] = json.loads(answer.stdout.splitlines()[-1])
         return numbers
 
     return read

@@ -18,7 +18,7 @@ import pytest
 
 from search import tracking
 from search.problem.pareto import Archive
-from search.records.front import front
+from search.records.front import front_members
 from search.records.record import SweepRecord
 from search.report.publish import publish
 from search.tracking import names
@@ -153,7 +153,7 @@ def test_the_front_renders_on_the_sweeps_page(browser: Browser, site: dict[str, 
     browser.enter_frame()
     browser.wait("return document.querySelectorAll('.heatmaplayer image').length > 0")  # the figure after the front
     ended = sum(trial.result.ok for trial in sweep.trials)
-    members = front(sweep)
+    members = front_members(sweep)
     uniform_on_front = sum(trial.origin == "baseline" for trial in members)
     points = browser.script("return document.querySelector('.plotly-graph-div').querySelectorAll('.scatterlayer path.point').length")
     assert points == 2 * (ended + uniform_on_front + 1)  # two panels; baselines on the front and the knee are drawn twice
@@ -164,7 +164,7 @@ def test_the_front_renders_on_the_sweeps_page(browser: Browser, site: dict[str, 
 
 
 def test_the_shared_view_shows_the_fronts_of_all_sweeps(browser: Browser, site: dict[str, Any]) -> None:
-    members = sum(len(front(sweep)) for sweep in site["sweeps"])
+    members = sum(len(front_members(sweep)) for sweep in site["sweeps"])
     browser.open(link(site["experiment"], site["base"]))
     browser.wait(f"return document.body.innerText.includes('{members} matching runs')")
     browser.wait("return [...document.querySelectorAll('input,textarea')].some(e => e.value.includes('bitfront.pareto'))")
@@ -180,12 +180,12 @@ def test_the_shared_view_shows_the_fronts_of_all_sweeps(browser: Browser, site: 
 def test_a_tag_filters_every_sweeps_front(browser: Browser, site: dict[str, Any]) -> None:
     query = quote(f"tags.`{names.PARETO}` = 'true' and tags.`{names.SWEEP}` = 'demo-tpe'")
     browser.open(f"{site['base']}/#/experiments/{site['experiment']}/runs?searchFilter={query}&orderByKey={quote('metrics.`error`')}")
-    browser.wait(f"return document.body.innerText.includes('{len(front(site['sweeps'][1]))} matching runs')")
+    browser.wait(f"return document.body.innerText.includes('{len(front_members(site['sweeps'][1]))} matching runs')")
     browser.picture("filter")
 
 
 def test_the_fronts_of_two_sweeps_compare(browser: Browser, site: dict[str, Any]) -> None:
-    members = sum(len(front(sweep)) for sweep in site["sweeps"])
+    members = sum(len(front_members(sweep)) for sweep in site["sweeps"])
     query = quote(f"tags.`{names.PARETO}` = 'true'")
     browser.open(f"{site['base']}/#/experiments/{site['experiment']}/runs?searchFilter={query}&orderByKey={quote('metrics.`error`')}")
     browser.wait(f"return document.body.innerText.includes('{members} matching runs')")

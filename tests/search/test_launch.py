@@ -34,7 +34,7 @@ def begin(_uri: str, _name: str, header: SweepRecord, _params: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("quality", "reference"), [("error", 1.0), ("loss", 4.0)])
-def test_the_reference_point_is_beyond_the_dearest_policy(monkeypatch: pytest.MonkeyPatch, quality: str, reference: float) -> None:
+def test_the_reference_point_is_beyond_the_most_expensive_policy(monkeypatch: pytest.MonkeyPatch, quality: str, reference: float) -> None:
     split = [(torch.ones(4, 6), torch.zeros(4, dtype=torch.int64))]
     task = Task(
         nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)).eval(), split, split, split, split, loss=lambda y, _: y.sum() * 0 + 1

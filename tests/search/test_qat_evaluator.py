@@ -9,14 +9,14 @@ from torch import nn
 
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import Saving
+from quant_core.qat.loop import CheckpointConfig
 from quant_core.qat.prepare import float_weights
 from quant_core.spec.policy import Policy, parse_layer_policy
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import first_inputs, measure
 from search.evaluation.stages import qat_metrics
-from search.evaluation.training import Reshuffled, kept, trained, training_batches
+from search.evaluation.training import ShuffledBatches, checkpoint_config, trained, training_batches
 from search.tasks.task import Batch, Task
 
 SECTION = EvaluateSection(calib=16, valid=30, test=20)
@@ -49,7 +49,7 @@ def policy(task: Task, weight: str = "int2") -> Policy:
 def test_metrics_of_float_ptq_and_qat_stand_side_by_side(task: Task, tmp_path: Path) -> None:
     config, layers = QatConfig(epochs=8, lr=0.05), trace(task.model, first_inputs(task))
     reported: list[dict[str, float]] = []
-    saving = Saving(tmp_path / "qat.pt")
+    saving = CheckpointConfig(tmp_path / "qat.pt")
     found = qat_metrics(
         task, layers, policy(task), config, section=SECTION, saving=saving, report=lambda m: bool(reported.append(m)) if m else False
     )
@@ -79,7 +79,7 @@ def test_stopping_and_the_seed_reach_the_loop(task: Task) -> None:
 
 def test_examples_are_reshuffled_in_whole_batches(task: Task) -> None:
     made = training_batches(replace(task, train=[(x[:7], y[:7]) for x, y in task.train]))
-    assert isinstance(made, Reshuffled)
+    assert isinstance(made, ShuffledBatches)
     assert len(made) == 10
     torch.manual_seed(3)
     first, second = list(made), list(made)
@@ -95,15 +95,15 @@ def test_training_is_kept_by_key_policies_and_configuration(tmp_path: Path, monk
     config = QatConfig(epochs=2)
     first, second = (Policy({"layer": parse_layer_policy(f"weight={weight},activation=int4")}) for weight in ("int2", "int3"))
     savings = [
-        kept("net", [first, second], config),
-        kept("net", [first, second], replace(config, lr=config.lr / 2)),
-        kept("net", [first, second], replace(config, seed=1)),
-        kept("net", [second, first], config),
-        kept("net", [second], config),
-        kept("other net", [first, second], config),
+        checkpoint_config("net", [first, second], config),
+        checkpoint_config("net", [first, second], replace(config, lr=config.lr / 2)),
+        checkpoint_config("net", [first, second], replace(config, seed=1)),
+        checkpoint_config("net", [second, first], config),
+        checkpoint_config("net", [second], config),
+        checkpoint_config("other net", [first, second], config),
     ]
     assert len({saving.path for saving in savings}) == len(savings)
-    assert kept("net", [first, second], QatConfig(epochs=2)) == savings[0]
+    assert checkpoint_config("net", [first, second], QatConfig(epochs=2)) == savings[0]
 
 
 def test_other_batches_stay_as_they_are(task: Task) -> None:

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hw_models.device import Device
+from hw_models.loading import load_device
+from hw_models.table import build_table
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
@@ -80,18 +81,18 @@ def space_of(weight: tuple[str, ...], activation: tuple[str, ...]) -> Space:
 def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     weight: tuple[str, ...], activation: tuple[str, ...], seed: int
 ) -> None:
-    space, device = space_of(weight, activation), Device.load("counts")
+    space, device = space_of(weight, activation), load_device("counts")
     assume(space.dimensions)
-    table = device.table(LAYERS, space.layer_choices)
+    table = build_table(device, LAYERS, space.layer_choices)
     problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}))
     assert problem.peak == {"peak_activation_bytes"}
     points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))
-    dearest = np.array([space.cardinalities]) - 1
-    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(dearest))
+    most_expensive = np.array([space.cardinalities]) - 1
+    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(most_expensive))
     assert set(costs) == set(truth)
     for metric, values in truth.items():
         np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
-        assert problem.dearest(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
+        assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError
 from search import tracking
 from search.problem.pareto import Archive
-from search.records.front import front, knee_number
+from search.records.front import front_members, knee_number
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names, reading, writer
 from search.tracking.client import MlflowClient, connect, reported
@@ -477,8 +477,8 @@ def test_a_resumed_sweep_passes_over_the_fronts_of_its_past(store_uri: str, make
     assert curve == sorted(curve)
     assert [value for _, value in curve] == sorted(value for _, value in curve)
     on_front = {int(each.data.tags[names.TRIAL]) for each in children(store_uri, again.run_id) if each.data.tags[names.PARETO] == "true"}
-    assert on_front == set(archive.numbers) == {trial.number for trial in front(sweep)}
-    assert archive.knee == knee_number(front(sweep), sweep.objectives)
+    assert on_front == set(archive.numbers) == {trial.number for trial in front_members(sweep)}
+    assert archive.knee == knee_number(front_members(sweep), sweep.objectives)
 
 
 def test_a_front_of_unrecorded_trials_is_refused(store_uri: str, make_sweep: MakeSweep) -> None:

@@ -1,7 +1,10 @@
 """Records as JSON and as tags: exact, compact, and loud where damaged."""
 
+import base64
+import contextlib
 import json
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +16,17 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
 from search.records.record import SweepRecord
-from search.tracking.codec import CHUNK, dumps, from_tags, sweep_from_json, sweep_to_json, to_tags, trial_from_json, trial_to_json
+from search.tracking.codec import (
+    CHUNK,
+    dumps,
+    from_tags,
+    layer_names,
+    sweep_from_json,
+    sweep_to_json,
+    to_tags,
+    trial_from_json,
+    trial_to_json,
+)
 from search.tracking.names import redact
 
 MakeSweep = Callable[..., SweepRecord]
@@ -76,3 +89,47 @@ def test_redact_blanks_out_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "cannot reach postgresql+psycopg2://user:p%40ss@db:5432/x or https://token@host/; pa55word was given"
     assert redact(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/; *** was given"
     assert redact("sqlite:///home/me@work/mlflow.db") == "sqlite:///home/me@work/mlflow.db"
+
+
+def test_what_inflates_without_limit_is_refused() -> None:
+    bomb = base64.b64encode(zlib.compress(b"[" + b"0," * 2**25 + b"0]", 9)).decode()
+    parts = [bomb[i : i + CHUNK] for i in range(0, len(bomb), CHUNK)]
+    tags = {f"x.{i}" if i else "x": part if i else f"{len(parts)}z:{part}" for i, part in enumerate(parts)}
+    with pytest.raises(BitfrontError, match="it inflates to more than"):
+        from_tags(tags, "x")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = ("number", "origin", "values", "specs", "codes", "result", "asked", "told", "repeated", "test", "after", "layers")
+SOUND = {
+    "number": 0, "origin": "random", "values": [0], "specs": ["int4:channel:mse"], "codes": [[0, 0]], "asked": 0, "told": 1, "repeated": -1,
+    "result": {"policy_id": "a", "metrics": {}, "cost": {}, "seconds": 0.1, "status": "ok", "reason": ""}, "test": {},
+}  # fmt: skip
+
+
+@given(st.sampled_from(KEYS), JSON)
+def test_a_trial_of_any_data_is_read_or_refused(key: str, value: object) -> None:
+    with contextlib.suppress(BitfrontError):
+        trial_from_json({**SOUND, key: value}, ("layer",))
+
+
+@given(st.text(max_size=60))
+def test_a_tag_of_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(BitfrontError):
+        from_tags({"x": text}, "x")
+
+
+@given(JSON)
+def test_a_header_of_any_data_is_read_or_refused(data: object) -> None:
+    for read in (sweep_from_json, layer_names):
+        with contextlib.suppress(BitfrontError):
+            read(data)
+
+
+def test_deep_json_is_refused() -> None:
+    with pytest.raises(BitfrontError, match=r"damaged \(RecursionError"):
+        from_tags({"x": "1j:" + "[" * 100_000}, "x")

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from hw_models.models.bitfusion import machine, search
-from hw_models.models.bitfusion.machine import NATIVE, Array, Work
+from hw_models.models.bitfusion.machine import NATIVE, Array, LayerWorkload
 from hw_models.models.bitfusion.search import FIELDS, schedule
 from quant_core.util.errors import InputError
 from quant_core.util.files import cache_folder, write_text
@@ -19,38 +19,38 @@ Pair = tuple[int, int]
 
 @cache
 def _code_hash() -> str:
-    """Return the hash of the modules that compute a schedule: a changed model never reads what another one wrote."""
+    """Return the hash of the modules that compute a schedule: a changed model never reads the schedules of another one."""
     files = (machine.__file__, search.__file__)
-    return hashlib.sha256(b"".join(Path(str(each)).read_bytes() for each in files)).hexdigest()
+    return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
 
-def cache_path(array: Array, work: Work, widest: int) -> Path:
+def cache_path(array: Array, workload: LayerWorkload, widest: int) -> Path:
     """Return the file of one array, layer shape and widest operand."""
-    key = json.dumps([_code_hash(), asdict(array), asdict(work), widest])
+    key = json.dumps([_code_hash(), asdict(array), asdict(workload), widest])
     return cache_folder() / "bitfusion" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 @lru_cache(maxsize=4096)
-def schedules(array: Array, work: Work, widest: int) -> Mapping[Pair, tuple[int, ...]]:
-    """Return (activation bits, weight bits) -> `bitfusion_search.FIELDS`, for every pair of native bits up to `widest`.
+def schedules(array: Array, workload: LayerWorkload, widest: int) -> Mapping[Pair, tuple[int, ...]]:
+    """Return (activation bits, weight bits) -> the figures `search.FIELDS`, for every pair of native bits up to `widest`.
 
     Raises:
-        InputError: not even the smallest tile of the work fits the buffers.
+        InputError: not even the smallest tile of the workload fits the buffers.
     """
-    path = cache_path(array, work, widest)
+    path = cache_path(array, workload, widest)
     pairs = [(a, w) for a in NATIVE for w in NATIVE if max(a, w) <= widest]
-    found = _read(path, len(pairs))
-    if found is None:
-        found = [schedule(array, work, a, w) for a, w in pairs]
+    rows = _read(path, len(pairs))
+    if rows is None:
+        rows = [schedule(array, workload, a, w) for a, w in pairs]
         with contextlib.suppress(InputError):  # a cache that cannot be written only costs time
-            write_text(path, json.dumps(found))
-    return dict(zip(pairs, found, strict=True))
+            write_text(path, json.dumps(rows))
+    return dict(zip(pairs, rows, strict=True))
 
 
 def _read(path: Path, count: int) -> list[tuple[int, ...]] | None:
     """Return the cached rows, or None where there are none or the file is damaged."""
     try:
-        rows = [tuple(int(each) for each in row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        rows = [tuple(int(value) for value in row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return None
     return rows if len(rows) == count and all(len(row) == len(FIELDS) for row in rows) else None

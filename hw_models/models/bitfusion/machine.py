@@ -1,4 +1,4 @@
-"""The Bit Fusion array (Sharma et al., ISCA 2018) and the work that it does, as plain numbers: footprints, cycles, energies.
+"""The Bit Fusion array (Sharma et al., ISCA 2018) and the workload that it runs, as plain numbers: footprints, cycles, energies.
 
 N x M fusion units hold 16 2-bit multipliers each, which fuse into PF = floor(8 / a) floor(8 / w) products of a x w bits per cycle.
 The N PF products of a column are summed, so N PF input channels and M output channels are worked on at once.
@@ -24,7 +24,7 @@ class Array:
     Attributes:
         rows, cols: N x M fusion units; rows sum over input channels, columns are output channels.
         dram_bits_per_cycle: DRAM bandwidth.
-        act_bytes, weight_bytes, out_bytes: the three buffers; each is double buffered, so half of it holds what is worked on.
+        act_bytes, weight_bytes, out_bytes: the three buffers; each is double buffered, so half of it holds the tile that is worked on.
         core_pj: of the whole array, per compute cycle.
         act_pj, weight_pj, out_pj: (read, write) of one bit of each buffer.
         dram_pj: of one bit read from or written to DRAM.
@@ -49,7 +49,7 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class LayerWorkload:
     """One convolution of a batch; a matrix product is one with 1 x 1 kernel and map.
 
     Attributes:
@@ -75,7 +75,7 @@ class Work:
 
 
 def native_bits(bits: Ints) -> Ints:
-    """Return what the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
+    """Return the native bits that the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
     eights = -(-bits // 8) * 8
     return np.where(bits <= 2, 2, np.where(bits <= 4, 4, eights))
 
@@ -86,8 +86,8 @@ def fusion(a: Ints, w: Ints) -> tuple[Ints, Ints]:
     return (8 // np.minimum(a, 8)) * (8 // np.minimum(w, 8)), passes
 
 
-def works_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[Work, int]:
-    """Return the work of one call of a layer and how often it is done: groups run one after the other.
+def workload_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[LayerWorkload, int]:
+    """Return the workload of one call of a layer and how often it runs: groups run one after the other.
 
     Rows of a linear layer join the batch; a transposed convolution is the product that gives every input pixel its taps.
     A map or kernel of one dimension is one row; of three, the first two are folded into the vertical one.
@@ -95,14 +95,14 @@ def works_of(layer: Layer, batch: int, im2col_channels: int) -> tuple[Work, int]
     groups = layer.groups
     ci, co = layer.in_channels // groups, layer.out_channels // groups
     if layer.kind == "linear":
-        return Work(batch * math.prod(layer.out_size), 1, 1, ci, co), groups
+        return LayerWorkload(batch * math.prod(layer.out_size), 1, 1, ci, co), groups
     if layer.kind == "conv_transpose":
         height, width = _plane(layer.in_size)
-        return Work(batch, height, width, ci, co * math.prod(layer.kernel)), groups
+        return LayerWorkload(batch, height, width, ci, co * math.prod(layer.kernel)), groups
     height, width = _plane(layer.out_size)
     kernel, stride, dilation = _plane(layer.kernel), _plane(layer.stride), _plane(layer.dilation)
     few = groups == 1 and ci <= im2col_channels
-    return Work(batch, height, width, ci, co, kernel, stride, dilation, few and math.prod(layer.kernel) > 1), groups
+    return LayerWorkload(batch, height, width, ci, co, kernel, stride, dilation, few and math.prod(layer.kernel) > 1), groups
 
 
 def _plane(sizes: tuple[int, ...]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from itertools import permutations
 
 import numpy as np
 
-from hw_models.models.bitfusion.machine import Array, Floats, Ints, Work, fusion
+from hw_models.models.bitfusion.machine import Array, Floats, Ints, LayerWorkload, fusion
 from quant_core.util.errors import InputError
 
 OUT_BITS = 32
@@ -41,7 +41,7 @@ FIELDS = (
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """T ways to cut some work, under one pair of bits, that fit the buffers.
+    """T ways to cut some workload, under one pair of bits, that fit the buffers.
 
     Attributes:
         trips: [5, T] tiles per loop.
@@ -63,51 +63,51 @@ def sizes(extent: int) -> list[int]:
     return [1 << k for k in range((extent - 1).bit_length())] + [extent]
 
 
-def cut(array: Array, work: Work, a: int, w: int) -> Tiles:
-    """Return every way to cut `work` whose tiles fit.
+def cut(array: Array, workload: LayerWorkload, a: int, w: int) -> Tiles:
+    """Return every way to cut `workload` whose tiles fit.
 
     Raises:
         InputError: not even the smallest tile fits.
     """
-    b, h, v, ic, oc = _grid(array, work)
+    b, h, v, ic, oc = _grid(array, workload)
     (product,), (passes,) = fusion(np.array([a]), np.array([w]))
-    lanes, taps, columns = array.rows * int(product), work.taps, -(-oc // array.cols)
-    window = h * v * taps if work.im2col else _reach(h, work, 0) * _reach(v, work, 1)
+    lanes, taps, columns = array.rows * int(product), workload.taps, -(-oc // array.cols)
+    window = h * v * taps if workload.im2col else _reach(h, workload, 0) * _reach(v, workload, 1)
     acts, weights = window * ic * b * a, -(-taps * ic // lanes) * lanes * oc * w
     foot = np.stack([acts, weights, h * v * columns * array.cols * b * OUT_BITS])
-    extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
+    extents = (workload.batch, workload.height, workload.width, workload.in_channels, workload.out_channels)
     trips = np.stack([-(-extent // size) for extent, size in zip(extents, (b, h, v, ic, oc), strict=True)])
     count, outputs = trips.prod(axis=0), b * h * v * oc
-    steps = -(-taps * ic // lanes) if work.im2col else taps * -(-ic // lanes)
+    steps = -(-taps * ic // lanes) if workload.im2col else taps * -(-ic // lanes)
     once = np.stack([acts, taps * ic * oc * w, outputs * OUT_BITS]) * count
     fits = (foot <= np.array(array.half_bits)[:, None]).all(axis=0)
     if not fits.any():
-        raise InputError(f"{work} at {w}/{a} bits: not even the smallest tile fits half of the buffers of {array}; give larger ones.")
+        raise InputError(f"{workload} at {w}/{a} bits: not even the smallest tile fits half of the buffers of {array}; give larger ones.")
     cycles, macs = b * h * v * columns * steps * int(passes) * count, outputs * taps * ic * count
     return Tiles(trips[:, fits], foot[:, fits], cycles[fits], macs[fits], once[:, fits])
 
 
-def _grid(array: Array, work: Work) -> tuple[Ints, ...]:
+def _grid(array: Array, workload: LayerWorkload) -> tuple[Ints, ...]:
     """Return the tile sizes, each [T]: examples, output rows and columns (square tiles, cropped to the map), input and output channels."""
-    by_column = [min(array.cols * each, work.out_channels) for each in sizes(-(-work.out_channels // array.cols))]
-    channels = sizes(work.out_channels) if work.im2col else by_column
-    axes = (sizes(work.batch), sizes(max(work.height, work.width)), sizes(work.in_channels), channels)
-    b, o, ic, oc = (each.ravel() for each in np.meshgrid(*(np.array(each, dtype=np.int64) for each in axes), indexing="ij"))
-    return b, np.minimum(o, work.height), np.minimum(o, work.width), ic, oc
+    by_column = [min(array.cols * size, workload.out_channels) for size in sizes(-(-workload.out_channels // array.cols))]
+    channels = sizes(workload.out_channels) if workload.im2col else by_column
+    axes = (sizes(workload.batch), sizes(max(workload.height, workload.width)), sizes(workload.in_channels), channels)
+    b, o, ic, oc = (grid.ravel() for grid in np.meshgrid(*(np.array(axis, dtype=np.int64) for axis in axes), indexing="ij"))
+    return b, np.minimum(o, workload.height), np.minimum(o, workload.width), ic, oc
 
 
-def _reach(outputs: Ints, work: Work, axis: int) -> Ints:
+def _reach(outputs: Ints, workload: LayerWorkload, axis: int) -> Ints:
     """Return the inputs along one axis that `outputs` adjacent outputs see."""
-    return (work.kernel[axis] - 1) * work.dilation[axis] + 1 + (outputs - 1) * work.stride[axis]
+    return (workload.kernel[axis] - 1) * workload.dilation[axis] + 1 + (outputs - 1) * workload.stride[axis]
 
 
-def orders(work: Work) -> Ints:
+def orders(workload: LayerWorkload) -> Ints:
     """Return the loop orders [R, loops], innermost first, that can differ: loops of one trip and the twins of a square map left out."""
-    extents = (work.batch, work.height, work.width, work.in_channels, work.out_channels)
+    extents = (workload.batch, workload.height, workload.width, workload.in_channels, workload.out_channels)
     loops = [loop for loop, extent in enumerate(extents) if extent > 1] or [BATCH]
     every = permutations(loops)
-    if work.height == work.width > 1:
-        return np.array([each for each in every if each.index(ROW) < each.index(COLUMN)], dtype=np.int64)
+    if workload.height == workload.width > 1:
+        return np.array([order for order in every if order.index(ROW) < order.index(COLUMN)], dtype=np.int64)
     return np.array(list(every), dtype=np.int64)
 
 
@@ -115,13 +115,13 @@ def bound(array: Array, tiles: Tiles) -> Ints:
     """Return [T] cycles that no loop order can be below: every operand fetched once, only one tile of each resident."""
     bw, total = array.dram_bits_per_cycle, tiles.foot.sum(axis=0)
     least = sum(_times(tiles, t) * (2 if t == 2 else 1) for t in range(3))
-    found: Ints = np.maximum(tiles.compute + -(-total // bw) + -(-tiles.foot[2] // bw), -(-least // bw))
-    return found
+    least_cycles: Ints = np.maximum(tiles.compute + -(-total // bw) + -(-tiles.foot[2] // bw), -(-least // bw))
+    return least_cycles
 
 
 def _times(tiles: Tiles, operand: int) -> Ints:
-    found: Ints = tiles.foot[operand] * tiles.trips[list(DEPENDS[operand])].prod(axis=0)
-    return found
+    bits: Ints = tiles.foot[operand] * tiles.trips[list(DEPENDS[operand])].prod(axis=0)
+    return bits
 
 
 def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Ints]:
@@ -143,18 +143,18 @@ def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Int
     return traffic, resident
 
 
-def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
+def schedule(array: Array, workload: LayerWorkload, a: int, w: int) -> tuple[int, ...]:
     """Return the `FIELDS` of the best schedule at native bits `a` and `w`.
 
     Raises:
         InputError: not even the smallest tile fits.
     """
-    tiles = cut(array, work, a, w)
+    tiles = cut(array, workload, a, w)
     least = bound(array, tiles)
-    order = orders(work)
+    order = orders(workload)
     first = np.argsort(least, kind="stable")[:_FIRST]
-    found = _cycles(array, tiles, first, *walk(array, tiles, first, order)).min()
-    pick = np.flatnonzero(least <= found)
+    reached = _cycles(array, tiles, first, *walk(array, tiles, first, order)).min()
+    pick = np.flatnonzero(least <= reached)
     traffic, resident = walk(array, tiles, pick, order)
     cycles = _cycles(array, tiles, pick, traffic, resident)
     where, which = np.nonzero(cycles == cycles.min())
@@ -162,7 +162,7 @@ def schedule(array: Array, work: Work, a: int, w: int) -> tuple[int, ...]:
     energy = energy_pj(array, tiles.compute[pick[where]], bits).sum(axis=0)
     best = int(energy.argmin())
     total = int(cycles.min())
-    return total, total - int(tiles.compute[pick[where[best]]]), *(int(each) for each in bits[:, best])
+    return total, total - int(tiles.compute[pick[where[best]]]), *(int(figure) for figure in bits[:, best])
 
 
 def _cycles(array: Array, tiles: Tiles, pick: Ints, traffic: Ints, resident: Ints) -> Ints:
@@ -170,8 +170,8 @@ def _cycles(array: Array, tiles: Tiles, pick: Ints, traffic: Ints, resident: Int
     bw, compute = array.dram_bits_per_cycle, tiles.compute[pick][:, None]
     first, last = resident.sum(axis=0), resident[2]
     mid = traffic.sum(axis=0) + traffic[2] - first - last
-    found: Ints = compute + np.maximum(0, -(-mid // bw) - compute) + -(-first // bw) + -(-last // bw)
-    return found
+    cycles: Ints = compute + np.maximum(0, -(-mid // bw) - compute) + -(-first // bw) + -(-last // bw)
+    return cycles
 
 
 def buffer_bits(tiles: Tiles, pick: Ints, traffic: Ints, a: int, w: int) -> Ints:

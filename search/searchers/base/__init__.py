@@ -1,1 +1,1 @@
-"""What searchers share: the history of proposals, losses, targets, neighbours. Free of heavy imports."""
+"""Parts of all searchers: the history of proposals, estimated losses, budgets, neighbours. Free of heavy imports."""

@@ -1,4 +1,4 @@
-"""What a searcher has proposed and been told, and the nearest point that it has not: shared by all searchers."""
+"""The history of a searcher: the points it proposed and was told, and the nearest new point. Shared by all searchers."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,14 +13,14 @@ SMALL = 20_000
 TRIES = 200
 
 
-class Ledger:
-    """Numbers the proposals, remembers every point and its objectives, and keeps proposals new and within the limits.
+class ProposalHistory:
+    """Numbers the proposals, remembers every point and its objectives, and makes proposals new and feasible.
 
     The problem's baselines are evaluated whatever a searcher proposes, so they count as seen from the start: proposals are then the same
     whether a baseline has been told by the time of an ask or is still under way on another worker.
 
     Attributes:
-        problem: what is searched.
+        problem: the problem that is searched.
         rng: the searcher's one source of randomness.
         told: point -> objectives, of the trials that did not fail.
     """
@@ -42,11 +42,11 @@ class Ledger:
         return Trial(self._count - 1, values)
 
     def note(self, trial: Trial, objectives: Sequence[float] | None) -> None:
-        """Remember what a trial gave (None: it failed); the trial need not be one of ours."""
+        """Remember the objectives of a trial (None: it failed), proposed here or not."""
         values = tuple(int(v) for v in trial.values)
         self._see(values)
         if objectives is not None:
-            self.told[values] = tuple(float(each) for each in objectives)
+            self.told[values] = tuple(float(value) for value in objectives)
 
     def seen(self, values: Values) -> bool:
         """Tell whether a point was proposed or told before, or is a baseline."""
@@ -58,7 +58,7 @@ class Ledger:
         return tuple(self._seen)
 
     def draw(self) -> Values:
-        """Draw a point uniformly (it may be seen, or over a limit)."""
+        """Draw a point uniformly (it may be seen, or infeasible)."""
         return tuple(int(v) for v in self.rng.integers(self.problem.cardinalities))
 
     def repaired(self, values: Sequence[int]) -> Values:
@@ -96,23 +96,23 @@ class Ledger:
 
     def unseen(self) -> IntArray | None:
         """Return every point [N, D] that keeps the limits and is new; None where the space is too large to enumerate."""
-        return None if self._all is None else self._all[self._left]
+        return None if self._all is None else self._all[self._unseen]
 
     def _see(self, values: Values) -> None:
         if self._all is not None and values not in self._seen:
-            self._left[np.ravel_multi_index(values, self.problem.cardinalities)] = False
+            self._unseen[np.ravel_multi_index(values, self.problem.cardinalities)] = False
         self._seen[values] = None
 
     @cached_property
     def _all(self) -> IntArray | None:
-        """Every point [N, D], or None where there are too many."""
+        """Return every point [N, D], or None where the space is too large."""
         if self.problem.size > SMALL:
             return None
-        return everything(self.problem)
+        return all_points(self.problem)
 
     @cached_property
-    def _left(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """[N] True for the points that keep the limits and were not seen."""
+    def _unseen(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Return [N]: True for the feasible points that were not seen."""
         assert self._all is not None
         left = np.ones(len(self._all), dtype=np.bool_)
         left[infeasible(self.problem, self._all)] = False
@@ -120,7 +120,7 @@ class Ledger:
 
     def _nearest(self, point: Values) -> Values | None:
         assert self._all is not None
-        left = np.flatnonzero(self._left)
+        left = np.flatnonzero(self._unseen)
         if not len(left):
             return None
         away = np.abs(self._all[left] - np.array(point)).sum(axis=1)
@@ -128,6 +128,6 @@ class Ledger:
         return tuple(int(v) for v in self._all[picked])
 
 
-def everything(problem: Problem) -> IntArray:
+def all_points(problem: Problem) -> IntArray:
     """Return every point [N, D] of a small space, over the limits or not."""
     return np.stack(np.unravel_index(np.arange(problem.size), problem.cardinalities), axis=1).astype(np.int64)

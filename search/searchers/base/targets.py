@@ -1,4 +1,4 @@
-"""The limits a one-answer solver is run under: the problem's own, or for several objectives an epsilon sweep that traces the front."""
+"""The limits that a solver with one answer is run under: the problem's, or for several objectives an epsilon sweep along the front."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ def cost_objectives(problem: Problem) -> tuple[str, ...]:
 def cost_range(problem: Problem, metric: str) -> tuple[float, float]:
     """Return the least cost in reach, and the greatest that a limit allows."""
     tables = problem.site_cost[metric]
-    ends = [np.array([float(reduce(each)) for each in tables]) for reduce in (np.min, np.max)]
+    ends = [np.array([float(reduce(table)) for table in tables]) for reduce in (np.min, np.max)]
     base = problem.base_cost.get(metric, 0.0)
-    low, high = (max(base, *each) if metric in problem.peak else base + float(each.sum()) for each in ends)
+    low, high = (max(base, *end) if metric in problem.peak else base + float(end.sum()) for end in ends)
     return low, min(high, problem.limits.get(metric, high))
 
 
@@ -32,12 +32,12 @@ def epsilon_limits(problem: Problem, count: int) -> list[Limits]:
     metrics = cost_objectives(problem)
     if not metrics:
         return [dict(problem.limits)]
-    found = []
-    for share in spread(max(1, -(-count // len(metrics)))):
+    limits = []
+    for share in van_der_corput(max(1, -(-count // len(metrics)))):
         for metric in metrics:
             low, high = cost_range(problem, metric)
-            found.append({**problem.limits, metric: low + share * (high - low)})
-    return found[:count]
+            limits.append({**problem.limits, metric: low + share * (high - low)})
+    return limits[:count]
 
 
 def random_limits(problem: Problem, rng: np.random.Generator) -> Limits:
@@ -50,13 +50,13 @@ def random_limits(problem: Problem, rng: np.random.Generator) -> Limits:
     return {**problem.limits, metric: low + float(rng.random()) * (high - low)}
 
 
-def under(problem: Problem, limits: Limits) -> Problem:
+def with_limits(problem: Problem, limits: Limits) -> Problem:
     """Return the problem under other limits."""
     return replace(problem, limits=limits)
 
 
-def spread(count: int) -> FloatArray:
-    """Return `count` shares in (0, 1]: 1, 1/2, 1/4, 3/4, 1/8, ... (van der Corput), so that any first part of them is spread evenly."""
+def van_der_corput(count: int) -> FloatArray:
+    """Return `count` shares in (0, 1]: 1, 1/2, 1/4, 3/4, 1/8, ... (van der Corput's sequence), whose every prefix is spread evenly."""
     index = np.arange(count)
     shares, base = np.zeros(count), 0.5
     while index.any():

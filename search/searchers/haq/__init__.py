@@ -1,1 +1,1 @@
-"""The HAQ actor-critic agent. The only home of stable-baselines3 and gymnasium."""
+"""The HAQ actor-critic agent. stable-baselines3 and gymnasium are imported here only."""

@@ -1,4 +1,4 @@
-"""Stable-baselines3 driven by hand: no environment that owns a model, no thread, and a random state of its own."""
+"""Agents of stable-baselines3 without its training loop: no environment is stepped, no thread, and a random state of their own."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
 
 
 class Randomness:
-    """A private state of the three global generators that SB3 draws from: swapped in while the agent works, the caller's put back."""
+    """A private state of the three global generators that SB3 draws from: set while the agent works, then the caller's is restored."""
 
     def __init__(self, seed: int) -> None:
         torch_state = torch.Generator().manual_seed(seed).get_state()
@@ -65,8 +65,8 @@ class _TwoRateDdpg(DDPG):
 class OffPolicyAgent:
     """DDPG, TD3 or SAC on one continuous action in [0, 1] per step.
 
-    A full replay buffer gives up its oldest episode, or with `evict` > 0 one drawn among that share of its episodes, the worst by
-    reward (as AutoQ in NNCF does): then the best ones stay, and what is kept is not all from the last few.
+    A full replay buffer overwrites its oldest episode, or with `evict` > 0 one drawn among that share of its episodes, the worst by
+    reward (as AutoQ in NNCF does): the best episodes are kept, and not only the latest ones.
     """
 
     def __init__(self, algorithm: str, inputs: int, *, seed: int, buffer: int, gamma: float, evict: float = 0.0) -> None:
@@ -108,7 +108,7 @@ class OffPolicyAgent:
 
 
 class _GuidedPolicy(ActorCriticPolicy):
-    """A categorical policy whose logits are the network's plus the guide's, which are the last entries of the observation."""
+    """A categorical policy whose logits are the network's plus the prior's, the last entries of the observation."""
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         distribution, values = self._both(obs)
@@ -130,7 +130,7 @@ class _GuidedPolicy(ActorCriticPolicy):
 
 
 class PpoAgent:
-    """PPO on one discrete choice per step, masked and guided by the last entries of the state."""
+    """PPO on one discrete choice per step, its mask and prior logits in the last entries of the state."""
 
     def __init__(self, inputs: int, choices: int, steps: int, *, seed: int, rate: float = 1e-3, entropy: float = 0.01) -> None:
         self.randomness = Randomness(seed)
@@ -144,9 +144,9 @@ class PpoAgent:
     def probabilities(self, states: FloatArray) -> FloatArray:
         """Return the policy's probabilities [N, K] in states [N, F]."""
         with torch.no_grad():
-            found = self._model.policy.get_distribution(torch.as_tensor(states, dtype=torch.float32))
-        assert isinstance(found.distribution, torch.distributions.Categorical)
-        probabilities: FloatArray = found.distribution.probs.numpy().astype(np.float64)
+            policy = self._model.policy.get_distribution(torch.as_tensor(states, dtype=torch.float32))
+        assert isinstance(policy.distribution, torch.distributions.Categorical)
+        probabilities: FloatArray = policy.distribution.probs.numpy().astype(np.float64)
         return probabilities
 
     def learn(self, episodes: Sequence[tuple[FloatArray, FloatArray, float]]) -> None:
@@ -154,9 +154,9 @@ class PpoAgent:
         buffer = self._model.rollout_buffer
         buffer.reset()
         for states, choices, reward in episodes:
-            given = torch.as_tensor(states, dtype=torch.float32)
+            observations = torch.as_tensor(states, dtype=torch.float32)
             with torch.no_grad():
-                values, log_probs, _ = self._model.policy.evaluate_actions(given, torch.as_tensor(choices))
+                values, log_probs, _ = self._model.policy.evaluate_actions(observations, torch.as_tensor(choices))
             for step in range(len(states)):
                 last = step == len(states) - 1
                 buffer.add(

@@ -1,4 +1,4 @@
-"""HAQ (Wang et al., CVPR 2019, arXiv 1811.08886): a DDPG agent that walks through the layers and picks their bits."""
+"""HAQ (Wang et al., CVPR 2019, arXiv 1811.08886): a DDPG agent that chooses the bits of one layer after the other."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from search.problem.problem import FloatArray, Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
-from search.searchers.base.targets import random_limits, under
+from search.searchers.base.targets import random_limits, with_limits
 from search.searchers.haq.agent import OffPolicyAgent
-from search.searchers.haq.state import course
+from search.searchers.haq.state import episode_setup
 
 REWARD_SCALE = 10.0
 """0.1 x accuracy in percent (section 3.5 of the paper), as errors in [0, 1]."""
 
 
 class HaqSearcher:
-    """The paper's agent: one episode is one policy, the reward of its end is given to every step, the budget is a wall.
+    """The paper's agent: one episode is one policy, its final reward is given to every step, a policy over budget is repaired.
 
     Known defects of the public code are not repeated: the executed action is what the buffer holds, actions map to choices by
     floor(a K), rewards are of the validation split.
 
     Options:
-        repair: how a policy over the budget is brought back; the paper's wall.
+        repair: how a policy over the budget is brought back; the paper's by default.
         warmup: episodes of random actions (at most a fifth of the trials).
         sigma, decay: truncated normal noise of sigma * decay ** (episode - warmup).
         buffer: episodes in the replay buffer.
@@ -31,35 +31,35 @@ class HaqSearcher:
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq_wall", warmup: int = 20, sigma: float = 0.5,
+        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq", warmup: int = 20, sigma: float = 0.5,
         decay: float = 0.99, buffer: int = 64, updates: int = 10,
     ) -> None:  # fmt: skip
         self._problem = problem
         self._repair = repair
         self._losses = losses_for(problem, repair)
-        self._ledger = Ledger(problem, seed, Repairer(problem, repair, self._losses))
-        self._way = course(problem, tuple(np.zeros(k) for k in problem.cardinalities), full=False)
+        self._history = ProposalHistory(problem, seed, Repairer(problem, repair, self._losses))
+        self._setup = episode_setup(problem, tuple(np.zeros(k) for k in problem.cardinalities), full=False)
         steps = len(problem.cardinalities)
-        self._agent = OffPolicyAgent("ddpg", self._way.static.shape[1] + 1, seed=seed, buffer=buffer * steps, gamma=1.0)
+        self._agent = OffPolicyAgent("ddpg", self._setup.static.shape[1] + 1, seed=seed, buffer=buffer * steps, gamma=1.0)
         self._warmup, self._sigma, self._decay = min(warmup, max(1, trials // 5)), sigma, decay
         self._updates = min(updates, steps)
         self._episode = 0
         self._average: float | None = None
 
     def ask(self) -> Trial | None:
-        """Walk one episode; return its policy, repaired and new, or None when all are proposed."""
+        """Run one episode; return its policy, repaired and new, or None when all are proposed."""
         wanted, previous = [0] * len(self._problem.cardinalities), 0.0
-        for d in self._way.order:
-            action = self._act(np.append(self._way.static[d], previous))
-            wanted[d] = chosen(action, self._problem.cardinalities[d])
+        for d in self._setup.order:
+            action = self._act(np.append(self._setup.static[d], previous))
+            wanted[d] = choice_of(action, self._problem.cardinalities[d])
             previous = action
         self._episode += 1
-        values = self._ledger.fresh(self._walled(tuple(wanted)))
-        return None if values is None else self._ledger.open(values)
+        values = self._history.fresh(self._under_random_budget(tuple(wanted)))
+        return None if values is None else self._history.open(values)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Learn from an episode; policies that were not asked for here only set the reference of the reward."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         if objectives is None:
             return
         reward = self._reward(float(objectives[0]))
@@ -70,44 +70,44 @@ class HaqSearcher:
             self._agent.learn(states, actions, np.full(len(actions), reward - self._average), self._updates if learns else 0)
 
     def _reward(self, error: float) -> float:
-        known = self._problem.float_error
-        best = min(each[0] for each in self._ledger.told.values())
-        return REWARD_SCALE * ((best if known is None else known) - error)
+        float_error = self._problem.float_error
+        best = min(told[0] for told in self._history.told.values())
+        return REWARD_SCALE * ((best if float_error is None else float_error) - error)
 
     def _act(self, state: FloatArray) -> float:
-        rng = self._ledger.rng
+        rng = self._history.rng
         if self._episode < self._warmup:
             return float(rng.random())
         mean, sigma = self._agent.act(state), self._sigma * self._decay ** (self._episode - self._warmup)
         return truncated_normal(rng, mean, sigma)
 
-    def _walled(self, values: Values) -> Values:
-        """Bring a policy under a budget drawn at random when there are several objectives (a front has no single budget)."""
+    def _under_random_budget(self, values: Values) -> Values:
+        """Bring a policy under a budget drawn at random when there are several objectives (a front has no one budget)."""
         if len(self._problem.objectives) == 1:
             return values
-        target = under(self._problem, random_limits(self._problem, self._ledger.rng))
-        return Repairer(target, self._repair, self._losses)(values, self._ledger.rng)
+        target = with_limits(self._problem, random_limits(self._problem, self._history.rng))
+        return Repairer(target, self._repair, self._losses)(values, self._history.rng)
 
     def _executed(self, values: Values) -> tuple[FloatArray, FloatArray]:
         """Return the states [T, F] and actions [T] of the policy that was evaluated, which repair may have changed."""
-        actions = np.array([centre(values[d], self._problem.cardinalities[d]) for d in self._way.order])
+        actions = np.array([action_of(values[d], self._problem.cardinalities[d]) for d in self._setup.order])
         previous = np.concatenate([[0.0], actions[:-1]])
-        return np.concatenate([self._way.static[list(self._way.order)], previous[:, None]], axis=1), actions
+        return np.concatenate([self._setup.static[list(self._setup.order)], previous[:, None]], axis=1), actions
 
 
-def chosen(action: float, choices: int) -> int:
+def choice_of(action: float, choices: int) -> int:
     """Return floor(a K), at most K - 1: every choice has the same share of [0, 1]."""
     return min(int(action * choices), choices - 1)
 
 
-def centre(choice: int, choices: int) -> float:
+def action_of(choice: int, choices: int) -> float:
     """Return the action in the middle of what maps to `choice`."""
     return (choice + 0.5) / choices
 
 
 def truncated_normal(rng: np.random.Generator, mean: float, sigma: float) -> float:
     """Draw from a normal distribution cut to [0, 1], by rejection; the mean itself when 100 draws fall outside."""
-    for each in rng.normal(mean, sigma, size=100):
-        if 0.0 <= each <= 1.0:
-            return float(each)
+    for sample in rng.normal(mean, sigma, size=100):
+        if 0.0 <= sample <= 1.0:
+            return float(sample)
     return min(max(mean, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""An episode of the HAQ agent: one step per free dimension, what it sees at each step, and which choices still fit the budget."""
+"""An episode of the HAQ agent: one step per free dimension, its state at each step, and the choices that still fit the budget."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from search.problem.features import PAPER
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import TOLERANCE, padded, walls
-from search.searchers.base.targets import Limits, under
+from search.problem.repair import TOLERANCE, linearize_limits, padded
+from search.searchers.base.targets import Limits, with_limits
 
 MASKED = -1.0
 SHARPNESS = 20.0
-"""Logits of the guide are stored in [-1, 0] and multiplied by this; a masked choice has -1."""
+"""Logits of the prior are stored in [-1, 0] and multiplied by this; a masked choice has -1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
-    """Everything about a problem that does not change during an episode.
+class EpisodeSetup:
+    """The parts of a problem that do not change during an episode.
 
     Attributes:
         order: the dimensions in the order in which they are decided: site by site.
@@ -30,68 +30,68 @@ class Course:
     static: FloatArray
 
 
-def course(problem: Problem, losses: tuple[FloatArray, ...], *, full: bool) -> Course:
-    """Prepare a problem: the state of the paper, and with `full` what is ours beyond it: further features, costs and losses per choice."""
+def episode_setup(problem: Problem, losses: tuple[FloatArray, ...], *, full: bool) -> EpisodeSetup:
+    """Prepare a problem: the state of the paper, and with `full` further features, costs and losses per choice."""
     width = max(problem.cardinalities, default=1)
     table = padded(losses)
-    parts = [_seen(problem, full=full)]
+    parts = [_features(problem, full=full)]
     if full:
         shown = np.where(np.isfinite(table), table, 0.0)
         costs = _unit(slopes(problem, d, width) for d in range(len(problem.cardinalities)))
         parts += [costs, np.sqrt(shown / max(float(shown.max()), 1e-300))]
-    return Course(problem, tuple(d for site in problem.sites for d in site), table, np.concatenate(parts, axis=1))
+    return EpisodeSetup(problem, tuple(d for site in problem.sites for d in site), table, np.concatenate(parts, axis=1))
 
 
-def _seen(problem: Problem, *, full: bool) -> FloatArray:
-    """Return the features [D, F]; of a problem without any: its place, its site's and the dearest cost of its site in every metric."""
+def _features(problem: Problem, *, full: bool) -> FloatArray:
+    """Return features [D, F]; where the problem has none: place of the site, place in it, the site's greatest cost in every metric."""
     if problem.features is not None:
         shown = [n for n, name in enumerate(problem.feature_names) if full or name in PAPER]
         return problem.features[:, shown] if problem.feature_names else problem.features
-    found = np.zeros((len(problem.cardinalities), 2 + len(problem.site_cost)))
-    dearest = {metric: [float(each.max()) for each in tables] for metric, tables in problem.site_cost.items()}
+    features = np.zeros((len(problem.cardinalities), 2 + len(problem.site_cost)))
+    greatest = {metric: [float(table.max()) for table in tables] for metric, tables in problem.site_cost.items()}
     for s, site in enumerate(problem.sites):
         for position, d in enumerate(site):
-            costs = [(each[s] - min(each)) / max(max(each) - min(each), 1e-300) for each in dearest.values()]
-            found[d] = s / max(len(problem.sites) - 1, 1), position / max(len(site) - 1, 1), *costs
-    return found
+            costs = [(row[s] - min(row)) / max(max(row) - min(row), 1e-300) for row in greatest.values()]
+            features[d] = s / max(len(problem.sites) - 1, 1), position / max(len(site) - 1, 1), *costs
+    return features
 
 
 def slopes(problem: Problem, dimension: int, width: int) -> FloatArray:
-    """Return [K]: what each choice costs above the cheapest, the site's other dimensions averaged out, summed over the limited metrics."""
+    """Return [K]: the cost of each choice above the cheapest, averaged over the site's other dimensions, summed over limited metrics."""
     total = np.zeros(problem.cardinalities[dimension])
     s = next(n for n, site in enumerate(problem.sites) if dimension in site)
     position = problem.sites[s].index(dimension)
     for metric in problem.limits or problem.site_cost:
         table = problem.site_cost[metric][s]
         line = table.mean(axis=tuple(axis for axis in range(table.ndim) if axis != position))
-        whole = sum(float(each.max()) for each in problem.site_cost[metric])
+        whole = sum(float(table.max()) for table in problem.site_cost[metric])
         total += (line - line.min()) / max(whole, 1e-300)
     return np.concatenate([total, np.zeros(width - len(total))])
 
 
 class Episode:
-    """One walk through the dimensions: choose, and see what is left of the budget."""
+    """One pass over the dimensions: the choices so far, and the budget that is left."""
 
-    def __init__(self, way: Course, limits: Limits) -> None:
-        self.target = under(way.problem, limits)
-        self._way = way
-        self._walls = walls(self.target)
-        self._least = np.array([[float(each.min()) for each in tables] for tables in self._walls.tables]).reshape(
-            len(limits), len(way.problem.sites)
+    def __init__(self, setup: EpisodeSetup, limits: Limits) -> None:
+        self.target = with_limits(setup.problem, limits)
+        self._setup = setup
+        self._linear = linearize_limits(self.target)
+        self._least = np.array([[float(table.min()) for table in tables] for tables in self._linear.tables]).reshape(
+            len(limits), len(setup.problem.sites)
         )
         self._spent = np.zeros(len(limits))
         self._left: float | None = None
         self._chosen: dict[int, int] = {}
-        self._site = {d: s for s, site in enumerate(way.problem.sites) for d in site}
+        self._site = {d: s for s, site in enumerate(setup.problem.sites) for d in site}
 
     def fits(self, dimension: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Return [K]: the choices after which every limit can still be kept, each taken alone; the cheapest if there is none."""
         after = self._after(dimension)
         if not len(after):
             return np.ones(self.target.cardinalities[dimension], dtype=np.bool_)
-        over = np.maximum(after - self._walls.budget[:, None], 0.0).sum(axis=0)
-        found: np.ndarray[tuple[int], np.dtype[np.bool_]] = over <= max(float(over.min()), TOLERANCE)
-        return found
+        over = np.maximum(after - self._linear.budget[:, None], 0.0).sum(axis=0)
+        fits: np.ndarray[tuple[int], np.dtype[np.bool_]] = over <= max(float(over.min()), TOLERANCE)
+        return fits
 
     def choose(self, dimension: int, choice: int) -> None:
         """Decide one dimension."""
@@ -100,20 +100,20 @@ class Episode:
         site = self.target.sites[s]
         if dimension == site[-1]:
             at = tuple(self._chosen[d] for d in site)
-            self._spent = self._spent + np.array([tables[s][at] for tables in self._walls.tables])
+            self._spent = self._spent + np.array([tables[s][at] for tables in self._linear.tables])
             self._left = None
 
     def left(self) -> float:
-        """Return the share of the tightest budget that is not spent yet, in [0, 1]."""
+        """Return the share of the scarcest budget that is not spent yet, in [0, 1]."""
         if self._left is None:
-            budget = self._walls.budget
+            budget = self._linear.budget
             shares = (budget - self._spent) / np.where(np.abs(budget) > TOLERANCE, np.abs(budget), 1.0)
             self._left = min(1.0, max(0.0, float(shares.min()))) if len(shares) else 1.0
         return self._left
 
     @property
     def values(self) -> Values:
-        """The point that was chosen."""
+        """Return the point that was chosen."""
         return tuple(self._chosen[d] for d in range(len(self.target.cardinalities)))
 
     def _after(self, dimension: int) -> FloatArray:
@@ -122,30 +122,30 @@ class Episode:
         site = self.target.sites[s]
         prefix = tuple(self._chosen[d] for d in site[: site.index(dimension)])
         rest = self._least[:, s + 1 :].sum(axis=1) + self._spent
-        lines = [tables[s][prefix] for tables in self._walls.tables]
-        found: FloatArray = np.array([line.reshape(len(line), -1).min(axis=1) for line in lines])
-        return found + rest[:, None] if len(found) else found
+        lines = [tables[s][prefix] for tables in self._linear.tables]
+        least: FloatArray = np.array([line.reshape(len(line), -1).min(axis=1) for line in lines])
+        return least + rest[:, None] if len(least) else least
 
 
-def guide(way: Course, limits: Limits, strength: float) -> FloatArray:
-    """Return logits [D, K] <= 0 that favour little loss per cost: -(loss + price * cost), the price such that the budget is met on average.
+def prior_logits(setup: EpisodeSetup, limits: Limits, strength: float) -> FloatArray:
+    """Return prior logits [D, K] <= 0, -(loss + price * cost), the price such that their argmax meets the budget.
 
-    The Lagrangian of the allocation problem; `strength` is the spread of the logits of a typical dimension.
+    The Lagrangian of the allocation problem; `strength` is the range of the logits of the median dimension.
     """
-    target = under(way.problem, limits)
-    width = way.losses.shape[1]
-    cost = np.stack([slopes(target, d, width) for d in range(len(way.losses))])
-    legal = np.isfinite(way.losses)
-    loss = np.where(legal, way.losses, 0.0)
+    target = with_limits(setup.problem, limits)
+    width = setup.losses.shape[1]
+    cost = np.stack([slopes(target, d, width) for d in range(len(setup.losses))])
+    legal = np.isfinite(setup.losses)
+    loss = np.where(legal, setup.losses, 0.0)
 
     def logits(price: float) -> FloatArray:
         energy = loss + price * cost
         energy = np.where(legal, energy - np.min(np.where(legal, energy, np.inf), axis=1, keepdims=True), 0.0)
         scale = max(float(np.median(energy.max(axis=1))), 1e-300)
-        found: FloatArray = np.where(legal, -np.minimum(strength * energy / scale, SHARPNESS), -SHARPNESS)
-        return found
+        values: FloatArray = np.where(legal, -np.minimum(strength * energy / scale, SHARPNESS), -SHARPNESS)
+        return values
 
-    limited = walls(target)
+    limited = linearize_limits(target)
     if not len(limited.budget):
         return logits(0.0)
     low, high = -12.0, 12.0
@@ -159,5 +159,5 @@ def guide(way: Course, limits: Limits, strength: float) -> FloatArray:
 
 def _unit(rows: object) -> FloatArray:
     table = np.stack(list(rows))  # type: ignore[call-overload]
-    found: FloatArray = table / max(float(table.max()), 1e-300)
-    return found
+    scaled: FloatArray = table / max(float(table.max()), 1e-300)
+    return scaled

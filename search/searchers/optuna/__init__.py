@@ -1,1 +1,1 @@
-"""Searchers on Optuna's samplers. The only home of optuna."""
+"""Searchers on Optuna's samplers. optuna is imported here and in `search.searchers.auto` only."""

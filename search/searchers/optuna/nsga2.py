@@ -6,7 +6,7 @@ import optuna
 
 from search.problem.problem import Problem, Trial
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.searchers.optuna.study import AskTellStudy
 from search.searchers.surrogate.warm_start import warm_points
@@ -21,21 +21,19 @@ class Nsga2Searcher:
         warm: points of the first population taken from the sensitivities (0: a cold start).
     """
 
-    def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "random_wall", population: int = 50, warm: int = 4
-    ) -> None:
+    def __init__(self, problem: Problem, *, seed: int, trials: int, repair: str = "random", population: int = 50, warm: int = 4) -> None:
         size = max(4, min(population, max(20, trials // 5)))
-        ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
-        self._ledger, self._random = ledger, size
-        self._study = AskTellStudy(ledger, optuna.samplers.NSGAIISampler(population_size=size, seed=seed))
-        self._warm = warm_points(ledger, min(warm, trials // 4))
+        history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+        self._history, self._random = history, size
+        self._study = AskTellStudy(history, optuna.samplers.NSGAIISampler(population_size=size, seed=seed))
+        self._warm = warm_points(history, min(warm, trials // 4))
 
     def ask(self) -> Trial | None:
         """Return the next point, or None when all are proposed."""
         wanted = next(self._warm, None)
         self._random -= 1
         if wanted is None and self._random >= 0:  # the same draws as Optuna's, which copies the trial for every parameter
-            wanted = self._ledger.draw()
+            wanted = self._history.draw()
         return self._study.ask(wanted)
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:

@@ -1,4 +1,4 @@
-"""An Optuna study behind ask and tell: the point that is evaluated, not the one the sampler drew, is what the study holds."""
+"""An Optuna study behind ask and tell: it holds the points that are evaluated, not those that its sampler drew."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import optuna
 
 from search.problem.problem import Trial, Values
 from search.problem.repair import TOLERANCE
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -16,12 +16,12 @@ class AskTellStudy:
     """One in-memory study. Proposals are repaired and made new before they are opened; limits are set as constraints.
 
     A proposal that had to change is failed (samplers ignore failed trials) and the changed one is enqueued and asked in its stead, so
-    that constant liar sees what is really running.
+    that constant liar counts the point that is running.
     """
 
-    def __init__(self, ledger: Ledger, sampler: optuna.samplers.BaseSampler) -> None:
-        self._ledger = ledger
-        problem = ledger.problem
+    def __init__(self, history: ProposalHistory, sampler: optuna.samplers.BaseSampler) -> None:
+        self._history = history
+        problem = history.problem
         self._names = [f"d{d:03d}" for d in range(len(problem.cardinalities))]
         self._ranges: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.IntDistribution(0, k - 1) for name, k in zip(self._names, problem.cardinalities, strict=True)
@@ -35,7 +35,7 @@ class AskTellStudy:
         if wanted is None:
             drawn = self._study.ask(self._ranges)
             wanted = tuple(int(drawn.params[name]) for name in self._names)
-        values = self._ledger.fresh(wanted)
+        values = self._history.fresh(wanted)
         if drawn is not None and values != wanted:
             self._study.tell(drawn, state=optuna.trial.TrialState.FAIL)
             drawn = None
@@ -46,13 +46,13 @@ class AskTellStudy:
             drawn = self._study.ask(self._ranges)
         for key, excess in self._excess(values).items():
             drawn.set_constraint(key, excess)
-        trial = self._ledger.open(values)
+        trial = self._history.open(values)
         self._open[trial.number] = drawn
         return trial
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Close a trial, or add one that was never asked."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         running = self._open.pop(trial.number, None)
         if running is not None and objectives is None:
             self._study.tell(running, state=optuna.trial.TrialState.FAIL)
@@ -66,5 +66,5 @@ class AskTellStudy:
             self._study.add_trial(done)
 
     def _excess(self, values: Values) -> dict[str, float]:
-        excess = self._ledger.problem.excess(np.array([values], dtype=np.int64))[0]
-        return {metric: float(each) - TOLERANCE for metric, each in zip(self._ledger.problem.limits, excess, strict=True)}
+        excess = self._history.problem.excess(np.array([values], dtype=np.int64))[0]
+        return {metric: float(share) - TOLERANCE for metric, share in zip(self._history.problem.limits, excess, strict=True)}

@@ -1,8 +1,8 @@
-"""The solutions of an allocation problem with at most one limit, from the least loss on: dynamic programming, then best-first search.
+"""The solutions of an allocation problem with at most one limit in the order of loss: dynamic programming, then best-first search.
 
 The multiple-choice knapsack problem after Pisinger (European J. of Operational Research 83, 1995): the Lagrangian bound discards every
-choice and every partial solution that is not part of a solution within `slack` of it, and what is left is small. The first solution
-needs less still: the partial solutions of two halves, which meet in the middle (Horowitz and Sahni, J. of the ACM 21, 1974).
+choice and every partial solution that is not part of a solution within `slack` of it, and few are left. The first solution needs
+only the partial solutions of two halves, joined by meet in the middle (Horowitz and Sahni, J. of the ACM 21, 1974).
 """
 
 import heapq
@@ -16,7 +16,7 @@ from search.problem.problem import FloatArray
 from search.problem.repair import TOLERANCE
 
 MOST_STATES = 1_000_000
-"""Partial solutions per site above which the enumeration is given up."""
+"""Partial solutions per site above which the enumeration ends without an answer."""
 Front = tuple[FloatArray, FloatArray]
 
 
@@ -37,33 +37,33 @@ class Knapsack:
 
     @property
     def priced(self) -> FloatArray:
-        """[S, J]: the loss and the cost at its price."""
+        """Return [S, J]: the loss plus the cost at its price."""
         return self.losses + self.price * self.costs
 
     @property
     def reduced(self) -> FloatArray:
-        """[S, J]: by how much a choice raises the Lagrangian bound."""
+        """Return [S, J]: by how much a choice raises the Lagrangian bound."""
         whole = self.priced
-        found: FloatArray = whole - whole.min(axis=1, keepdims=True)
-        return found
+        reduced: FloatArray = whole - whole.min(axis=1, keepdims=True)
+        return reduced
 
     @property
     def bound(self) -> float:
-        """The Lagrangian bound: no solution has less loss."""
+        """Return the Lagrangian bound: no solution has less loss."""
         return float(self.priced.min(axis=1).sum()) - self.price * self.budget
 
     @property
     def cheapest(self) -> FloatArray:
-        """[S]: the least cost of a site."""
-        found: FloatArray = np.where(np.isfinite(self.losses), self.costs, np.inf).min(axis=1)
-        return found
+        """Return [S]: the least cost of a site."""
+        cheapest: FloatArray = np.where(np.isfinite(self.losses), self.costs, np.inf).min(axis=1)
+        return cheapest
 
     def rounded(self, slack: float) -> float:
         """Return `slack` with the rounding of a sum of floats added."""
         return slack * (1 + 1e-9) + 1e-12 * float(np.abs(self.losses[np.isfinite(self.losses)]).max(initial=0.0))
 
     def first_slack(self) -> float:
-        """Return a slack to begin with: one that leaves a choice in about every fourth site."""
+        """Return the first slack to try: it leaves a second choice in about every fourth site."""
         steps = self._steps()
         return float(np.sort(steps)[min(len(self.losses) // 4, len(steps) - 1)])
 
@@ -104,33 +104,35 @@ def knapsack(losses: FloatArray, costs: FloatArray, budget: float) -> Knapsack:
     return Knapsack(losses, costs, budget, high)
 
 
-def fronts(given: Knapsack, slack: float) -> list[Front] | None:
+def fronts(problem: Knapsack, slack: float) -> list[Front] | None:
     """Return for each s the non-dominated (cost, loss) of the sites s, s + 1, ..., cost rising; None when there are too many.
 
-    What is left out belongs to no solution whose loss is within `slack` of the Lagrangian bound.
+    Partial solutions that are left out belong to no solution whose loss is within `slack` of the Lagrangian bound.
     """
-    reduced = given.reduced
-    bound = np.concatenate([np.cumsum(given.priced.min(axis=1)[::-1])[::-1], [0.0]])
-    least = np.concatenate([[0.0], np.cumsum(given.cheapest)])
-    limit = given.rounded(slack)
-    kept = [np.flatnonzero(each) for each in reduced <= limit]
+    reduced = problem.reduced
+    bound = np.concatenate([np.cumsum(problem.priced.min(axis=1)[::-1])[::-1], [0.0]])
+    least = np.concatenate([[0.0], np.cumsum(problem.cheapest)])
+    limit = problem.rounded(slack)
+    kept = [np.flatnonzero(within) for within in reduced <= limit]
     cost, loss = np.zeros(1), np.zeros(1)
-    found = [(cost, loss)]
+    suffixes = [(cost, loss)]
     for s in reversed(range(len(reduced))):
         if len(cost) * len(kept[s]) > MOST_STATES:
             return None
         if len(kept[s]) == 1:  # it changes neither the order nor what is within the bound
-            cost, loss = cost + given.costs[s, kept[s][0]], loss + given.losses[s, kept[s][0]]
+            cost, loss = cost + problem.costs[s, kept[s][0]], loss + problem.losses[s, kept[s][0]]
         else:
-            cost, loss = (np.add.outer(table[s, kept[s]], before).ravel() for table, before in ((given.costs, cost), (given.losses, loss)))
-            within = (cost + least[s] <= given.budget + TOLERANCE) & (loss + given.price * cost <= bound[s] + limit)
+            cost, loss = (
+                np.add.outer(table[s, kept[s]], before).ravel() for table, before in ((problem.costs, cost), (problem.losses, loss))
+            )
+            within = (cost + least[s] <= problem.budget + TOLERANCE) & (loss + problem.price * cost <= bound[s] + limit)
             cost, loss = _undominated(cost[within], loss[within])
-        found.append((cost, loss))
-    return found[::-1]
+        suffixes.append((cost, loss))
+    return suffixes[::-1]
 
 
 def _undominated(cost: FloatArray, loss: FloatArray) -> Front:
-    """Return what nothing cheaper equals or betters, cost rising; of one cost there may be several, loss falling."""
+    """Return the partial solutions that no cheaper one equals or dominates, cost rising; of one cost there may be several, loss falling."""
     order = cost.argsort(kind="stable")  # a few sorted runs, one per choice: merged rather than sorted
     cost, loss = cost[order], loss[order]
     better = np.ones(len(loss), dtype=np.bool_)
@@ -138,71 +140,71 @@ def _undominated(cost: FloatArray, loss: FloatArray) -> Front:
     return cost[better], loss[better]
 
 
-def first(given: Knapsack) -> tuple[tuple[int, ...] | None, float]:
+def first(problem: Knapsack) -> tuple[tuple[int, ...] | None, float]:
     """Return the choices of a solution with the least loss, and by how much that exceeds the bound.
 
-    (None, 0) where there are too many partial solutions. Whatever two partial solutions make together is a solution, so its excess
-    is the most slack that the search for a better one can need.
+    (None, 0) where there are too many partial solutions. Any two partial solutions that fit make a solution, and its excess bounds
+    the slack that the search for a better one needs.
     """
-    slack, most = 4 * given.first_slack(), given.most_slack()  # halves are small, so wider steps than for the whole
+    slack, most = 4 * problem.first_slack(), problem.most_slack()  # halves are small, so wider steps than for the whole
     while True:
-        parts = _halves(given, slack)
+        parts = _halves(problem, slack)
         ahead = [front for front in (fronts(part, slack) for part in parts) if front is not None]
         if len(ahead) < 2:
             return None, 0.0
-        spent, excess = _joined(given, ahead[0][0], ahead[1][0])
-        if excess <= given.rounded(slack) or slack > most:
+        spent, excess = _joined(problem, ahead[0][0], ahead[1][0])
+        if excess <= problem.rounded(slack) or slack > most:
             break
         slack = min(4 * slack, excess)
     if not np.isfinite(excess):
         return None, 0.0
     ends = [replace(part, budget=cost) for part, cost in zip(parts, spent, strict=True)]
-    chosen = [next(best_first(part, known, slack)) for part, known in zip(ends, ahead, strict=True)]
+    chosen = [next(best_first(part, front, slack)) for part, front in zip(ends, ahead, strict=True)]
     return (*chosen[0], *chosen[1]), max(excess, 0.0)
 
 
-def _joined(given: Knapsack, one: Front, other: Front) -> tuple[tuple[float, float], float]:
-    """Return what the two parts of the best solution spend, and by how much its loss exceeds the bound; inf where there is none."""
-    at = np.searchsorted(other[0], given.budget + TOLERANCE - one[0], side="right") - 1  # -1: nothing is cheap enough
+def _joined(problem: Knapsack, one: Front, other: Front) -> tuple[tuple[float, float], float]:
+    """Return the costs of the two parts of the best solution, and by how much its loss exceeds the bound; inf where there is none."""
+    at = np.searchsorted(other[0], problem.budget + TOLERANCE - one[0], side="right") - 1  # -1: nothing is cheap enough
     total = one[1] + np.append(other[1], np.inf)[at]
     if not len(total):
         return (0.0, 0.0), np.inf
     n = int(total.argmin())
-    return (float(one[0][n]), float(np.append(other[0], np.inf)[at[n]])), float(total[n]) - given.bound
+    return (float(one[0][n]), float(np.append(other[0], np.inf)[at[n]])), float(total[n]) - problem.bound
 
 
-def _halves(given: Knapsack, slack: float) -> tuple[Knapsack, Knapsack]:
+def _halves(problem: Knapsack, slack: float) -> tuple[Knapsack, Knapsack]:
     """Return the first and the last sites as problems of their own, cut where both have about as many combinations within `slack`."""
-    combinations = np.cumsum(np.log((given.reduced <= given.rounded(slack)).sum(axis=1)))
+    combinations = np.cumsum(np.log((problem.reduced <= problem.rounded(slack)).sum(axis=1)))
     cut = int(np.searchsorted(combinations[:-1], combinations[-1] / 2, side="right"))
-    least = given.cheapest
+    least = problem.cheapest
     return (
-        replace(given, losses=given.losses[:cut], costs=given.costs[:cut], budget=given.budget - float(least[cut:].sum())),
-        replace(given, losses=given.losses[cut:], costs=given.costs[cut:], budget=given.budget - float(least[:cut].sum())),
+        replace(problem, losses=problem.losses[:cut], costs=problem.costs[:cut], budget=problem.budget - float(least[cut:].sum())),
+        replace(problem, losses=problem.losses[cut:], costs=problem.costs[cut:], budget=problem.budget - float(least[:cut].sum())),
     )
 
 
-def best_first(given: Knapsack, ahead: list[Front], slack: float) -> Iterator[tuple[int, ...]]:
+def best_first(problem: Knapsack, ahead: list[Front], slack: float) -> Iterator[tuple[int, ...]]:
     """Yield the choices per site of every solution within `slack` of the bound, the least loss first.
 
     A* with the fronts as the estimate of what the remaining sites cost: it is exact, so every step leads to a solution. Totals that
-    differ by rounding only are made equal, or the search would go through all ties at once instead of finishing one.
+    differ by rounding only are made equal, or the search would expand all ties together before the first is complete.
     """
-    allowed, rounding = given.budget + TOLERANCE, given.rounded(0.0)
-    limit = given.bound + given.rounded(slack)
-    kept = [np.flatnonzero(each) for each in given.reduced <= given.rounded(slack)]
+    allowed, rounding = problem.budget + TOLERANCE, problem.rounded(0.0)
+    limit = problem.bound + problem.rounded(slack)
+    kept = [np.flatnonzero(within) for within in problem.reduced <= problem.rounded(slack)]
     rest = [np.append(loss, np.inf) for _, loss in ahead]  # index -1: nothing is cheap enough
-    turn = count()
+    order = count()
     first = float(rest[0][np.searchsorted(ahead[0][0], allowed, side="right") - 1])
-    heap: list[tuple[float, int, int, float, float, tuple[int, ...]]] = [(first, 0, next(turn), 0.0, 0.0, ())]
+    heap: list[tuple[float, int, int, float, float, tuple[int, ...]]] = [(first, 0, next(order), 0.0, 0.0, ())]
     while heap:
         least, _, _, cost, loss, chosen = heapq.heappop(heap)
         s = len(chosen)
         if s == len(kept):
             yield chosen
             continue
-        costs, losses = cost + given.costs[s, kept[s]], loss + given.losses[s, kept[s]]
+        costs, losses = cost + problem.costs[s, kept[s]], loss + problem.losses[s, kept[s]]
         total = losses + rest[s + 1][np.searchsorted(ahead[s + 1][0], allowed - costs, side="right") - 1]
         for n in np.flatnonzero(total <= limit):
             key = least if abs(total[n] - least) <= rounding else float(total[n])
-            heapq.heappush(heap, (key, -s, next(turn), float(costs[n]), float(losses[n]), (*chosen, int(kept[s][n]))))
+            heapq.heappush(heap, (key, -s, next(order), float(costs[n]), float(losses[n]), (*chosen, int(kept[s][n]))))

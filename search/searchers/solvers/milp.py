@@ -11,7 +11,7 @@ from scipy.sparse import coo_array, csr_array
 
 from search.problem.pareto import non_dominated
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import Walls, walls
+from search.problem.repair import LinearLimits, linearize_limits
 
 Pairs = Mapping[tuple[int, int], FloatArray]
 RETRIES = 50
@@ -34,10 +34,10 @@ def solve(
     program = Program(problem, losses, dict(pairs or {}))
     banned = list(cuts)
     for _ in range(RETRIES):
-        found = program.solve(banned, nodes)
-        if found is None or problem.feasible(found):
-            return found
-        banned.append(found)  # within the solver's tolerance of a limit, but over it
+        point = program.solve(banned, nodes)
+        if point is None or problem.feasible(point):
+            return point
+        banned.append(point)  # within the solver's tolerance of a limit, but over it
     return None
 
 
@@ -49,14 +49,14 @@ class Program:
         self._shapes = [tuple(problem.cardinalities[d] for d in site) for site in problem.sites]
         joint = joint_losses(problem, losses)
         self._pairs = _by_site(problem, pairs, joint)
-        self._start = np.concatenate([[0], np.cumsum([len(each) for each in joint])]).astype(np.int64)
-        extra = sum(each.size for each in self._pairs.values())
-        cost = np.concatenate([*joint, *(each.ravel() for each in self._pairs.values())])
-        spread = max((float(np.ptp(each)) for each in joint), default=0.0)
+        self._start = np.concatenate([[0], np.cumsum([len(table) for table in joint])]).astype(np.int64)
+        extra = sum(table.size for table in self._pairs.values())
+        cost = np.concatenate([*joint, *(table.ravel() for table in self._pairs.values())])
+        spread = max((float(np.ptp(table)) for table in joint), default=0.0)
         self._objective = cost * (1e3 / spread if spread > 0 else 1.0)
         self._width = int(self._start[-1]) + extra
         self._ones = self._one_hot()
-        self._limits = self._wall_rows(walls(problem))
+        self._limits = self._limit_rows(linearize_limits(problem))
         self._links = self._link_rows()
         self._useful = np.ones(self._width)
         if not self._pairs:
@@ -78,11 +78,11 @@ class Program:
         upper = np.ones(self._width) if cuts else self._useful  # a cut may make a dominated choice the answer
         binary = np.zeros(self._width, dtype=np.int64)
         binary[: self._start[-1]] = 1
-        found = milp(
+        solution = milp(
             self._objective, integrality=binary, bounds=Bounds(0, upper), constraints=constraints,
             options={"mip_rel_gap": 0.0, "node_limit": nodes},
         )  # fmt: skip
-        return None if found.x is None else self._point(found.x)
+        return None if solution.x is None else self._point(solution.x)
 
     def _point(self, x: FloatArray) -> Values:
         values = [0] * len(self._problem.cardinalities)
@@ -96,15 +96,15 @@ class Program:
         """Return the variable of each site that `point` sets to one."""
         sites = zip(self._problem.sites, self._shapes, strict=True)
         inside = [int(np.ravel_multi_index(tuple(point[d] for d in site), shape)) for site, shape in sites]
-        return [int(first) + each for first, each in zip(self._start[:-1], inside, strict=True)]
+        return [int(first) + offset for first, offset in zip(self._start[:-1], inside, strict=True)]
 
     def _one_hot(self) -> csr_array:
         return self._matrix([(s, c, 1.0) for s in range(len(self._shapes)) for c in range(self._start[s], self._start[s + 1])])
 
-    def _wall_rows(self, limits: Walls) -> tuple[csr_array, FloatArray] | None:
+    def _limit_rows(self, limits: LinearLimits) -> tuple[csr_array, FloatArray] | None:
         if not len(limits.budget):
             return None
-        dense = np.array([np.concatenate([table.ravel() for table in each]) for each in limits.tables])
+        dense = np.array([np.concatenate([table.ravel() for table in tables]) for tables in limits.tables])
         dense = np.concatenate([dense, np.zeros((len(dense), self._width - dense.shape[1]))], axis=1)
         return csr_array(dense), limits.budget + 1e-12
 
@@ -123,12 +123,12 @@ class Program:
         return self._matrix(entries, row) if row else None
 
     def _matrix(self, entries: Sequence[tuple[int, int, float]], rows: int | None = None) -> csr_array:
-        at, column, value = (np.array(each) for each in zip(*entries, strict=True))
+        at, column, value = (np.array(part) for part in zip(*entries, strict=True))
         return csr_array(coo_array((value, (at, column)), shape=(rows or int(at.max()) + 1, self._width)))
 
 
 def _undominated(points: FloatArray) -> FloatArray:
-    """Return [J]: 0 for the choices [J, 1 + M] of a site that another one equals or betters in loss and in every limited cost, else 1."""
+    """Return [J]: 0 for the choices [J, 1 + M] of a site that another equals or beats in loss and every limited cost, else 1."""
     return non_dominated(points).astype(np.float64) if len(points) <= MOST_COMPARED else np.ones(len(points))
 
 
@@ -140,18 +140,18 @@ def joint_losses(problem: Problem, losses: Sequence[FloatArray]) -> list[FloatAr
 def _joint(tables: Sequence[FloatArray]) -> FloatArray:
     """Return the sums of one entry per table, raveled: [prod K_d]."""
     total = np.zeros(())
-    for each in tables:
-        total = total[..., None] + each
+    for table in tables:
+        total = total[..., None] + table
     return total.ravel()
 
 
 def _by_site(problem: Problem, pairs: Pairs, joint: Sequence[FloatArray]) -> dict[tuple[int, int], FloatArray]:
     """Turn pairs of dimensions into pairs of sites; a pair within one site is added to `joint` in place."""
     home = {d: (s, position) for s, site in enumerate(problem.sites) for position, d in enumerate(site)}
-    found: dict[tuple[int, int], FloatArray] = {}
+    by_site: dict[tuple[int, int], FloatArray] = {}
     for (d, e), table in pairs.items():
         (s, p), (t, q) = home[d], home[e]
-        shape_s, shape_t = (tuple(problem.cardinalities[each] for each in problem.sites[each_site]) for each_site in (s, t))
+        shape_s, shape_t = (tuple(problem.cardinalities[dimension] for dimension in problem.sites[site]) for site in (s, t))
         pick_s = np.unravel_index(np.arange(len(joint[s])), shape_s)[p]
         pick_t = np.unravel_index(np.arange(len(joint[t])), shape_t)[q]
         if s == t:
@@ -159,5 +159,5 @@ def _by_site(problem: Problem, pairs: Pairs, joint: Sequence[FloatArray]) -> dic
             continue
         spread = table[np.ix_(pick_s, pick_t)]
         key, spread = ((s, t), spread) if s < t else ((t, s), spread.T)
-        found[key] = found.get(key, np.zeros_like(spread)) + spread
-    return found
+        by_site[key] = by_site.get(key, np.zeros_like(spread)) + spread
+    return by_site

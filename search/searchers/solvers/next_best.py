@@ -1,4 +1,4 @@
-"""The best point by a given loss that is not known yet: by enumeration in a small space, by the integer program in a large one."""
+"""The best new point by an additive loss: by enumeration in a small space, by the integer program in a large one."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from search.problem.problem import FloatArray, IntArray, Problem, Values
 from search.problem.repair import infeasible
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.solvers.milp import Pairs, solve
 
 CUTS = 100
 """Most recent points that the integer program cuts off; when it returns an older one, there is no answer."""
 
 
-def next_best(ledger: Ledger, target: Problem, losses: Sequence[FloatArray], pairs: Pairs | None = None) -> Values | None:
+def next_best(history: ProposalHistory, target: Problem, losses: Sequence[FloatArray], pairs: Pairs | None = None) -> Values | None:
     """Return the new point with the least sum of losses (and pair terms) under the limits of `target`; None when there is none."""
-    unseen = ledger.unseen()
+    unseen = history.unseen()
     if unseen is None:
-        found = solve(target, losses, ledger.points[-CUTS:], pairs)
-        return None if found is None or ledger.seen(found) else found
+        point = solve(target, losses, history.points[-CUTS:], pairs)
+        return None if point is None or history.seen(point) else point
     left = np.delete(unseen, infeasible(target, unseen), axis=0)
     if not len(left):
         return None

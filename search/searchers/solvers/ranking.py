@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 import numpy as np
 
 from search.problem.problem import FloatArray, Problem, Values
-from search.problem.repair import infeasible, padded, walls
-from search.searchers.base.history import SMALL, everything
+from search.problem.repair import infeasible, linearize_limits, padded
+from search.searchers.base.history import SMALL, all_points
 from search.searchers.solvers.knapsack import Knapsack, best_first, first, fronts, knapsack
 from search.searchers.solvers.milp import joint_losses, solve
 
@@ -28,20 +28,20 @@ def ranked(problem: Problem, losses: Sequence[FloatArray]) -> Iterator[Values]:
     if problem.size <= SMALL:
         yield from _sorted(problem, losses)
         return
-    known: dict[Values, None] = {}
+    yielded: dict[Values, None] = {}
     done = False
     if len(problem.limits) <= 1:
-        done = yield from _by_cost(problem, losses, known)
+        done = yield from _by_cost(problem, losses, yielded)
     while not done:
-        found = solve(problem, losses, list(known)[-CUTS:])
-        if found is None or found in known:
+        point = solve(problem, losses, list(yielded)[-CUTS:])
+        if point is None or point in yielded:
             return
-        known[found] = None
-        yield found
+        yielded[point] = None
+        yield point
 
 
 def _sorted(problem: Problem, losses: Sequence[FloatArray]) -> Iterator[Values]:
-    points = everything(problem)
+    points = all_points(problem)
     points = np.delete(points, infeasible(problem, points), axis=0)
     total = np.zeros(len(points))
     for d, table in enumerate(losses):
@@ -50,37 +50,37 @@ def _sorted(problem: Problem, losses: Sequence[FloatArray]) -> Iterator[Values]:
         yield tuple(map(int, points[n]))
 
 
-def _by_cost(problem: Problem, losses: Sequence[FloatArray], known: dict[Values, None]) -> Generator[Values, None, bool]:
-    """Yield new points and add them to `known`; return False when the dynamic program grew too large before the last one."""
-    given = _knapsack(problem, losses)
-    chosen, excess = first(given)
-    slack, most = max(given.first_slack(), 1.2 * excess), given.most_slack()
-    yield from _new(problem, [chosen] if chosen else [], known)
+def _by_cost(problem: Problem, losses: Sequence[FloatArray], yielded: dict[Values, None]) -> Generator[Values, None, bool]:
+    """Yield new points and add them to `yielded`; return False when the dynamic program grew too large before the last one."""
+    single = _knapsack(problem, losses)
+    chosen, excess = first(single)
+    slack, most = max(single.first_slack(), 1.2 * excess), single.most_slack()
+    yield from _new(problem, [chosen] if chosen else [], yielded)
     while True:
-        ahead = fronts(given, slack)
+        ahead = fronts(single, slack)
         if ahead is None:
             return False
-        yield from _new(problem, best_first(given, ahead, slack), known)
+        yield from _new(problem, best_first(single, ahead, slack), yielded)
         if slack > most:
             return True
         slack = 2 * slack
 
 
-def _new(problem: Problem, found: Iterable[Sequence[int]], known: dict[Values, None]) -> Iterator[Values]:
-    """Yield the points of `found`, one joint choice per site each, that are not `known` yet and keep the limits; add them to `known`."""
-    for chosen in found:
+def _new(problem: Problem, candidates: Iterable[Sequence[int]], yielded: dict[Values, None]) -> Iterator[Values]:
+    """Yield the points of `candidates`, one joint choice per site each, that are new and keep the limits; add them to `yielded`."""
+    for chosen in candidates:
         point = _point(problem, chosen)
-        if point not in known and problem.feasible(point):
-            known[point] = None
+        if point not in yielded and problem.feasible(point):
+            yielded[point] = None
             yield point
 
 
 def _knapsack(problem: Problem, losses: Sequence[FloatArray]) -> Knapsack:
-    limits = walls(problem)
+    limits = linearize_limits(problem)
     table = padded(joint_losses(problem, losses))
     if not len(limits.budget):
         return knapsack(table, np.zeros_like(table), 0.0)
-    costs = padded([each.ravel() for each in limits.tables[0]])
+    costs = padded([cost.ravel() for cost in limits.tables[0]])
     return knapsack(table, np.where(np.isfinite(costs), costs, 0.0), float(limits.budget[0]))
 
 

@@ -17,7 +17,7 @@ class Quadratic:
     """Bayesian linear regression on all additive and all pairwise terms (an additive Gaussian process of order two).
 
     The prior mean is a + b * (sum of the sensitivities); the correlation of two choices i, j of one dimension is exp(-|i - j| / LENGTH).
-    The pairwise terms are CLADO's (arXiv 2307.05657, eq. 5); here they are fitted to whatever was measured instead of one pair at a time.
+    The pairwise terms are CLADO's (arXiv 2307.05657, eq. 5); here they are fitted to all measured points, not measured one by one.
 
     Attributes:
         points: [N, D] measured.
@@ -84,14 +84,14 @@ def _line(proxy: FloatArray, errors: FloatArray) -> tuple[float, float]:
 
 
 def _proxy(prior: Sequence[FloatArray], points: IntArray) -> FloatArray:
-    found: FloatArray = np.sum([np.zeros(len(points)), *(table[points[:, d]] for d, table in enumerate(prior))], axis=0)
-    return found
+    total: FloatArray = np.sum([np.zeros(len(points)), *(table[points[:, d]] for d, table in enumerate(prior))], axis=0)
+    return total
 
 
 def _near(column: IntArray, choices: int) -> FloatArray:
     """Return [N, K]: the correlation of each point's choice with every choice."""
-    found: FloatArray = np.exp(-np.abs(column[:, None] - np.arange(choices)) / LENGTH)
-    return found
+    correlation: FloatArray = np.exp(-np.abs(column[:, None] - np.arange(choices)) / LENGTH)
+    return correlation
 
 
 def _parts(a: IntArray, b: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -99,7 +99,7 @@ def _parts(a: IntArray, b: IntArray) -> tuple[FloatArray, FloatArray]:
     dimensions = a.shape[1]
     total, squares = np.zeros((len(a), len(b))), np.zeros((len(a), len(b)))
     for d in range(dimensions):
-        each = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
-        total += each
-        squares += each**2
+        correlation = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
+        total += correlation
+        squares += correlation**2
     return total / dimensions, (total**2 - squares) / max(dimensions * (dimensions - 1), 1)

@@ -1,28 +1,28 @@
-"""Warm starts: points from the sensitivities that a model-based searcher is shown first."""
+"""Warm starts: points from the sensitivities that a model-based searcher proposes first."""
 
 from collections.abc import Iterator
 
 from search.problem.problem import Values
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
-from search.searchers.base.targets import epsilon_limits, under
+from search.searchers.base.targets import epsilon_limits, with_limits
 from search.searchers.solvers.ranking import ranked
 
 
-def warm_points(ledger: Ledger, count: int) -> Iterator[Values]:
+def warm_points(history: ProposalHistory, count: int) -> Iterator[Values]:
     """Yield up to `count` new points: for each budget in turn the best, then the second best, ... by the summed sensitivities.
 
-    Solved when they are asked for; a problem without sensitivities has none.
+    A point is solved for when it is asked for; a problem without sensitivities has none.
     """
-    problem = ledger.problem
+    problem = history.problem
     if count < 1 or problem.sensitivity is None:
         return
     tables = losses(problem)
-    left = [ranked(under(problem, limits), tables) for limits in epsilon_limits(problem, count)]
+    left = [ranked(with_limits(problem, limits), tables) for limits in epsilon_limits(problem, count)]
     while left and count:
-        turn = left.pop(0)
-        found = next((point for point in turn if not ledger.seen(point)), None)
-        if found is not None:
-            left.append(turn)
+        points = left.pop(0)
+        point = next((candidate for candidate in points if not history.seen(candidate)), None)
+        if point is not None:
+            left.append(points)
             count -= 1
-            yield found
+            yield point

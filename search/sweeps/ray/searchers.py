@@ -13,14 +13,22 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import load, suggest, unknown
 from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
-from search.searchers.base.history import Ledger
+from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.sweeps.ray.cluster import settle
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of Ray's searchers: where it is, the packages it needs (module -> name to install), one line about it, what it can do."""
+    """One of Ray's searchers.
+
+    Attributes:
+        path: `module:attribute` of the class.
+        needs: the packages that it needs, module -> name to install.
+        about: one line for `bitfront list`.
+        several: it takes several objectives.
+        whole: it takes domains of whole numbers.
+    """
 
     path: str
     needs: Mapping[str, str]
@@ -40,12 +48,12 @@ RAY_SEARCHERS: dict[str, _Kind] = {
         whole=False,
     ),
 }
-"""Nevergrad and ZOOpt propose something else each time (seen), so their sweeps could not be resumed."""
+"""Nevergrad and ZOOpt are left out: their proposals differ from run to run, so such a sweep could not be resumed."""
 _SEEDS = ("seed", "random_state_seed", "random_state")
 
 
 class _Suggests(Protocol):
-    """What is used of `ray.tune.search.Searcher`."""
+    """The part of `ray.tune.search.Searcher` that is used."""
 
     def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any]) -> bool:
         """Take the space."""
@@ -84,7 +92,7 @@ class RandomVariants:
 
 
 class RaySearcher:
-    """Asks one of Ray's searchers for points, brings them within the limits, and never proposes one twice.
+    """Asks one of Ray's searchers for points, repairs them, and never proposes one twice.
 
     A suggestion that had to change is told the figures of the point that it was changed to. Trials that were never suggested, as the
     uniform policies, are told where Ray's searcher takes such (OptunaSearch does, with one objective).
@@ -94,10 +102,10 @@ class RaySearcher:
         arguments: keyword arguments of Ray's class.
     """
 
-    def __init__(self, problem: Problem, inner: _Suggests, ledger: Ledger, *, whole: bool) -> None:
+    def __init__(self, problem: Problem, inner: _Suggests, history: ProposalHistory, *, whole: bool) -> None:
         from ray import tune
 
-        self._ledger, self._inner, self._objectives = ledger, inner, problem.objectives
+        self._history, self._inner, self._objectives = history, inner, problem.objectives
         self._names = [f"d{d:03d}" for d in range(len(problem.cardinalities))]
         domain = tune.randint if whole else tune.uniform
         space = {name: domain(0, k) for name, k in zip(self._names, problem.cardinalities, strict=True)}
@@ -114,17 +122,17 @@ class RaySearcher:
             return None
         self._count += 1
         wanted: Values = tuple(min(int(config[key]), most) for key, most in zip(self._names, self._most, strict=True))
-        values = self._ledger.fresh(wanted)
+        values = self._history.fresh(wanted)
         if values is None:
             self._inner.on_trial_complete(name, error=True)
             return None
-        trial = self._ledger.open(values)
+        trial = self._history.open(values)
         self._ids[trial.number] = name
         return trial
 
     def tell(self, trial: Trial, objectives: Sequence[float] | None) -> None:
         """Pass on what a suggestion gave; without figures (it failed or was stopped) as an error."""
-        self._ledger.note(trial, objectives)
+        self._history.note(trial, objectives)
         name = self._ids.pop(trial.number, None)
         if name is not None and objectives is None:
             self._inner.on_trial_complete(name, error=True)
@@ -136,7 +144,7 @@ class RaySearcher:
 
 
 def maker(name: str) -> Callable[..., RaySearcher]:
-    """Return what builds Ray's searcher `name`, a key of `RAY_SEARCHERS`, as `search.searchers.build` calls it.
+    """Return the function that builds Ray's searcher `name`, a key of `RAY_SEARCHERS`, as `search.searchers.build` calls it.
 
     Raises:
         InputError: unknown, or a package that it needs is not installed.
@@ -153,17 +161,17 @@ def maker(name: str) -> Callable[..., RaySearcher]:
         *,
         seed: int,
         trials: int,  # noqa: ARG001
-        repair: str = "random_wall",
+        repair: str = "random",
         arguments: Mapping[str, Any] | None = None,
     ) -> RaySearcher:
         if len(problem.objectives) > 1 and not kind.several:
             raise InputError(
                 f"searcher 'ray:{name}' minimizes one figure, and {', '.join(problem.objectives)} are given as objectives; give ['error'] "
-                f"and a budget, or one of {', '.join(f'ray:{each}' for each, other in RAY_SEARCHERS.items() if other.several)}."
+                f"and a budget, or one of {', '.join(f'ray:{other}' for other, kind in RAY_SEARCHERS.items() if kind.several)}."
             )
-        ledger = Ledger(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
+        history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
         settle()
-        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), ledger, whole=kind.whole)
+        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), history, whole=kind.whole)
 
     return make
 
@@ -175,12 +183,14 @@ def _inner(name: str, kind: _Kind, problem: Problem, seed: int, arguments: dict[
         InputError: an argument that it does not take.
     """
     build = cast(Callable[..., _Suggests], load(kind.path))
-    known = [each for each in inspect.signature(build).parameters if each not in ("self", "metric", "mode", "space", "kwargs")]
-    wrong = [each for each in arguments if each not in known]
+    allowed = [
+        argument for argument in inspect.signature(build).parameters if argument not in ("self", "metric", "mode", "space", "kwargs")
+    ]
+    wrong = [argument for argument in arguments if argument not in allowed]
     if wrong:
-        raise InputError(f"searcher 'ray:{name}' has no argument {wrong[0]!r}; it takes {', '.join(known)}.{suggest(wrong[0], known)}")
+        raise InputError(f"searcher 'ray:{name}' has no argument {wrong[0]!r}; it takes {', '.join(allowed)}.{suggest(wrong[0], allowed)}")
     one = len(problem.objectives) == 1
     metric: Any = problem.objectives[0] if one else list(problem.objectives)
     mode: Any = "min" if one else ["min"] * len(problem.objectives)
-    own = {each: seed for each in _SEEDS if each in known}
-    return build(metric=metric, mode=mode, **(own | arguments))
+    seeds = {name: seed for name in _SEEDS if name in allowed}
+    return build(metric=metric, mode=mode, **(seeds | arguments))

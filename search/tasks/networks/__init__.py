@@ -16,7 +16,7 @@ NETWORKS: Mapping[str, str] = {
 }
 
 
-def build(name: str, channels: int, classes: int) -> "nn.Module":
+def build_network(name: str, channels: int, classes: int) -> "nn.Module":
     """Return an untrained network of the table, or of the user's `package.module:function`, for so many image channels and classes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trained weights from a torch checkpoint file: tensors only, names freed of the traces of DataParallel."""
+"""Trained weights from a torch checkpoint file: tensors only, names without the prefix of DataParallel."""
 
 import pickle
 from pathlib import Path

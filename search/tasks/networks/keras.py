@@ -51,7 +51,7 @@ class KerasGraph(nn.Module):
         value = inputs[0]
         if node["op"] == "Add":
             return value + inputs[1]
-        if node["op"] == "Flatten":  # every Flatten here follows a pooling to 1x1, so the order of channels and pixels is moot
+        if node["op"] == "Flatten":  # every Flatten here follows a pooling to 1x1, so the order of channels and pixels does not matter
             return value.flatten(1)
         if node["op"] in _CONVOLUTIONS and node["padding"] == "same":
             value = pad_same(value, node["kernel_size"], node["strides"])

@@ -46,7 +46,7 @@ def reference(name: str) -> Reference:
 
 
 def files(name: str) -> tuple[str, ...]:
-    """Return the files that a reference network is read from; the DS-CNN has no graph file, its graph stands here."""
+    """Return the files that a reference network is read from; the DS-CNN has no graph file, its graph is written in this module."""
     stem = reference(name).stem
     return (f"{stem}.npz",) if name == "dscnn" else (f"{stem}.npz", f"{stem}.json")
 
@@ -67,16 +67,16 @@ def mlperf_tiny(name: str, folder: Path) -> nn.Module:
         nodes = _dscnn() if name == "dscnn" else json.loads((folder / files(name)[1]).read_text())
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             weights = {key: torch.from_numpy(file[key]) for key in file.files}
-        found = sum(value.numel() for value in weights.values())
-        if found != reference(name).numbers:
-            raise InputError(f"{path} holds {found} numbers, expected {reference(name).numbers} for {name}.")
+        count = sum(value.numel() for value in weights.values())
+        if count != reference(name).numbers:
+            raise InputError(f"{path} holds {count} numbers, expected {reference(name).numbers} for {name}.")
         return KerasGraph(_typed(nodes), weights).eval()
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path} and its graph give no {name}: {error}") from error
 
 
 def _typed(nodes: list[dict[str, Any]]) -> list[Node]:
-    """Return the nodes, batch norms told whether they see images or flat features."""
+    """Return the nodes, with "features" of every batch norm: images or flat."""
     flat = {node["name"] for node in nodes if node["op"] == "Dense"}
     return [{**node, "features": "flat" if flat & set(node["inputs"]) else "images"} for node in nodes]
 

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hw_models.device import FOLDER, Device
+from hw_models.device import FOLDER
+from hw_models.loading import load_device, parse_device
 from hw_models.models.bitserial import BitSerialCompute, layer_cycles, products
 from hw_models.shapes import layer_of
+from hw_models.table import build_table
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import parse
@@ -72,9 +74,9 @@ def test_whole_policies_of_haqs_table_are_within_its_bounds() -> None:
         rows = list(csv.DictReader(stream))
     measured = {(int(r["index"]), int(r["w_bits"]), int(r["a_bits"])): float(r["cycles"]) for r in rows}
     layers = {int(r["index"]): layer_of(r) for r in rows}
-    device = Device.load("vu9p-bitserial")
+    device = load_device("vu9p-bitserial")
     choices = [LayerPolicy(parse(f"int{w}:channel"), parse(f"int{a}")) for w in range(1, 9) for a in range(1, 9)]
-    table = device.table(tuple(layers.values()), {each.name: choices for each in layers.values()})
+    table = build_table(device, tuple(layers.values()), {layer.name: choices for layer in layers.values()})
     rng = np.random.default_rng(7)
     index = rng.integers(64, size=(2000, 53))
     truth = np.array([sum(measured[n, k // 8 + 1, k % 8 + 1] for n, k in enumerate(row)) for row in index.tolist()])
@@ -86,12 +88,12 @@ def test_whole_policies_of_haqs_table_are_within_its_bounds() -> None:
 
 def test_peaks_of_bismo_boards() -> None:
     for name, tops in (("pynq-z1-bismo", 6.5), ("ultra96-bismo", 15.4)):
-        array, clock = Device.load(name).compute_as(BitSerialCompute), Device.load(name).clock_hz
+        array, clock = load_device(name).compute_as(BitSerialCompute), load_device(name).clock_hz
         assert 2 * array.rows * array.word_bits * array.cols * clock == pytest.approx(tops * 1e12, rel=0.02)
 
 
 def test_an_array_without_units_is_refused() -> None:
-    text = Device.load("vu9p-bitserial").to_toml()
+    text = load_device("vu9p-bitserial").to_toml()
     for key in ("rows", "cols", "word_bits"):
         with pytest.raises(InputError, match=rf"compute\.{key}: Input should be greater than or equal to 1"):
-            Device.parse("\n".join(f"{key} = 0" if line.startswith(f"{key} ") else line for line in text.splitlines()))
+            parse_device("\n".join(f"{key} = 0" if line.startswith(f"{key} ") else line for line in text.splitlines()))

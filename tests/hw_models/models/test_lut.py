@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from hw_models.device import Device
+from hw_models.loading import load_device
 from hw_models.shapes import layer_of
+from hw_models.table import build_table, cost_policy
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import parse
@@ -55,7 +57,7 @@ def conv(size: int = 10) -> Layer:
 def device(folder: Path, extra: str = "", rows: str = ROWS) -> Device:
     (folder / "mine.csv").write_text(rows)
     (folder / "mine.toml").write_text(FILE + extra)
-    return Device.load(folder / "mine.toml")
+    return load_device(folder / "mine.toml")
 
 
 def policy(weight: str, activation: str) -> dict[str, LayerPolicy]:
@@ -63,33 +65,33 @@ def policy(weight: str, activation: str) -> dict[str, LayerPolicy]:
 
 
 def test_the_key_holds_the_signs(tmp_path: Path) -> None:
-    found = device(tmp_path)
-    fast, slow = found.cost((conv(),), policy("int8", "int8:affine")), found.cost((conv(),), policy("int8", "int8"))
+    mine = device(tmp_path)
+    fast, slow = cost_policy(mine, (conv(),), policy("int8", "int8:affine")), cost_policy(mine, (conv(),), policy("int8", "int8"))
     assert (fast["latency_s"], fast["energy_j"]) == (0.001, 0.5)
     assert (slow["latency_s"], slow["energy_j"]) == (0.004, 0.6)
-    assert found.cost((conv(),), policy("float", "float"))["latency_s"] == 0.010
+    assert cost_policy(mine, (conv(),), policy("float", "float"))["latency_s"] == 0.010
     with pytest.raises(InputError, match="its shape was measured, but not at int8/int8"):
-        found.cost((conv(),), policy("int8:affine", "int8"))
+        cost_policy(mine, (conv(),), policy("int8:affine", "int8"))
 
 
 def test_an_unseen_shape_is_refused_or_interpolated_and_marked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"layer 'a' \(conv, 8 to 16 channels.*no layer of its shape was measured on mine"):
-        device(tmp_path).cost((conv(12),), policy("int8", "int8"))
+        cost_policy(device(tmp_path), (conv(12),), policy("int8", "int8"))
     layer = conv(12)
-    table = device(tmp_path, FIT).table((layer,), {"a": tuple(policy("int8", "int8").values())})
+    table = build_table(device(tmp_path, FIT), (layer,), {"a": tuple(policy("int8", "int8").values())})
     expected = 1e-6 + 1e-9 * layer.macs + 1e-9 * (layer.in_elements + 4 * layer.out_elements) + 1e-9 * layer.weights
     (row,) = table.explain(policy("int8", "int8"))
     assert row["latency_s"] == pytest.approx(expected, rel=1e-12)
     assert row["note"] == "interpolated"
-    seen = device(tmp_path, FIT).table((conv(),), {"a": tuple(policy("int8", "int8").values())})
+    seen = build_table(device(tmp_path, FIT), (conv(),), {"a": tuple(policy("int8", "int8").values())})
     assert seen.explain(policy("int8", "int8"))[0]["note"] == ""
 
 
 def test_a_table_at_another_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch 2 in a row; the device file says 1"):
-        device(tmp_path, rows=ROWS.replace("10,1,", "10,2,")).cost((conv(),), policy("int8", "int8"))
+        cost_policy(device(tmp_path, rows=ROWS.replace("10,1,", "10,2,")), (conv(),), policy("int8", "int8"))
 
 
 def test_a_table_without_times_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="columns cycles are missing"):
-        device(tmp_path, rows=ROWS.replace("seconds", "minutes")).cost((conv(),), policy("int8", "int8"))
+        cost_policy(device(tmp_path, rows=ROWS.replace("seconds", "minutes")), (conv(),), policy("int8", "int8"))

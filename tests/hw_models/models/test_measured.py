@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from hw_models.device import Device
+from hw_models.loading import load_device
+from hw_models.measurements import Measurement, Mode
 from hw_models.models.roofline import calibrate, features
-from hw_models.profile_rows import Measurement, Mode
 from hw_models.profiling.device import write
 from hw_models.profiling.host import host
 from hw_models.profiling.onnx import FP32, S8S8, U8S8, U8U8
-from hw_models.validation import validate
+from hw_models.table import build_table
+from hw_models.validation.run import validate
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, parse_layer_policy
 from quant_core.util.errors import InputError
@@ -37,13 +39,13 @@ LAYERS = [conv(c, s) for c, s in ((4, 8), (8, 8), (8, 16), (16, 8), (16, 16), (3
 
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
-    rows = [Measurement(each, mode, time_of(each, mode), 0.1, 3) for each in LAYERS for mode in (FP32, U8S8, U8U8, S8S8)]
-    return Device.load(write("x", tmp_path, host(1), 1, rows))
+    rows = [Measurement(layer, mode, time_of(layer, mode), 0.1, 3) for layer in LAYERS for mode in (FP32, U8S8, U8U8, S8S8)]
+    return load_device(write("x", tmp_path, host(1), 1, rows))
 
 
 def explain(device: Device, layer: Layer, text: str) -> tuple[float, str]:
     policy: dict[str, LayerPolicy] = {layer.name: parse_layer_policy(text)}
-    (row,) = device.table((layer,), {layer.name: (policy[layer.name],)}).explain(policy)
+    (row,) = build_table(device, (layer,), {layer.name: (policy[layer.name],)}).explain(policy)
     return row["latency_s"], row["note"]
 
 
@@ -77,15 +79,15 @@ def test_an_unseen_shape_is_interpolated_through_its_kind_and_marked(device: Dev
 
 def test_a_kind_with_few_shapes_is_interpolated_through_all(device: Device) -> None:
     seconds, note = explain(device, linear(64), "weight=float,activation=float")
-    matrix = np.concatenate([features(each, 1, np.array([each.weights * 4.0]), np.array([32.0])) for each in [*LAYERS, linear(64)]])
-    fit = calibrate(matrix[:-1], np.array([time_of(each, FP32) for each in LAYERS]))
+    matrix = np.concatenate([features(layer, 1, np.array([layer.weights * 4.0]), np.array([32.0])) for layer in [*LAYERS, linear(64)]])
+    fit = calibrate(matrix[:-1], np.array([time_of(layer, FP32) for layer in LAYERS]))
     assert note == "interpolated"
     assert seconds == pytest.approx(float(matrix[-1] @ fit))
 
 
 def test_too_few_measurements_to_interpolate_are_an_error(tmp_path: Path) -> None:
-    rows = [Measurement(each, FP32, time_of(each, FP32), 0.1, 3) for each in LAYERS[:3]]
-    few = Device.load(write("few", tmp_path, host(1), 1, rows))
+    rows = [Measurement(layer, FP32, time_of(layer, FP32), 0.1, 3) for layer in LAYERS[:3]]
+    few = load_device(write("few", tmp_path, host(1), 1, rows))
     assert few.file.golden == ()
     with pytest.raises(InputError, match=r"layer 'c' \(conv\): neither its shape nor 4 others were measured in float/float on few"):
         explain(few, conv(99), "weight=float,activation=float")

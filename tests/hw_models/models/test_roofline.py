@@ -6,9 +6,11 @@ import pytest
 from numpy.typing import NDArray
 
 from hw_models.device import FOLDER, Device
+from hw_models.loading import load_device, parse_device
 from hw_models.models.roofline import calibrate, leave_one_out
 from hw_models.shapes import layer_of
-from hw_models.validation import validate
+from hw_models.table import cost_policy
+from hw_models.validation.run import validate
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
@@ -34,26 +36,26 @@ def least_squares(matrix: Array, seconds: Array) -> Array:
     """Return the unconstrained relative least-squares fit."""
     scaled = matrix / seconds[:, None]
     unit = scaled.max(axis=0)
-    found: Array = np.linalg.lstsq(scaled / unit, np.ones(len(seconds)), rcond=None)[0] / unit
-    return found
+    coefficients: Array = np.linalg.lstsq(scaled / unit, np.ones(len(seconds)), rcond=None)[0] / unit
+    return coefficients
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(8, 0.08), (4, 0.11)])
 def test_the_calibration_of_the_t4_is_the_fit_of_its_measured_layers(bits: int, bound: float) -> None:
     matrix, seconds, network = measured(bits)
-    found = calibrate(matrix, seconds)
-    assert found == pytest.approx(least_squares(matrix, seconds), rel=1e-9)
-    (shipped,) = (each for each in Device.load("t4").file.calibration if each.pair == f"int{bits}/int{bits}")
-    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c2_s_per_byte, shipped.c3_s_per_byte] == pytest.approx(found.tolist(), rel=1e-5)
+    fitted = calibrate(matrix, seconds)
+    assert fitted == pytest.approx(least_squares(matrix, seconds), rel=1e-9)
+    (shipped,) = (calibration for calibration in load_device("t4").file.calibration if calibration.pair == f"int{bits}/int{bits}")
+    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c2_s_per_byte, shipped.c3_s_per_byte] == pytest.approx(fitted.tolist(), rel=1e-5)
     assert np.abs(leave_one_out(matrix, seconds) / seconds - 1).mean() <= bound
-    first = np.array([each == "resnet18" for each in network])
+    first = np.array([name == "resnet18" for name in network])
     assert first.sum() == 19
     total = (matrix[~first] @ calibrate(matrix[first], seconds[first])).sum()
     assert abs(total / seconds[~first].sum() - 1) <= 0.08
 
 
 def test_the_uncalibrated_error_is_printed_beside() -> None:
-    for check, error in zip(validate(Device.load("t4")), (94, 95), strict=True):
+    for check, error in zip(validate(load_device("t4")), (94, 95), strict=True):
         assert check.n == 71
         assert f"UNCALIBRATED (datasheet peak and bandwidth): mean error {error} %" in check.remarks
 
@@ -76,11 +78,11 @@ LAYER = layer_of({"index": "a", "kind": "conv", "in_channels": "64", "out_channe
 
 
 def latency(device: Device, weight: str, activation: str) -> float:
-    return device.cost((LAYER,), {"a": LayerPolicy(parse(weight), parse(activation))})["latency_s"]
+    return cost_policy(device, (LAYER,), {"a": LayerPolicy(parse(weight), parse(activation))})["latency_s"]
 
 
 def test_a_measured_layer_is_costed_near_its_measurement_and_a_mixed_pair_as_the_wider() -> None:
-    device = Device.load("t4")
+    device = load_device("t4")
     assert latency(device, "int8", "int8") == pytest.approx(0.362e-3, rel=0.25)
     assert latency(device, "int4", "int4") == pytest.approx(0.211e-3, rel=0.25)
     assert latency(device, "int4", "int8") == latency(device, "int8", "int4") == latency(device, "int8", "int8")
@@ -89,37 +91,37 @@ def test_a_measured_layer_is_costed_near_its_measurement_and_a_mixed_pair_as_the
 
 
 def test_the_datasheet_roofline_is_the_larger_of_arithmetic_and_traffic() -> None:
-    device = Device.load("a100")
+    device = load_device("a100")
     policy = LayerPolicy(parse("int8:channel"), parse("int8"))
     moved = (LAYER.in_elements + LAYER.out_elements) * 8 + policy.weight.storage_bits(LAYER.weight_shape)
     assert latency(device, "int8:channel", "int8") == pytest.approx(max(2 * LAYER.macs / 624e12, moved / 8 / 1555e9), rel=1e-12)
     wide = replace(LAYER, macs=LAYER.macs * 1000)
-    found = device.cost((wide,), {"a": policy})
-    assert found["latency_s"] == pytest.approx(2 * wide.macs / 624e12, rel=1e-12)
-    assert found["energy_j"] == pytest.approx(400 * found["latency_s"], rel=1e-12)
+    totals = cost_policy(device, (wide,), {"a": policy})
+    assert totals["latency_s"] == pytest.approx(2 * wide.macs / 624e12, rel=1e-12)
+    assert totals["energy_j"] == pytest.approx(400 * totals["latency_s"], rel=1e-12)
 
 
 def test_peaks_are_per_format_not_per_bit_count() -> None:
-    device = Device.load("b200")
+    device = load_device("b200")
     with pytest.raises(InputError, match="b200 cannot run weight=int4"):
         latency(device, "int4", "mxfp4")
     big = replace(LAYER, macs=LAYER.macs * 10000)
-    four = device.cost((big,), {"a": LayerPolicy(parse("mxfp4"), parse("mxfp4"))})["latency_s"]
-    eight = device.cost((big,), {"a": LayerPolicy(parse("mxfp8"), parse("mxfp8"))})["latency_s"]
+    four = cost_policy(device, (big,), {"a": LayerPolicy(parse("mxfp4"), parse("mxfp4"))})["latency_s"]
+    eight = cost_policy(device, (big,), {"a": LayerPolicy(parse("mxfp8"), parse("mxfp8"))})["latency_s"]
     assert eight == pytest.approx(2 * four, rel=1e-12)
 
 
 def test_a_legal_pair_without_a_peak_and_a_roofline_without_memory_are_refused() -> None:
-    text = Device.load("h100").to_toml()
+    text = load_device("h100").to_toml()
     with pytest.raises(InputError, match="layer 'a': h100 states no peak for float/float; it has int8/int8"):
-        latency(Device.parse(text.replace('pair = "float/float"', 'pair = "int8/int8"')), "float", "float")
+        latency(parse_device(text.replace('pair = "float/float"', 'pair = "int8/int8"')), "float", "float")
     with pytest.raises(InputError, match=r"a roofline needs a \[\[memory\]\] level with bytes_per_s"):
-        latency(Device.parse(text.replace("bytes_per_s", "bits_per_cycle")), "int8", "int8")
+        latency(parse_device(text.replace("bytes_per_s", "bits_per_cycle")), "int8", "int8")
 
 
 def test_a_check_that_the_file_cannot_run_says_what_is_missing() -> None:
-    text = Device.load("t4").to_toml()
+    text = load_device("t4").to_toml()
     with pytest.raises(InputError, match=r"a roofline needs a \[\[memory\]\] level with bytes_per_s"):
-        validate(Device.parse("\n".join(line for line in text.splitlines() if not line.startswith("bytes_per_s"))))
+        validate(parse_device("\n".join(line for line in text.splitlines() if not line.startswith("bytes_per_s"))))
     with pytest.raises(InputError, match="a check of 'int8/int3', which has no peak; metric takes one of"):
-        validate(Device.parse(text.replace('metric = "int8/int8"', 'metric = "int8/int3"')))
+        validate(parse_device(text.replace('metric = "int8/int8"', 'metric = "int8/int3"')))

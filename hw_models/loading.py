@@ -1,0 +1,50 @@
+"""Read a device: one that ships with bitfront by name, or the user's own file by path. A file is checked as a whole before it is used."""
+
+import tomllib
+from pathlib import Path
+
+from hw_models.device import FOLDER, Device, DeviceError
+from hw_models.faults import check, listing
+from quant_core.util.errors import InputError
+from quant_core.util.registry import unknown
+
+
+def device_names() -> tuple[str, ...]:
+    """Return the names of the devices that ship with bitfront, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def load_device(name_or_path: str | Path) -> Device:
+    """Read a device that ships with bitfront by name, or the user's own file by path.
+
+    Raises:
+        DeviceError: the file is wrong; the message lists every fault with its line and key.
+        InputError: there is no such device or file.
+    """
+    shipped = FOLDER / f"{name_or_path}.toml"
+    if str(name_or_path) in device_names():
+        return parse_device(shipped.read_text(encoding="utf-8"), FOLDER, str(shipped))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise InputError(f"{unknown('device', str(name_or_path), device_names())} Your own goes in as the path of a TOML file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeviceError(f"{path}: cannot be read as text: {error}") from None
+    return parse_device(text, path.parent, str(path))
+
+
+def parse_device(text: str, folder: Path = FOLDER, where: str = "device") -> Device:
+    """Read the text of a device file.
+
+    Raises:
+        DeviceError: listing every fault with its line and key.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DeviceError(f"{where}: not TOML: {error}") from None
+    faults, file, compute = check(data, folder)
+    if file is None or compute is None or faults:
+        raise DeviceError(f"{where}: {len(faults)} fault{'s' * (len(faults) > 1)}\n{listing(faults, text)}")
+    return Device(file, compute, folder)

@@ -1,0 +1,1 @@
+"""Golden checks: the cost models against published and measured figures."""

@@ -1,0 +1,79 @@
+"""The one table of units: how every command, page and picture shows a metric. Records and JSON keep SI units and fractions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The form in which a metric is shown.
+
+    Attributes:
+        name: of the unit; "" where there is none.
+        size: of one unit, in what the record holds: SI units, fractions for shares.
+        digits: significant ones, or, where `decimals`, digits behind the point.
+    """
+
+    name: str = ""
+    size: float = 1.0
+    digits: int = 4
+    decimals: bool = False
+
+    def number(self, value: float) -> str:
+        """Return a value in this unit, without the unit's name."""
+        scaled = value / self.size
+        if self.decimals or abs(scaled) >= 10.0**self.digits:
+            return f"{scaled:.{self.digits if self.decimals else 0}f}"
+        return f"{scaled:.{self.digits}g}"
+
+
+PLAIN = Unit()
+TIME, ENERGY, SIZE, SHARE = Unit("ms", 1e-3), Unit("mJ", 1e-3), Unit("KiB", 1024.0), Unit("%", 0.01, 2, decimals=True)
+_BY_BEGINNING = {"accuracy": SHARE, "error": SHARE}
+_BY_ENDING = {"_s": TIME, "_j": ENERGY, "_bytes": SIZE}
+UNITS: Mapping[str, Unit] = {
+    "macs": Unit("M", 1e6),
+    "bit_ops": Unit("G", 1e9),
+    "top1_agreement": SHARE,
+    "cache_bytes": Unit("MiB", 2.0**20),  # as `cache_mib` is set
+    "seconds": Unit("s"),
+    "bits_weight_avg": Unit("", 1.0, 3, decimals=True),
+    "bits_activation_avg": Unit("", 1.0, 3, decimals=True),
+}
+_TITLES = {"macs": "MACs", "bits_weight_avg": "bits", "bits_activation_avg": "activation bits"}
+
+
+def unit_of(metric: str) -> Unit:
+    """Return the unit of a metric: its entry in the table, or that of its ending (`_s`, `_j`, `_bytes`) or beginning."""
+    by_ending = (unit for ending, unit in _BY_ENDING.items() if metric.endswith(ending))
+    by_beginning = (unit for beginning, unit in _BY_BEGINNING.items() if metric.startswith(beginning))
+    return UNITS.get(metric) or next(by_ending, None) or next(by_beginning, PLAIN)
+
+
+def title_of(metric: str) -> str:
+    """Return the name of a metric for people, without its unit."""
+    ending = next((ending for ending in _BY_ENDING if metric.endswith(ending)), "")
+    return _TITLES.get(metric, metric.removesuffix(ending).replace("_", " "))
+
+
+def label(metric: str) -> str:
+    """Return the title of an axis or a column, with the unit in brackets."""
+    name = unit_of(metric).name
+    return title_of(metric) + (f" [{name}]" if name else "")
+
+
+def shown(metric: str, value: float | None) -> str:
+    """Return one value with its unit; "-" where it is not known."""
+    if value is None:
+        return "-"
+    unit = unit_of(metric)
+    return f"{unit.number(value)} {unit.name}".rstrip()
+
+
+def cells(metric: str, values: Sequence[float | None]) -> list[str]:
+    """Return a column of values in the metric's unit, with one number of decimals: 3, more where the largest value needs them."""
+    unit = unit_of(metric)
+    top = max((abs(value) / unit.size for value in values if value is not None and math.isfinite(value)), default=0.0)
+    decimals = unit.digits if unit.decimals else max(3, 3 - math.floor(math.log10(top)) if top else 0)
+    return ["-" if value is None else f"{value / unit.size:.{decimals}f}" for value in values]

@@ -1,0 +1,146 @@
+"""Interrupted training resumes bit for bit, and the checkpoint of another run is refused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from quant_core import InputError
+from quant_core.qat.loop import CheckpointConfig
+from tests.quant_core.qat.loop_cases import CONFIG, data, run, same
+
+ROOT = Path(__file__).parents[3]
+
+
+class Noisy(Dataset[tuple[Tensor, Tensor]]):
+    """Examples with noise from torch's, numpy's and Python's generators: everything that augmentation may use."""
+
+    def __init__(self) -> None:
+        self.images, self.labels = (torch.cat(part) for part in zip(*data(6), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(1).item() + np.random.rand() + random.random()
+        return self.images[index] + 0.01 * noise, self.labels[index]
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Stands for a killed process."""
+
+
+class Failing:
+    """Batches that raise after so many have been taken in all."""
+
+    def __init__(self, batches: Any, after: int) -> None:
+        self.batches, self.left = batches, after
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            if not self.left:
+                raise Interrupted
+            self.left -= 1
+            yield batch
+
+
+@pytest.mark.parametrize("after", [3, 6, 10])
+@pytest.mark.parametrize("method", ["lsq", "ste"])
+def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_path: Path) -> None:
+    """6 batches an epoch, a checkpoint after every second: stopped inside an epoch, at its end, and in the last."""
+    loader: DataLoader[Any] = DataLoader(Noisy(), batch_size=16, shuffle=True)
+    config = replace(CONFIG, method=method, epochs=2, freeze_after=0.5, clip=1.0)
+    straight, history = run(config, loader, text="weight=int3:channel:stochastic,activation=int4:tensor:ema")
+    checkpoint = CheckpointConfig(tmp_path / "run.pt", every=2)
+    options: dict[str, Any] = {"checkpoint": checkpoint, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
+    with pytest.raises(Interrupted):
+        run(config, Failing(loader, after), **options)
+    assert checkpoint.path.exists()
+    torch.manual_seed(1234)
+    resumed, again = run(config, loader, **options)
+    assert same(straight, resumed)
+    assert [each["loss"] for each in again] == [each["loss"] for each in history]
+    finished, _ = run(config, Failing(loader, 0), **options)  # a finished run takes no more batches
+    assert same(straight, finished)
+
+
+CHILD = f"""
+import os, signal, sys, torch
+sys.path.insert(0, {str(ROOT)!r})
+from tests.quant_core.qat import loop_cases as t
+from quant_core.qat.loop import CheckpointConfig
+from pathlib import Path
+
+path, moment, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+passed, write = dict.fromkeys(("step", "save", "report"), 0), Path.write_bytes
+
+def pass_by(here):
+    passed[here] += 1
+    return here == moment and passed[here] > after
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def step(model, batch):
+    return die() if pass_by("step") else t.STEP(model, batch)
+
+def report(model, metrics):
+    return die() if pass_by("report") else False
+
+def half(file, data):
+    if pass_by("save"):
+        write(file, data[: len(data) // 2])
+        die()
+    write(file, data)
+
+Path.write_bytes = half
+model, _ = t.run(step=step, report=report, checkpoint=CheckpointConfig(path, every=1))
+torch.save(model.state_dict(), sys.argv[1] + ".done")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """One process trains uninterrupted, others are killed in a step, halfway through a save and at an epoch's end; 10 batches an epoch."""
+
+    def child(name: str, moment: str = "never", after: int = 0) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, "-c", CHILD, str(tmp_path / name), moment, str(after)]
+        return subprocess.run(arguments, env=environment, check=False).returncode
+
+    for moment, after in (("step", 6), ("save", 7), ("report", 0)):
+        assert child("killed.pt", moment, after) == -signal.SIGKILL
+    assert not (tmp_path / "killed.pt.done").exists()
+    stands = torch.load(tmp_path / "killed.pt", weights_only=True)["state"]["progress"]
+    assert (stands["epoch"], stands["position"]) == (1, 9)
+    assert child("killed.pt") == child("straight.pt") == 0
+    resumed, straight = (torch.load(tmp_path / f"{name}.pt.done", weights_only=True) for name in ("killed", "straight"))
+    assert list(resumed) == list(straight)
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = CheckpointConfig(tmp_path / "run.pt")
+    run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"is the checkpoint of another run .*'seed': 0.*this is .*'seed': 3"):
+        run(replace(CONFIG, epochs=1, seed=3), checkpoint=checkpoint)
+    checkpoint.path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="no checkpoint of quantization-aware training"):
+        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
+    torch.save({"a": 1}, checkpoint.path)
+    with pytest.raises(InputError, match=r"is no checkpoint of bitfront\.qat/1"):
+        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
