@@ -32,12 +32,12 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sa
         sampled_nll: outputs -> the summed negative log-likelihood of labels drawn from them.
     """
     model = engine.restore()
-    inputs_of = {name: each for each in space.dimensions if each.slot == "activation" for name in each.layers}
-    names = [name for each in space.dimensions for name in each.layers]
+    inputs_of = {name: dimension for dimension in space.dimensions if dimension.slot == "activation" for name in dimension.layers}
+    names = [name for dimension in space.dimensions for name in dimension.layers]
     modules = {name: model.get_submodule(name) for name in names}
     weights = {name: module.get_parameter("weight") for name, module in modules.items()}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    scores = {each.name: np.zeros(len(each.choices)) for each in space.dimensions}
+    scores = {dimension.name: np.zeros(len(dimension.choices)) for dimension in space.dimensions}
     hooks = [
         module.register_forward_pre_hook(_watch(engine, name, inputs_of[name], scores), with_kwargs=True)
         for name, module in modules.items()
@@ -54,7 +54,7 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sa
         for hook in hooks:
             hook.remove()
     _add_weights(engine, space, squares, scores)
-    return tuple(scores[each.name] for each in space.dimensions)
+    return tuple(scores[dimension.name] for dimension in space.dimensions)
 
 
 def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, sampled_nll: SampledNll) -> None:
@@ -95,8 +95,8 @@ def _add_weights(engine: PostTraining, space: Space, squares: dict[str, Tensor],
     """Score every choice of the weights, all layers at once."""
     model = engine.restore()
     floats = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in squares}
-    for k in range(max((len(each.choices) for each in space.dimensions), default=0)):
-        policy: Policy = space.policy([min(k, len(each.choices) - 1) for each in space.dimensions])
+    for k in range(max((len(dimension.choices) for dimension in space.dimensions), default=0)):
+        policy: Policy = space.policy([min(k, len(dimension.choices) - 1) for dimension in space.dimensions])
         engine.apply(policy)
         for dimension in space.dimensions:
             if dimension.slot == "weight" and k < len(dimension.choices):

@@ -40,7 +40,7 @@ def qat_metrics(
     start = time.perf_counter()
     prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
     model = finalize(prepared)
-    found = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
+    figures = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
     splits = {"valid": take(task.valid, section.valid), "test": take(task.test, section.test)}
     for split, kind in itertools.product(splits, ("float", "ptq", "qat")):
         if kind == "float":
@@ -49,5 +49,5 @@ def qat_metrics(
             measured = evaluator.metrics(policy, split)
         else:
             measured = measure(model, splits[split], task)
-        found |= {f"{metric}_{kind}_{split}": measured[metric] for metric in ("accuracy", "loss")}
-    return found
+        figures |= {f"{metric}_{kind}_{split}": measured[metric] for metric in ("accuracy", "loss")}
+    return figures

@@ -62,7 +62,7 @@ def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -
     """
     folder = cache_folder() / "qat"
     with contextlib.suppress(FileNotFoundError):  # another process removed one first
-        for path in sorted(folder.glob("*.pt"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
+        for path in sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
     name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
     return CheckpointConfig(folder / f"{name}.pt")
@@ -150,8 +150,8 @@ def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Ca
     valid = take(task.valid, section.valid)
 
     def on_valid(model: nn.Module, metrics: Metrics) -> bool:
-        found = measure(model, valid, task)
-        metrics |= {"accuracy": found["accuracy"], "error": found["error"], "loss_valid": found["loss"]}
+        measured = measure(model, valid, task)
+        metrics |= {"accuracy": measured["accuracy"], "error": measured["error"], "loss_valid": measured["loss"]}
         return bool(report and report(metrics))
 
     return on_valid

@@ -35,8 +35,8 @@ Arrays = dict[str, NDArray[Any]]
 _FRESH = """
 import os, sys, numpy, mlflow
 mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_registry_uri(sys.argv[1])
-found = mlflow.pyfunc.load_model(sys.argv[2]).predict(dict(numpy.load(sys.argv[3])))
-numpy.save(sys.argv[4], found["output"])
+outputs = mlflow.pyfunc.load_model(sys.argv[2]).predict(dict(numpy.load(sys.argv[3])))
+numpy.save(sys.argv[4], outputs["output"])
 """
 
 
@@ -62,11 +62,11 @@ def register_policy(uri: str, bundle: Bundle, name: str, folder: Path) -> Export
     with reported(uri), _at(uri):
         version = _log(client, uri, bundle, name, folder, _signature(example, outputs), unfused)
         address = f"models:/{name}/{version}"
-        found = _loaded(uri, address, example, folder)
-        if not np.array_equal(found, outputs):
+        loaded = _loaded(uri, address, example, folder)
+        if not np.array_equal(loaded, outputs):
             client.delete_model_version(name, version)
             raise BitfrontError(
-                f"the model that MLflow gives back differs by up to {np.abs(found - outputs).max():.3g}; it was removed again."
+                f"the model that MLflow gives back differs by up to {np.abs(loaded - outputs).max():.3g}; it was removed again."
             )
     return Exported((), {"model": address, "largest_output_difference_when_loaded": 0.0, "examples_compared": float(len(outputs))})
 
@@ -84,7 +84,7 @@ def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path
                 name="model",
                 registered_model_name=name,
                 signature=signature,
-                input_example={key: each[:EXAMPLES] for key, each in _arrays(bundle.network.example).items()},
+                input_example={key: values[:EXAMPLES] for key, values in _arrays(bundle.network.example).items()},
                 pip_requirements=[f"{key}=={value}" for key, value in versions().items()],
                 onnx_execution_providers=["CPUExecutionProvider"],
                 onnx_session_options={"extra_session_config": {"session.disable_quant_qdq": "1"}} if unfused else None,
@@ -106,7 +106,7 @@ def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path
 
 
 def _signature(inputs: Mapping[str, NDArray[Any]], outputs: NDArray[Any]) -> ModelSignature:
-    specs: list[ColSpec | TensorSpec] = [TensorSpec(each.dtype, (-1, *each.shape[1:]), name) for name, each in inputs.items()]
+    specs: list[ColSpec | TensorSpec] = [TensorSpec(values.dtype, (-1, *values.shape[1:]), name) for name, values in inputs.items()]
     return ModelSignature(inputs=Schema(specs), outputs=Schema([TensorSpec(outputs.dtype, (-1, *outputs.shape[1:]), "output")]))
 
 
@@ -125,11 +125,11 @@ def _loaded(uri: str, address: str, inputs: Arrays, folder: Path) -> NDArray[Any
         )
         if done.returncode:
             raise BitfrontError(f"the registered model {address} does not load: {done.stderr.strip().splitlines()[-1]}")
-        found: NDArray[Any] = np.load(made)
+        loaded: NDArray[Any] = np.load(made)
     finally:
         for path in (given, made):
             path.unlink(missing_ok=True)
-    return found
+    return loaded
 
 
 @contextmanager

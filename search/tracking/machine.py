@@ -49,18 +49,18 @@ def _sample(tracker: Tracker, every_s: float, halt: threading.Event) -> None:
     while not ended:
         ended = halt.wait(every_s)
         figures: dict[str, float] = {}
-        for each in monitors:
-            each.collect_metrics()
-            figures |= {f"system/{name}": float(value) for name, value in each.aggregate_metrics().items()}
-            each.clear_metrics()
+        for monitor in monitors:
+            monitor.collect_metrics()
+            figures |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
         tracker.measure(figures)
 
 
 def _monitors() -> list[_Monitor]:
     """Return one monitor per kind; without NVIDIA's library there is none of GPUs."""
     kinds: tuple[Callable[[], _Monitor], ...] = (CPUMonitor, DiskMonitor, NetworkMonitor)
-    found = [kind() for kind in kinds]
+    monitors = [kind() for kind in kinds]
     with suppress(Exception):  # the library is missing, or there is no GPU: it raises several kinds
         gpu: Callable[[], _Monitor] = GPUMonitor
-        found.append(gpu())
-    return found
+        monitors.append(gpu())
+    return monitors

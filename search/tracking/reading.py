@@ -82,13 +82,13 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
     """
     known = sweeps(uri, experiment_name)
     by_id = [row for row in known if row.run_id == ref]
-    found = by_id or [row for row in known if row.tags.get(names.SWEEP) == ref]
-    if len(found) == 1:
-        return found[0]
+    matches = by_id or [row for row in known if row.tags.get(names.SWEEP) == ref]
+    if len(matches) == 1:
+        return matches[0]
     place = names.redact(uri) + (f", experiment {experiment_name!r}" if experiment_name else "")
-    if found:
-        ids = ", ".join(f"{row.run_id} (experiment {row.experiment})" for row in found)
-        raise InputError(f"{len(found)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
+    if matches:
+        ids = ", ".join(f"{row.run_id} (experiment {row.experiment})" for row in matches)
+        raise InputError(f"{len(matches)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
     called = sorted({row.tags.get(names.SWEEP, "") for row in known})
     hint = f" Known: {', '.join(called[:20])}{', ...' if len(called) > 20 else ''}." if called else " There is no sweep there."
     raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{hint} Another store goes in as --uri.")
@@ -134,11 +134,11 @@ def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None) 
         " JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid"
         " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?) ORDER BY r.start_time, r.run_uuid"
     )
-    found: dict[str, tuple[str, str, dict[str, str]]] = {}
+    runs: dict[str, tuple[str, str, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
         for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name)):
-            found.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
-    return [Row(run_id, *rest) for run_id, rest in found.items()]
+            runs.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
+    return [Row(run_id, *rest) for run_id, rest in runs.items()]
 
 
 def _client_rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
@@ -147,9 +147,9 @@ def _client_rows(uri: str, key: str, value: str, experiment_name: str | None) ->
     client = connect(uri, FOLDER)
     with reported(uri):
         known = {
-            each.experiment_id: each.name
-            for each in _pages(lambda token: client.search_experiments(ViewType.ACTIVE_ONLY, page_token=token))
-            if experiment_name in (None, each.name)
+            entry.experiment_id: entry.name
+            for entry in _pages(lambda token: client.search_experiments(ViewType.ACTIVE_ONLY, page_token=token))
+            if experiment_name in (None, entry.name)
         }
         query, runs = f"tags.`{key}` = {_quoted(value)}", []
         if known:

@@ -194,7 +194,7 @@ class Store:
         """One request: metrics as (name, value, time in ms, step). Figures that are not finite stay out of MLflow's charts."""
         self._client.log_batch(
             run_id,
-            metrics=[Metric(*each) for each in metrics if math.isfinite(each[1])],
+            metrics=[Metric(*metric) for metric in metrics if math.isfinite(metric[1])],
             params=[Param(key, value) for key, value in (params or {}).items()],
             tags=[RunTag(key, value) for key, value in (tags or {}).items()],
         )
@@ -206,9 +206,9 @@ def _text(flag: bool) -> str:
 
 def policy_params(trial: Json) -> dict[str, str]:
     """Return the text forms of a policy, `weight` and `activation`, layer by layer with repeats counted; cut where they are long."""
-    found = {}
+    params = {}
     for slot, name in enumerate(("weight", "activation")):
         runs = [(trial["specs"][code], len(list(same))) for code, same in groupby(codes[slot] for codes in trial["codes"])]
         text = " ".join(spec if count == 1 else f"{count}x{spec}" for spec, count in runs)
-        found[name] = text if len(text) <= PARAM else text[: PARAM - 3] + "..."
-    return found
+        params[name] = text if len(text) <= PARAM else text[: PARAM - 3] + "..."
+    return params
