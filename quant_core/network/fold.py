@@ -32,19 +32,19 @@ def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
 def foldable_norms(model: nn.Module, example: Any) -> dict[str, nn.Module]:
     """Return layer name -> the batch norm that can be folded into it; see `fold_batch_norm`. `model` is in eval mode."""
     layers = quantizable(model)
-    norms: dict[str, nn.Module] = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+    norms: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inputs = first_example(example)
     flow = record(model, layers | norms, lambda: forward(model, inputs))
     users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None)
-    found = {}
+    foldable: dict[str, nn.Module] = {}
     for name, layer in layers.items():
         calls = flow.calls.get(name, [])
         norm = norms.get(flow.sole_reader(calls[0].write)) if len(calls) == 1 else None
         parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
         shared = any(parameter is not None and users[id(parameter)] > 1 for parameter in parameters)
         if norm is not None and parameters[0] is not None and not shared and _foldable(norm, layer, calls[0].axes):
-            found[name] = norm
-    return found
+            foldable[name] = norm
+    return foldable
 
 
 def _foldable(norm: Any, layer: Any, axes: int) -> bool:
@@ -54,7 +54,7 @@ def _foldable(norm: Any, layer: Any, axes: int) -> bool:
 
 
 def gain_and_bias(norm: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return what a batch norm multiplies a layer's outputs by, and the bias of the two together, per output channel, in float64.
+    """Return the gain of a batch norm on a layer's outputs and the bias of the two together, per output channel, in float64.
 
     gain = gamma / sqrt(variance + eps), b' = (b - mean) gain + beta.
     """
@@ -77,8 +77,8 @@ def per_output(layer: Any, values: Tensor) -> Tensor:
     """Shape one value per output channel [C] so that it multiplies the layer's weight."""
     weight: Tensor = layer.weight
     if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]: the rows of each group have their own outputs
-        spread = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
-        return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
+        expanded = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
+        return expanded.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
     if is_transformers_conv1d(layer):
         return values.reshape(1, -1)
     return values.reshape(-1, *(1,) * (weight.dim() - 1))

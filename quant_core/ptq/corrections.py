@@ -57,12 +57,12 @@ def match_variance(encoded: Encoded, spec: QuantSpec, module: nn.Module, weight:
     if scales is None:
         return encoded
     quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
-    wanted, found = (_row_energy(module, each, moments) for each in (weight, quantized))
+    wanted, actual = (_row_energy(module, values, moments) for values in (weight, quantized))
     if len(scales) == 1:
-        wanted, found = wanted.sum()[None], found.sum()[None]
+        wanted, actual = wanted.sum()[None], actual.sum()[None]
     if len(scales) != len(wanted):
         return encoded
-    gain = torch.where((wanted > 0) & (found > 0), (wanted / found).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+    gain = torch.where((wanted > 0) & (actual > 0), (wanted / actual).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     scaled = scales * gain[:, None]
     if encoded.coarse is not None:
         return replace(encoded, coarse=scaled)
@@ -165,8 +165,8 @@ def _per_input(layer: Any, values: Tensor) -> Tensor:
     if isinstance(layer, TRANSPOSED) or is_transformers_conv1d(layer):
         return values.reshape(-1, *(1,) * (weight.dim() - 1))
     groups = _groups(layer)
-    spread = values.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
-    return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
+    expanded = values.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+    return expanded.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
 
 
 def _groups(layer: Any) -> int:

@@ -43,12 +43,12 @@ class TrainingRun:
     """The data, the step and the configuration of a training run: everything but the network.
 
     Attributes:
-        batches: the training split, re-iterable; what `step` takes. Tensors are moved to the device of the network. A list is taken in a
+        batches: the training split, re-iterable, for `step`. Tensors are moved to the device of the network. A list is taken in a
             new order every epoch; other iterables in their own (a DataLoader shuffles itself).
         step: (model, batch) -> loss, such as `supervised(loss)`.
         config: how to train.
         report: called after every epoch with the network in eval mode and `epoch`, `loss` (mean over its steps), `lr`, `seconds`; the
-            history holds what it adds to these metrics; it returns True to stop the training.
+            history holds the metrics that it adds; it returns True to stop the training.
         checkpoint: a run that finds its file resumes from it.
     """
 

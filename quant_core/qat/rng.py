@@ -1,4 +1,4 @@
-"""The random numbers of one training run, kept apart from everybody else's: torch (CPU and GPU), numpy and Python."""
+"""The random numbers of one training run, separate from those of the rest of the program: torch (CPU and GPU), numpy and Python."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ State = dict[str, object]
 
 
 def capture() -> State:
-    """Return the state of every generator, as what `torch.save` writes and `torch.load(weights_only=True)` reads."""
+    """Return the state of every generator, in a form that `torch.save` writes and `torch.load(weights_only=True)` reads."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),

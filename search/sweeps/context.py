@@ -37,7 +37,9 @@ def open_context(experiment: Experiment) -> SweepContext:
     key = training_key(setup.task, setup.fingerprints, section, trained_by)
     evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
     key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
-    return SweepContext(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity))
+    return SweepContext(
+        setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
+    )
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:

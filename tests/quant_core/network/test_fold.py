@@ -23,7 +23,7 @@ def _trained(model: nn.Module) -> nn.Module:
 
 
 def _norms(model: nn.Module) -> int:
-    return sum(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in model.modules())
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 class Branching(nn.Module):

@@ -34,7 +34,7 @@ def test_close_to_the_best_of_all_roundings() -> None:
         ratios.append(float(objectives(round_up(error, step, moments))) / best)
         plain.append(float(objectives((-error >= step / 2).float())) / best)
     assert min(ratios) > 1 - 1e-5
-    assert all(found <= nearest + 1e-5 for found, nearest in zip(ratios, plain, strict=True))
+    assert all(ratio <= nearest + 1e-5 for ratio, nearest in zip(ratios, plain, strict=True))
     assert sum(ratios) / 30 < 1.3
     assert sum(plain) / 30 > 2
     assert sum(ratio < 1.0001 for ratio in ratios) > 15

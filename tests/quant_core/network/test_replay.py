@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.replay import Prefix
+from quant_core.network.replay import ActivationReplay
 
 
 class Residual(nn.Module):
@@ -30,7 +30,7 @@ def network() -> Residual:
 
 def test_layers_before_a_point_are_not_computed_again(network: Residual) -> None:
     inputs = torch.randn(3, 4)
-    prefix = Prefix(network, dict(network.named_children()), inputs)
+    prefix = ActivationReplay(network, dict(network.named_children()), inputs)
     assert prefix.before(["second"]) == ("first",)
     assert prefix.before(["head"]) == ("first", "second")  # `twice` ran twice
     assert prefix.before(["head", "second"]) == ("first",)
@@ -49,9 +49,9 @@ def test_layers_before_a_point_are_not_computed_again(network: Residual) -> None
 
 def test_the_network_is_itself_again_after_an_error(network: Residual) -> None:
     inputs = torch.randn(3, 4)
-    prefix = Prefix(network, dict(network.named_children()), inputs)
+    prefix = ActivationReplay(network, dict(network.named_children()), inputs)
     with pytest.raises(RuntimeError, match="broken"), prefix.replayed(("first",)):
         raise RuntimeError("broken")
-    assert torch.equal(network(2 * inputs), Prefix(network, {}, 2 * inputs).outputs)
+    assert torch.equal(network(2 * inputs), ActivationReplay(network, {}, 2 * inputs).outputs)
     assert not torch.equal(network(2 * inputs), prefix.outputs)
     assert "forward" not in vars(network.first)

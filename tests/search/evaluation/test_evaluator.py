@@ -42,7 +42,7 @@ BAD = {
     "every pair": ({"score": lambda o, t: (o.argmax(dim=1)[:, None] == t).float()}, r"score gave a tensor of shape \(8, 8\)"),
     "a score that raises": ({"score": lambda o, t: o.argmax(dim=7)}, "score or loss failed with IndexError: Dimension out of range"),
     "a loss per example": ({"loss": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")}, "score or loss failed with"),
-    "percent": ({"score": lambda o, t: 100.0 * (t >= 0)}, r"score gave accuracy 100.0 .*; scores in \[0, 1\] and a finite loss are needed"),
+    "percent": ({"score": lambda o, t: 100.0 * (t >= 0)}, r"score gave 100 for an example; scores in \[0, 1\] are needed"),
 }
 
 
@@ -114,3 +114,21 @@ def test_sensitivities_of_a_network_that_gives_one_number_per_example(
         assert all(each[0] > each[1] > each[2] == 0 for each in found)
         rises.append(torch.tensor([each.tolist() for each in found]))
     torch.testing.assert_close(rises[0], rises[1], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [float("inf"), float("-inf"), float("nan")])
+def test_a_loss_that_is_not_finite_fails_the_trial(loss: float) -> None:
+    with pytest.raises(BitfrontError, match=r"loss is .*; a finite one is needed"):
+        measure(nn.Linear(3, 2), task().valid, task(loss=lambda o, t: nn.functional.cross_entropy(o, t) + loss))
+
+
+def test_every_single_score_is_in_the_unit_interval() -> None:
+    """The mean of 3, -1 and ones is 1."""
+
+    def score(outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.cat([torch.tensor([3.0, -1.0]), torch.ones(len(targets) - 2)])
+
+    with pytest.raises(BitfrontError, match=r"score gave 3 for an example; scores in \[0, 1\] are needed"):
+        measure(nn.Linear(3, 2), task().valid, task(score=score))
+    with pytest.raises(BitfrontError, match="score gave nan for an example"):
+        measure(nn.Linear(3, 2), task().valid, task(score=lambda o, t: hits(o, t).float() * float("nan")))

@@ -21,9 +21,9 @@ def signs(x: np.ndarray) -> np.ndarray:
 def test_the_product_of_packed_signs_is_the_integer_product(length: int, rows: int, columns: int) -> None:
     rng = np.random.default_rng(length)
     a, b = rng.standard_normal((rows, length)), rng.standard_normal((columns, length))
-    found = xnor_gemm(pack_signs(a), pack_signs(b), length)
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, signs(a) @ signs(b).T)
+    product = xnor_gemm(pack_signs(a), pack_signs(b), length)
+    assert product.dtype == np.int32
+    np.testing.assert_array_equal(product, signs(a) @ signs(b).T)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -45,9 +45,9 @@ def test_zero_and_minus_zero_are_positive_and_only_signs_matter() -> None:
 def test_linear_keeps_the_leading_axes() -> None:
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 3, 5, 70)), rng.standard_normal((9, 70))
-    found = binary_linear(x, w)
-    assert found.shape == (2, 3, 5, 9)
-    np.testing.assert_array_equal(found, signs(x) @ signs(w).T)
+    product = binary_linear(x, w)
+    assert product.shape == (2, 3, 5, 9)
+    np.testing.assert_array_equal(product, signs(x) @ signs(w).T)
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,11 +71,11 @@ def test_convolution_is_that_of_the_float_simulation(
 ) -> None:
     rng = np.random.default_rng(seed)
     x, w = rng.standard_normal((2, channels * groups, 7, 8)), rng.standard_normal((5 * groups, channels, *kernel))
-    found = binary_conv2d(x, w, stride, padding, dilation, groups)
-    left, right = (torch.from_numpy(signs(each)).double() for each in (x, w))
+    product = binary_conv2d(x, w, stride, padding, dilation, groups)
+    left, right = (torch.from_numpy(signs(values)).double() for values in (x, w))
     expected = torch.nn.functional.conv2d(left, right, None, stride, padding, dilation, groups)
-    assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, expected.numpy().astype(np.int64))
+    assert product.dtype == np.int32
+    np.testing.assert_array_equal(product, expected.numpy().astype(np.int64))
 
 
 def test_depthwise_convolution_is_exact() -> None:

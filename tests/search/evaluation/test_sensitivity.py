@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import BitfrontError
 from search.evaluation.fisher import PASSES
 from search.evaluation.sensitivity import Sensitivity
 from spaces import rules
@@ -113,3 +114,96 @@ def test_the_score_of_a_linear_network_is_its_fisher_information(monkeypatch: py
     moved = [engine.quantized_input("0", spec, inputs) - inputs for spec in choices["activation"]]
     rises = [0.5 * float((weight * each).square().sum(dim=1).mean()) / variance for each in moved]
     assert found[1][0] == pytest.approx(rises[0] - rises[1], rel=0.15)
+
+
+def body(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, channels, 3, padding=1)).eval()
+
+
+class Residual(nn.Module):
+    """Every output channel gets the same error, which no softmax over them sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift(x)  # type: ignore[no-any-return]
+
+
+class Sequence(nn.Module):
+    """Classes along axis 1 of [N, C, T]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+def rises(model: nn.Module, inputs: Tensor, class_axis: int | None, folder: Path) -> list[float]:
+    layers = trace(model, inputs)
+    space = rules.full(layers, {"weight": (parse("int2:channel"), parse("int8:channel")), "activation": (parse("int8:tensor"),)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BITFRONT_CACHE", str(folder))
+        return [
+            float(row.max())
+            for row in Sensitivity(PostTraining(model, layers, [inputs], inputs), space, [inputs], "key", class_axis=class_axis)()
+        ]
+
+
+@pytest.mark.parametrize("class_axis", [None, 1])
+@pytest.mark.parametrize("model", [body(1), Residual().eval()], ids=["mask", "restoration"])
+def test_values_of_any_shape_have_a_relative_error(model: nn.Module, class_axis: int | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 3, 16, 16)
+    if class_axis is None or isinstance(model, nn.Sequential):  # one channel is no softmax
+        assert all(rise > 1e-4 for rise in rises(model, inputs, class_axis, tmp_path))
+
+
+def test_the_relative_error_is_the_squared_error_over_the_variance(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Residual().eval(), torch.randn(4, 3, 8, 8)
+    layers = trace(model, inputs)
+    engine = PostTraining(model, layers, [inputs], inputs)
+    space = rules.full(layers, {"weight": (parse("int2:channel"), parse("int8:channel")), "activation": (parse("int8:tensor"),)})
+    with torch.inference_mode():
+        reference = model(inputs).double()
+        errors = [(engine.apply(space.policy([k]))(inputs).double() - reference).square().mean() for k in range(2)]
+    expected = float((errors[0] - errors[1]) / (2 * reference.var(correction=0)))
+    assert rises(model, inputs, None, tmp_path) == pytest.approx([expected], rel=1e-6)
+
+
+def test_classes_lie_along_the_axis_that_top_1_uses(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Sequence().eval(), torch.randn(4, 3, 12)
+    layers = trace(model, inputs)
+    engine = PostTraining(model, layers, [inputs], inputs)
+    space = rules.full(layers, {"weight": (parse("int2:channel"), parse("int8:channel")), "activation": (parse("int8:tensor"),)})
+    target = model(inputs).detach().log_softmax(1)
+    outputs = [engine.apply(space.policy([k]))(inputs).detach().log_softmax(1) for k in range(2)]
+    losses = [float((target.exp() * (target - log_q)).sum()) / (4 * 12) for log_q in outputs]
+    assert rises(model, inputs, 1, tmp_path) == pytest.approx([losses[0] - losses[1]], rel=1e-4)
+
+
+def test_sensitivities_that_are_all_zero_are_an_error(tmp_path: Path) -> None:
+    class Constant(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0
+
+    with pytest.raises(BitfrontError, match="no choice of the space changes the network's outputs"):
+        rises(nn.Sequential(Constant(3, 2)).eval(), torch.randn(4, 3), None, tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"rises": [[0, NaN], [0]], "sha256": ""}', "NaN", "shorter", "other"])
+def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Sequence().eval(), torch.randn(4, 3, 12)
+    expected = rises(model, inputs, 1, tmp_path)
+    (path,) = tmp_path.rglob("*.json")
+    text = path.read_text()
+    path.write_text({"shorter": text[:-9], "other": text.replace("0.", "1.", 1)}.get(damage, damage))
+    assert rises(model, inputs, 1, tmp_path) == expected
+    assert path.read_text() == text

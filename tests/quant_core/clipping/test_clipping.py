@@ -127,8 +127,8 @@ def _slow_kl(counts: np.ndarray, levels: int) -> int:
 def test_kl_is_tensorrts_search_written_out(kind: str, levels: int) -> None:
     magnitudes = _samples(kind, 1, 20_000).abs().numpy()
     counts, _ = np.histogram(magnitudes, 300, (0.0, float(magnitudes.max())))
-    found = thresholds(counts[None].astype(np.float64), np.array([1.0]), levels)
-    assert abs(found[0] - _slow_kl(counts, levels)) <= 1
+    actual = thresholds(counts[None].astype(np.float64), np.array([1.0]), levels)
+    assert abs(actual[0] - _slow_kl(counts, levels)) <= 1
 
 
 def test_kl_of_a_histogram_with_few_distinct_values_keeps_them() -> None:
@@ -170,9 +170,9 @@ def test_octav_minimises_its_noise_model(kind: str, bits: int) -> None:
         inside = x <= s
         return float((4.0**-bits / 3 * s * s * inside).mean() + ((x - s).square() * ~inside).mean())
 
-    found = float(ranges(x[None].float(), parse(f"int{bits}:tensor:octav"))[1])
+    actual = float(ranges(x[None].float(), parse(f"int{bits}:tensor:octav"))[1])
     dense = min(model(float(x.max()) * i / 500) for i in range(20, 501))
-    assert model(found) <= (1.001 if bits >= 4 else 1.005) * dense
+    assert model(actual) <= (1.001 if bits >= 4 else 1.005) * dense
 
 
 @settings(max_examples=60, deadline=None)

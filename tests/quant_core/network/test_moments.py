@@ -60,7 +60,7 @@ def test_second_moments_and_covariance() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
     batches = [torch.randn(7, 4) for _ in range(3)]
     seen = torch.cat(batches).relu()
-    found = second_moments(model, {"1": model[1]}, batches, centered=False)["1"]
-    torch.testing.assert_close(found[0], seen.t() @ seen / 21)
+    moments = second_moments(model, {"1": model[1]}, batches, centered=False)["1"]
+    torch.testing.assert_close(moments[0], seen.t() @ seen / 21)
     covariance = second_moments(model, {"1": model[1]}, batches, centered=True)["1"]
     torch.testing.assert_close(covariance[0], torch.cov(seen.t(), correction=0))

@@ -27,8 +27,5 @@ def test_unknown_names_are_refused(name: str, message: str) -> None:
 
 
 def test_about_reads_the_first_sentence_of_a_thing_or_of_its_module() -> None:
-    assert (
-        about("quant_core.util.registry:resolve")
-        == "Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`"
-    )
+    assert about("quant_core.util.registry:resolve") == "Resolve `name`: an entry of `table`, or the user's own `package.module:attribute`"
     assert about("quant_core.util.registry:ast").startswith("Tables of interchangeable things")

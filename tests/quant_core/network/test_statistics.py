@@ -27,12 +27,12 @@ def _seen(batches: list[Tensor]) -> TensorStatistics:
 
 def test_ends_and_moving_averages_are_torchs() -> None:
     batches = _batches()
-    found, plain, moving = _seen(batches), MinMaxObserver(), MovingAverageMinMaxObserver()
+    statistics, plain, moving = _seen(batches), MinMaxObserver(), MovingAverageMinMaxObserver()
     for batch in batches:
         plain(batch)
         moving(batch)
-    assert (found.low, found.high) == (plain.min_val.item(), plain.max_val.item())
-    assert (found.ema_low, found.ema_high) == pytest.approx((moving.min_val.item(), moving.max_val.item()), rel=1e-6)
+    assert (statistics.low, statistics.high) == (plain.min_val.item(), plain.max_val.item())
+    assert (statistics.ema_low, statistics.ema_high) == pytest.approx((moving.min_val.item(), moving.max_val.item()), rel=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -44,24 +44,24 @@ def test_ends_and_moving_averages_are_torchs() -> None:
 def test_histogram_grows_without_losing_a_value(scales: list[float], seed: int, zeros: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(50, generator=generator) * scale for scale in scales] + [torch.zeros(7)] * zeros
-    found, values = _seen(batches), torch.cat(batches).double()
-    assert found.counts.sum() == found.count == len(values)
-    assert found.zeros == 7 * zeros + int((torch.cat(batches[: len(scales)]) == 0).sum())
-    np.testing.assert_allclose(found.sums.sum(), values.sum().item(), rtol=1e-6, atol=1e-6 * values.abs().sum().item())
-    edges = (np.arange(BINS + 1) - BINS // 2) * found.width
+    statistics, values = _seen(batches), torch.cat(batches).double()
+    assert statistics.counts.sum() == statistics.count == len(values)
+    assert statistics.zeros == 7 * zeros + int((torch.cat(batches[: len(scales)]) == 0).sum())
+    np.testing.assert_allclose(statistics.sums.sum(), values.sum().item(), rtol=1e-6, atol=1e-6 * values.abs().sum().item())
+    edges = (np.arange(BINS + 1) - BINS // 2) * statistics.width
     expected, _ = np.histogram(values.numpy(), edges)
-    np.testing.assert_array_equal(found.counts, expected)
-    points, weights = found.points()
+    np.testing.assert_array_equal(statistics.counts, expected)
+    points, weights = statistics.points()
     assert weights.sum() == len(values)
-    assert found.low <= points.min()
-    assert points.max() <= found.high
+    assert statistics.low <= points.min()
+    assert points.max() <= statistics.high
 
 
 def test_constant_zero_input() -> None:
-    found = _seen([torch.zeros(4), torch.zeros(3)])
-    assert (found.low, found.high, found.count, found.zeros) == (0, 0, 7, 7)
-    assert found.points()[1].tolist() == [7]
-    assert found.unsigned
+    statistics = _seen([torch.zeros(4), torch.zeros(3)])
+    assert (statistics.low, statistics.high, statistics.count, statistics.zeros) == (0, 0, 7, 7)
+    assert statistics.points()[1].tolist() == [7]
+    assert statistics.unsigned
 
 
 def test_means_keep_each_shape() -> None:
@@ -89,12 +89,12 @@ def test_collect_sees_every_call_of_every_called_layer() -> None:
     model, batches = Twice().eval(), [torch.randint(9, (3, 5)) for _ in range(2)]
     with pytest.warns(UserWarning, match="never"):
         layers = trace(model, batches[0])
-    found = collect(model, layers, batches)
-    assert list(found) == ["shared"]
+    statistics = collect(model, layers, batches)
+    assert list(statistics) == ["shared"]
     first = model.embedding(torch.cat(batches)).detach()
     both = torch.cat([first, model.shared(first).detach()])
-    assert found["shared"].count == both.numel()
-    assert found["shared"].high == both.max()
+    assert statistics["shared"].count == both.numel()
+    assert statistics["shared"].high == both.max()
     assert not model.shared._forward_pre_hooks
 
 

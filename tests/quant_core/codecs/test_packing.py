@@ -74,7 +74,7 @@ def test_a_packed_file_gives_every_tensor_back(tmp_path: Path) -> None:
     }
     bias = weight(4)
     save_packed(path, tensors, plain={"bias": bias}, metadata={"task": "digits"})
-    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     loaded = load_packed(path)
     assert torch.equal(loaded.pop("bias"), bias)
     for name, (tensor, spec, axis) in tensors.items():

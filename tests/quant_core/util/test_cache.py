@@ -1,18 +1,19 @@
 """The cache keeps its limit and counts."""
 
 import torch
+from torch import Tensor
 
-from quant_core.util.cache import CacheCounts, TensorCache, Tensors
+from quant_core.util.cache import BoundedCache, CacheCounts
 
 
 def test_least_recently_used_goes_first_and_bytes_stay_under_the_limit() -> None:
-    cache = TensorCache(limit=100)
+    cache: BoundedCache[Tensor] = BoundedCache(limit=100)
     made: list[str] = []
 
-    def make(key: str, elements: int = 10) -> Tensors:
-        def build() -> Tensors:
+    def make(key: str, elements: int = 10) -> Tensor:
+        def build() -> Tensor:
             made.append(key)
-            return (torch.zeros(elements),)
+            return torch.zeros(elements)
 
         return cache.get(key, build)
 
@@ -29,8 +30,8 @@ def test_least_recently_used_goes_first_and_bytes_stay_under_the_limit() -> None
 
 
 def test_what_is_larger_than_the_limit_is_returned_and_not_kept() -> None:
-    cache = TensorCache(limit=10)
-    assert cache.get("a", lambda: (torch.ones(3),))[0].sum() == 3
+    cache: BoundedCache[Tensor] = BoundedCache(limit=10)
+    assert cache.get("a", lambda: torch.ones(3)).sum() == 3
     assert (len(cache), cache.counts.bytes, cache.counts.hit_rate) == (0, 0, 0.0)
 
 

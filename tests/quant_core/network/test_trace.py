@@ -132,7 +132,7 @@ def test_weights_of_other_modules_are_named_as_left_in_float() -> None:
     with pytest.warns(LeftInFloatWarning) as caught:
         layers = trace(Attends(), torch.randn(2, 6, 4))
     assert [(layer.name, layer.calls) for layer in layers] == [("head", 1), ("attention.out_proj", 0)]
-    texts = [str(each.message) for each in caught]
+    texts = [str(warning.message) for warning in caught]
     assert any("never called by the example, left in float: attention.out_proj" in text for text in texts)
     others = next(text for text in texts if "belong to no quantizable layer" in text)
     assert "lstm (LSTM: weight_ih_l0, weight_hh_l0)" in others

@@ -9,7 +9,7 @@ from torch import Tensor
 from quant_core import InputError, parse
 from quant_core.codecs.quantize import fake_quantize
 from quant_core.network.statistics import TensorStatistics
-from quant_core.ptq.activation import ActivationQuantizer, codes, to_grid
+from quant_core.ptq.activation import ActivationQuantizer, range_qparams, to_grid
 
 
 def _statistics(*batches: Tensor) -> TensorStatistics:
@@ -41,9 +41,9 @@ def test_sign_follows_the_observed_range() -> None:
     signed, unsigned = _statistics(torch.tensor([-2.0, 3.0])), _statistics(torch.tensor([0.0, 3.0]))
     x = torch.tensor([-5.0, -0.4, 0.0, 1.0, 2.0, 9.0])
     for statistics, low, high, scale in ((signed, -8, 7, 3 / 7), (unsigned, 0, 15, 3 / 15)):
-        found = ActivationQuantizer(parse("int4:tensor"), statistics)(x)
+        quantized = ActivationQuantizer(parse("int4:tensor"), statistics)(x)
         expected = torch.fake_quantize_per_tensor_affine(x, scale, 0, low, high)
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(quantized, expected)
     affine = ActivationQuantizer(parse("int4:tensor:affine"), signed)(x)
     torch.testing.assert_close(affine, torch.fake_quantize_per_tensor_affine(x, 5 / 15, 6, 0, 15))
 
@@ -76,11 +76,11 @@ def test_degenerate_statistics_give_finite_grids(clipping: str, affine: str) -> 
     for batch in (torch.zeros(3), torch.full((4,), 2.0), torch.full((4,), -2.0), torch.tensor([1e-40, -1e-40])):
         x = torch.tensor([-1.0, 0.0, 2.0])
         quantizer = ActivationQuantizer(spec, _statistics(batch))
-        found = quantizer(x)
-        assert torch.isfinite(found).all()
-        assert found[1] == 0
+        quantized = quantizer(x)
+        assert torch.isfinite(quantized).all()
+        assert quantized[1] == 0
         torch.testing.assert_close(quantizer(batch), batch)
-    assert codes(0.0, 0.0, spec)[0] > 0
+    assert range_qparams(0.0, 0.0, spec)[0] > 0
 
 
 def test_nan_stays_visible() -> None:
@@ -102,8 +102,8 @@ def test_a_measured_grid_has_the_bits_of_torchs_kernel_on_ties_too(text: str, to
     quantizer = ActivationQuantizer(parse(text), _statistics(x))
     assert quantizer.static is not None
     ties = (torch.arange(-300, 300) + 0.5) * quantizer.static[0]
-    for each in (x, ties):
-        assert torch.equal(quantizer(each), torch.fake_quantize_per_tensor_affine(each, *quantizer.static))
+    for values in (x, ties):
+        assert torch.equal(quantizer(values), torch.fake_quantize_per_tensor_affine(values, *quantizer.static))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -31,7 +31,7 @@ def test_output_shift_is_the_measured_mean(name: str) -> None:
     weight = layer.get_parameter("weight").detach().clone()
     error = torch.randn_like(weight) * 0.1
     statistics = collect(model, trace(model, batches[0]), batches)["0"]
-    found = output_shift(layer, error, statistics)
+    shift = output_shift(layer, error, statistics)
     total, count = torch.zeros(()), 0
     with torch.no_grad():
         for batch in batches:
@@ -41,7 +41,7 @@ def test_output_shift_is_the_measured_mean(name: str) -> None:
             layer.get_parameter("weight").data = weight
             by_channel = moved.flatten(0, -2).t() if "linear" in name else moved.movedim(1, 0).flatten(1)
             total, count = total + by_channel.sum(dim=1), count + by_channel.shape[1]
-    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shift, total / count, rtol=1e-4, atol=1e-5)
 
 
 def test_output_shift_with_inputs_of_several_sizes() -> None:
