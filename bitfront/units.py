@@ -1,4 +1,6 @@
-"""The names and units of figures in tables: fixed, so that a column can be named in a program."""
+"""The titles of columns: the one table of units, and names that read well in a program: `table["weights [KiB]"]`."""
+
+from search.records.units import title_of, unit_of
 
 _NAMES = {
     "weight_bytes": "weights",
@@ -6,17 +8,6 @@ _NAMES = {
     "bits_weight_avg": "bits per weight",
     "bits_activation_avg": "bits per activation",
 }
-_UNITS = (("_bytes", "KiB", 1 / 1024), ("_s", "ms", 1e3), ("_j", "mJ", 1e3))
-
-
-def _unit(metric: str) -> tuple[str, str, float]:
-    """Return the name without its unit, the unit and the factor of a metric."""
-    if metric.startswith(("accuracy", "error")):
-        return metric, "%", 100.0
-    for ending, unit, factor in _UNITS:
-        if metric.endswith(ending):
-            return metric.removesuffix(ending), unit, factor
-    return metric, "", 1.0
 
 
 def title(metric: str) -> str:
@@ -25,14 +16,14 @@ def title(metric: str) -> str:
     >>> title("latency_s"), title("accuracy_valid"), title("weight_bytes")
     ('latency [ms]', 'accuracy valid [%]', 'weights [KiB]')
     """
-    name, unit, _ = _unit(metric)
-    return _NAMES.get(metric, name.replace("_", " ")) + (f" [{unit}]" if unit else "")
+    unit = unit_of(metric).name
+    return _NAMES.get(metric, title_of(metric)) + (f" [{unit}]" if unit else "")
 
 
 def scaled(metric: str, value: float) -> float:
     """Return a metric's value in the unit of its title.
 
-    >>> scaled("latency_s", 0.25)
-    250.0
+    >>> scaled("weight_bytes", 2048)
+    2.0
     """
-    return value * _unit(metric)[2]
+    return value / unit_of(metric).size
