@@ -1,6 +1,6 @@
-"""Accuracy before and after quantization-aware training: the tables of docs/qat.md.
+"""Accuracy before and after quantization-aware training: the tables of docs/qat-digits.md, qat-fashion-mnist.md and qat-language.md.
 
-    python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat.md
+    python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat-digits.md
     python -m benchmarks.qat_table --task fashion_mnist --networks resnet8,mobilenetv2,dscnn --option seed=0 --option train_size=2560
 
 Every figure is a line of `--store` as soon as it is measured, and is not measured again: an interrupted run resumes,
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", action="store_true", help="the rows of a language model; the figure is perplexity")
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
-    parser.add_argument("--store", type=Path, default=Path("docs/qat.jsonl"), help="file of the measured cells")
+    parser.add_argument("--store", type=Path, default=Path("benchmarks/results/qat.jsonl"), help="file of the measured cells")
     parser.add_argument("--tables", action="store_true", help="run nothing; show and write the figures measured under these settings")
     parser.add_argument("--write", type=Path, help="file with the markers of the tables")
     parser.add_argument("--suffix", default="", help="end of the markers' names, where a file has tables of several settings")

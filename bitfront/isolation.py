@@ -34,7 +34,7 @@ def unchanged() -> Iterator[None]:
 def _torch_unchanged() -> Iterator[None]:
     import torch
 
-    from quant_core.qat.rng import private
+    from quant_core.util.rng import private
 
     threads = torch.get_num_threads()
     try:

@@ -59,3 +59,10 @@ class TensorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _tensors(self, tree: Any) -> list[Tensor]:
         return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and storage_address(leaf) not in self._constants]
+
+
+def stored_at(tensor: Tensor) -> tuple[int, int, int]:
+    """Return where a tensor's elements lie: equal for two tensors over the same stored elements, whatever their shapes and strides."""
+    if not tensor.numel() or tensor.is_meta:
+        return id(tensor), 0, 0
+    return storage_address(tensor), int(tensor.storage_offset()), tensor.numel()

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._pytree import tree_leaves, tree_map
 
 from quant_core.network.forward import first_input, forward
-from quant_core.network.recorder import Operation, TensorRecorder, storage_address
+from quant_core.network.recorder import Operation, TensorRecorder, storage_address, stored_at
+from quant_core.network.reference import reference_network
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
 
@@ -37,7 +39,12 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
 
 def first_example(inputs: Any) -> Any:
     """Cut a batch of inputs down to its first example, keeping its structure."""
-    return tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+    return examples(inputs, 1)
+
+
+def examples(inputs: Any, count: int) -> Any:
+    """Cut a batch of inputs down to its first examples, keeping its structure."""
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def trace(model: nn.Module, inputs: Any) -> list[Layer]:
@@ -48,13 +55,16 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     (recurrent layers, attention's in_proj_weight, parameters of the user's own modules): they are never quantized nor counted.
 
     Args:
-        model: any module; its mode (train or eval) is left as it is.
+        model: any module; it is left as it is. In train mode, or where its forward pass changes its weights, a copy is run instead.
         inputs: one batch; only its first example is used.
 
     Raises:
         InputError: the network holds no quantizable layer.
         BitfrontError: the network fails on the example.
     """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
+    owners, model = quantizable(model), reference_network(model, quiet=True)
     modules = quantizable(model)
     if not modules:
         raise InputError(
@@ -71,14 +81,16 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     if others:
         text = f"weights that belong to no quantizable layer, left in float and not counted: {', '.join(others)}"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    return _mark_tied(layers + [_layer(name, modules[name], [], lives) for name in never], modules)
+    return _mark_tied(layers + [_layer(name, modules[name], [], lives) for name in never], owners)
 
 
 def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
-    held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    held = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")}
     named: list[str] = []
     for name, module in model.named_modules():
+        if isinstance(module, ParametrizationList):  # of a layer whose weight is computed in each call, which the engine refuses
+            continue
         keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in held]
         if keys:
             named.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(keys)})")
@@ -152,8 +164,6 @@ class _Hooks:
 
 
 def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple[dict[str, list[_Call]], _Lives]:
-    if any(is_lazy(parameter) for parameter in model.parameters()):
-        raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
     lives = _Lives()
     hooks = _Hooks(lives)
     recorder = TensorRecorder([*model.parameters(), *model.buffers()], lives.observe)
@@ -229,10 +239,23 @@ def _convolution(name: str, module: Any, calls: list[_Call], bias: bool, live: i
 
 
 def _mark_tied(layers: list[Layer], modules: dict[str, nn.Module]) -> list[Layer]:
-    """Name, on each layer whose weight is the very tensor of an earlier layer, that earlier layer."""
-    first: dict[int, str] = {}
+    """Name, on every layer whose weight is stored where an earlier layer's is, that layer, and take over the axis of its channels."""
+    first: dict[tuple[int, int, int], Layer] = {}
     marked = []
     for layer in layers:
-        owner = first.setdefault(id(modules[layer.name].weight), layer.name)
-        marked.append(layer if owner == layer.name else replace(layer, tied_to=owner))
+        owner = first.setdefault(stored_at(_weight(modules[layer.name])), layer)
+        same = owner is layer
+        axis = layer.channel_axis if same else _shared_axis(owner, _weight(modules[owner.name]), _weight(modules[layer.name]))
+        marked.append(layer if same else replace(layer, tied_to=owner.name, channel_axis=axis))
     return marked
+
+
+def _weight(module: Any) -> Tensor:
+    weight: Tensor = module.weight
+    return weight
+
+
+def _shared_axis(owner: Layer, stored: Tensor, view: Tensor) -> int:
+    """Return the axis of a tied weight along which the channels of its owner lie: one stored tensor has one scale per channel."""
+    transposed = stored.dim() == view.dim() == 2 and view.stride() == stored.stride()[::-1] and view.stride() != stored.stride()
+    return 1 - owner.channel_axis if transposed else owner.channel_axis

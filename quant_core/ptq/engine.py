@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
-from quant_core.network.fold import fold_batch_norm
+from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
 from quant_core.network.moments import second_moments
 from quant_core.network.statistics import collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
-from quant_core.ptq.corrections import match_variance, output_shift
+from quant_core.ptq.corrections import match_variance, output_shift, response_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
@@ -57,7 +57,8 @@ class PostTraining:
     The second moments stay: 4 K^2 bytes for a layer of K inputs per output. So do the codes of the weights that are applied.
 
     Args:
-        model: trained, float; it is not touched.
+        model: trained, float; it is not touched. A copy in which batch norms are folded must give its outputs (see
+            `quant_core.network.faithful`); corrections leave layers alone whose own forward pass is not linear in the weight.
         layers: from `quant_core.network.trace.trace(model, example)`.
         batches: model inputs for calibration; at least one.
         example: one batch of model inputs.
@@ -91,7 +92,7 @@ class PostTraining:
         self._layers = {layer.name: layer for layer in layers}
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
         self._reestimate = reestimate
-        self.model = fold_batch_norm(model, example).requires_grad_(False)
+        self.model = fold_faithfully(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
             _require_plain_weight(name, module)
@@ -102,8 +103,9 @@ class PostTraining:
         self.statistics = collect(self.model, layers, self._batches)
         self._cache: BoundedCache[QuantizedWeight] = BoundedCache(cache_bytes)
         self._covariances: dict[str, Tensor] | None = None
+        self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
         tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
-        self._measured = [name for name in self.statistics if name not in tied]
+        self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
         self._specs = dict.fromkeys(self._layers, FLOAT)
         self._applied = dict(self._floats)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
@@ -189,9 +191,9 @@ class PostTraining:
         encoded = self._encode(name, spec)
         quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=layer.channel_axis).to(weight.dtype)
         if self._bias_correction and name in self.statistics:
-            with self._inputs_in_float():
-                shift = output_shift(module, quantized - weight, self.statistics[name])
-            bias = (-shift if bias is None else bias - shift).to(weight.dtype)
+            shift = output_shift(module, quantized - weight, self.statistics[name], self._responses[name])
+            if shift is not None:
+                bias = (-shift if bias is None else bias - shift).to(weight.dtype)
         return QuantizedWeight(encoded, quantized, bias)
 
     def _encode(self, name: str, spec: QuantSpec) -> Encoded:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from quant_core.network.forward import forward, to_device
-from quant_core.qat import QatConfig, QatError, checkpoint, rng
+from quant_core.qat import QatConfig, QatError, checkpoint
 from quant_core.qat.batch_norm import BATCHES, reestimate, tracked
 from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation
 from quant_core.qat.optimizers import make_optimizer, make_schedule
 from quant_core.qat.prepare import constrain, input_quantizers
+from quant_core.util import rng
 from quant_core.util.errors import InputError
 
 logger = logging.getLogger(__name__)

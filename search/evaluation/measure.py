@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from quant_core.network.forward import forward
-from quant_core.qat.rng import repeatable
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.rng import repeatable
 from search.tasks.task import Batch, Task
 
 

@@ -73,7 +73,7 @@ def _called(name: str, function: object, options: Mapping[str, object]) -> objec
     if not callable(function):
         raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a bitfront.Task.")
     _check_options(name, function, options)
-    from quant_core.qat.rng import repeatable
+    from quant_core.util.rng import repeatable
 
     try:
         with repeatable():
@@ -105,6 +105,7 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
 def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
+    from quant_core.network.reference import reference_network
     from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
@@ -112,14 +113,13 @@ def _checked(name: str, made: object) -> "Task":
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
     for split in _SPLITS:
         _check_split(f"task {name!r}: its {split}", getattr(made, split))
-    made.model.eval()
-    return made
+    return replace(made, model=reference_network(made.model))
 
 
 def _check_split(what: str, split: object) -> None:
     from torch import Tensor
 
-    from quant_core.qat.rng import repeatable
+    from quant_core.util.rng import repeatable
 
     if not isinstance(split, Iterable) or isinstance(split, Iterator):
         raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")

@@ -59,13 +59,13 @@ def test_the_layers_before_a_change_are_reused_without_a_trace(parts: tuple[Post
     engine, space, batches = parts
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BITFRONT_CACHE", str(tmp_path))
-        measured = Sensitivity(engine, space, batches, "key")
+        measured = Sensitivity(engine, space, batches, "key", class_axis=1)
         found = measured()
         assert measured.evaluations == 1 + 3 * (2 + 1)
-        again = Sensitivity(engine, space, batches, "key")
+        again = Sensitivity(engine, space, batches, "key", class_axis=1)
         assert all(np.array_equal(a, b) for a, b in zip(again(), found, strict=True))
         assert again.evaluations == 0
-        other = Sensitivity(engine, space, batches, "another key")
+        other = Sensitivity(engine, space, batches, "another key", class_axis=1)
         other()
         assert other.evaluations == measured.evaluations
     widest = [len(each.choices) - 1 for each in space.dimensions]
@@ -84,7 +84,7 @@ def test_one_backward_pass_scores_all_choices(
     engine, space, _ = parts
     torch.manual_seed(1)
     batches = [torch.randn(256, 1, 6, 6)]
-    measured, scored = (Sensitivity(engine, space, batches, method, method) for method in ("forward", "fisher"))
+    measured, scored = (Sensitivity(engine, space, batches, method, method, class_axis=1) for method in ("forward", "fisher"))
     measured()
     found = scored()
     assert scored.evaluations == PASSES < measured.evaluations
@@ -103,7 +103,7 @@ def test_the_score_of_a_linear_network_is_its_fisher_information(monkeypatch: py
     choices = {"weight": (parse("int2:tensor"), parse("int8:tensor")), "activation": (parse("int2:tensor"), parse("int8:tensor"))}
     engine = PostTraining(model, layers, [inputs], inputs, bias_correction=False, scale_correction=False)
     space = rules.full(layers, choices)
-    found = Sensitivity(engine, space, [inputs], "linear", "fisher")()
+    found = Sensitivity(engine, space, [inputs], "linear", "fisher", class_axis=1)()
     outputs, weight = model(inputs).detach(), model[0].weight.detach()
     variance = float(outputs.var(correction=0))
     rises = []

@@ -54,7 +54,7 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
     figures = report["formats"]["onnx"]["checks"]
     assert figures["top1_agreement"] >= 0.99
     assert figures["file_bytes"] == (out / "model.onnx").stat().st_size
-    assert f"accuracy_test {figures['accuracy_test']:.6g}" in done.stdout
+    assert f"accuracy_test {100 * figures['accuracy_test']:.2f} %" in done.stdout
     packed = report["formats"]["safetensors"]["checks"]
     assert (packed["largest_output_difference"], packed["accuracy_test"]) == (0.0, report["metrics"]["test"]["accuracy"])
     promised = packed["modelled_weight_bytes"] + packed["other_bytes"]
@@ -163,7 +163,7 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
         "register name 'team/net' given; a name without '/' and ':'",
     ),
     "blank register name": (("--register", " ", "--out", "new"), 2, "register name ' ' given"),
-    "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "write best-under:METRIC=LIMIT"),
+    "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "is not of the form best-under:METRIC=LIMIT"),
     "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write knee, best-under"),
     "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
     "no folder given": ((), 2, "Missing option '--out'"),
