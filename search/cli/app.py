@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from search.cli import catalog, devices, evaluate, export, profile, report, solve, sweep
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -90,7 +90,7 @@ def one_line(console: Console) -> Callable[..., None]:
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-        if issubclass(category, LeftInFloatWarning):
+        if issubclass(category, BitfrontWarning):
             console.print(f"warning: {message}", markup=False)
         else:
             usual(message, category, *place, **options)
