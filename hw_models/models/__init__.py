@@ -57,6 +57,16 @@ class LayerChoices:
     weight_bits: FloatArray
 
     @cached_property
+    def stored_w_bits(self) -> IntArray:
+        """[K] bits of a weight element as it is stored and moved, BEFORE plateaus, metadata not counted."""
+        return np.array([policy.weight.bits for policy in self.policies], dtype=np.int64)
+
+    @cached_property
+    def stored_a_bits(self) -> IntArray:
+        """[K] bits of an activation element as it is stored and moved, BEFORE plateaus, metadata not counted."""
+        return np.array([policy.activation.bits for policy in self.policies], dtype=np.int64)
+
+    @cached_property
     def w_bits(self) -> IntArray:
         """[K] bits of a weight code, after plateaus."""
         return np.array([code_bits(code) for code in self.weight], dtype=np.int64)

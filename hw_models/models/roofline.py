@@ -114,11 +114,11 @@ def _bytes_per_s(device: Device) -> float:
 
 
 def _traffic_bits(layer: Layer, batch: int, choices: LayerChoices) -> FloatArray:
-    """Return [K] bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
+    """Return [K] STORED bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
     if layer.kind == "embedding":
         looked_up = batch * layer.out_elements
-        return choices.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * choices.w_bits
-    return batch * (layer.in_elements + layer.out_elements) * choices.a_bits + choices.weight_bits
+        return choices.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * choices.stored_w_bits
+    return batch * (layer.in_elements + layer.out_elements) * choices.stored_a_bits + choices.weight_bits
 
 
 def _corrected(device: Device, layer: Layer, choices: LayerChoices, datasheet: FloatArray) -> FloatArray:
