@@ -45,7 +45,7 @@ def build(device: Device) -> LayerModel:
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         w, a = choices.w_bits.astype(np.float64), choices.a_bits.astype(np.float64)
-        moved = device.batch * choices.stored_a_bits * (layer.in_elements * read + layer.out_elements * write)
+        moved = device.batch * choices.stored_a_bits.astype(np.float64) * (layer.in_elements * read + layer.out_elements * write)
         mac = device.batch * layer.macs / layer.calls * mac_pj(compute, w, a)
         parts = {"mac": mac, compute.activations_in: moved, compute.weights_from: choices.weight_bits * weight_read}
         return LayerCost(energy_j={part: pj * 1e-12 for part, pj in parts.items()})

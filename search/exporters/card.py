@@ -62,12 +62,14 @@ def _accuracy(bundle: Bundle) -> str:
 
 def _cost(bundle: Bundle) -> str:
     device = bundle.experiment.device.name
-    rows = [f"| {metric} | {value:.6g} |" for metric, value in bundle.trial.result.cost.items()]
+    error = load_device(device).latency_error
+    beside = {"latency_s": f" ({error})"} if error else {}
+    rows = [f"| {metric} | {value:.6g}{beside.get(metric, '')} |" for metric, value in bundle.trial.result.cost.items()]
     table = f"## Cost on {device}\n\n| metric | modelled |\n|---|---|\n" + "\n".join(rows)
     checks = [
-        f"- {each.name}: {each.n} figures, error {each.mean_percent:.2f} % on average, {each.max_percent:.1f} % at most"
-        f"{'' if math.isnan(each.rank) else f', rank correlation {each.rank:.3f}'} ({each.source})"
-        for each in validate(load_device(device))
+        f"- {check.name}: {check.n} figures, error {check.mean_percent:.2f} % on average, {check.max_percent:.1f} % at most"
+        f"{'' if math.isnan(check.rank) else f', rank correlation {check.rank:.3f}'} ({check.source})"
+        for check in validate(load_device(device))
     ]
     if not checks:
         return f"{table}\n\nThe model of this device was held against no published or measured figure: use it to compare, not to predict."
@@ -76,9 +78,10 @@ def _cost(bundle: Bundle) -> str:
 
 def _layers(bundle: Bundle) -> str:
     rows = [
-        f"| {layer.name} | {layer.kind} | {layer.weights:,} | `{each.weight}` | `{each.activation}` | {'█' * min(each.weight.bits, 32)} |"
+        f"| {layer.name} | {layer.kind} | {layer.weights:,} | `{choice.weight}` | `{choice.activation}` "
+        f"| {'█' * min(choice.weight.bits, 32)} |"
         for layer in bundle.layers
-        for each in (bundle.policy[layer.name],)
+        for choice in (bundle.policy[layer.name],)
     ]
     head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
     return f"## Layers\n\n![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
@@ -99,8 +102,8 @@ def _picture(bundle: Bundle) -> str:
     """Return a bar per layer, in network order: bits of the weight upwards, of the input downwards; float is drawn at 16 and hollow."""
     bars = []
     for i, layer in enumerate(bundle.layers):
-        each = bundle.policy[layer.name]
-        for slot, spec in (("weight", each.weight), ("activation", each.activation)):
+        choice = bundle.policy[layer.name]
+        for slot, spec in (("weight", choice.weight), ("activation", choice.activation)):
             height = min(spec.bits, _MOST) * _HEIGHT / _MOST
             top = _HEIGHT - height if slot == "weight" else _HEIGHT + 2
             fill = "none" if spec.is_float else _COLORS[slot]

@@ -39,7 +39,7 @@ def schedules(array: Array, workload: LayerWorkload, widest: int) -> Mapping[Pai
         InputError: not even the smallest tile of the workload fits the buffers.
     """
     path = cache_path(array, workload, widest)
-    pairs = list(product(range(1, widest + 1), repeat=2))
+    pairs = list(product(range(1, widest + 1), range(1, widest + 1)))
     rows = _read(path, len(pairs))
     if rows is None:
         rows = [schedule(array, workload, a, w) for a, w in pairs]

@@ -1,10 +1,11 @@
 """`bitfusion`: a spatial array of 2-bit bricks that fuse into wider multipliers (Sharma et al., Bit Fusion, ISCA 2018).
 
 The schedule of a layer is found by `search.schedule`. The array runs 1 bit as 2, 3 as 4, 5 to 7 as 8, and more in passes of 8, but
-stores and moves every operand at its own bits. With few channels a narrow mode can pad more than it saves, so that its schedule is slower, or moves more bits, than that of a wider
-mode. So that more bits never look cheaper, a pair of equal bits is charged at least what narrower equal pairs are, and a pair of
-unequal bits what its schedule costs, but at least what narrower pairs and at most what the equal pair that contains it is charged
-(the array can run it as that). The notes say where. Groups, and so the channels of a depthwise layer, run one after the other.
+stores and moves every operand at its own bits. With few channels a narrow mode can pad more than it saves, so that its schedule is
+slower, or moves more bits, than that of a wider mode. So that more bits never look cheaper, a pair of equal bits is charged at least
+what narrower equal pairs are, and a pair of unequal bits what its schedule costs, but at least what narrower pairs and at most what
+the equal pair that contains it is charged (the array can run it as that). The notes say where. Groups, and so the channels of a
+depthwise layer, run one after the other.
 """
 
 import numpy as np
@@ -84,7 +85,7 @@ def build(device: Device) -> LayerModel:
 
 
 def _moved_bits(stored: IntArray, run: IntArray) -> IntArray:
-    """Return [K] bits that an operand is stored and moved at: its own, or those that it runs as where the file widens it to another mode."""
+    """Return [K] bits that an operand moves at: its own, or those that it runs as where the file widens it to another mode."""
     return np.where(native_bits(stored) == native_bits(run), stored, run)
 
 
