@@ -244,8 +244,8 @@ def _noted(cost: LayerCost, run: LayerChoices, verb: str) -> LayerCost:
     """Return a cost whose notes also say what a choice runs as, where that is another pair of codes than its own."""
     notes = []
     for k, policy in enumerate(run.policies):
-        own, pair = f"{code_of(policy.weight)}/{code_of(policy.activation)}", f"{run.weight[k]}/{run.activation[k]}"
-        texts = (cost.notes[k] if cost.notes else "", f"{verb} {pair}" if own != pair else "")
+        asked, pair = f"{code_of(policy.weight)}/{code_of(policy.activation)}", f"{run.weight[k]}/{run.activation[k]}"
+        texts = (cost.notes[k] if cost.notes else "", f"{verb} {pair}" if asked != pair else "")
         notes.append(", ".join(filter(None, texts)))
     return replace(cost, notes=tuple(notes) if any(notes) else ())
 

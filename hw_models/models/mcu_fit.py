@@ -132,11 +132,11 @@ def fit_rates(fit: McuFit, networks: Sequence[Network]) -> FloatArray:
         InputError: fewer networks than rates.
     """
     whole = [network for network in networks if network.whole]
-    own = [network for network in whole if network.series == fit.series]
+    series = [network for network in whole if network.series == fit.series]
     if not fit.ratios_from:
-        return _spread(fit, calibrate(_matrix(fit, own), _seconds(own)))
+        return _spread(fit, calibrate(_matrix(fit, series), _seconds(series)))
     shape = _shape(fit, [network for network in whole if network.series in fit.ratios_from])
-    return _spread(fit, shape * _speed(_matrix(fit, own) @ shape, _seconds(own)))
+    return _spread(fit, shape * _speed(_matrix(fit, series) @ shape, _seconds(series)))
 
 
 def _shape(fit: McuFit, networks: list[Network]) -> FloatArray:
@@ -184,9 +184,9 @@ def leave_one_out(fit: McuFit, networks: Sequence[Network], by_network: bool) ->
         networks: as `measured` returns them.
         by_network: leave the network out of every series, as if no board had run it; otherwise only the one measurement.
     """
-    own = [network for network in networks if network.series == fit.series and network.whole]
+    series = [network for network in networks if network.series == fit.series and network.whole]
     errors = []
-    for left_out in own:
+    for left_out in series:
         others = [network for network in networks if network is not left_out and not (by_network and network.name == left_out.name)]
         errors.append(100 * abs(float(left_out.features @ fit_rates(fit, others)) / left_out.seconds - 1))
     return np.array(errors)
