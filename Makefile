@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 EXPERIMENT  ?= examples/digits.toml
 
-.PHONY: sweep test lint clean
+.PHONY: sweep test lint docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -31,5 +31,9 @@ lint: $(VENV)/.ready  ## format, lint, types, import rules
 test: lint  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: $(VENV)/.ready  ## build the documentation into site/, offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'open site/index.html'
+
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache site

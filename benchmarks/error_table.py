@@ -1,7 +1,7 @@
 """Signal-to-noise ratio of every format on trained weights and three distributions: `python -m benchmarks.error_table`.
 
-Reads the ResNet-20 of `../shared/data` (or `--weights FILE`, a torch state dict) and writes the table into docs/quantization.md, between
-its two markers.
+Reads the ResNet-20 of `../shared/data` (or `--weights FILE`, a torch state dict) and writes the table into docs/quantization-error.md,
+between its two markers.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "quantization.md"
+PAGE = ROOT / "docs" / "quantization-error.md"
 WEIGHTS = ROOT.parent / "shared" / "data" / "resnet20_cifar10" / "resnet20-12fca82f.th"
 START, END = "<!-- error table: written by python -m benchmarks.error_table -->", "<!-- end of error table -->"
 _SHAPE = (512, 1024)

@@ -67,7 +67,7 @@ def search(space: str, budget: float, seed: int, trials: int, examples: int) -> 
     start = time.process_time()
     evaluator = Evaluator(setup.task, setup.layers, setup.experiment.evaluate)
     calib, key = [torch.cat(evaluator.calib)[:examples]], f"{time.time_ns()}"  # never from disk: its cost counts
-    sensitivity = Sensitivity(evaluator.engine, setup.space, calib, key)
+    sensitivity = Sensitivity(evaluator.engine, setup.space, calib, key, class_axis=1)
     problem = replace(build_problem(setup), sensitivity=sensitivity)
     searcher = build("auto", problem, 0, trials)
     losses: dict[Values, float] = {}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.qat --batch 64 --steps 20
 
-A step is forward, backward and SGD. The kinds take turns, one step each; what is printed is the median CPU time of the process (one thread)
+A step is forward, backward and SGD. The kinds take turns, one step each; the table has the median CPU time of the process (one thread)
 and its ratio to the float step. Peers that are not installed are left out.
 """
 
@@ -79,7 +79,7 @@ def ours(model: nn.Module, inputs: Tensor, method: str, text: str) -> nn.Module:
     """Return the network prepared by us, every layer by the same policy."""
     layers = trace(model, inputs)
     statistics_of = collect(model.eval(), layers, [inputs])
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
     return prepare(model, policy, method, statistics=statistics_of)
 
 
@@ -123,18 +123,18 @@ def steppers(build: Callable[[], nn.Module], size: int, batch: int) -> dict[str,
     with torch.no_grad():
         for _ in range(50):  # running statistics of these inputs: else the calibrated ranges fit nothing and every gradient is 0
             model(inputs)
-    found = {"float": Stepper(copy.deepcopy(model), inputs, targets)}
+    kinds = {"float": Stepper(copy.deepcopy(model), inputs, targets)}
     for name, (method, text) in OURS.items():
-        found[name] = Stepper(ours(model, inputs, method, text), inputs, targets, ours=True)
-    found["ste W8A8, folded"] = Stepper(ours(fold_batch_norm(model, inputs), inputs, *OURS["ste W8A8"]), inputs, targets, ours=True)
+        kinds[name] = Stepper(ours(model, inputs, method, text), inputs, targets, ours=True)
+    kinds["ste W8A8, folded"] = Stepper(ours(fold_batch_norm(model, inputs), inputs, *OURS["ste W8A8"]), inputs, targets, ours=True)
     for name, make in (("torch.ao W8A8", torch_ao), ("brevitas W8A8", brevitas)):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found[name] = Stepper(make(model, inputs), inputs, targets)
+                kinds[name] = Stepper(make(model, inputs), inputs, targets)
         except ImportError as error:
             print(f"{name} left out: {error}")
-    return found
+    return kinds
 
 
 def main() -> None:
@@ -149,12 +149,12 @@ def main() -> None:
     for network in arguments.networks.split(","):
         kinds = steppers(*NETWORKS[network], arguments.batch)
         for _ in range(3):
-            for each in kinds.values():
-                each.step()
+            for stepper in kinds.values():
+                stepper.step()
         seconds: dict[str, list[float]] = {name: [] for name in kinds}
         for _ in range(arguments.steps):
-            for name, each in kinds.items():
-                seconds[name].append(each.step())
+            for name, stepper in kinds.items():
+                seconds[name].append(stepper.step())
         base = statistics.median(seconds["float"])
         print(f"\n| {network}, batch {arguments.batch} | CPU ms per step | ratio |\n|---|---|---|")
         for name, values in seconds.items():

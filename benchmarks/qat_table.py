@@ -1,9 +1,9 @@
-"""Accuracy before and after quantization-aware training: the tables of docs/qat.md.
+"""Accuracy before and after quantization-aware training: the tables of docs/qat-digits.md, qat-fashion-mnist.md and qat-language.md.
 
-    python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat.md
+    python -m benchmarks.qat_table --task digits --seeds 3 --epochs 5 --write docs/qat-digits.md
     python -m benchmarks.qat_table --task fashion_mnist --networks resnet8,mobilenetv2,dscnn --option seed=0 --option train_size=2560
 
-Every figure is a line of `--store` as soon as it is measured, and what stands there is not measured again: an interrupted run goes on,
+Every figure is a line of `--store` as soon as it is measured, and is not measured again: an interrupted run resumes,
 and a run with more rows, methods or seeds adds to the table. `--tables` runs nothing. The first and the last layer stay at 8 bits, as in
 XNOR-Net, DoReFa and LSQ. Figures are those of the test split: accuracy in percent, or with --language perplexity.
 """
@@ -55,16 +55,16 @@ def policy_of(layers: list[Layer], weight: str, activation: str) -> Policy:
     """Return the policy of a row: everything by the two specs, the first and the last layer at 8 bits."""
     inner = parse_layer_policy(f"weight={weight},activation={activation}")
     edges = {layers[0].name, layers[-1].name}
-    return Policy({each.name: EDGES if each.name in edges else inner for each in layers})
+    return Policy({layer.name: EDGES if layer.name in edges else inner for layer in layers})
 
 
 def rounded(policy: Policy) -> Policy:
     """Return the policy with AdaRound for its integer weights."""
-    return Policy({name: _adaround(each) for name, each in policy.items()})
+    return Policy({name: _adaround(choice) for name, choice in policy.items()})
 
 
-def _adaround(each: LayerPolicy) -> LayerPolicy:
-    return LayerPolicy(replace(each.weight, rounding="adaround"), each.activation) if each.weight.format == "int" else each
+def _adaround(choice: LayerPolicy) -> LayerPolicy:
+    return LayerPolicy(replace(choice.weight, rounding="adaround"), choice.activation) if choice.weight.format == "int" else choice
 
 
 def percent(metrics: dict[str, float]) -> float:
@@ -81,7 +81,7 @@ Measurement = Callable[[], dict[str, float]]
 
 
 def measurements(task: Task, config: QatConfig, rows: Sequence[Row]) -> Iterator[tuple[str, str, Measurement]]:
-    """Yield (row, column, what measures it on the test split), the row "float" first."""
+    """Yield (row, column, its measurement on the test split), the row "float" first."""
     layers = trace(task.model, first_inputs(task))
     evaluator = Evaluator(task, layers, EvaluateSection())
 
@@ -121,7 +121,7 @@ def add(store: Path, cell: Cell) -> None:
 def fill(
     store: Path, label: str, setting: str, task: Task, config: QatConfig, rows: Sequence[Row], *, float_seed: int, language: bool
 ) -> None:
-    """Measure what `store` lacks of one network and seed of training, each cell written as soon as it is known."""
+    """Measure the cells that `store` lacks of one network and seed of training, each cell written at once."""
     done = {(cell.label, cell.setting, cell.seed, cell.row, cell.column) for cell in read(store)}
     for row, column, find in measurements(task, config, rows):
         seed = float_seed if column in ("float", "PTQ", "AdaRound") else config.seed
@@ -135,35 +135,41 @@ def fill(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the tables, and write them."""
-    given = _parser().parse_args(arguments)
+    """Train for the missing cells, print the tables, and write them."""
+    parsed = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    options = task_options(given.option)
-    config = QatConfig(epochs=given.epochs, lr=given.lr, optimizer=given.optimizer, clip=given.clip, distill=given.distill)
-    networks = given.networks.split(",") if given.networks else [""]
+    options = task_options(parsed.option)
+    config = QatConfig(
+        epochs=parsed.epochs,
+        lr=parsed.lr,
+        optimizer=parsed.optimizer,
+        clip=parsed.clip,
+        distill=parsed.distill,
+    )
+    networks = parsed.networks.split(",") if parsed.networks else [""]
     setting = json.dumps({"options": options, **{k: v for k, v in asdict(config).items() if k not in ("method", "seed")}}, sort_keys=True)
-    given.store.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(0 if given.tables else given.seeds):
+    parsed.store.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(0 if parsed.tables else parsed.seeds):
         for network in networks:
             chosen = {"seed": seed, **options, **({"network": network} if network else {})}
-            task = tasks.load(given.task, chosen)
+            task = tasks.load(parsed.task, chosen)
             fill(
-                given.store,
-                f"{given.task} {network}".strip(),
+                parsed.store,
+                f"{parsed.task} {network}".strip(),
                 setting,
                 task,
                 replace(config, seed=seed),
-                _chosen(given),
+                _chosen(parsed),
                 float_seed=int(str(chosen["seed"])),
-                language=given.language,
+                language=parsed.language,
             )
     for network in networks:
-        label = f"{given.task} {network}".strip()
-        cells = [cell for cell in read(given.store) if (cell.label, cell.setting) == (label, setting)]
-        text = section(sorted(cells, key=_place), judged=not given.language)
+        label = f"{parsed.task} {network}".strip()
+        cells = [cell for cell in read(parsed.store) if (cell.label, cell.setting) == (label, setting)]
+        text = section(sorted(cells, key=_place), judged=not parsed.language)
         print(f"\n{label}\n\n{text}", flush=True)
-        if given.write:
-            write(given.write, f"{label} {given.suffix}".strip(), text)
+        if parsed.write:
+            write(parsed.write, f"{label} {parsed.suffix}".strip(), text)
 
 
 def _place(cell: Cell) -> int:
@@ -172,13 +178,13 @@ def _place(cell: Cell) -> int:
     return names.index(cell.row) if cell.row in names else -1
 
 
-def _chosen(given: argparse.Namespace) -> list[Row]:
+def _chosen(arguments: argparse.Namespace) -> list[Row]:
     """Return the rows and methods that were asked for."""
-    names, methods = given.rows.split(";"), given.methods.split(",")
+    names, methods = arguments.rows.split(";"), arguments.methods.split(",")
     return [
-        (name, weight, activation, tuple(each for each in every if not given.methods or each in methods))
-        for name, weight, activation, every in (LANGUAGE_ROWS if given.language else ROWS)
-        if not given.rows or name in names
+        (name, weight, activation, tuple(method for method in every if not arguments.methods or method in methods))
+        for name, weight, activation, every in (LANGUAGE_ROWS if arguments.language else ROWS)
+        if not arguments.rows or name in names
     ]
 
 
@@ -198,8 +204,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", action="store_true", help="the rows of a language model; the figure is perplexity")
     parser.add_argument("--rows", default="", help="names of rows, separated by semicolons; default all")
     parser.add_argument("--methods", default="", help="comma-separated; default all")
-    parser.add_argument("--store", type=Path, default=Path("docs/qat.jsonl"), help="file of the measured cells")
-    parser.add_argument("--tables", action="store_true", help="run nothing; show and write what was measured under these settings")
+    parser.add_argument("--store", type=Path, default=Path("benchmarks/results/qat.jsonl"), help="file of the measured cells")
+    parser.add_argument("--tables", action="store_true", help="run nothing; show and write the figures measured under these settings")
     parser.add_argument("--write", type=Path, help="file with the markers of the tables")
     parser.add_argument("--suffix", default="", help="end of the markers' names, where a file has tables of several settings")
     return parser

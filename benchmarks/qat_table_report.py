@@ -51,26 +51,26 @@ def markdown(cells: Sequence[Cell]) -> str:
 
 
 def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Return one sentence per limit and per expected order, for what was measured of one label: accuracies in percent."""
-    found = []
+    """Return one sentence per limit and per expected order, for the cells of one label: accuracies in percent."""
+    sentences = []
     base = _mean(of(cells, "float", "float"))
     for row, columns, limit in LIMITS:
         best = _best(cells, row, columns)
         if best is not None and base is not None:
             gap = base - best[1]
-            found.append(f"{row}: {best[0]} is {gap:.1f} points below float (limit {limit:g}): {'kept' if gap <= limit else 'missed'}.")
+            sentences.append(f"{row}: {best[0]} is {gap:.1f} points below float (limit {limit:g}): {'kept' if gap <= limit else 'missed'}.")
     for row in LOW:
         best, rounded, plain = _best(cells, row, TRAINED), _mean(of(cells, row, "AdaRound")), _mean(of(cells, row, "PTQ"))
         if best is not None and rounded is not None and plain is not None:
             holds = best[1] > rounded > plain
             order = f"{best[0]} {best[1]:.1f}, AdaRound {rounded:.1f}, PTQ {plain:.1f}"
-            found.append(f"{row}: {order}: {'as expected' if holds else 'not in the expected order'}.")
-    return found
+            sentences.append(f"{row}: {order}: {'as expected' if holds else 'not in the expected order'}.")
+    return sentences
 
 
 def section(cells: Sequence[Cell], *, judged: bool) -> str:
     """Return the table and, where the figures are accuracies, the verdicts below it."""
-    lines = [f"- {each}" for each in verdicts(cells)] if judged else []
+    lines = [f"- {verdict}" for verdict in verdicts(cells)] if judged else []
     return markdown(cells) + ("\n\n" + "\n".join(lines) if lines else "")
 
 
@@ -83,9 +83,9 @@ def write(path: Path, label: str, table: str) -> None:
     """Put the table between the markers `<!-- table LABEL -->` and `<!-- end LABEL -->` of a file."""
     text = path.read_text()
     begin, end = f"<!-- table {label} -->", f"<!-- end {label} -->"
-    before, found, rest = text.partition(begin)
+    before, opened, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise SystemExit(f"{path} has no markers {begin} ... {end}")
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 

@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=10, help="seeds per searcher, half as many for the agents (default: 10)")
     parser.add_argument("--families", default="P1,P2,P4,P5", help="problems of the full run (default: P1,P2,P4,P5)")
     parser.add_argument("--tables", action="store_true", help="run nothing; write the tables from the results that are there")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of benchmarks.md, .json and .svg (default: docs)")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of benchmarks.md and benchmarks.svg (default: docs)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("benchmarks/results"), help="folder of benchmarks.json, .jsonl (default: benchmarks/results)"
+    )
     return parser
 
 

@@ -19,18 +19,23 @@ TITLES = {
 }
 INTRODUCTION = """# Searchers on problems with known answers
 
-Written by `python -m benchmarks.searchers` (options: `--seeds`, `--families`, `--evaluations`); every run is a line of `benchmarks.jsonl`
-beside this file, and a run that is there is not made again. Regret is (f - f*) / (f_uniform - f*): 0 is the optimum, 1 the best uniform
-policy; it may exceed 1, as the uniform policies are told to the searcher but not counted as found by it. Median [quartiles] over budgets
-and seeds; "solved" is the share of runs that reach the optimum; "to 1 %" the median number of evaluations to a regret of 0.01 (-: less
-than half of the runs get there); "ms" the searcher's own processor time per evaluation (median of the first seed's runs), on a machine
-shared with other work. A run that has the optimum is stopped, the first seed's after 50 evaluations at least. Sensitivities are given
-with the problem and not counted as evaluations.
+`python -m benchmarks.searchers` writes this page. Its options are `--seeds`, `--families` and `--evaluations`. Every run is a line of
+`benchmarks/results/benchmarks.jsonl`. A run that is there is not made again.
+
+- Regret is (f - f*) / (f_uniform - f*). The optimum has regret 0, the best uniform policy regret 1. Regret may exceed 1: the uniform
+  policies are told to the searcher but are not counted as its own proposals.
+- A cell is the median [quartiles] over budgets and seeds.
+- "solved" is the share of runs that reach the optimum.
+- "to 1 %" is the median number of evaluations to a regret of 0.01; "-" says that less than half of the runs reach it.
+- "ms" is the searcher's processor time per evaluation (median of the first seed's runs), on a machine shared with other work.
+
+A run that has the optimum is stopped; the first seed's run makes at least 50 evaluations. Sensitivities belong to the problem and are
+not counted as evaluations.
 """
 
 
-def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None) -> str:
-    """Return the tables as markdown; with `out`, also write benchmarks.md, benchmarks.json and benchmarks.svg there."""
+def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None, results: Path | None) -> str:
+    """Return the tables as markdown; with `out` and `results`, also write benchmarks.md and .svg there, and benchmarks.json here."""
     parts = [INTRODUCTION, _extent(rows), "\n".join(["## Gates", "", *gates(rows), ""])]
     summary: dict[str, Any] = {}
     for family, title in TITLES.items():
@@ -51,9 +56,9 @@ def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None) -> str:
             "\n".join(["## Fronts of P4: hypervolume of (cross-entropy, size) over the best possible", "", *_fronts(fronts, budgets), ""])
         )
     text = "\n".join(parts)
-    if out is not None:
+    if out is not None and results is not None:
         _save(out / "benchmarks.md", text)
-        _save(out / "benchmarks.json", json.dumps(summary, indent=1) + "\n")
+        _save(results / "benchmarks.json", json.dumps(summary, indent=1) + "\n")
         _save(out / "benchmarks.svg", _plot(summary, budgets))
     return text
 

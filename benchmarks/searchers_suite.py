@@ -54,20 +54,21 @@ SLOW_ON_P5 = {"pairwise": 50}
 
 
 def suite(options: argparse.Namespace) -> None:
-    """Run what is missing, one line per run into `<out>/benchmarks.jsonl`, then write the tables from all that is there."""
+    """Run what is missing, one line per run into `<results>/benchmarks.jsonl`, then write the tables from all that is there."""
     families = tuple(options.families.split(","))
     chosen = cases(families)
     if options.quick:
         first = {case.family: case for case in reversed(chosen)}
         rows = [_row(case, entry, 0, 50) for case in first.values() for entry in (*OWN, *SAME)]
-        print(write(rows, (20, 50), None))
+        print(write(rows, (20, 50), None, None))
         return
-    options.out.mkdir(parents=True, exist_ok=True)
-    store = options.out / "benchmarks.jsonl"
+    for folder in (options.out, options.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    store = options.results / "benchmarks.jsonl"
     if not options.tables:
         _fill(store, options, chosen)
     labels = [entry.label for entry in (*OWN, *SAME)]
-    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, options.out))
+    print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, options.out, options.results))
 
 
 def _fill(store: Path, options: argparse.Namespace, chosen: list[Case]) -> None:

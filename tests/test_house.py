@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("quant_core", "spaces", "hw_models", "search")
+PACKAGES = ("bitfront", "quant_core", "spaces", "hw_models", "search")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HOMES = {
     "mlflow": ("search/tracking/", "search/exporters/registry.py"),
@@ -19,6 +19,7 @@ HOMES = {
     "onnx": ("quant_core/export/", "hw_models/profiling/"),
     "onnxruntime": ("quant_core/export/", "hw_models/profiling/"),
     "plotly": ("search/report/",),
+    "pandas": ("bitfront/",),
 }
 
 
@@ -43,12 +44,15 @@ def test_heavy_dependencies_stay_in_their_home(path: Path) -> None:
 def test_modules_and_functions_are_small(path: Path) -> None:
     source = path.read_text()
     assert len(source.splitlines()) <= 300, f"{path.name} is longer than 300 lines: split it"
-    long = [
-        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 48
-    ]
-    assert not long, f"{path.name}: functions over 48 lines with their docstring: {long}"
+    sizes = {node.name: _lines(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+    long = {name: lines for name, lines in sizes.items() if lines > 44}
+    assert not long, f"{path.name}: functions over 44 lines beside their docstring: {long}"
+
+
+def _lines(function: ast.FunctionDef) -> int:
+    """Count the lines of a function beside its docstring: public functions have long ones, with examples."""
+    first, docstring = function.body[0], ast.get_docstring(function)
+    return (function.end_lineno or 0) - function.lineno + 1 - ((first.end_lineno or 0) - first.lineno + 1 if docstring else 0)
 
 
 @pytest.mark.parametrize("module", ["quant_core", "spaces.rules", "hw_models", "search.problem.problem", "search.records.result"])

@@ -13,7 +13,7 @@ from quant_core.network.statistics import TensorStatistics
 from quant_core.spec.quant_spec import QuantSpec
 
 PERCENTILE = 99.99
-Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
+Ranges = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Fractions of the min-max scale. The error of few bits is smooth but its minimum may be far below 1; that of many bits is jagged near 1.
 _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 64, 24)])
 _FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
@@ -31,7 +31,7 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     The search runs on the CPU in float32, whatever the device and dtype.
     """
     x = np.ascontiguousarray(blocks.detach().to("cpu", torch.float32).numpy())
-    low, high = _ends(x, spec)
+    low, high = _clipped(x, spec)
     return _tensor(low, blocks), _tensor(high, blocks)
 
 
@@ -53,7 +53,7 @@ def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[floa
         top = float(divergence.thresholds(counts, np.array([statistics.width]), levels)[0])
         low, high = max(statistics.low, -top), min(statistics.high, top)
     else:
-        values, weights = (each[None] for each in statistics.points())
+        values, weights = (column[None] for column in statistics.points())
         search = _WEIGHTED[spec.clipping]
         low, high = (float(end[0]) for end in search(values, spec, weights, unsigned))
     if not high > low:  # a search that found nothing, as of a constant
@@ -76,21 +76,21 @@ def _histogram_percentile(statistics: TensorStatistics, symmetric: bool) -> tupl
     return max(statistics.low, left), min(statistics.high, right)
 
 
-def _tensor(ends: NDArray[np.float64], like: Tensor) -> Tensor:
-    return torch.from_numpy(ends.astype(np.float32)).to(like.device)
+def _tensor(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(like.device)
 
 
-def _ends(x: F32, spec: QuantSpec) -> Ends:
-    """Return the ends of every row of `x` [B, n]; where a search finds nothing, min-max."""
+def _clipped(x: F32, spec: QuantSpec) -> Ranges:
+    """Return the range of every row of `x` [B, n]; where a search finds nothing, min-max."""
     if x.size == 0:
         return np.zeros(len(x)), np.zeros(len(x))
     widest = _minmax(x, spec)
     low, high = _METHODS[spec.clipping](x, spec)
-    found = (high > low) & np.isfinite(widest[1] - widest[0])
-    return np.where(found, low, widest[0]), np.where(found, high, widest[1])
+    usable = (high > low) & np.isfinite(widest[1] - widest[0])
+    return np.where(usable, low, widest[0]), np.where(usable, high, widest[1])
 
 
-def _minmax(x: F32, spec: QuantSpec) -> Ends:
+def _minmax(x: F32, spec: QuantSpec) -> Ranges:
     low, high = np.minimum(x.min(axis=1), 0.0).astype(np.float64), np.maximum(x.max(axis=1), 0.0).astype(np.float64)
     if spec.symmetric:
         high = np.maximum(-low, high)
@@ -98,7 +98,7 @@ def _minmax(x: F32, spec: QuantSpec) -> Ends:
     return low, high
 
 
-def _percentile(x: F32, spec: QuantSpec) -> Ends:
+def _percentile(x: F32, spec: QuantSpec) -> Ranges:
     """Nearest rank k = floor(p n / 100 + 1/2) of the magnitudes, or of each side for an affine range."""
     if spec.symmetric:
         high = np.maximum(_rank(np.abs(x)), 0.0)
@@ -113,33 +113,33 @@ def _rank(x: F32) -> NDArray[np.float64]:
     return ranked
 
 
-def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ends:
+def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:
     """Least squared error: a grid of scales (times zero points), each with its least-squares scale, then a local search."""
     codes = 2.0**spec.bits - 1.0
     if not spec.symmetric:
-        found = np.zeros((len(x), 2))
-        kernels.over_rows(kernels.mse_affine, x, w, codes, _AFFINE, found)
-        scale, zero = found.T
+        grids = np.zeros((len(x), 2))
+        kernels.search_rows(kernels.mse_affine, x, w, codes, _AFFINE, grids)
+        scale, zero = grids.T
         return -zero * scale, (codes - zero) * scale
     high, scales = codes if unsigned else np.floor(codes / 2.0), np.zeros(len(x))
     if spec.scale == "e8m0":
-        kernels.over_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
+        kernels.search_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
         fractions = _MANY_BITS if spec.bits > 4 else _FEW_BITS if x.shape[1] < _LONG else _FEW_BITS_LONG
-        kernels.over_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
-    ends = scales * max(high, 1.0)
-    return -ends, ends
+        kernels.search_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
+    largest = scales * max(high, 1.0)
+    return -largest, largest
 
 
-def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ends:
+def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:
     """Equation 7 of OCTAV; for unsigned and affine ranges with its noise of (hi - lo)."""
     symmetric = spec.symmetric and not unsigned
-    found = np.zeros((len(x), 2))
-    kernels.over_rows(kernels.octav, x, w, 4.0**-spec.bits, symmetric, found)
-    return found[:, 0], found[:, 1]
+    bounds = np.zeros((len(x), 2))
+    kernels.search_rows(kernels.octav, x, w, 4.0**-spec.bits, symmetric, bounds)
+    return bounds[:, 0], bounds[:, 1]
 
 
-def _kl(x: F32, spec: QuantSpec) -> Ends:
+def _kl(x: F32, spec: QuantSpec) -> Ranges:
     """TensorRT's threshold on magnitudes; an affine range is the min-max range cut at it."""
     counts, widths = divergence.histogram(np.abs(x))
     threshold = divergence.thresholds(counts, widths, 2 ** max(spec.bits - 1, 1))
@@ -149,7 +149,7 @@ def _kl(x: F32, spec: QuantSpec) -> Ends:
     return np.maximum(low, -threshold), np.minimum(high, threshold)
 
 
-_METHODS: dict[str, Callable[[F32, QuantSpec], Ends]] = {
+_METHODS: dict[str, Callable[[F32, QuantSpec], Ranges]] = {
     "minmax": _minmax,
     "ema": _minmax,
     "percentile": _percentile,
@@ -157,4 +157,4 @@ _METHODS: dict[str, Callable[[F32, QuantSpec], Ends]] = {
     "octav": _octav,
     "kl": _kl,
 }
-_WEIGHTED: dict[str, Callable[[F32, QuantSpec, F32, bool], Ends]] = {"mse": _mse, "octav": _octav}
+_WEIGHTED: dict[str, Callable[[F32, QuantSpec, F32, bool], Ranges]] = {"mse": _mse, "octav": _octav}

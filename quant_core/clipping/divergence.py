@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_core.clipping.kernels import F32, over_rows
+from quant_core.clipping.kernels import F32, search_rows
 
 BINS = 2048
 MOST_CUT = 9.0
@@ -24,9 +24,9 @@ def thresholds(counts: NDArray[np.float64], widths: NDArray[np.float64], levels:
     best = np.zeros(len(counts))
     counts = counts.copy()
     counts[:, 0] = counts[:, 1]
-    over_rows(_search, counts, max(levels, counts.shape[1] // 16), levels, best)
-    found: NDArray[np.float64] = best * widths
-    return found
+    search_rows(_search, counts, max(levels, counts.shape[1] // 16), levels, best)
+    cut: NDArray[np.float64] = best * widths
+    return cut
 
 
 def histogram(magnitudes: F32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -34,16 +34,16 @@ def histogram(magnitudes: F32) -> tuple[NDArray[np.float64], NDArray[np.float64]
     top = magnitudes.max(axis=1, initial=0.0).astype(np.float64)
     counts = np.zeros((len(magnitudes), BINS))
     usable = np.where(np.isfinite(top) & (top > 0.0), top, 0.0)
-    over_rows(_count, magnitudes, usable, counts)
+    search_rows(_count, magnitudes, usable, counts)
     return counts, usable / BINS
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(rows, first, last, tops, counts):
+def _count(rows, first, last, amax, counts):
     bins = counts.shape[1]
     for row in range(first, last):
-        if tops[row] > 0.0:
-            per_unit = bins / tops[row]
+        if amax[row] > 0.0:
+            per_unit = bins / amax[row]
             for value in rows[row]:
                 counts[row, min(int(value * per_unit), bins - 1)] += 1.0
 
@@ -56,13 +56,13 @@ def _search(counts, first, last, start, levels, best):
     over `levels` of counts and of filled bins: sum over levels of c log(c / filled) stands for sum p log q.
     """
     bins = counts.shape[1]
-    total, filled, own = np.zeros(bins + 1), np.zeros(bins + 1), np.zeros(bins + 1)
+    total, filled, entropy = np.zeros(bins + 1), np.zeros(bins + 1), np.zeros(bins + 1)
     for row in range(first, last):
         for j in range(bins):
             c = counts[row, j]
             total[j + 1] = total[j] + c
             filled[j + 1] = filled[j] + (1.0 if c > 0.0 else 0.0)
-            own[j + 1] = own[j] + (c * np.log(c) if c > 0.0 else 0.0)
+            entropy[j + 1] = entropy[j] + (c * np.log(c) if c > 0.0 else 0.0)
         least, best[row] = np.inf, bins
         for i in range(start, bins + 1):
             kept, tail, edge = total[i], total[bins] - total[i], counts[row, i - 1]
@@ -77,7 +77,7 @@ def _search(counts, first, last, start, levels, best):
                     cross += c * edge_log
                 at = upto
             last_p = edge + tail
-            self_sum = own[i - 1] + (last_p * np.log(last_p) if last_p > 0.0 else 0.0)
+            self_sum = entropy[i - 1] + (last_p * np.log(last_p) if last_p > 0.0 else 0.0)
             divergence = (self_sum - cross - tail * edge_log) / (kept + tail) - np.log((kept + tail) / kept)
             if divergence <= least:
                 least, best[row] = divergence, i

@@ -8,35 +8,26 @@ that compiles, one that reads numba's cache and one on another machine get the s
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, assignment, no-untyped-call, untyped-decorator"
 
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from quant_core.kernels.run import over_rows
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Kernel = Callable[..., None]
+_PER_THREAD = 1 << 16
 _CHUNK = 4096
 _LANES = 64
 _EMPTY = 1e-30
 
 
-def over_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> None:
-    """Run `kernel(matrix, first_row, last_row, *rest)` on slices of rows, as many at once as torch uses threads."""
-    rows = len(matrix)
-    threads = min(torch.get_num_threads(), max(1, matrix.size >> 16), rows)
-    if threads <= 1:
-        kernel(matrix, 0, rows, *rest)
-        return
-    edges = [rows * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, matrix, a, b, *rest) for a, b in itertools.pairwise(edges)]
-        for job in jobs:
-            job.result()
+def search_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> None:
+    """Run `kernel(matrix, first_row, last_row, *rest)` over the rows; a search is worth a thread from fewer elements than a quantizer."""
+    over_rows(kernel, matrix, *rest, per_thread=_PER_THREAD)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -65,8 +56,8 @@ def _errors(x, w, scale, low, high, sums):
     error = cross = square = 0.0
     for chunk in range(0, n, _CHUNK):
         stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for each in sums:
-            each[:used] = 0.0
+        for lanes in sums:
+            lanes[:used] = 0.0
         for start in range(chunk, stop, _LANES):
             end = min(start + _LANES, stop)
             _add_errors(x[start:end], None if w is None else w[start:end], inverse, scale, low, high, sums)
@@ -136,15 +127,15 @@ def mse_power_of_two(points, first, last, weights, low, high, out):
     sums = _lanes(), _lanes(), _lanes()
     for row in range(first, last):
         x, w = points[row], None if weights is None else weights[row]
-        top, best, found = np.max(np.abs(x)), np.inf, 0.0
+        top, best, least = np.max(np.abs(x)), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
             for _ in range(12):
                 error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums)[0]
                 if error < best:
-                    best, found = error, scale
+                    best, least = error, scale
                 scale *= 0.5
-        out[row] = found
+        out[row] = least
 
 
 @numba.njit(nogil=True, cache=True)
@@ -185,8 +176,8 @@ def _beyond(values, w, end, sums):
     n, count, total = len(values), 0.0, 0.0
     for chunk in range(0, n, _CHUNK):
         stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for each in sums:
-            each[:used] = 0.0
+        for lanes in sums:
+            lanes[:used] = 0.0
         for start in range(chunk, stop, _LANES):
             last = min(start + _LANES, stop)
             _add_beyond(values[start:last], None if w is None else w[start:last], end, sums)
@@ -203,7 +194,7 @@ def _lanes():
 
 @numba.njit(nogil=True, cache=True)
 def octav(points, first, last, weights, noise, symmetric, out):
-    """Write to out[row] the ends (low, high) of OCTAV's fixed point (Sakr et al., ICML 2022, equation 7), to 1e-6 in at most 30 steps.
+    """Write to out[row] the range (low, high) of OCTAV's fixed point (Sakr et al., ICML 2022, equation 7), to 1e-6 in at most 30 steps.
 
     `noise` is 4^-bits. The noise model (high - low)^2 noise / 12 inside and the clipped tails give, for each end with the other one kept,
     high = (sum of x > high + low t) / (count of x > high + t) with t = noise / 12 x count inside; low = -high and low = 0 are the paper's

@@ -1,4 +1,4 @@
-"""One module per number format: `encode` rows into codes and metadata, `decode` them back, say what is stored."""
+"""One module per number format: `encode` rows into codes and metadata, `decode` them back, list the stored fields."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +36,12 @@ class Encoded:
     codebook: Tensor | None = None
     micro: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        tensors = (self.codes, self.scale, self.coarse, self.zero_point, self.codebook, self.micro)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
 
 def _zero(spec: QuantSpec) -> int:  # noqa: ARG001
     return 0
@@ -52,7 +58,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How one format turns a float32 matrix of rows into an `Encoded` and back.
+    """The functions of one format: from a float32 matrix of rows to an `Encoded` and back.
 
     Attributes:
         encode: (rows [R, C], spec, bounds or None, generator or None) -> Encoded. `rows` is finite and not empty.
@@ -72,10 +78,10 @@ class Codec:
 
 def codec(spec: QuantSpec) -> Codec:
     """Return the codec of the format of `spec`."""
-    found = load(FORMATS[spec.format].implementation)
-    if not isinstance(found, Codec):
-        raise TypeError(f"{FORMATS[spec.format].implementation} is {type(found).__name__}; a Codec is needed")
-    return found
+    implementation = load(FORMATS[spec.format].implementation)
+    if not isinstance(implementation, Codec):
+        raise TypeError(f"{FORMATS[spec.format].implementation} is {type(implementation).__name__}; a Codec is needed")
+    return implementation
 
 
 def code_dtype(bits: int) -> torch.dtype:

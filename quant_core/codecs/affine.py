@@ -1,35 +1,16 @@
 """The linear grid, as torch rounds it: q = clamp(round(x (1/S)) + Z, low, high), y = (q - Z) S, all in float32."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from quant_core.codecs import code_dtype
-from quant_core.codecs.blocks import spread
+from quant_core.codecs.blocks import expand_blocks
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The grids of a matrix [R, C] in blocks of `block` columns.
-
-    Attributes:
-        scale: S, float32, [R or 1, B], positive and normal.
-        zero_point: Z, float32 integers in [low, high], the shape of `scale`.
-        low, high: the smallest and largest integer.
-        block: columns that share a scale.
-    """
-
-    scale: Tensor
-    zero_point: Tensor
-    low: int
-    high: int
-    block: int
 
 
 def integer_range(spec: QuantSpec, signed: bool) -> tuple[int, int]:
@@ -48,7 +29,7 @@ def scale_ceiling(spec: QuantSpec, signed: bool) -> float:
     return FLOAT_MAX / 2.0**spec.bits * (2.0 if signed else 1.0) * (1.0 - 2.0**-20)
 
 
-def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
+def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> BlockQParams:
     """Return the grid of ranges [lo, hi].
 
     Symmetric: c = max(|lo|, |hi|), S = c / max(1, 2^(bits-1) - 1), Z = 0; where every lo >= 0 and some hi > 0 (an unsigned activation) the
@@ -60,23 +41,23 @@ def make_grid(spec: QuantSpec, lo: Tensor, hi: Tensor, block: int) -> Grid:
         signed = not (bool((lo >= 0).all()) and bool((hi > 0).any()))
         low, high = integer_range(spec, signed)
         scale = store_scale(torch.maximum(lo.abs(), hi.abs()) / max(1, high), spec.scale, scale_ceiling(spec, signed))
-        return Grid(scale, torch.zeros_like(scale), low, high, block)
+        return BlockQParams(scale, torch.zeros_like(scale), low, high, block)
     lo, hi = lo.clamp(max=0.0), hi.clamp(min=0.0)
     low, high = integer_range(spec, signed=False)
     scale = store_scale((hi - lo) / high, spec.scale, scale_ceiling(spec, signed=False))
     zero_point = (-(lo / scale).round()).clamp(low, high) + 0.0
-    return Grid(scale, zero_point, low, high, block)
+    return BlockQParams(scale, zero_point, low, high, block)
 
 
-def apply_grid(rows: Tensor, grid: Grid) -> Tensor:
+def apply_grid(rows: Tensor, grid: BlockQParams) -> Tensor:
     """Return the values on the grid nearest to `rows`, float32."""
     columns = rows.shape[1]
-    zero_point = spread(grid.zero_point, grid.block, columns)
-    integers = (rows * spread(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
-    return (integers.clamp(grid.low, grid.high) - zero_point) * spread(grid.scale, grid.block, columns)
+    zero_point = expand_blocks(grid.zero_point, grid.block, columns)
+    integers = (rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)).round() + zero_point
+    return (integers.clamp(grid.quant_min, grid.quant_max) - zero_point) * expand_blocks(grid.scale, grid.block, columns)
 
 
-def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
+def write_grid(rows: Tensor, grid: BlockQParams, out: Tensor) -> None:
     """Write `apply_grid(rows)` to `out` by a compiled loop; contiguous float32 rows on the CPU.
 
     Raises:
@@ -87,22 +68,22 @@ def write_grid(rows: Tensor, grid: Grid, out: Tensor) -> None:
     block = grid.block
     if grid.scale.numel() == 1:
         rows, block = rows.view(1, -1), rows.numel()
-        rows = run.even(rows, 16)
+        rows = run.rebalance_rows(rows, 16)
     scale, zero_point = grid.scale.contiguous(), grid.zero_point.contiguous()
-    grids = (each.numpy() for each in (scale.reciprocal(), scale, zero_point))
-    run.write(fused.linear, rows, out.view(rows.shape), *grids, np.float32(grid.low), np.float32(grid.high), block)
+    grids = (figure.numpy() for figure in (scale.reciprocal(), scale, zero_point))
+    run.write(fused.linear, rows, out.view(rows.shape), *grids, np.float32(grid.quant_min), np.float32(grid.quant_max), block)
 
 
-def to_codes(rows: Tensor, grid: Grid, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
+def to_codes(rows: Tensor, grid: BlockQParams, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
     """Return the codes q - low of `rows` [R, C]."""
     columns = rows.shape[1]
-    steps = rows * spread(grid.scale.reciprocal(), grid.block, columns)
-    integers = round_steps(steps, spec, generator) + spread(grid.zero_point, grid.block, columns)
-    return (integers.clamp(grid.low, grid.high) - grid.low).to(code_dtype(spec.bits))
+    steps = rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)
+    integers = round_steps(steps, spec, generator) + expand_blocks(grid.zero_point, grid.block, columns)
+    return (integers.clamp(grid.quant_min, grid.quant_max) - grid.quant_min).to(code_dtype(spec.bits))
 
 
-def to_values(codes: Tensor, grid: Grid) -> Tensor:
+def to_values(codes: Tensor, grid: BlockQParams) -> Tensor:
     """Return (code + low - Z) S, float32."""
     columns = codes.shape[1]
-    integers = codes.to(torch.float32) + grid.low - spread(grid.zero_point, grid.block, columns)
-    return integers * spread(grid.scale, grid.block, columns)
+    integers = codes.to(torch.float32) + grid.quant_min - expand_blocks(grid.zero_point, grid.block, columns)
+    return integers * expand_blocks(grid.scale, grid.block, columns)

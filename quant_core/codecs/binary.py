@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.codecs.sides import mean_magnitude
+from quant_core.codecs.sign_sums import mean_magnitude
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 

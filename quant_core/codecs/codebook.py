@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.codecs.blocks import largest
+from quant_core.codecs.blocks import block_amax
 from quant_core.kernels import kmeans, run
 from quant_core.spec.quant_spec import QuantSpec
 
@@ -34,9 +34,9 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     no_bounds(spec, bounds)
     books, codes = [], []
     for part in _parts(rows, channels_per_book(spec, len(rows))):
-        found = torch.from_numpy(centres(part.cpu().numpy(), 2**spec.bits)).to(torch.float32).to(rows.device)
-        codes.append(torch.searchsorted(_edges(found), part.to(torch.float64)).to(torch.uint8).reshape(-1, rows.shape[1]))
-        books.append(found)
+        book = torch.from_numpy(centres(part.cpu().numpy(), 2**spec.bits)).to(torch.float32).to(rows.device)
+        codes.append(torch.searchsorted(_edges(book), part.to(torch.float64)).to(torch.uint8).reshape(-1, rows.shape[1]))
+        books.append(book)
     return Encoded(torch.cat(codes), codebook=torch.cat(books))
 
 
@@ -48,7 +48,7 @@ def _edges(books: Tensor) -> Tensor:
 def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> bool:
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     no_bounds(spec, bounds)
-    largest(rows, rows.shape[1])
+    block_amax(rows, rows.shape[1])
     per_book = channels_per_book(spec, len(rows))
     books = torch.cat([torch.from_numpy(centres(part.numpy(), 2**spec.bits)) for part in _parts(rows, per_book)]).to(torch.float32)
     run.write(kmeans.assign, rows, out, _rounded_down(_edges(books).numpy()), books.numpy(), per_book)
@@ -81,15 +81,15 @@ def centres(units: NDArray[np.float32], k: int) -> F64:
     Exact where it takes at most `EXACT_STEPS`, else the best of a few runs of Lloyd's iteration from k-means++ (seeded) over at most 2^18
     evenly spaced order statistics, and one step over all values.
     """
-    points, found = np.sort(units, axis=1), np.empty((len(units), k))
+    points, books = np.sort(units, axis=1), np.empty((len(units), k))
     if units.size * k * math.log2(units.shape[1] + 1) <= EXACT_STEPS:
-        kmeans.optimal_books(points.astype(np.float64), found)
+        kmeans.optimal_books(points.astype(np.float64), books)
     else:
-        for row, book in zip(points, found, strict=True):
+        for row, book in zip(points, books, strict=True):
             stride = -(-len(row) // _LLOYD_POINTS)
             book[:] = _best_of_lloyd(row[stride // 2 :: stride].astype(np.float64), k)
             _step(row, book)
-    return found
+    return books
 
 
 def _step(points: NDArray[np.float32], book: F64) -> None:

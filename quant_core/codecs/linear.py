@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, vector
-from quant_core.codecs.affine import Grid, integer_range, lowest, make_grid, scale_ceiling, to_codes, to_values, write_grid
+from quant_core.codecs.affine import integer_range, lowest, make_grid, scale_ceiling, to_codes, to_values, write_grid
 from quant_core.codecs.blocks import block_ranges, block_size
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 
 
-def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Grid:
+def grid_of(rows: Tensor, spec: QuantSpec, bounds: Bounds | None) -> BlockQParams:
     """Return the grid that `rows` [R, C] are quantized on."""
     if spec.granularity == "vector":
         return vector.grid_of(rows, spec, bounds)[0]
@@ -25,7 +26,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
         return vector.encode(rows, spec, bounds, generator)
     grid = grid_of(rows, spec, bounds)
     zero_point = None if spec.symmetric else grid.zero_point
-    return Encoded(to_codes(rows, grid, spec, generator), grid.low, scale=grid.scale, zero_point=zero_point)
+    return Encoded(to_codes(rows, grid, spec, generator), grid.quant_min, scale=grid.scale, zero_point=zero_point)
 
 
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
@@ -36,7 +37,7 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
     assert scale is not None
     zero_point = torch.zeros_like(scale) if encoded.zero_point is None else encoded.zero_point
     low, high = integer_range(spec, encoded.low < 0)
-    return to_values(encoded.codes, Grid(scale, zero_point, low, high, spec.block or encoded.codes.shape[1]))
+    return to_values(encoded.codes, BlockQParams(scale, zero_point, low, high, spec.block or encoded.codes.shape[1]))
 
 
 def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
@@ -75,7 +76,7 @@ def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
         return True
     if spec.granularity != "group" or spec.block % 16 or rows.shape[1] % spec.block:
         return False
-    rows = run.even(rows, spec.block)
+    rows = run.rebalance_rows(rows, spec.block)
     run.write(ranged.by_group, rows, out.view(rows.shape), low, high, ceiling, ranged.STORAGE[spec.scale], spec.block)
     return True
 

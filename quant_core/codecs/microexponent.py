@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.codecs.blocks import largest, spread
+from quant_core.codecs.blocks import block_amax, expand_blocks
 from quant_core.codecs.minifloat import floor_log2
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
@@ -22,10 +22,10 @@ def magnitude_bits(spec: QuantSpec) -> int:
 
 def _step_exponents(exponents: Tensor, micro: Tensor, spec: QuantSpec, columns: int) -> Tensor:
     """Return E - tau - (m - 1), [R, C] int32: the exponent of one step of every element."""
-    return spread(exponents, spec.block, columns) - spread_pairs(micro, columns) - (magnitude_bits(spec) - 1)
+    return expand_blocks(exponents, spec.block, columns) - expand_pairs(micro, columns) - (magnitude_bits(spec) - 1)
 
 
-def spread_pairs(micro: Tensor, columns: int) -> Tensor:
+def expand_pairs(micro: Tensor, columns: int) -> Tensor:
     """Return [R, C] int32 of the micro-exponents [R, ceil(C / 2)]."""
     return micro.to(torch.int32).repeat_interleave(PAIR, dim=1)[:, :columns]
 
@@ -38,8 +38,8 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     """
     no_bounds(spec, bounds)
     m = magnitude_bits(spec)
-    exponents = floor_log2(largest(rows, spec.block)).clamp(-127, 127)
-    below = floor_log2(rows.abs()) < spread(exponents, spec.block, rows.shape[1])
+    exponents = floor_log2(block_amax(rows, spec.block)).clamp(-127, 127)
+    below = floor_log2(rows.abs()) < expand_blocks(exponents, spec.block, rows.shape[1])
     if rows.shape[1] % PAIR:
         below = torch.cat([below, torch.ones_like(below[:, :1])], dim=1)
     micro = below.reshape(len(rows), -1, PAIR).all(dim=2).to(torch.uint8)
@@ -73,7 +73,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     from quant_core.kernels import shared_exponents as loops
 
     no_bounds(spec, bounds)
-    rows = run.even(rows, spec.block)
+    rows = run.rebalance_rows(rows, spec.block)
     run.write(loops.micro_exponents, rows, out.view(rows.shape), np.int32(magnitude_bits(spec)))
     return True
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_bounds
-from quant_core.codecs.blocks import largest, spread
+from quant_core.codecs.blocks import block_amax, expand_blocks
 from quant_core.codecs.minifloat import E2M1, E2M3, E3M2, E4M3, E5M2, Minifloat, floor_log2
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import power_of_two
@@ -19,17 +19,17 @@ INT8_FRACTION_BITS = 6
 _INT8_LOW, _INT8_TOP = -128, 127
 
 
-def block_exponents(tops: Tensor, spec: QuantSpec) -> Tensor:
+def block_exponents(amax: Tensor, spec: QuantSpec) -> Tensor:
     """Return floor(log2(top)) - emax of the element (section 6.3), int32, in E8M0's [-127, 127]; a block of zeros has -127."""
     emax = ELEMENTS[spec.format].emax if spec.format in ELEMENTS else 0
-    return (floor_log2(tops) - emax).clamp(-127, 127)
+    return (floor_log2(amax) - emax).clamp(-127, 127)
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     """Return codes [R, C] (sign-magnitude; MXINT8 offset binary) and power-of-two scales [R, B]. Values saturate; -0 is kept by floats."""
     no_bounds(spec, bounds)
-    exponents = block_exponents(largest(rows, spec.block), spec)
-    scaled = torch.ldexp(rows.to(torch.float64), -spread(exponents, spec.block, rows.shape[1]))
+    exponents = block_exponents(block_amax(rows, spec.block), spec)
+    scaled = torch.ldexp(rows.to(torch.float64), -expand_blocks(exponents, spec.block, rows.shape[1]))
     scale = power_of_two(exponents)
     rounding = partial(round_steps, spec=spec, generator=generator)
     if spec.format in ELEMENTS:
@@ -41,7 +41,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
     """Return the rows, float32."""
     assert encoded.scale is not None
-    scale = spread(encoded.scale, spec.block, encoded.codes.shape[1])
+    scale = expand_blocks(encoded.scale, spec.block, encoded.codes.shape[1])
     if spec.format in ELEMENTS:
         return ELEMENTS[spec.format].decode(encoded.codes) * scale
     return (encoded.codes.to(torch.float32) + encoded.low) * 2.0**-INT8_FRACTION_BITS * scale
@@ -53,7 +53,7 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 
 
 def lowest(spec: QuantSpec) -> int:
-    """Return what code 0 stands for: -128 of MXINT8; minifloat codes are no integers."""
+    """Return the integer that code 0 stands for: -128 of MXINT8; minifloat codes are no integers."""
     return 0 if spec.format in ELEMENTS else _INT8_LOW
 
 
@@ -62,7 +62,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     from quant_core.kernels import shared_exponents as loops
 
     no_bounds(spec, bounds)
-    rows = run.even(rows, spec.block)
+    rows = run.rebalance_rows(rows, spec.block)
     if spec.format not in ELEMENTS:
         run.write(loops.fixed_point, rows, out.view(rows.shape), np.int32(INT8_FRACTION_BITS), np.float32(_INT8_TOP))
         return True

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
-from quant_core.codecs.blocks import largest, spread
+from quant_core.codecs.blocks import block_amax, expand_blocks
 from quant_core.codecs.minifloat import E2M1, E4M3
 from quant_core.codecs.rounding import round_steps
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
@@ -33,19 +33,19 @@ def tensor_scale(top: Tensor, bounds: Bounds | None) -> Tensor:
     return scale.reshape(1, 1).to(torch.float32)
 
 
-def block_scales(tops: Tensor, coarse: Tensor) -> Tensor:
+def block_scales(amax: Tensor, coarse: Tensor) -> Tensor:
     """Return top / (6 g) rounded to E4M3, at least 2^-9, [R, B] float32; a block of zeros has 1."""
-    wanted = (tops / (6.0 * coarse)).clamp(SMALLEST_SCALE, 448.0)
+    wanted = (amax / (6.0 * coarse)).clamp(SMALLEST_SCALE, 448.0)
     scale = E4M3.decode(E4M3.encode(wanted.to(torch.float64)))
-    return torch.where(tops > 0, scale, 1.0)
+    return torch.where(amax > 0, scale, 1.0)
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     """Return sign-magnitude codes [R, C] of x / (s g), E4M3 scales s [R, B] and the tensor scale g [1, 1]."""
-    tops = largest(rows, spec.block)
-    coarse = tensor_scale(tops.max(), bounds)
-    scale = block_scales(tops, coarse)
-    scaled = rows / spread(scale * coarse, spec.block, rows.shape[1])
+    amax = block_amax(rows, spec.block)
+    coarse = tensor_scale(amax.max(), bounds)
+    scale = block_scales(amax, coarse)
+    scaled = rows / expand_blocks(scale * coarse, spec.block, rows.shape[1])
     scaled = scaled.clamp(-_TOP, _TOP).to(torch.float64)
     codes = E2M1.encode(scaled, partial(round_steps, spec=spec, generator=generator))
     return Encoded(codes.to(torch.uint8), scale=scale, coarse=coarse)
@@ -55,7 +55,7 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
     """Return the rows, float32."""
     assert encoded.scale is not None
     assert encoded.coarse is not None
-    scale = spread(encoded.scale * encoded.coarse, spec.block, encoded.codes.shape[1])
+    scale = expand_blocks(encoded.scale * encoded.coarse, spec.block, encoded.codes.shape[1])
     return E2M1.decode(encoded.codes) * scale
 
 
@@ -72,9 +72,9 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     from quant_core.kernels import shared_exponents as loops
 
-    top = largest(rows, rows.shape[1]).max() if bounds is None else rows.new_zeros(())
+    top = block_amax(rows, rows.shape[1]).max() if bounds is None else rows.new_zeros(())
     coarse = tensor_scale(top, bounds)
-    rows = run.even(rows, spec.block)
+    rows = run.rebalance_rows(rows, spec.block)
     run.write(loops.nvfp4, rows, out.view(rows.shape), np.float32(coarse.item()))
     return True
 

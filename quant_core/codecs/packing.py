@@ -116,8 +116,8 @@ def width(field: Field) -> int:
 def _tensor(encoded: Encoded, field: Field) -> Tensor:
     tensor: Tensor | None = getattr(encoded, field.name)
     if tensor is None or tuple(tensor.shape) != field.shape:
-        given = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
-        raise InputError(f"encoded tensor has {given} for {field.name!r}; shape {field.shape} is needed.")
+        described = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
+        raise InputError(f"encoded tensor has {described} for {field.name!r}; shape {field.shape} is needed.")
     return tensor
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Encoded, codec
-from quant_core.codecs.affine import Grid, apply_grid, write_grid
+from quant_core.codecs.affine import apply_grid, write_grid
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.kernels.run import not_finite
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
@@ -84,13 +85,13 @@ def fake_quantize_affine(
     if x.numel() == 0:
         return target
     rows = as_rows(x, FLOAT, channel_axis)
-    grids = [torch.as_tensor(each, dtype=torch.float32, device=x.device).reshape(-1, 1) for each in (scale, zero_point)]
-    if any(len(each) not in (1, len(rows)) for each in grids):
+    grids = [torch.as_tensor(figure, dtype=torch.float32, device=x.device).reshape(-1, 1) for figure in (scale, zero_point)]
+    if any(len(column) not in (1, len(rows)) for column in grids):
         raise InputError(f"{len(grids[0])} scales and {len(grids[1])} zero points given; 1 or {len(rows)} are needed.")
     if not bool(((grids[0] >= FLOAT_MIN) & (grids[0] <= FLOAT_MAX)).all()):
         raise InputError("scales that are zero, negative, subnormal or not finite given; give normal positive numbers.")
-    scales, zero_points = (each.expand(max(map(len, grids)), 1) for each in grids)
-    grid = Grid(scales, zero_points, low, high, rows.shape[1])
+    scales, zero_points = (column.expand(max(map(len, grids)), 1) for column in grids)
+    grid = BlockQParams(scales, zero_points, low, high, rows.shape[1])
     if rows.device.type != "cpu":
         _require_finite(rows)
         return target.copy_(_restore(apply_grid(rows, grid), x, FLOAT, channel_axis))
@@ -178,8 +179,8 @@ def _target(x: Tensor, out: Tensor | None) -> Tensor:
     if out is None:
         return torch.empty_like(x, memory_format=torch.contiguous_format, requires_grad=False)
     if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
-        given = f"{out.dtype} {tuple(out.shape)} on {out.device}"
-        raise InputError(f"out is {given}; it must be like the input: {x.dtype} {tuple(x.shape)} on {x.device}.")
+        described = f"{out.dtype} {tuple(out.shape)} on {out.device}"
+        raise InputError(f"out is {described}; it must be like the input: {x.dtype} {tuple(x.shape)} on {x.device}.")
     return out.detach()
 
 

@@ -1,4 +1,4 @@
-"""How a scale is stored: rounding a positive float32 to its storage type, and the bits of a stored value."""
+"""The storage of scales: rounding a positive float32 to its storage type, and the bits of a stored value."""
 
 import torch
 from torch import Tensor

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
-from quant_core.codecs.blocks import largest
-from quant_core.codecs.sides import mean_magnitude, sides
+from quant_core.codecs.blocks import block_amax
+from quant_core.codecs.sign_sums import mean_magnitude, sign_sums
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
@@ -18,15 +18,15 @@ def thresholds(rows: Tensor, spec: QuantSpec) -> Tensor:
     """Return D, [R or 1, 1] float32: 0.7 mean |x| (TWN, equation 6) or 0.05 max |x| (TTQ, equation 9)."""
     if spec.clipping == "twn":
         return (TWN_THRESHOLD * mean_magnitude(rows, spec)).to(torch.float32)
-    tops = largest(rows, rows.shape[1])
-    return (TTQ_THRESHOLD * (tops if spec.granularity == "channel" else tops.amax().reshape(1, 1)).to(torch.float64)).to(torch.float32)
+    amax = block_amax(rows, rows.shape[1])
+    return (TTQ_THRESHOLD * (amax if spec.granularity == "channel" else amax.amax().reshape(1, 1)).to(torch.float64)).to(torch.float32)
 
 
 def levels(rows: Tensor, threshold: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Tensor:
     """Return the levels, [R or 1, 1] of TWN, [R or 1, 2] as (negative, positive) magnitudes of TTQ, float32."""
     if bounds is not None:
-        return _given(rows, spec, bounds)
-    sums = sides(rows, threshold, spec)
+        return _from_bounds(rows, spec, bounds)
+    sums = sign_sums(rows, threshold, spec)
     if spec.clipping == "twn":
         sums = sums[:, :2] + sums[:, 2:]
     return (sums[:, ::2] / sums[:, 1::2].clamp(min=1.0)).to(torch.float32)
@@ -51,7 +51,7 @@ def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:  # noqa: ARG001
     return torch.where(signs > 0, positive, torch.where(signs < 0, -negative, 0.0))
 
 
-def _given(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
+def _from_bounds(rows: Tensor, spec: QuantSpec, bounds: Bounds) -> Tensor:
     units = len(rows) if spec.granularity == "channel" else 1
     lo, hi = (end.detach().to(rows.device, torch.float32).reshape(-1) for end in bounds)
     if any(len(end) not in (1, units) for end in (lo, hi)) or not bool((lo <= 0).all() and (hi >= 0).all()):
@@ -81,7 +81,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     threshold = thresholds(rows, spec)
     chosen = levels(rows, threshold, spec, bounds)
     figures = (threshold, chosen[:, :1], chosen[:, -1:])
-    run.write(signs.ternary, rows, out, *(each.expand(len(threshold), 1).reshape(-1).contiguous().numpy() for each in figures))
+    run.write(signs.ternary, rows, out, *(figure.expand(len(threshold), 1).reshape(-1).contiguous().numpy() for figure in figures))
     return True
 
 

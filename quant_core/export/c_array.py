@@ -72,15 +72,15 @@ static void bitfront_run(const bitfront_layer *l, const int8_t *x, int32_t in_h,
 
 @dataclass(frozen=True, eq=False)
 class CLayer:
-    """One layer as the header holds it.
+    """One layer in the integers of the header.
 
     Attributes:
-        stored: what it is made of.
+        stored: the quantized layer.
         integers: the weight in its own shape.
         bits: 8 or 4, of the array.
         scales: one, or one per output channel; negative where a batch norm's gain is.
         bias: int32, in steps of input scale x weight scale / 2^shift.
-        shift: as many bits as sums have to spare; without them biases would be coarse where a code stands for much.
+        shift: the bits that sums have to spare; without them biases would be coarse where the input scale is large.
         offset: taken from the codes of an unsigned input to make them int8.
         padding: before each of the two spatial axes.
     """
@@ -123,12 +123,12 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
     Raises:
         InputError: a layer that integer engines for microcontrollers cannot run; every one is named.
     """
-    called = [each for each in network.stored if each.layer.calls]
-    modules = {each.layer.name: network.base.get_submodule(each.layer.name) for each in called}
-    faults = [f"layer {each.layer.name!r}: {fault}" for each in called if (fault := _fault(modules[each.layer.name], each))]
+    called = [stored for stored in network.stored if stored.layer.calls]
+    modules = {stored.layer.name: network.base.get_submodule(stored.layer.name) for stored in called}
+    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in called if (fault := _fault(modules[stored.layer.name], stored))]
     if faults:
         raise InputError("; ".join(faults) + ".")
-    return tuple(_layer(modules[each.layer.name], each) for each in called)
+    return tuple(_layer(modules[stored.layer.name], stored) for stored in called)
 
 
 def _fault(module: Any, stored: StoredLayer) -> str:
@@ -172,27 +172,29 @@ def _padding(module: Any, stored: StoredLayer) -> tuple[int, int]:
 def header(layers: Sequence[CLayer], title: str) -> str:
     """Return the text of `bitfront_model.h`."""
     parts = [f"/* {title} Written by bitfront. */", "#ifndef BITFRONT_MODEL_H", "#define BITFRONT_MODEL_H", TYPES]
-    for each in layers:
-        scales = [f"{value:.8e}f" for value in each.scales]
+    for layer in layers:
+        scales = [f"{value:.8e}f" for value in layer.scales]
         parts += [
-            _array("uint8_t", f"bitfront_{each.identifier}_weights", [str(value) for value in each.packed()]),
-            _array("float", f"bitfront_{each.identifier}_scales", scales),
-            _array("int32_t", f"bitfront_{each.identifier}_bias", [str(value) if value > -(2**31) else "INT32_MIN" for value in each.bias]),
+            _array("uint8_t", f"bitfront_{layer.identifier}_weights", [str(value) for value in layer.packed()]),
+            _array("float", f"bitfront_{layer.identifier}_scales", scales),
+            _array(
+                "int32_t", f"bitfront_{layer.identifier}_bias", [str(value) if value > -(2**31) else "INT32_MIN" for value in layer.bias]
+            ),
         ]
-    rows = ",\n".join(_row(each) for each in layers)
+    rows = ",\n".join(_row(layer) for layer in layers)
     parts += [f"static const bitfront_layer bitfront_layers[] = {{\n{rows}\n}};", f"enum {{ BITFRONT_LAYERS = {len(layers)} }};", "#endif"]
     return "\n".join(parts) + "\n"
 
 
-def _row(each: CLayer) -> str:
-    layer, grid = each.stored.layer, each.stored.grid
+def _row(c_layer: CLayer) -> str:
+    layer, grid = c_layer.stored.layer, c_layer.stored.grid
     assert grid is not None
     kernel, stride, dilation = (value or (1, 1) for value in (layer.kernel, layer.stride, layer.dilation))
-    shape = (KINDS[layer.kind], layer.in_channels, layer.out_channels, *kernel, *stride, *each.padding, *dilation, layer.groups)
-    numbers = ", ".join(map(str, (*shape, each.bits, len(each.scales))))
-    arrays = ", ".join(f"bitfront_{each.identifier}_{what}" for what in ("weights", "scales", "bias"))
-    codes = ", ".join(str(value - each.offset) for value in grid[1:])
-    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {codes}, {each.shift}}}'
+    shape = (KINDS[layer.kind], layer.in_channels, layer.out_channels, *kernel, *stride, *c_layer.padding, *dilation, layer.groups)
+    numbers = ", ".join(map(str, (*shape, c_layer.bits, len(c_layer.scales))))
+    arrays = ", ".join(f"bitfront_{c_layer.identifier}_{array}" for array in ("weights", "scales", "bias"))
+    codes = ", ".join(str(value - c_layer.offset) for value in grid[1:])
+    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {codes}, {c_layer.shift}}}'
 
 
 def _array(kind: str, name: str, values: Sequence[str]) -> str:

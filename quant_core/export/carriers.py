@@ -1,4 +1,4 @@
-"""Which ONNX type carries a code, what the installed onnxruntime executes, and how integers lie in a tensor of few bits."""
+"""Which ONNX type carries a code, the types that the installed onnxruntime executes, and the layout of integers in a tensor of few bits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,9 +61,9 @@ def activation_carrier(bits: int, *, signed: bool) -> Carrier:
 
 def _narrowest(bits: int, signed: bool, fits: Callable[[Carrier], bool]) -> Carrier:
     for name, width in _WIDTHS.items():
-        found = Carrier(name if signed else f"U{name}", width)
-        if width >= bits and fits(found):
-            return found
+        carrier = Carrier(name if signed else f"U{name}", width)
+        if width >= bits and fits(carrier):
+            return carrier
     raise BitfrontError(f"onnxruntime {onnxruntime.__version__} executes no integers of {bits} bits; install a newer one.")
 
 
@@ -71,7 +71,7 @@ def _narrowest(bits: int, signed: bool, fits: Callable[[Carrier], bool]) -> Carr
 def executes(weight: Carrier, activation: Carrier | None) -> bool:
     """Tell whether the installed onnxruntime runs two convolutions with weights and inputs of these types (None: float inputs).
 
-    Its optimisations fuse such a network, and stumble over some types that each operator by itself takes.
+    Its optimisations fuse such a network, and fail for some types that the single operators take.
     """
     constants = [helper.make_tensor("scale", TensorProto.FLOAT, (), [0.5]), tensor("w", np.zeros((4, 4, 1, 1), dtype=np.int64), weight)]
     nodes = [helper.make_node("DequantizeLinear", ["w", "scale"], ["d"])]

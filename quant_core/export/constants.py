@@ -30,11 +30,11 @@ _INSTEAD = {
 
 @dataclass
 class GraphParts:
-    """Nodes, constants and the largest needs of the types in them.
+    """Nodes and constants of a graph, with the integer types that they use.
 
     Attributes:
-        carried: (what is stored in more bits than it has, layer).
-        extra_bits: bits that this takes beyond those of the format.
+        carried: (note of values that are stored in more bits than they have, layer).
+        extra_bits: bits that the types take beyond those of the formats.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -43,14 +43,14 @@ class GraphParts:
     carried: list[tuple[str, str]] = field(default_factory=list)
     extra_bits: int = 0
 
-    def carry(self, what: str, layer: str, kind: Carrier, bits: int, count: int = 0) -> None:
+    def carry(self, values: str, layer: str, kind: Carrier, bits: int, count: int = 0) -> None:
         """Note that `count` constants of `bits` bits are stored in a wider type."""
         if kind.bits > bits:
-            self.carried.append((f"{what} are carried in {kind.name}", layer))
+            self.carried.append((f"{values} are carried in {kind.name}", layer))
             self.extra_bits += (kind.bits - bits) * count
 
     def add(self, other: "GraphParts") -> None:
-        """Take in the constants and notes of `other`."""
+        """Add the constants and notes of `other`."""
         self.constants += other.constants
         self.carriers += other.carriers
         self.carried += other.carried
@@ -80,7 +80,7 @@ class GraphParts:
 
 
 def refusal(spec: QuantSpec) -> str:
-    """Return why ONNX cannot say a weight of `spec` and what to use instead, or "" where it can."""
+    """Return why ONNX cannot represent a weight of `spec`, with an alternative, or "" where it can."""
     if spec.format == "nvfp4" or (spec.format == "int" and spec.granularity in _GRANULARITIES):
         return ""
     instead = _INSTEAD.get(spec.format, "intN:channel or intN:groupN" if spec.format == "int" else "int4:group32 or int8:group32")
@@ -88,10 +88,10 @@ def refusal(spec: QuantSpec) -> str:
 
 
 def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
-    """Return what computes the weight as `output`; constants and inner values are named after `prefix`.
+    """Return the nodes and constants that compute the weight as `output`; constants and inner values are named after `prefix`.
 
     Raises:
-        InputError: ONNX cannot say the format.
+        InputError: ONNX has no operator for the format.
     """
     spec, encoded = stored.policy.weight, stored.encoded
     fault = refusal(spec)
@@ -109,9 +109,9 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     if not scaled:
         attributes["block_size"] = min(spec.block, encoded.codes.shape[1])
     needs_shape = not scaled and (stored.layer.weight_shape != shape or stored.layer.channel_axis != 0)
-    found = parts.node("DequantizeLinear", inputs, f"{output}.rows" if needs_shape else output, **attributes)
+    rows = parts.node("DequantizeLinear", inputs, f"{output}.rows" if needs_shape else output, **attributes)
     if needs_shape:
-        _reshape(stored, found, prefix, output, parts)
+        _reshape(stored, rows, prefix, output, parts)
     parts.carry(f"{spec.bits}-bit {spec.format} weights", stored.layer.name, kind, spec.bits, encoded.codes.numel())
     return parts
 
@@ -131,7 +131,7 @@ def _restored(values: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArra
 
 
 def _fitted(spec: QuantSpec, metadata: Tensor) -> NDArray[Any]:
-    """Return per-block figures [R or 1, B] in the shape that DequantizeLinear wants: scalar, [C] or [R, B]."""
+    """Return per-block figures [R or 1, B] in the shape that DequantizeLinear takes: scalar, [C] or [R, B]."""
     values: NDArray[Any] = metadata.numpy()
     return values.reshape({"tensor": (), "channel": (-1,)}.get(spec.granularity, values.shape))
 
@@ -166,14 +166,14 @@ def _two_level(spec: QuantSpec, fine: Tensor, coarse: Tensor, name: str, parts: 
     return parts.node("DequantizeLinear", [stored, top], f"{name}.float", **attributes)
 
 
-def _reshape(stored: StoredLayer, found: str, prefix: str, output: str, parts: GraphParts) -> None:
+def _reshape(stored: StoredLayer, rows: str, prefix: str, output: str, parts: GraphParts) -> None:
     """Bring rows [channels, everything else] into the shape of the weight."""
     shape, axis = stored.layer.weight_shape, stored.layer.channel_axis
     moved = np.array((shape[axis], *shape[:axis], *shape[axis + 1 :]), dtype=np.int64)
     target = parts.floats(f"{prefix}.shape", moved)
     if axis == 0:
-        parts.node("Reshape", [found, target], output)
+        parts.node("Reshape", [rows, target], output)
         return
-    parts.node("Reshape", [found, target], f"{output}.moved")
+    parts.node("Reshape", [rows, target], f"{output}.moved")
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
     parts.node("Transpose", [f"{output}.moved"], output, perm=order)

@@ -7,22 +7,23 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from quant_core.codecs.qparams import QParams
 from quant_core.export import tagging
 from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
-from quant_core.export.stored import Grid, Quantized, StoredLayer
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.util.errors import BitfrontError, InputError
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An ONNX model and what its weights take.
+    """An ONNX model and the bytes of its weights.
 
     Attributes:
         model: checked by onnx.checker.
         payload: bytes of the constants that hold quantized weights: codes, scales, zero points.
-        extra: bytes of it that wider types than the formats' own take.
-        notes: what is carried in more bits than it has, and what is stored in float.
+        extra: the part of `payload` that is due to wider types than the formats'.
+        notes: values that are carried in more bits than they have, and weights that are stored in float.
     """
 
     model: onnx.ModelProto
@@ -36,48 +37,52 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
 
     Args:
         network: a network and its layers as the simulation quantizes them.
-        allow_dequantized: put weights that ONNX cannot say into the graph as float constants of their quantized values.
+        allow_dequantized: store weights that ONNX cannot represent as float constants of their quantized values.
 
     Raises:
-        InputError: a weight or an activation that ONNX cannot say (every one is named), or an operator.
+        InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
         BitfrontError: the graph is not valid.
     """
-    faults = [f"layer {each.layer.name!r}: {fault}" for each in network.stored for fault in _faults(each, allow_dequantized)]
+    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in network.stored for fault in _faults(stored, allow_dequantized)]
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
-    by_name = {each.layer.name: each for each in network.stored}
-    quantized = [name for name, each in by_name.items() if each.encoded is not None and not refusal(each.policy.weight)]
-    gridded = [name for name, each in by_name.items() if each.grid is not None]
+    by_name = {stored.layer.name: stored for stored in network.stored}
+    quantized = [name for name, stored in by_name.items() if stored.encoded is not None and not refusal(stored.policy.weight)]
+    gridded = [name for name, stored in by_name.items() if stored.grid is not None]
     graph = tagging.traced(network.plain, network.example, quantized, gridded)
     parts = _replace_tags(graph.graph, by_name)
     _finish(graph, parts)
-    names = {each.name for each in parts.constants}
-    payload = sum(len(each.raw_data) for each in graph.graph.initializer if each.name in names and not each.name.startswith("grid"))
+    names = {constant.name for constant in parts.constants}
+    payload = sum(
+        len(initializer.raw_data)
+        for initializer in graph.graph.initializer
+        if initializer.name in names and not initializer.name.startswith("grid")
+    )
     floats = [
-        (f"{each.policy.weight} weights are stored dequantized, in float32", name)
-        for name, each in by_name.items()
-        if each.encoded is not None and refusal(each.policy.weight)
+        (f"{stored.policy.weight} weights are stored dequantized, in float32", name)
+        for name, stored in by_name.items()
+        if stored.encoded is not None and refusal(stored.policy.weight)
     ]
     grouped: dict[str, list[str]] = {}
-    for what, name in (*parts.carried, *floats):
-        grouped.setdefault(what, []).append(name)
-    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{what}: {', '.join(names)}" for what, names in grouped.items()))
+    for note, name in (*parts.carried, *floats):
+        grouped.setdefault(note, []).append(name)
+    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {', '.join(names)}" for note, names in grouped.items()))
 
 
 def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
-    """Return what ONNX cannot say of a layer."""
-    found = []
+    """Return the parts of a layer that ONNX cannot represent."""
+    faults = []
     if stored.encoded is not None and not allow_dequantized and (fault := refusal(stored.policy.weight)):
-        found.append(fault)
+        faults.append(fault)
     activation = stored.policy.activation
     if not activation.is_float and stored.grid is None and stored.layer.calls and stored.layer.kind != "embedding":
-        found.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
-    return found
+        faults.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
+    return faults
 
 
 def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> GraphParts:
     """Put the quantized weights and the grids of the activations where the tags are. Equal weights and grids are stored once."""
-    all_parts, nodes, renamed, known = GraphParts(), [], dict[str, str](), dict[object, str]()
+    all_parts, nodes, renamed, outputs = GraphParts(), [], dict[str, str](), dict[object, str]()
     for node in graph.node:
         inputs = [renamed.get(name, name) for name in node.input]
         del node.input[:]
@@ -88,16 +93,16 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
         layer = stored[helper.get_node_attr_value(node, "layer").decode()]
         is_weight = node.op_type == tagging.WEIGHT
         key = (layer.owner, layer.policy.weight) if is_weight else (inputs[0], layer.grid)
-        if key in known:
-            renamed[node.output[0]] = known[key]
+        if key in outputs:
+            renamed[node.output[0]] = outputs[key]
             continue
-        known[key] = node.output[0]
-        prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(known)}"
-        if is_weight and any(each.name == f"{prefix}.codes" for each in all_parts.constants):
+        outputs[key] = node.output[0]
+        prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(outputs)}"
+        if is_weight and any(constant.name == f"{prefix}.codes" for constant in all_parts.constants):
             prefix = f"{layer.layer.name}.weight"
-        found = weight(layer, prefix, node.output[0]) if is_weight else _activation(layer, inputs[0], prefix, node.output[0])
-        nodes += found.nodes
-        all_parts.add(found)
+        parts = weight(layer, prefix, node.output[0]) if is_weight else _activation(layer, inputs[0], prefix, node.output[0])
+        nodes += parts.nodes
+        all_parts.add(parts)
     for output in graph.output:
         output.name = renamed.get(output.name, output.name)
     del graph.node[:]
@@ -123,23 +128,23 @@ def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> G
     return parts
 
 
-def divisor(grid: Grid) -> np.float32:
+def divisor(grid: QParams) -> np.float32:
     """Return the float32 scale by which division rounds like the simulation's multiplication by 1 / scale, halves above all.
 
     Images are full of values half-way between two codes (0.5 under a scale of 1/255); of the nearest number and its two neighbours the
-    one is taken that puts the fewest of all half-way values on the other side.
+    result is the one that rounds the fewest half-way values to the other side.
     """
     scale, zero_point, low, high = grid
     nearest = np.float32(scale)
     halves = ((np.arange(low - zero_point, high - zero_point) + 0.5) * scale).astype(np.float32)
     wanted = np.rint(halves * np.float32(1.0 / scale))
     near = (nearest, np.nextafter(nearest, np.float32(0)), np.nextafter(nearest, np.float32(np.inf)))
-    return min(near, key=lambda each: int((np.rint(halves / each) != wanted).sum()))
+    return min(near, key=lambda candidate: int((np.rint(halves / candidate) != wanted).sum()))
 
 
 def _shorten(graph: onnx.GraphProto) -> None:
     """Number the inner values: their names, after the path of each module, take more bytes than small layers."""
-    fixed = {each.name for each in (*graph.initializer, *graph.input, *graph.output)} | {""}
+    fixed = {value.name for value in (*graph.initializer, *graph.input, *graph.output)} | {""}
     short: dict[str, str] = {}
     for node in graph.node:
         for names in (node.input, node.output):
@@ -149,19 +154,19 @@ def _shorten(graph: onnx.GraphProto) -> None:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Drop nodes whose outputs nothing reads any more: copies of a weight that two layers share."""
-    read = {each.name for each in graph.output}
-    kept = []
-    for node in reversed(graph.node):  # in the order of their use
+    """Drop nodes whose outputs are unused: copies of a weight that two layers share."""
+    read = {value.name for value in graph.output}
+    used = []
+    for node in reversed(graph.node):  # users before producers
         if read & set(node.output):
-            kept.append(node)
+            used.append(node)
             read |= set(node.input)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(used))
 
 
 def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
-    """Add the constants, drop what nothing reads any more, set the versions, check.
+    """Add the constants, drop unused values, set the versions, check.
 
     Raises:
         BitfrontError: the graph is not valid.
@@ -169,13 +174,13 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     graph = model.graph
     _drop_unread(graph)
     used = {name for node in graph.node for name in node.input}
-    kept = [each for each in (*graph.initializer, *parts.constants) if each.name in used]
+    constants = [constant for constant in (*graph.initializer, *parts.constants) if constant.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(constants)
     del graph.value_info[:]
     _shorten(graph)
-    model.ir_version = max((IR, *(each.ir for each in parts.carriers)))
-    opset = max((OPSET, *(each.opset for each in parts.carriers)))
+    model.ir_version = max((IR, *(carrier.ir for carrier in parts.carriers)))
+    opset = max((OPSET, *(carrier.opset for carrier in parts.carriers)))
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", opset))
     model.producer_name, model.producer_version = "bitfront", ""

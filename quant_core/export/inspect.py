@@ -1,4 +1,4 @@
-"""What a packed file holds, one row per tensor, for `bitfront inspect FILE`."""
+"""The tensors of a packed file, one row each, for `bitfront inspect FILE`."""
 
 import math
 from dataclasses import dataclass

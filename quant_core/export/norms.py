@@ -1,4 +1,4 @@
-"""Batch norms that training left behind its layers go into scales and biases: codes stay, and integer operators run without them."""
+"""Batch norms that training left after layers are folded into scales and biases: codes stay, and integer operators run without them."""
 
 import copy
 from dataclasses import replace
@@ -21,12 +21,12 @@ def norms_into_scales(network: Quantized) -> Quantized:
     base = copy.deepcopy(network.base)
     norms = foldable_norms(base, network.example)
     stored = []
-    for each in network.stored:
-        norm = norms.get(each.layer.name)
-        if norm is None or not _foldable(each):
-            stored.append(each)
+    for layer in network.stored:
+        norm = norms.get(layer.layer.name)
+        if norm is None or not _foldable(layer):
+            stored.append(layer)
             continue
-        stored.append(_folded(each, norm))
+        stored.append(_folded(layer, norm))
         replace_module(base, norm, nn.Identity())
     return replace(network, base=base, stored=tuple(stored))
 

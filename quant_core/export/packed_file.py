@@ -1,4 +1,4 @@
-"""Packed tensors in a safetensors file: the bytes of `pack`, and beside them what each tensor is (spec, shape, channel axis, dtype)."""
+"""Packed tensors in a safetensors file: the bytes of `pack`, and beside them the spec, shape, channel axis and dtype of each tensor."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32,
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a packed tensor is.
+    """The metadata of a packed tensor.
 
     Attributes:
         spec: the text form of its `QuantSpec`.
@@ -62,8 +62,8 @@ def save_packed(
     notes = dict(metadata or {}) | {"bitfront": SCHEMA}
     for name, (tensor, spec, axis) in tensors.items():
         try:
-            given = (encoded or {}).get(name)
-            data = pack(tensor, spec, channel_axis=axis) if given is None else pack_encoded(given, spec)
+            codes = (encoded or {}).get(name)
+            data = pack(tensor, spec, channel_axis=axis) if codes is None else pack_encoded(codes, spec)
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
         stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
@@ -73,7 +73,7 @@ def save_packed(
 
 
 def _short(entry: Entry) -> dict[str, object]:
-    """Return an entry without what it has by default."""
+    """Return an entry without its default values."""
     return {key: value for key, value in asdict(entry).items() if value != _DEFAULTS.get(key)}
 
 

@@ -17,11 +17,11 @@ from quant_core.util.errors import InputError
 
 WEIGHTS, ACTIVATIONS = "model.safetensors", "activations.json"
 COUNTS = ".num_batches_tracked"
-"""What batch norms count while they train; it is not stored, and computes nothing afterwards."""
+"""The step counters of batch norms; they are not stored, and eval mode does not use them."""
 
 
 def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
-    """Return a copy of `network` with what `bitfront export -f safetensors` wrote into `folder`, in eval mode; it quantizes its inputs.
+    """Return a copy of `network` with the tensors of a safetensors export in `folder`, in eval mode; it quantizes its inputs.
 
     Args:
         folder: with `model.safetensors` and `activations.json`.
@@ -34,43 +34,43 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     tensors, grids = load_packed(folder / WEIGHTS), _grids(folder / ACTIVATIONS)
     tensors |= {name: tensors[owner] for name, owner in grids["tied"].items()}
     model = fold_batch_norm(network, example)
-    if _strange(model, tensors):  # training leaves batch norms in place
+    if _unshared(model, tensors):  # training leaves batch norms in place
         model = copy.deepcopy(network).eval()
-    if wrong := _strange(model, tensors):
+    if wrong := _unshared(model, tensors):
         raise InputError(f"{folder / WEIGHTS} is of another network: {', '.join(wrong[:5])} stand in one of the two only.")
     for name, tensor in tensors.items():
         _put(model, name, tensor)
-    for name, each in grids["inputs"].items():
+    for name, entry in grids["inputs"].items():
         module = model.get_submodule(name)
         axis = -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1
-        module.register_forward_pre_hook(_hook(_input_quantizer(each, axis)), with_kwargs=True)
+        module.register_forward_pre_hook(_hook(_input_quantizer(entry, axis)), with_kwargs=True)
     return model
 
 
-def _strange(model: nn.Module, tensors: Collection[str]) -> list[str]:
+def _unshared(model: nn.Module, tensors: Collection[str]) -> list[str]:
     """Return the names that a network and a file do not share; a file may have biases where layers have none."""
-    own = {name for name in model.state_dict() if not name.endswith(COUNTS)}
+    expected = {name for name in model.state_dict() if not name.endswith(COUNTS)}
     slots = {f"{place}.{name}".lstrip(".") for place, module in model.named_modules() for name in module._parameters}
-    return sorted((own - set(tensors)) | (set(tensors) - own - slots))
+    return sorted((expected - set(tensors)) | (set(tensors) - expected - slots))
 
 
 def _grids(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for each in found["inputs"].values():
-            parse(each["spec"])
-        return {"tied": dict(found["tied"]), "inputs": found["inputs"]}
+        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for entry in written["inputs"].values():
+            parse(entry["spec"])
+        return {"tied": dict(written["tied"]), "inputs": written["inputs"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         raise InputError(f"cannot read {path}: {type(error).__name__}: {error}. Give the folder of a safetensors export.") from error
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    place, _, own = name.rpartition(".")
+    place, _, leaf = name.rpartition(".")
     module = model.get_submodule(place)
-    if own in module._parameters:
-        module.register_parameter(own, nn.Parameter(tensor, requires_grad=False))
+    if leaf in module._parameters:
+        module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
     else:
-        module.register_buffer(own, tensor)
+        module.register_buffer(leaf, tensor)
 
 
 def _input_quantizer(written: dict[str, Any], axis: int) -> Callable[[Tensor], Tensor]:

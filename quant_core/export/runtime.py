@@ -38,7 +38,7 @@ class Session:
         except Exception as error:  # its errors share no base class
             raise BitfrontError(f"onnxruntime {onnxruntime.__version__} does not take the file: {error}") from error
         self._names = list(names)
-        self._known = {each.name for each in self._session.get_inputs()}
+        self._input_names = {node.name for node in self._session.get_inputs()}
 
     def __call__(self, inputs: Any) -> Tensor:
         """Return the outputs of one batch of model inputs."""
@@ -47,8 +47,8 @@ class Session:
 
     def arrays(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the output for inputs by name."""
-        found: NDArray[Any] = self._session.run(None, {name: value for name, value in inputs.items() if name in self._known})[0]
-        return found
+        outputs: NDArray[Any] = self._session.run(None, {name: value for name, value in inputs.items() if name in self._input_names})[0]
+        return outputs
 
 
 def read_model(path: Path) -> onnx.ModelProto:

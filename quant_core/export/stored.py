@@ -1,4 +1,4 @@
-"""`Quantized`: a quantized network with what every layer holds, the very codes, scales, bias and activation grid of the simulation."""
+"""`Quantized`: a quantized network with the codes, scales, bias and activation grid of every layer, exactly those of the simulation."""
 
 import copy
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
+from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
 from quant_core.network.fold import fold_batch_norm
 from quant_core.ptq.activation import ActivationQuantizer
@@ -18,16 +19,13 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.errors import BitfrontError
 
-Grid = tuple[float, int, int, int]
-"""Scale, zero point, smallest and largest code of a static activation."""
-
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
     """One layer of a quantized network.
 
     Attributes:
-        layer, policy: which, and how it is quantized; what the network never calls is float, whatever its policy says.
+        layer, policy: the layer, and how it is quantized; a layer that the network never calls is float, whatever its policy says.
         weight: float32, as the simulation uses it.
         encoded: its codes and scales; None where the weight is float.
         bias: float32 with the corrections of the simulation, or None.
@@ -39,7 +37,7 @@ class StoredLayer:
     weight: Tensor
     encoded: Encoded | None
     bias: Tensor | None
-    grid: Grid | None
+    grid: QParams | None
 
     @property
     def owner(self) -> str:
@@ -49,14 +47,14 @@ class StoredLayer:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A network under a policy, as it was measured and as it is stored: what exporters write.
+    """A network under a policy, as it was measured and as it is stored; the input of exporters.
 
     Attributes:
         simulation: computes with quantized weights and inputs. An engine's own network stays so until it applies another policy.
         base: the same network without weights and biases of `stored`; nothing in it quantizes inputs.
         stored: every layer, in network order.
         example: one batch of model inputs.
-        notes: what the user should know.
+        notes: warnings for the user.
     """
 
     simulation: nn.Module
@@ -87,7 +85,7 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
         BitfrontError: the codes of a layer do not decode to the weight that the simulation uses, bit for bit.
     """
     model = engine.apply(policy)
-    found = []
+    rows = []
     for layer in layers:
         module, wanted = model.get_submodule(layer.name), policy[layer.name]
         weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
@@ -96,10 +94,10 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
         encoded = None if wanted.weight.is_float else engine.encoded(layer.name, wanted.weight)
         if encoded is not None:
             require_same(layer, wanted.weight, encoded, weight)
-        found.append(
+        rows.append(
             StoredLayer(layer, wanted, weight, encoded, None if bias is None else bias.detach().clone(), _grid(engine, layer, wanted))
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def require_same(layer: Layer, spec: QuantSpec, encoded: Encoded, weight: Tensor) -> None:
@@ -116,15 +114,15 @@ def require_same(layer: Layer, spec: QuantSpec, encoded: Encoded, weight: Tensor
 def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
     """Return a copy of `model` that holds the weights and biases of `stored`; inputs of layers are not quantized."""
     model = copy.deepcopy(model)
-    for each in stored:
-        module = model.get_submodule(each.layer.name)
-        module.register_parameter("weight", nn.Parameter(each.weight, requires_grad=False))
+    for layer in stored:
+        module = model.get_submodule(layer.layer.name)
+        module.register_parameter("weight", nn.Parameter(layer.weight, requires_grad=False))
         if "bias" in module._parameters:
-            module.register_parameter("bias", None if each.bias is None else nn.Parameter(each.bias, requires_grad=False))
+            module.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias, requires_grad=False))
     return model
 
 
-def _grid(engine: PostTraining, layer: Layer, policy: LayerPolicy) -> Grid | None:
+def _grid(engine: PostTraining, layer: Layer, policy: LayerPolicy) -> QParams | None:
     if policy.activation.is_float or layer.name not in engine.statistics:
         return None
     return ActivationQuantizer(policy.activation, engine.statistics[layer.name], -1 - len(layer.kernel)).static

@@ -15,30 +15,30 @@ _END = 2**62
 def more_operators(opset: int) -> Iterator[None]:
     """Teach the exporter aten::diff, and aten::cumsum of booleans."""
     registry: Any = torch.onnx
-    known = {"aten::diff": _diff, "aten::cumsum": _cumsum}
-    for name, symbolic in known.items():
+    symbolics = {"aten::diff": _diff, "aten::cumsum": _cumsum}
+    for name, symbolic in symbolics.items():
         registry.register_custom_op_symbolic(name, symbolic, opset)
     try:
         yield
     finally:
-        for name in known:
+        for name in symbolics:
             registry.unregister_custom_op_symbolic(name, opset)
 
 
 def _diff(graph: Any, x: Any, _n: Any, axis: Any, before: Any, after: Any) -> Any:
     """x[1:] - x[:-1] along an axis; the first difference is the only one that masks take."""
-    given: Any = symbolic_helper
-    dim = given._get_const(axis, "i", "dim")
-    parts = [each for each in (before, x, after) if not given._is_none(each)]
+    helper: Any = symbolic_helper
+    dim = helper._get_const(axis, "i", "dim")
+    parts = [part for part in (before, x, after) if not helper._is_none(part)]
     whole = graph.op("Concat", *parts, axis_i=dim) if len(parts) > 1 else x
-    later, earlier = (given._slice_helper(graph, whole, axes=[dim], starts=[start], ends=[end]) for start, end in ((1, _END), (0, -1)))
+    later, earlier = (helper._slice_helper(graph, whole, axes=[dim], starts=[start], ends=[end]) for start, end in ((1, _END), (0, -1)))
     return graph.op("Sub", later, earlier)
 
 
 def _cumsum(graph: Any, x: Any, axis: Any, _dtype: Any) -> Any:
     """CumSum, of int64 where torch gives it booleans or small integers."""
-    given: Any = symbolic_helper
-    dim = graph.op("Constant", value_t=torch.tensor(given._get_const(axis, "i", "dim")))
+    helper: Any = symbolic_helper
+    dim = graph.op("Constant", value_t=torch.tensor(helper._get_const(axis, "i", "dim")))
     kind = x.type().dtype()
     wide = x if kind is not None and kind.is_floating_point else graph.op("Cast", x, to_i=TensorProto.INT64)
     return graph.op("CumSum", wide, dim)

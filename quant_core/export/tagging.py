@@ -28,18 +28,18 @@ class _Tag(torch.autograd.Function):
     """The identity; in the graph a node of domain `bitfront`."""
 
     @staticmethod
-    def forward(_context: Any, x: Tensor, _what: str, _layer: str) -> Tensor:
+    def forward(_context: Any, x: Tensor, _kind: str, _layer: str) -> Tensor:
         """Return a copy."""
         return x.clone()
 
     @staticmethod
-    def symbolic(graph: Any, x: Any, what: str, layer: str) -> Any:
+    def symbolic(graph: Any, x: Any, kind: str, layer: str) -> Any:
         """Return the node."""
-        return graph.op(f"{DOMAIN}::{what}", x, layer_s=layer).setType(x.type())
+        return graph.op(f"{DOMAIN}::{kind}", x, layer_s=layer).setType(x.type())
 
 
-def _tag(x: Tensor, what: str, layer: str) -> Tensor:
-    tagged: Tensor = _Tag.apply(x, what, layer)  # type: ignore[no-untyped-call]
+def _tag(x: Tensor, kind: str, layer: str) -> Tensor:
+    tagged: Tensor = _Tag.apply(x, kind, layer)  # type: ignore[no-untyped-call]
     return tagged
 
 
@@ -80,7 +80,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET):
-            warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is to go: what counts is checked later
+            warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
                 flat,
                 tuple(leaves),
@@ -94,7 +94,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"ONNX cannot say this network: {reason}. Use safetensors, or torchao or vllm for transformers.") from error
+        raise InputError(f"ONNX cannot represent this network: {reason}. Use safetensors, or torchao or vllm for transformers.") from error
     return onnx.load_from_string(buffer.getvalue())
 
 
@@ -125,6 +125,6 @@ def _tagged(model: nn.Module, weights: Collection[str], inputs: Collection[str])
 
 def _tag_input(name: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return with_first_input(args, kwargs, lambda given: _tag(given, INPUT, name))
+        return with_first_input(args, kwargs, lambda x: _tag(x, INPUT, name))
 
     return hook

@@ -1,4 +1,4 @@
-"""A network trained under its policy, as `quant_core.qat` leaves it, with what every layer holds."""
+"""A network trained under its policy, as `quant_core.qat` leaves it, with the stored values of every layer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import encode
-from quant_core.export.stored import Grid, Quantized, StoredLayer, require_same
+from quant_core.export.stored import Quantized, StoredLayer, require_same
 from quant_core.qat.method import InputQuantizer
 from quant_core.qat.prepare import finalize, float_weights, input_quantizers, quantized_weights
 from quant_core.spec.layer import Layer
@@ -21,10 +22,10 @@ def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], polic
 
     Args:
         prepared: from `quant_core.qat.train.train`.
-        base: the network that was prepared, as it was before training; what was trained besides weights is copied into it.
+        base: the network that was prepared, as it was before training; trained values besides weights are copied into it.
         layers: of the network, in network order.
-        policy: that it was trained under. A method may store a weight otherwise than the policy says (DoReFa: one bit more); the layer
-            then says how, and a note names it.
+        policy: of the training. A method may store a weight in another spec than that of the policy (DoReFa: one bit more); the layer
+            then has that spec, and a note names it.
         example: one batch of model inputs.
 
     Raises:
@@ -35,7 +36,9 @@ def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], polic
     base.load_state_dict(float_weights(prepared))
     stored = _layers(prepared, simulation, layers, policy)
     other = [
-        each.layer.name for each in stored if each.encoded is not None and each.policy.weight.bits != policy[each.layer.name].weight.bits
+        layer.layer.name
+        for layer in stored
+        if layer.encoded is not None and layer.policy.weight.bits != policy[layer.layer.name].weight.bits
     ]
     notes = (f"training stores these weights in more bits than the policy has: {', '.join(other)}",) if other else ()
     return Quantized(simulation, base, stored, example, notes)
@@ -43,7 +46,7 @@ def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], polic
 
 def _layers(prepared: nn.Module, simulation: nn.Module, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
     weights, inputs = quantized_weights(prepared), input_quantizers(prepared)
-    found = []
+    rows = []
     for layer in layers:
         module, wanted = simulation.get_submodule(layer.name), policy[layer.name] if layer.calls else LayerPolicy()
         weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
@@ -53,11 +56,11 @@ def _layers(prepared: nn.Module, simulation: nn.Module, layers: Sequence[Layer],
             require_same(layer, made.spec, encoded, weight)
         held = replace(wanted, weight=FLOAT if made is None else made.spec)
         grid = _grid(inputs[layer.name]) if layer.name in inputs else None
-        found.append(StoredLayer(layer, held, weight, encoded, None if bias is None else bias.detach().clone(), grid))
-    return tuple(found)
+        rows.append(StoredLayer(layer, held, weight, encoded, None if bias is None else bias.detach().clone(), grid))
+    return tuple(rows)
 
 
-def _grid(quantizer: InputQuantizer) -> Grid | None:
+def _grid(quantizer: InputQuantizer) -> QParams | None:
     """Return a static grid with its scale in float32, as training computes with it."""
     codes = quantizer.codes()
-    return None if codes is None else (float(np.float32(codes[0])), *codes[1:])
+    return None if codes is None else codes._replace(scale=float(np.float32(codes.scale)))

@@ -20,7 +20,7 @@ _MX = 32
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def tops16(row, out):
+def amax16(row, out):
     """Write the largest magnitude (float bits) of the first len(out) times 16 elements of `row`; two at a time, in loops of 32."""
     for c in range(len(out) // 2):
         a = b = N(0)
@@ -37,13 +37,13 @@ def tops16(row, out):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def tops(x, first, last, block, out):
+def block_amax(x, first, last, block, out):
     """Write to out[row, b] the largest magnitude of every block; the last block of a row may be short."""
     per_block = block // _LANES if block % _LANES == 0 and block <= 256 else 0
     full = x.shape[1] // block if per_block else 0
     sixteens = np.empty(full * per_block, dtype=N)
     for r in range(first, last):
-        tops16(x[r], sixteens)
+        amax16(x[r], sixteens)
         for b in range(full):
             top = N(0)
             for k in range(per_block):
@@ -118,13 +118,13 @@ def symmetric16(row, to, inverses, scales, low, high):
 def vectors(x, first, last, out, low, high, levels, ceiling, tensor_coarse):
     """VSQuant with vectors of 16 in rows of whole vectors; `tensor_coarse` > 0 is the float scale, else every row has its own."""
     count, worst = x.shape[1] // _LANES, N(0)
-    fine, inverse, tops_ = np.empty(count, dtype=F), np.empty(count, dtype=F), np.empty(count, dtype=N)
+    fine, inverse, amaxes = np.empty(count, dtype=F), np.empty(count, dtype=F), np.empty(count, dtype=N)
     for r in range(first, last):
-        tops16(x[r], tops_)
+        amax16(x[r], amaxes)
         largest = N(0)
         for b in range(count):
-            worst = max(worst, tops_[b])
-            fine[b] = min(N(tops_[b]).view(F) / max(high, F(1.0)), ceiling)
+            worst = max(worst, amaxes[b])
+            fine[b] = min(N(amaxes[b]).view(F) / max(high, F(1.0)), ceiling)
             largest = max(largest, F(fine[b]).view(N))
         coarse = tensor_coarse
         if coarse == F(0.0):

@@ -54,14 +54,14 @@ def _layer(sums, before, after, splits, clusters, n, stack):
         if low > high:
             continue
         middle = (low + high) // 2
-        best, found = np.inf, from_
+        best, split = np.inf, from_
         for i in range(from_, min(to, middle - 1) + 1):
             cost = before[i] + _cost(sums, i, middle)
             if cost < best:
-                best, found = cost, i
-        after[middle], splits[middle] = best, found
-        stack[top + 1, 0], stack[top + 1, 1], stack[top + 1, 2], stack[top + 1, 3] = low, middle - 1, from_, found
-        stack[top + 2, 0], stack[top + 2, 1], stack[top + 2, 2], stack[top + 2, 3] = middle + 1, high, found, to
+                best, split = cost, i
+        after[middle], splits[middle] = best, split
+        stack[top + 1, 0], stack[top + 1, 1], stack[top + 1, 2], stack[top + 1, 3] = low, middle - 1, from_, split
+        stack[top + 2, 0], stack[top + 2, 1], stack[top + 2, 2], stack[top + 2, 3] = middle + 1, high, split, to
         top += 2
 
 

@@ -119,18 +119,18 @@ def pack_conv(w_signs: Array) -> PackedConv:
 
 
 def conv2d_packed(x_signs: Array, weight: PackedConv, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> Ints:
-    """Return what `binary_conv2d` does, for one group and packed kernels: pack channels to bytes, gather windows, multiply, correct."""
+    """Return `binary_conv2d` of one group with packed kernels: pack channels to bytes, gather windows, multiply, correct the border."""
     windows = _windows(_pixels(x_signs, padding), weight.kernel, stride, dilation)
     batch, height, width = windows.shape[:3]
     length, images = weight.channels * weight.kernel[0] * weight.kernel[1], (batch, height * width)
-    found = _product(weight.words, _words(windows.reshape(batch * height * width, -1)), length).reshape(-1, *images)
+    product = _product(weight.words, _words(windows.reshape(batch * height * width, -1)), length).reshape(-1, *images)
     if any(padding):
         inside = np.zeros((1, x_signs.shape[2], x_signs.shape[3], 1))
         outside = np.pad(inside, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)), constant_values=1)  # float64: BLAS has no integers
         border = _windows(outside, weight.kernel, stride, dilation).reshape(height * width, -1)
         touched = np.flatnonzero(border.any(axis=1))
-        found[:, :, touched] += (weight.tap_sums.astype(np.float64) @ border[touched].T).astype(np.int32)[:, None]
-    return np.ascontiguousarray(np.moveaxis(found, 0, 1)).reshape(batch, -1, height, width)
+        product[:, :, touched] += (weight.tap_sums.astype(np.float64) @ border[touched].T).astype(np.int32)[:, None]
+    return np.ascontiguousarray(np.moveaxis(product, 0, 1)).reshape(batch, -1, height, width)
 
 
 def _pixels(x: Array, padding: tuple[int, int]) -> NDArray[np.uint8]:
@@ -139,9 +139,9 @@ def _pixels(x: Array, padding: tuple[int, int]) -> NDArray[np.uint8]:
 
     positive = _positive(x)
     batch, channels, height, width = x.shape
-    found = np.zeros((batch, height + 2 * padding[0], width + 2 * padding[1], -(-channels // _BYTE)), np.uint8)
-    pack_channels(np.ascontiguousarray(positive).view(np.uint8), padding[0], padding[1], found)
-    return found
+    pixels = np.zeros((batch, height + 2 * padding[0], width + 2 * padding[1], -(-channels // _BYTE)), np.uint8)
+    pack_channels(np.ascontiguousarray(positive).view(np.uint8), padding[0], padding[1], pixels)
+    return pixels
 
 
 def _windows(x: Array, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
@@ -177,6 +177,6 @@ def _words(data: Array) -> Words:
 def _product(a: Words, b: Words, length: int) -> Ints:
     from quant_core.kernels.xnor import gemm
 
-    found = np.empty((len(a), len(b)), dtype=np.int32)
-    gemm(np.ascontiguousarray(a), np.ascontiguousarray(b.T), length, found)
-    return found
+    product = np.empty((len(a), len(b)), dtype=np.int32)
+    gemm(np.ascontiguousarray(a), np.ascontiguousarray(b.T), length, product)
+    return product

@@ -6,7 +6,7 @@
 import numba
 import numpy as np
 
-from quant_core.kernels.fused import F, N, symmetric16, tops16
+from quant_core.kernels.fused import F, N, amax16, symmetric16
 
 _ABS, _EXPONENT, _HALF, _FRACTION = N(0x7FFFFFFF), N(0x7F800000), N(0x400000), N(0x7FFFFF)
 _LANES = 16
@@ -49,13 +49,13 @@ def by_group(x, first, last, out, low, high, ceiling, storage, block):
     """One scale per `block` columns, a multiple of 16 that divides the row."""
     count, per_group, worst = x.shape[1] // _LANES, block // _LANES, N(0)
     divisor = max(high, F(1.0))
-    tops, scales, inverses = np.empty(count, dtype=N), np.empty(count, dtype=F), np.empty(count, dtype=F)
+    amaxes, scales, inverses = np.empty(count, dtype=N), np.empty(count, dtype=F), np.empty(count, dtype=F)
     for r in range(first, last):
-        tops16(x[r], tops)
+        amax16(x[r], amaxes)
         for g in range(count // per_group):
             top = N(0)
             for k in range(per_group):
-                top = max(top, tops[g * per_group + k])
+                top = max(top, amaxes[g * per_group + k])
             worst = max(worst, top)
             scale = _stored(N(top).view(F) / divisor, ceiling, storage)
             for k in range(per_group):
@@ -67,7 +67,7 @@ def by_group(x, first, last, out, low, high, ceiling, storage, block):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _ends(part):
+def _minmax(part):
     """Return (low, high), the smallest and largest of `part` and 0, as integers of the same order: float bits, negative ones mirrored."""
     low = high = N(0)
     for j in range(len(part)):
@@ -83,12 +83,12 @@ def _value(key):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def ends(x, first, last, block, low, high):
+def block_minmax(x, first, last, block, low, high):
     """Write to low[row, b] and high[row, b] the ends of every block, widened to 0; the last block of a row may be short."""
     worst = N(0)
     for r in range(first, last):
         for b in range(low.shape[1]):
-            bottom, top = _ends(x[r, b * block : (b + 1) * block])
+            bottom, top = _minmax(x[r, b * block : (b + 1) * block])
             worst = max(worst, N(top), N(~bottom))
             low[r, b], high[r, b] = _value(bottom), _value(top)
     return worst
@@ -101,7 +101,7 @@ def affine(x, first, last, out, high, ceiling, storage, block):
     for r in range(first, last):
         for start in range(0, x.shape[1], block):
             part, to = x[r, start : start + block], out[r, start : start + block]
-            bottom, top = _ends(part)
+            bottom, top = _minmax(part)
             worst = max(worst, N(top), N(~bottom))
             scale = _stored((_value(top) - _value(bottom)) / high, ceiling, storage)
             zero = min(max(-np.rint(_value(bottom) / scale), F(0.0)), high) + F(0.0)

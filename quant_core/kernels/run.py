@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,14 +12,16 @@ from torch import Tensor
 from quant_core.util.errors import InputError
 
 _INFINITY_BITS = 0x7F800000
-_PER_THREAD = 1 << 17
+PER_THREAD = 1 << 17
 _ROW = 4096
-F32 = NDArray[np.float32]
 
 
-def over_rows(loop: Callable[..., object], x: F32, *rest: object) -> list[object]:
-    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return what the calls return."""
-    threads = max(1, min(torch.get_num_threads(), x.size // _PER_THREAD, len(x)))
+def over_rows(loop: Callable[..., object], x: NDArray[Any], *rest: object, per_thread: int = PER_THREAD) -> list[object]:
+    """Call `loop(x, first_row, last_row, *rest)` for slices of the rows of `x`; return the results of the calls.
+
+    As many slices run at once as torch uses threads, each of `per_thread` elements or more.
+    """
+    threads = max(1, min(torch.get_num_threads(), x.size // per_thread, len(x)))
     edges = [len(x) * i // threads for i in range(threads + 1)]
     if threads == 1:
         return [loop(x, 0, len(x), *rest)]
@@ -43,7 +45,7 @@ def _require_finite(worst: list[object], rows: Tensor) -> None:
         raise not_finite(rows)
 
 
-def even(rows: Tensor, block: int) -> Tensor:
+def rebalance_rows(rows: Tensor, block: int) -> Tensor:
     """Return `rows` as rows of about 4096 elements with the same blocks, for cache and threads; as they are where blocks are short."""
     if rows.shape[1] % block:
         return rows
@@ -54,7 +56,7 @@ def even(rows: Tensor, block: int) -> Tensor:
     return rows.view(-1, per_row * block)
 
 
-def tops(rows: Tensor, block: int) -> Tensor:
+def block_amax(rows: Tensor, block: int) -> Tensor:
     """Return [R, B], the largest magnitude of every block of contiguous float32 rows on the CPU.
 
     Raises:
@@ -62,15 +64,15 @@ def tops(rows: Tensor, block: int) -> Tensor:
     """
     from quant_core.kernels import fused
 
-    found = torch.empty(len(rows), -(-rows.shape[1] // block))
-    over_rows(fused.tops, rows.numpy(), block, found.numpy())
-    if not bool(torch.isfinite(found).all()):
+    amax = torch.empty(len(rows), -(-rows.shape[1] // block))
+    over_rows(fused.block_amax, rows.numpy(), block, amax.numpy())
+    if not bool(torch.isfinite(amax).all()):
         raise not_finite(rows)
-    return found
+    return amax
 
 
-def ends(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Return (low, high), [R, B] each: the smallest and largest value of every block, widened to hold 0; rows as for `tops`.
+def block_minmax(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Return (low, high), [R, B] each: the smallest and largest value of every block, widened to hold 0; rows as for `block_amax`.
 
     Raises:
         InputError: a value is NaN or infinite.
@@ -78,7 +80,7 @@ def ends(rows: Tensor, block: int) -> tuple[Tensor, Tensor]:
     from quant_core.kernels import ranged
 
     low, high = (torch.empty(len(rows), -(-rows.shape[1] // block)) for _ in range(2))
-    _require_finite(over_rows(ranged.ends, rows.numpy(), block, low.numpy(), high.numpy()), rows)
+    _require_finite(over_rows(ranged.block_minmax, rows.numpy(), block, low.numpy(), high.numpy()), rows)
     return low, high
 
 

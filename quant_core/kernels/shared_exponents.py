@@ -11,7 +11,7 @@ import math
 import numba
 import numpy as np
 
-from quant_core.kernels.fused import F, N, tops16
+from quant_core.kernels.fused import F, N, amax16
 
 _ABS, _SIGN, _EXPONENT, _HALF = N(0x7FFFFFFF), N(-0x80000000), N(0x7F800000), N(0x400000)
 _LANES = 16
@@ -133,13 +133,13 @@ def micro_exponents(x, first, last, out, magnitude_bits):
     """MX4, MX6, MX9: blocks of 16 under 2^E, pairs with a micro-exponent, signed magnitudes of `magnitude_bits`."""
     columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
     shift, high = N(magnitude_bits - 1), F(2**magnitude_bits - 1)
-    powers, fours, eights, tops_ = _scratch(columns)
+    powers, fours, eights, amaxes = _scratch(columns)
     for r in range(first, last):
         row, to = x[r], out[r]
-        _tree(row, powers, fours, eights, tops_)
+        _tree(row, powers, fours, eights, amaxes)
         for b in range(whole):
-            worst = max(worst, tops_[b])
-            e = N(min(max(tops_[b] >> 23, _SAFE_LOW), _SAFE_HIGH))
+            worst = max(worst, amaxes[b])
+            e = N(min(max(amaxes[b] >> 23, _SAFE_LOW), _SAFE_HIGH))
             for k in range(_LANES // 2):
                 powers[b * (_LANES // 2) + k] = N(e - shift - N(powers[b * (_LANES // 2) + k] < N(e << 23)))
         for j in range(len(powers)):
@@ -150,8 +150,8 @@ def micro_exponents(x, first, last, out, magnitude_bits):
             to[2 * j] = N((F(p).view(N) & _ABS) | (F(v).view(N) & _SIGN)).view(F)
             to[2 * j + 1] = N((F(q).view(N) & _ABS) | (F(w).view(N) & _SIGN)).view(F)
         for b in range(whole):
-            if tops_[b] < (_SAFE_LOW << 23) or tops_[b] >= ((_SAFE_HIGH + 1) << 23):
-                _slow_micro(x, r, b * _LANES, (b + 1) * _LANES, out, tops_[b], magnitude_bits)
+            if amaxes[b] < (_SAFE_LOW << 23) or amaxes[b] >= ((_SAFE_HIGH + 1) << 23):
+                _slow_micro(x, r, b * _LANES, (b + 1) * _LANES, out, amaxes[b], magnitude_bits)
         if whole * _LANES < columns:
             top = _largest(x, r, whole * _LANES, columns)
             worst = max(worst, top)
@@ -195,13 +195,13 @@ def _nvfp4_value(v, scale):
 def nvfp4(x, first, last, out, coarse):
     """NVFP4 under the tensor scale `coarse`: blocks of 16 E2M1 numbers with an E4M3 scale."""
     columns, whole, worst = x.shape[1], x.shape[1] // _LANES, N(0)
-    tops_, scales = np.empty(whole, dtype=N), np.empty(whole, dtype=F)
+    amaxes, scales = np.empty(whole, dtype=N), np.empty(whole, dtype=F)
     for r in range(first, last):
         row, to = x[r], out[r]
-        tops16(row, tops_)
+        amax16(row, amaxes)
         for b in range(whole):
-            worst = max(worst, tops_[b])
-            scales[b] = _nvfp4_scale(tops_[b], coarse)
+            worst = max(worst, amaxes[b])
+            scales[b] = _nvfp4_scale(amaxes[b], coarse)
         for c in range(whole // 2):
             s, t = scales[2 * c], scales[2 * c + 1]
             for k in range(_MX):

@@ -32,7 +32,7 @@ def _magnitude(row, lanes):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _side(row, j, lane, t, lanes, counts):
+def _add_signs(row, j, lane, t, lanes, counts):
     v = row[j]
     lanes[lane] += np.float64(-v if v < -t else F(0.0))
     lanes[_LANES + lane] += np.float64(v if v > t else F(0.0))
@@ -41,15 +41,15 @@ def _side(row, j, lane, t, lanes, counts):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _sides(row, t, lanes, counts):
+def _sign_sums(row, t, lanes, counts):
     """Return (sum, count) of |x| over x < -t, then over x > t; `lanes` and `counts` are scratch of twice 16."""
     whole = len(row) // _LANES
     lanes[:], counts[:] = 0.0, 0
     for c in range(whole):
         for k in range(_LANES):
-            _side(row, c * _LANES + k, k, t, lanes, counts)
+            _add_signs(row, c * _LANES + k, k, t, lanes, counts)
     for j in range(whole * _LANES, len(row)):
-        _side(row, j, j - whole * _LANES, t, lanes, counts)
+        _add_signs(row, j, j - whole * _LANES, t, lanes, counts)
     below = above = below_count = above_count = 0.0
     for k in range(_LANES):
         below += lanes[k]
@@ -68,11 +68,11 @@ def magnitudes(x, first, last, out):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def sides(x, first, last, threshold, out):
+def sign_sums(x, first, last, threshold, out):
     """Write to out[row] (sum, count) of |x| over x < -threshold, then over x > threshold, in float64."""
     lanes, counts = np.empty(2 * _LANES), np.empty(2 * _LANES, dtype=np.int32)
     for r in range(first, last):
-        out[r, 0], out[r, 1], out[r, 2], out[r, 3] = _sides(x[r], threshold[min(r, len(threshold) - 1)], lanes, counts)
+        out[r, 0], out[r, 1], out[r, 2], out[r, 3] = _sign_sums(x[r], threshold[min(r, len(threshold) - 1)], lanes, counts)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -108,7 +108,7 @@ def ternary_by_row(x, first, last, out, factor, of_mean):
             for j in range(len(row)):
                 top = max(top, F(row[j]).view(N) & _ABS)
             t = F(factor * np.float64(N(top).view(F)))
-        below, below_count, above, above_count = _sides(row, t, lanes, counts)
+        below, below_count, above, above_count = _sign_sums(row, t, lanes, counts)
         if of_mean:
             below = above = below + above
             below_count = above_count = below_count + above_count

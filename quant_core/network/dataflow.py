@@ -1,17 +1,19 @@
-"""Which module reads what another one writes: found by running one example under a dispatch mode, never by torch.fx.
+"""The dataflow between modules, taken by running one example under a dispatch mode, never by torch.fx.
 
 Data-dependent control flow is no obstacle; what the example does not reach is not there.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from quant_core.network.forward import first_input
+from quant_core.network.recorder import Operation, TensorRecorder, storage_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Call:
 
 @dataclass
 class Dataflow:
-    """What one run did. A value is one state of one activation's storage; values are numbered.
+    """The operations of one run. A value is one state of one activation's storage; values are numbered.
 
     Attributes:
         events: tensor operations in order.
@@ -60,62 +62,53 @@ class Dataflow:
         return owner if owner and self.calls[owner] and all(call.read == value for call in self.calls[owner]) else ""
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Numbers the states of each storage. Holds on to tensors, so that addresses stay unique."""
+class _Values:
+    """Numbers the states of each storage while operations run."""
 
-    def __init__(self, constants: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
         self.flow = Dataflow()
         self.owners: list[str] = []
         self._values: dict[int, int] = {}
         self._numbers = itertools.count()
-        self._constants = {_address(tensor) for tensor in constants}
-        self._held: list[Tensor] = []
 
-    def value(self, tensor: Tensor) -> int:
-        """Return the number of a tensor's present state."""
-        self._held.append(tensor)
-        address = _address(tensor)
+    def at(self, address: int) -> int:
+        """Return the number of the present state of the storage there."""
         if address not in self._values:
             self._values[address] = next(self._numbers)
         return self._values[address]
 
-    def __torch_dispatch__(self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and _address(leaf) not in self._constants]
-        reads = frozenset(self.value(tensor) for tensor in read)
-        addresses = {_address(tensor) for tensor in read}
-        results = func(*args, **(kwargs or {}))
-        name = str(func).removeprefix("aten.").split(".")[0]
+    def observe(self, operation: Operation) -> None:
+        reads = frozenset(self.at(address) for address in operation.addresses)
         writes = -1
-        for tensor in tree_leaves(results):
-            if isinstance(tensor, Tensor) and _address(tensor) not in self._constants:
-                if name.endswith("_") and _address(tensor) in addresses:
-                    del self._values[_address(tensor)]
-                writes = self.value(tensor)
-        self.flow.events.append(Event(name, self.owners[-1] if self.owners else "", reads, writes))
-        return results
-
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage().data_ptr())
+        for tensor in operation.writes:
+            address = storage_address(tensor)
+            if operation.name.endswith("_") and address in operation.addresses:
+                del self._values[address]
+            writes = self.at(address)
+        self.flow.events.append(Event(operation.name, self.owners[-1] if self.owners else "", reads, writes))
 
 
 def record(model: nn.Module, watched: dict[str, nn.Module], run: Callable[[], Any]) -> Dataflow:
-    """Call `run` (a forward pass of `model` on one example) and return what it did around the `watched` modules."""
-    recorder = _Recorder([*model.parameters(), *model.buffers()])
+    """Call `run` (a forward pass of `model` on one example) and return its dataflow around the `watched` modules."""
+    values = _Values()
+    recorder = TensorRecorder([*model.parameters(), *model.buffers()], values.observe)
     starts: list[int] = []
+
+    def number(tensor: Tensor) -> int:
+        recorder.hold(tensor)
+        return values.at(storage_address(tensor))
 
     def before(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            starts.append(recorder.value(args[0] if args else next(iter(kwargs.values()))))
-            recorder.owners.append(name)
+            starts.append(number(first_input(args, kwargs)))
+            values.owners.append(name)
 
         return hook
 
     def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            recorder.owners.pop()
-            recorder.flow.calls.setdefault(name, []).append(Call(starts.pop(), recorder.value(output), output.dim()))
+            values.owners.pop()
+            values.flow.calls.setdefault(name, []).append(Call(starts.pop(), number(output), output.dim()))
 
         return hook
 
@@ -127,5 +120,5 @@ def record(model: nn.Module, watched: dict[str, nn.Module], run: Callable[[], An
     finally:
         for handle in handles:
             handle.remove()
-    recorder.flow.outputs = frozenset(recorder.value(leaf) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
-    return recorder.flow
+    values.flow.outputs = frozenset(number(leaf) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+    return values.flow

@@ -2,59 +2,96 @@
 
 import copy
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quant_core.network.dataflow import record
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, watched_inputs
+from quant_core.network.linearity import has_hooks, is_torchs_own, response_kind
+from quant_core.network.recorder import stored_at
 from quant_core.network.trace import first_example, is_transformers_conv1d, quantizable
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
-    """Return a copy of `model`, in eval mode, in which every batch norm that can be folded is an Identity.
+def fold_batch_norm(model: nn.Module, example: Any, skip: Collection[str] = ()) -> nn.Module:
+    """Return a copy of `model`, in eval mode, in which every batch norm that can be folded is an Identity; layers in `skip` are left.
 
     It is folded where its input is exactly the output of one Linear, Conv, ConvTranspose or transformers' Conv1D module, nothing else
-    reads that output, each of the two is called once, and the weight is not shared. What cannot be folded is left as it is. The outputs
+    reads that output, each of the two is called once, the weight is not shared, and both compute as torch's own do: a batch norm without a
+    forward pass of its own, a layer that is linear in its weight, neither with hooks. What cannot be folded is left as it is. The outputs
     agree to rounding (1e-5 relative in float32). Dataflow is taken from one run on the first of `example`, a batch of model inputs.
     """
+    shared = shared_layers(model)  # of the copy's parameters no two lie in one storage
     model = copy.deepcopy(model).eval()
     modules = dict(model.named_modules())
-    for name, norm in foldable_norms(model, example).items():
+    for name, norm in foldable_norms(model, example, (*shared, *skip)).items():
         _fold(modules[name], norm)
         replace_module(model, norm, nn.Identity())
     return model
 
 
-def foldable_norms(model: nn.Module, example: Any) -> dict[str, nn.Module]:
+def shared_layers(model: nn.Module) -> list[str]:
+    """Name the layers whose weight or bias is stored where another parameter is."""
+    parameters = [parameter for module in model.modules() for parameter in module._parameters.values() if parameter is not None]
+    users = Counter(map(stored_at, parameters))
+    names = []
+    for name, layer in quantizable(model).items():
+        own = [parameter for key in ("weight", "bias") if (parameter := layer._parameters.get(key)) is not None]
+        if any(users[stored_at(parameter)] > 1 for parameter in own):
+            names.append(name)
+    return names
+
+
+def foldable_norms(model: nn.Module, example: Any, skip: Collection[str] = ()) -> dict[str, nn.Module]:
     """Return layer name -> the batch norm that can be folded into it; see `fold_batch_norm`. `model` is in eval mode."""
     layers = quantizable(model)
-    norms: dict[str, nn.Module] = {name: each for name, each in model.named_modules() if isinstance(each, _BatchNorm)}
+    norms: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     inputs = first_example(example)
     flow = record(model, layers | norms, lambda: forward(model, inputs))
-    users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values() if parameter is not None)
-    found = {}
+    excluded = {*skip, *shared_layers(model)}
+    foldable: dict[str, nn.Module] = {}
     for name, layer in layers.items():
         calls = flow.calls.get(name, [])
-        norm = norms.get(flow.sole_reader(calls[0].write)) if len(calls) == 1 else None
-        parameters = [layer._parameters.get("weight"), layer._parameters.get("bias")]
-        shared = any(parameter is not None and users[id(parameter)] > 1 for parameter in parameters)
-        if norm is not None and parameters[0] is not None and not shared and _foldable(norm, layer, calls[0].axes):
-            found[name] = norm
-    return found
+        norm = norms.get(flow.sole_reader(calls[0].write)) if len(calls) == 1 and name not in excluded else None
+        if norm is not None and layer._parameters.get("weight") is not None and _foldable(norm, layer, calls[0].axes):
+            foldable[name] = norm
+    unusual = {name: layers[name] for name in foldable if not is_torchs_own(layers[name])}
+    if unusual:
+        seen = _first_inputs(model, unusual, inputs)
+        foldable = {name: norm for name, norm in foldable.items() if name not in unusual or _is_linear(unusual[name], seen.get(name))}
+    return foldable
 
 
 def _foldable(norm: Any, layer: Any, axes: int) -> bool:
     """A batch norm has its channels on axis 1; a linear layer's output has them there only if it is [N, C]."""
     channels_second = axes == 2 or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED))
-    return norm.running_mean is not None and channels_second and not isinstance(layer, nn.Embedding)
+    plain = is_torchs_own(norm) and not has_hooks(norm) and not has_hooks(layer)
+    return plain and norm.running_mean is not None and channels_second and not isinstance(layer, nn.Embedding)
+
+
+def _first_inputs(model: nn.Module, layers: dict[str, nn.Module], inputs: Any) -> dict[str, Tensor]:
+    """Return the first input of every layer in one run."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor) -> None:
+        seen.setdefault(name, x)
+
+    with torch.no_grad(), watched_inputs(layers, keep):
+        forward(model, inputs)
+    return seen
+
+
+def _is_linear(layer: nn.Module, x: Tensor | None) -> bool:
+    return x is not None and response_kind(layer, x) == "linear"
 
 
 def gain_and_bias(norm: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return what a batch norm multiplies a layer's outputs by, and the bias of the two together, per output channel, in float64.
+    """Return the gain of a batch norm on a layer's outputs and the bias of the two together, per output channel, in float64.
 
     gain = gamma / sqrt(variance + eps), b' = (b - mean) gain + beta.
     """
@@ -77,8 +114,8 @@ def per_output(layer: Any, values: Tensor) -> Tensor:
     """Shape one value per output channel [C] so that it multiplies the layer's weight."""
     weight: Tensor = layer.weight
     if isinstance(layer, TRANSPOSED):  # [C_in, C_out / groups, ...]: the rows of each group have their own outputs
-        spread = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
-        return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
+        expanded = values.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
+        return expanded.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
     if is_transformers_conv1d(layer):
         return values.reshape(1, -1)
     return values.reshape(-1, *(1,) * (weight.dim() - 1))

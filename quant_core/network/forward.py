@@ -1,6 +1,7 @@
 """Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +22,33 @@ def forward(model: nn.Module, inputs: Any) -> Tensor:
         outputs = model(*inputs)
     else:
         outputs = model(inputs)
-    found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if not isinstance(found, Tensor):
+    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor):
         raise BitfrontError(
             f"the network returned a {type(outputs).__name__}; a tensor, or an object with a tensor `logits`, is needed. "
             f"Wrap it in a module that returns the output to judge."
         )
-    return found
+    return logits
+
+
+def first_input(args: Any, kwargs: Any) -> Any:
+    """Return the first argument of a layer's call, given by position or by keyword."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+@contextmanager
+def watched_inputs(modules: Mapping[str, nn.Module], observe: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `observe(name, first input)` before every call of each of the named `modules` within the block."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, args, kwargs: observe(name, first_input(args, kwargs))
+
+    handles = [module.register_forward_pre_hook(hook_of(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def with_first_input(args: Any, kwargs: Any, change: Callable[[Any], Any]) -> tuple[Any, Any]:

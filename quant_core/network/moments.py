@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core.network.fold import TRANSPOSED
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.trace import is_transformers_conv1d
 
 POSITIONS = 16_384
@@ -45,7 +45,7 @@ def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
         return flat[:, _choice(flat.shape[1], limit)] if flat.shape[1] > limit else flat
     spatial = len(module.kernel_size)
     x = x if x.dim() == spatial + 2 else x[None]
-    x, stride = (_spread(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
+    x, stride = (_dilated(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
     for axis, (kernel, step, dilation) in enumerate(zip(module.kernel_size, stride, module.dilation, strict=True)):
         x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, step)[..., ::dilation]
     x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
@@ -62,18 +62,13 @@ def second_moments(model: nn.Module, modules: Mapping[str, nn.Module], batches: 
 
     At most 16,384 (or 8 K, where that is more) positions of each module are used.
     """
-    found = {
+    moments = {
         name: _Moments(module, max(1, max(POSITIONS, 8 * _patch_size(module)) // max(len(batches), 1))) for name, module in modules.items()
     }
-    handles = [module.register_forward_pre_hook(found[name].hook, with_kwargs=True) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            for inputs in batches:
-                forward(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: each.result(centered) for name, each in found.items()}
+    with torch.no_grad(), watched_inputs(modules, lambda name, x: moments[name].update(x)):
+        for inputs in batches:
+            forward(model, inputs)
+    return {name: sums.result(centered) for name, sums in moments.items()}
 
 
 class _Moments:
@@ -85,8 +80,8 @@ class _Moments:
         self._sum: Tensor | float = 0.0
         self._count = 0
 
-    def hook(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        rows = patches(self._module, args[0] if args else next(iter(kwargs.values())), self._limit).to(torch.float32)
+    def update(self, x: Tensor) -> None:
+        rows = patches(self._module, x, self._limit).to(torch.float32)
         self._outer = self._outer + rows.transpose(1, 2) @ rows
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
@@ -118,7 +113,7 @@ def _padded(module: Any, x: Tensor) -> Tensor:
     return F.pad(x, edges, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
 
 
-def _spread(module: Any, x: Tensor) -> Tensor:
+def _dilated(module: Any, x: Tensor) -> Tensor:
     """Turn the input of a transposed convolution into that of the convolution of stride 1 with the flipped kernel."""
     sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], module.stride, strict=True)]
     wide = x.new_zeros((*x.shape[:2], *sizes))

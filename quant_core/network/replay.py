@@ -1,4 +1,4 @@
-"""Running a network again behind a point: the layers that ran before it return what they returned, instead of being computed."""
+"""Running a network again from a point on: the layers before it return their outputs of the first run instead of computing them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from quant_core.network.forward import forward
 
 
-class Prefix:
+class ActivationReplay:
     """One forward pass of `model` on one batch, with the output of each named module that was called exactly once.
 
     Attributes:
-        outputs: what the network returned.
+        outputs: of the network.
 
     Args:
         model: the network.

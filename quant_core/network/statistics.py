@@ -1,8 +1,8 @@
-"""What calibration learns of each layer's input, in one pass over the calibration batches; every activation clipping reads it from here."""
+"""The statistics of each layer's input, taken in one pass over the calibration batches; every activation clipping reads them."""
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numba
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, watched_inputs
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError, LeftInFloatWarning
 
@@ -27,7 +27,7 @@ class TensorStatistics:
 
     Attributes:
         low, high: smallest and largest value.
-        ema_low, ema_high: each batch's ends averaged with weight 0.01 (the first batch starts them).
+        ema_low, ema_high: each batch's minimum and maximum averaged with weight 0.01 (the first batch starts them).
         count, zeros: number of values, and of those that are exactly 0; `batches` updates.
         counts, sums, width: the histogram: values and their sum per bin; bin i spans [i - 4096, i - 4095) x width.
         means: shape -> (sum over examples of the values that keep that shape, how many): the mean input of a layer.
@@ -130,32 +130,21 @@ def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -
     Raises:
         InputError: there is no batch, or a layer's input holds NaN or infinity (the layer is named).
     """
-    found = {
-        each.name: TensorStatistics(each.name, kept_dims=1 + len(each.kernel)) for each in layers if each.calls and each.kind != "embedding"
+    collected = {
+        layer.name: TensorStatistics(layer.name, kept_dims=1 + len(layer.kernel))
+        for layer in layers
+        if layer.calls and layer.kind != "embedding"
     }
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(_observe(statistics), with_kwargs=True) for name, statistics in found.items()
-    ]
+    modules = {name: model.get_submodule(name) for name in collected}
     batch_count = 0
-    try:
-        with torch.inference_mode():
-            for inputs in batches:
-                forward(model, inputs)
-                batch_count += 1
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.inference_mode(), watched_inputs(modules, lambda name, x: collected[name].update(x)):
+        for inputs in batches:
+            forward(model, inputs)
+            batch_count += 1
     if not batch_count:
         raise InputError("the calibration split is empty; give at least one batch.")
-    unreached = [name for name, statistics in found.items() if not statistics.count]
+    unreached = [name for name, statistics in collected.items() if not statistics.count]
     if unreached:
         text = f"no calibration batch reaches {', '.join(unreached)}: the input stays in float there"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    return {name: statistics for name, statistics in found.items() if statistics.count}
-
-
-def _observe(statistics: TensorStatistics) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        statistics.update(args[0] if args else next(iter(kwargs.values())))
-
-    return hook
+    return {name: statistics for name, statistics in collected.items() if statistics.count}

@@ -2,17 +2,19 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._pytree import tree_leaves, tree_map
 
-from quant_core.network.forward import forward
+from quant_core.network.forward import first_input, forward
+from quant_core.network.recorder import Operation, TensorRecorder, storage_address, stored_at
+from quant_core.network.reference import reference_network
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
 
@@ -23,7 +25,7 @@ _TRANSFORMERS_CONV1D = "transformers.pytorch_utils.Conv1D"
 
 def is_transformers_conv1d(module: nn.Module) -> bool:
     """Tell whether `module` is transformers' Conv1D (a linear layer whose weight is [in, out]), without importing transformers."""
-    return any(f"{each.__module__}.{each.__qualname__}" == _TRANSFORMERS_CONV1D for each in type(module).__mro__)
+    return any(f"{base.__module__}.{base.__qualname__}" == _TRANSFORMERS_CONV1D for base in type(module).__mro__)
 
 
 def quantizable(model: nn.Module) -> dict[str, nn.Module]:
@@ -37,7 +39,12 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
 
 def first_example(inputs: Any) -> Any:
     """Cut a batch of inputs down to its first example, keeping its structure."""
-    return tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+    return examples(inputs, 1)
+
+
+def examples(inputs: Any, count: int) -> Any:
+    """Cut a batch of inputs down to its first examples, keeping its structure."""
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def trace(model: nn.Module, inputs: Any) -> list[Layer]:
@@ -48,22 +55,25 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     (recurrent layers, attention's in_proj_weight, parameters of the user's own modules): they are never quantized nor counted.
 
     Args:
-        model: any module; its mode (train or eval) is left as it is.
+        model: any module; it is left as it is. In train mode, or where its forward pass changes its weights, a copy is run instead.
         inputs: one batch; only its first example is used.
 
     Raises:
         InputError: the network holds no quantizable layer.
         BitfrontError: the network fails on the example.
     """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
+    owners, model = quantizable(model), reference_network(model, quiet=True)
     modules = quantizable(model)
     if not modules:
         raise InputError(
             "the network has no Linear, Conv, ConvTranspose or Embedding layer; there is nothing to quantize. "
             "Of a scripted network, give the original."
         )
-    calls, recorder = _run(model, modules, first_example(inputs))
+    calls, lives = _run(model, modules, first_example(inputs))
     called = [name for name, _ in sorted(calls.items(), key=lambda item: item[1][0].start)]
-    layers = [_layer(name, modules[name], calls[name], recorder) for name in called]
+    layers = [_layer(name, modules[name], calls[name], lives) for name in called]
     never = [name for name in modules if name not in calls]
     if never:
         warnings.warn(f"never called by the example, left in float: {', '.join(never)}", LeftInFloatWarning, stacklevel=2)
@@ -71,18 +81,20 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     if others:
         text = f"weights that belong to no quantizable layer, left in float and not counted: {', '.join(others)}"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    return _mark_tied(layers + [_layer(name, modules[name], [], recorder) for name in never], modules)
+    return _mark_tied(layers + [_layer(name, modules[name], [], lives) for name in never], owners)
 
 
 def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
-    held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-    found = []
+    held = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")}
+    named: list[str] = []
     for name, module in model.named_modules():
-        own = [key for key, each in module.named_parameters(recurse=False) if each.dim() > 1 and id(each) not in held]
-        if own:
-            found.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(own)})")
-    return found
+        if isinstance(module, ParametrizationList):  # of a layer whose weight is computed in each call, which the engine refuses
+            continue
+        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in held]
+        if keys:
+            named.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(keys)})")
+    return named
 
 
 @dataclass
@@ -105,67 +117,56 @@ class _Life:
     last_use: int
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records when each activation is made and last used. Holds on to tensors, so that storage addresses stay unique."""
+class _Lives:
+    """The first and last use of every activation, in operations since the start."""
 
-    def __init__(self, ignored: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
         self.step = 0
-        self.lives: dict[int, _Life] = {}
-        self._ignored = {_address(tensor) for tensor in ignored}
-        self._held: list[Tensor] = []
+        self._lives: dict[int, _Life] = {}
 
-    def __torch_dispatch__(self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        results = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves((args, kwargs, results)):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and _address(tensor) not in self._ignored:
-                self._held.append(tensor)
+    def observe(self, operation: Operation) -> None:
+        for tensor in (*operation.reads, *operation.writes):
+            if tensor.is_floating_point():
                 elements = tensor.untyped_storage().nbytes() // tensor.element_size()
-                life = self.lives.setdefault(_address(tensor), _Life(elements, self.step, self.step))
+                life = self._lives.setdefault(storage_address(tensor), _Life(elements, self.step, self.step))
                 life.last_use = self.step
         self.step += 1
-        return results
 
     def alive_beside(self, call: _Call) -> int:
-        """Elements of activations made before `call`, needed after it, and not its own input."""
+        """Return the elements of activations made before `call`, needed after it, and not its own input."""
         return sum(
             life.elements
-            for address, life in self.lives.items()
+            for address, life in self._lives.items()
             if life.born < call.start and life.last_use >= call.end and address != call.source
         )
-
-
-def _address(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage().data_ptr())
 
 
 @dataclass
 class _Hooks:
     """Collects the calls of every layer through forward hooks."""
 
-    recorder: _Recorder
+    lives: _Lives
     calls: dict[str, list[_Call]] = field(default_factory=dict)
 
     def before(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            source: Tensor = args[0] if args else next(iter(kwargs.values()))
-            self.calls.setdefault(name, []).append(_Call(self.recorder.step, _address(source), tuple(source.shape)))
+            source: Tensor = first_input(args, kwargs)
+            self.calls.setdefault(name, []).append(_Call(self.lives.step, storage_address(source), tuple(source.shape)))
 
         return hook
 
     def after(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             call = self.calls[name][-1]
-            call.end, call.out_shape = self.recorder.step, tuple(output.shape)
+            call.end, call.out_shape = self.lives.step, tuple(output.shape)
 
         return hook
 
 
-def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple[dict[str, list[_Call]], _Recorder]:
-    if any(is_lazy(parameter) for parameter in model.parameters()):
-        raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
-    recorder = _Recorder([*model.parameters(), *model.buffers()])
-    hooks = _Hooks(recorder)
+def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple[dict[str, list[_Call]], _Lives]:
+    lives = _Lives()
+    hooks = _Hooks(lives)
+    recorder = TensorRecorder([*model.parameters(), *model.buffers()], lives.observe)
     handles = [module.register_forward_pre_hook(hooks.before(name), with_kwargs=True) for name, module in modules.items()]
     handles += [module.register_forward_hook(hooks.after(name)) for name, module in modules.items()]
     try:
@@ -182,13 +183,13 @@ def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple
     finally:
         for handle in handles:
             handle.remove()
-    return hooks.calls, recorder
+    return hooks.calls, lives
 
 
-def _layer(name: str, module: Any, calls: list[_Call], recorder: _Recorder) -> Layer:
+def _layer(name: str, module: Any, calls: list[_Call], lives: _Lives) -> Layer:
     shape: tuple[int, ...] = tuple(module.weight.shape)
     bias = isinstance(getattr(module, "bias", None), Tensor)
-    live = max((recorder.alive_beside(call) for call in calls), default=0)
+    live = max((lives.alive_beside(call) for call in calls), default=0)
     if isinstance(module, _CONVOLUTIONS):
         return _convolution(name, module, calls, bias, live)
     channel_axis = 1 if is_transformers_conv1d(module) else 0
@@ -238,10 +239,23 @@ def _convolution(name: str, module: Any, calls: list[_Call], bias: bool, live: i
 
 
 def _mark_tied(layers: list[Layer], modules: dict[str, nn.Module]) -> list[Layer]:
-    """Name, on each layer whose weight is the very tensor of an earlier layer, that earlier layer."""
-    first: dict[int, str] = {}
+    """Name, on every layer whose weight is stored where an earlier layer's is, that layer, and take over the axis of its channels."""
+    first: dict[tuple[int, int, int], Layer] = {}
     marked = []
     for layer in layers:
-        owner = first.setdefault(id(modules[layer.name].weight), layer.name)
-        marked.append(layer if owner == layer.name else replace(layer, tied_to=owner))
+        owner = first.setdefault(stored_at(_weight(modules[layer.name])), layer)
+        same = owner is layer
+        axis = layer.channel_axis if same else _shared_axis(owner, _weight(modules[owner.name]), _weight(modules[layer.name]))
+        marked.append(layer if same else replace(layer, tied_to=owner.name, channel_axis=axis))
     return marked
+
+
+def _weight(module: Any) -> Tensor:
+    weight: Tensor = module.weight
+    return weight
+
+
+def _shared_axis(owner: Layer, stored: Tensor, view: Tensor) -> int:
+    """Return the axis of a tied weight along which the channels of its owner lie: one stored tensor has one scale per channel."""
+    transposed = stored.dim() == view.dim() == 2 and view.stride() == stored.stride()[::-1] and view.stride() != stored.stride()
+    return 1 - owner.channel_axis if transposed else owner.channel_axis

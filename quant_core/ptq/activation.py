@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quant_core.clipping import from_statistics
+from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import fake_quantize, saturated
 from quant_core.codecs.scales import FLOAT_MAX
 from quant_core.network.statistics import TensorStatistics
@@ -31,7 +32,7 @@ class ActivationQuantizer:
         channel_axis: 1 for the input of convolutions, -1 for linear layers.
 
     Attributes:
-        static: (scale, zero point, smallest code, largest code) where the range comes from calibration, else None.
+        static: the quantization parameters where the range comes from calibration, else None.
 
     Raises:
         InputError: the spec has one range per channel (a sum over channels cannot undo that), or is static without statistics.
@@ -41,32 +42,32 @@ class ActivationQuantizer:
         if spec.granularity == "channel":
             raise InputError(f"activation {spec}: one range per channel cannot be taken out of a layer's sum; use tensor or token.")
         self.spec, self._axis = spec, channel_axis
-        self.static: tuple[float, int, int, int] | None = None
+        self.static: QParams | None = None
         if spec.format == "int" and spec.granularity == "tensor" and not spec.dynamic:
             if statistics is None:
                 raise InputError(f"activation {spec}: it is static, but there are no calibration statistics; write {spec}:dynamic.")
-            self.static = codes(*from_statistics(statistics, spec), spec)
+            self.static = range_qparams(*from_statistics(statistics, spec), spec)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the fake-quantized `x`."""
         if self.static is not None:
             return to_grid(x, *self.static)
         if self.spec.format == "int" and self.spec.granularity == "tensor":
-            return to_grid(x, *codes(*_batch_range(x, self.spec), self.spec))
+            return to_grid(x, *range_qparams(*_batch_range(x, self.spec), self.spec))
         return _along_channels(x, self._axis, lambda rows: fake_quantize(rows, self.spec))
 
 
-def codes(low: float, high: float, spec: QuantSpec) -> tuple[float, int, int, int]:
-    """Return (scale, zero point, smallest code, largest code) of the range [low, high]; (0, high) of a symmetric spec is unsigned.
+def range_qparams(low: float, high: float, spec: QuantSpec) -> QParams:
+    """Return the quantization parameters of the range [low, high]; (0, high) of a symmetric spec is unsigned.
 
     The scale is a float32, at least `TINY`, and no larger than keeps every value finite.
     """
     top = 2**spec.bits - 1
     if spec.symmetric and low < 0:
         half = 2 ** (spec.bits - 1)
-        return _scale(high / max(half - 1, 1), half), 0, -half, half - 1
+        return QParams(_scale(high / max(half - 1, 1), half), 0, -half, half - 1)
     scale = _scale((high - low) / top, top)
-    return scale, min(max(round(-low / scale), 0), top), 0, top
+    return QParams(scale, min(max(round(-low / scale), 0), top), 0, top)
 
 
 def _scale(wanted: float, reach: int) -> float:

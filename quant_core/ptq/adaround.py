@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quant_core.clipping.kernels import over_rows
+from quant_core.clipping.kernels import search_rows
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
 from quant_core.network.moments import weight_from_rows, weight_rows
@@ -57,8 +57,8 @@ def round_up(error: Tensor, step: Tensor, moments: Tensor) -> Tensor:
     """
     nearest = (-error >= step / 2).float() * (step > 0)
     soft = _relax(error, step, moments, max(_objective(error + nearest * step, moments), 1e-30))
-    found = [_flip(error, step, moments, start) for start in (soft, nearest)]
-    return min((nearest, *found), key=lambda h: _objective(error + h * step, moments))
+    flipped = [_flip(error, step, moments, start) for start in (soft, nearest)]
+    return min((nearest, *flipped), key=lambda h: _objective(error + h * step, moments))
 
 
 def _objective(d: Tensor, moments: Tensor) -> float:
@@ -90,7 +90,7 @@ def _flip(error: Tensor, step: Tensor, moments: Tensor, start: Tensor) -> Tensor
     h = start.cpu().numpy().copy()
     gradient = ((error + start * step) @ moments).cpu().numpy()
     for group in range(len(h)):
-        over_rows(_flip_rows, h[group], gradient[group], step[group].cpu().numpy(), moments[group].cpu().numpy())
+        search_rows(_flip_rows, h[group], gradient[group], step[group].cpu().numpy(), moments[group].cpu().numpy())
     return torch.from_numpy(h).to(start.device)
 
 

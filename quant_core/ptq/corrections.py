@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode
@@ -14,6 +13,7 @@ from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.network.dataflow import Dataflow, record
 from quant_core.network.fold import TRANSPOSED, per_output
 from quant_core.network.forward import forward
+from quant_core.network.linearity import Response, response_kind, weight_response
 from quant_core.network.moments import weight_rows
 from quant_core.network.statistics import TensorStatistics
 from quant_core.network.trace import first_example, is_transformers_conv1d
@@ -25,20 +25,21 @@ _ROUNDS = 20
 LARGEST_GAIN = 3.0
 
 
-def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStatistics) -> Tensor:
+def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStatistics, kind: Response = "own") -> Tensor | None:
     """Return E[e x] per output channel, [C_out]: the mean shift of a layer's output when its weight is off by `weight_error`.
 
     Nagel et al., section 4.2, with the measured mean input. A layer is linear in its input, so its response to the mean input, averaged
-    over positions, is the exact mean over the calibration data: padding, stride and groups included. Subtract it from the bias.
+    over positions, is the exact mean over the calibration data: padding, stride and groups included. Subtract it from the bias. The
+    response is that of the layer's linear operation alone, without the hooks and whatever else a subclass does (`kind`, see
+    `quant_core.network.linearity`); None where there is no linear part.
     """
-    parameters = {"weight": weight_error}
-    if module._parameters.get("bias") is not None:
-        parameters["bias"] = torch.zeros_like(module.get_parameter("bias"))
     total: Tensor | float = 0.0
     positions = 0
     with torch.no_grad():
         for mean, count in statistics.means.values():
-            response = functional_call(module, parameters, ((mean / count).to(weight_error.dtype)[None],))
+            response = weight_response(module, weight_error, (mean / count).to(weight_error.dtype)[None], kind)
+            if response is None:
+                return None
             sites = response.reshape(response.shape[1], -1)
             total = total + sites.sum(dim=1) * count
             positions += count * sites.shape[1]
@@ -57,12 +58,12 @@ def match_variance(encoded: Encoded, spec: QuantSpec, module: nn.Module, weight:
     if scales is None:
         return encoded
     quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
-    wanted, found = (_row_energy(module, each, moments) for each in (weight, quantized))
+    wanted, actual = (_row_energy(module, values, moments) for values in (weight, quantized))
     if len(scales) == 1:
-        wanted, found = wanted.sum()[None], found.sum()[None]
+        wanted, actual = wanted.sum()[None], actual.sum()[None]
     if len(scales) != len(wanted):
         return encoded
-    gain = torch.where((wanted > 0) & (found > 0), (wanted / found).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+    gain = torch.where((wanted > 0) & (actual > 0), (wanted / actual).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     scaled = scales * gain[:, None]
     if encoded.coarse is not None:
         return replace(encoded, coarse=scaled)
@@ -165,9 +166,16 @@ def _per_input(layer: Any, values: Tensor) -> Tensor:
     if isinstance(layer, TRANSPOSED) or is_transformers_conv1d(layer):
         return values.reshape(-1, *(1,) * (weight.dim() - 1))
     groups = _groups(layer)
-    spread = values.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
-    return spread.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
+    expanded = values.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+    return expanded.reshape(weight.shape[:2] + (1,) * (weight.dim() - 2))
 
 
 def _groups(layer: Any) -> int:
     return 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+
+
+def response_of(module: nn.Module, statistics: TensorStatistics | None) -> Response:
+    """Return how a layer's output depends on its weight, tested on its mean input (`quant_core.network.linearity.response_kind`)."""
+    for mean, count in statistics.means.values() if statistics else ():
+        return response_kind(module, (mean / count).to(module.get_parameter("weight").dtype)[None])
+    return "other"

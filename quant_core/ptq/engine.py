@@ -1,8 +1,9 @@
 """`PostTraining`: applies policies to a private copy of a network without training, so that a trial is one forward pass and little else."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,28 +11,54 @@ from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
-from quant_core.network.fold import fold_batch_norm
+from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
 from quant_core.network.moments import second_moments
 from quant_core.network.statistics import collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
-from quant_core.ptq.corrections import match_variance, output_shift
+from quant_core.ptq.corrections import match_variance, output_shift, response_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
-from quant_core.spec.quant_spec import QuantSpec
-from quant_core.util.cache import CacheCounts, TensorCache
+from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util.cache import BoundedCache, CacheCounts
 from quant_core.util.errors import InputError
 
 _FLOAT = LayerPolicy()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedWeight:
+    """A layer's weight under one spec.
+
+    Attributes:
+        encoded: its codes and scales, as it is stored; None in float.
+        weight: the values that the codes stand for.
+        bias: the bias that goes with it, or None.
+    """
+
+    encoded: Encoded | None
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        codes = 0 if self.encoded is None else self.encoded.nbytes
+        return codes + self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
 class PostTraining:
-    """Owns a copy of `model` with batch norms folded, its float weights, and the statistics of one pass over the calibration batches.
+    """Owns a copy of `model` with batch norms folded, its float weights, and the calibration statistics of each layer's input.
+
+    Calibration takes at most two passes over the batches, whatever the limit of the cache: one for the statistics, when the engine is
+    made, and one for the second moments of all layers, before the first policy that needs them is applied (`reestimate` adds its own).
+    The second moments stay: 4 K^2 bytes for a layer of K inputs per output. So do the codes of the weights that are applied.
 
     Args:
-        model: trained, float; it is not touched.
+        model: trained, float; it is not touched. A copy in which batch norms are folded must give its outputs (see
+            `quant_core.network.faithful`); corrections leave layers alone whose own forward pass is not linear in the weight.
         layers: from `quant_core.network.trace.trace(model, example)`.
         batches: model inputs for calibration; at least one.
         example: one batch of model inputs.
@@ -39,7 +66,7 @@ class PostTraining:
         scale_correction: multiply float scales so that each quantized layer's outputs keep their variance.
         equalize: run cross-layer equalisation first.
         reestimate: take activation ranges anew under each policy's quantized weights; a calibration pass per trial.
-        cache_bytes: limit of the cache of quantized weights, corrected biases and second moments.
+        cache_bytes: limit of the cache of quantized weights, their codes and corrected biases. A smaller one costs time, never a pass.
 
     Attributes:
         range_counts: how often the range of an activation was at hand, and how often it was taken from the statistics anew.
@@ -62,21 +89,25 @@ class PostTraining:
         reestimate: bool = False,
         cache_bytes: int = 2**30,
     ) -> None:
-        self._layers = {each.name: each for each in layers}
+        self._layers = {layer.name: layer for layer in layers}
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
-        self._reestimate, self._gathered = reestimate, False
-        self.model = fold_batch_norm(model, example).requires_grad_(False)
+        self._reestimate = reestimate
+        self.model = fold_faithfully(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
             _require_plain_weight(name, module)
         if equalize:
             equalize_layers(self.model, layers, example)
-        self._floats = {name: _own_parameters(module) for name, module in self._modules.items()}
+        self._floats = {name: QuantizedWeight(None, *_own_parameters(module)) for name, module in self._modules.items()}
         self._batches = list(batches)
         self.statistics = collect(self.model, layers, self._batches)
-        self._cache, self._covariances = TensorCache(cache_bytes * 3 // 4), TensorCache(cache_bytes // 4)
-        self._tied = {each.tied_to for each in layers} | {each.name for each in layers if each.tied_to}
-        self._applied = dict.fromkeys(self._layers, _FLOAT)
+        self._cache: BoundedCache[QuantizedWeight] = BoundedCache(cache_bytes)
+        self._covariances: dict[str, Tensor] | None = None
+        self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
+        tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
+        self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
+        self._specs = dict.fromkeys(self._layers, FLOAT)
+        self._applied = dict(self._floats)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
         self.range_counts = CacheCounts()
         self._active: dict[str, ActivationQuantizer] = {}
@@ -85,13 +116,14 @@ class PostTraining:
 
     @property
     def counts(self) -> CacheCounts:
-        """What the cache of quantized weights has done."""
+        """The counts of the cache of quantized weights."""
         return self._cache.counts
 
     @property
     def statistics_bytes(self) -> int:
         """Bytes held by calibration statistics and second moments."""
-        return sum(each.nbytes for each in self.statistics.values()) + self._covariances.counts.bytes
+        moments = (self._covariances or {}).values()
+        return sum(statistics.nbytes for statistics in self.statistics.values()) + sum(covariance.nbytes for covariance in moments)
 
     def apply(self, policy: Policy) -> nn.Module:
         """Return the private network quantized by `policy`; it stays so until the next `apply` or `restore`.
@@ -101,20 +133,19 @@ class PostTraining:
         Raises:
             InputError: the policy is for other layers; the first that differs is named.
         """
-        for given, known in ((policy, self._layers), (self._layers, policy)):
-            for name in given:
-                if name not in known:
-                    where = "the network" if known is self._layers else "the policy"
-                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(self._layers)}.")
+        self._require_same_layers(policy)
         self._active = {}
-        for name, wanted in policy.items():
-            if wanted.weight != self._applied[name].weight:
-                self._set_weight(name, wanted.weight)
-                self._applied[name] = wanted
-        quantized = {name: each.activation for name, each in policy.items() if name in self.statistics and not each.activation.is_float}
+        changed = {name: layer.weight for name, layer in policy.items() if layer.weight != self._specs[name]}
+        if any(self._needs_moments(name, spec) for name, spec in changed.items()):
+            self._gather_moments()
+        for name, spec in changed.items():
+            is_float = spec.is_float or not self._layers[name].calls
+            self._install(name, self._floats[name] if is_float else self._cached(name, spec))
+            self._specs[name] = spec
+        quantized = {name: layer.activation for name, layer in policy.items() if name in self.statistics and not layer.activation.is_float}
         if self._reestimate and quantized:
-            found = collect(self.model, list(self._layers.values()), self._batches)
-            self._active = {name: ActivationQuantizer(spec, found[name], self._input_axis(name)) for name, spec in quantized.items()}
+            statistics = collect(self.model, list(self._layers.values()), self._batches)
+            self._active = {name: ActivationQuantizer(spec, statistics[name], self._input_axis(name)) for name, spec in quantized.items()}
         else:
             self._active = {name: self._quantizer(name, spec) for name, spec in quantized.items()}
         return self.model
@@ -123,58 +154,84 @@ class PostTraining:
         """Return the private network in float."""
         return self.apply(Policy(dict.fromkeys(self._layers, _FLOAT)))
 
-    def _set_weight(self, name: str, spec: QuantSpec) -> None:
-        module, (weight, bias) = self._modules[name], self._floats[name]
-        if not spec.is_float and self._layers[name].calls:
-            weight, *corrected = self._cache.get((name, spec), lambda: self._quantized(name, spec))
-            bias = corrected[0] if corrected else bias
-        module.get_parameter("weight").data = weight
+    def encoded(self, name: str, spec: QuantSpec) -> Encoded:
+        """Return a layer's weight as `spec` stores it, with the corrections of this engine; `apply` uses it and packing writes it.
+
+        A weight that is applied, or in the cache, is not encoded again. A tied weight is stored once for all its layers, so it is encoded
+        without regard to their inputs: no AdaRound, no correction.
+        """
+        if spec == self._specs[name] and self._applied[name].encoded is not None:
+            quantized = self._applied[name]
+        else:
+            quantized = self._cached(name, spec)
+        assert quantized.encoded is not None
+        return quantized.encoded
+
+    def _require_same_layers(self, policy: Policy) -> None:
+        for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
+            for name in names:
+                if name not in others:
+                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(self._layers)}.")
+
+    def _install(self, name: str, quantized: QuantizedWeight) -> None:
+        """Let a layer compute with this weight and bias."""
+        module, bias = self._modules[name], quantized.bias
+        module.get_parameter("weight").data = quantized.weight
         if "bias" in module._parameters:
             module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self._applied[name] = quantized
 
-    def encoded(self, name: str, spec: QuantSpec) -> Encoded:
-        """Return a layer's weight as `spec` stores it, with the corrections of this engine: what `apply` uses and packing writes.
+    def _cached(self, name: str, spec: QuantSpec) -> QuantizedWeight:
+        return self._cache.get((name, spec), lambda: self._quantize(name, spec))
 
-        A tied weight is stored once for all its layers, so it is encoded without a look at their inputs: no AdaRound, no correction.
-        """
-        layer, module, weight = self._layers[name], self._modules[name], self._floats[name][0]
-        measured = name in self.statistics and name not in self._tied
-        if spec.rounding == "adaround" and measured:
-            found = adaround(module, weight, spec, layer.channel_axis, self._moments(name))
+    def _quantize(self, name: str, spec: QuantSpec) -> QuantizedWeight:
+        """Encode a layer's weight and correct its bias."""
+        layer, module = self._layers[name], self._modules[name]
+        weight, bias = self._floats[name].weight, self._floats[name].bias
+        encoded = self._encode(name, spec)
+        quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=layer.channel_axis).to(weight.dtype)
+        if self._bias_correction and name in self.statistics:
+            shift = output_shift(module, quantized - weight, self.statistics[name], self._responses[name])
+            if shift is not None:
+                bias = (-shift if bias is None else bias - shift).to(weight.dtype)
+        return QuantizedWeight(encoded, quantized, bias)
+
+    def _encode(self, name: str, spec: QuantSpec) -> Encoded:
+        layer, module, weight = self._layers[name], self._modules[name], self._floats[name].weight
+        if not self._needs_moments(name, spec):
+            return encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
+        covariance = self._gather_moments()[name]
+        if spec.rounding == "adaround":
+            encoded = adaround(module, weight, spec, layer.channel_axis, covariance)
         else:
-            found = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
-        if not self._scale_correction or not measured:
-            return found
-        return match_variance(found, spec, module, weight, layer.channel_axis, self._moments(name))
+            encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec))
+        return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance) if self._scale_correction else encoded
 
-    def _quantized(self, name: str, spec: QuantSpec) -> tuple[Tensor, ...]:
-        """Return the quantized weight and, with bias correction, the bias that goes with it."""
-        layer, module, (weight, bias) = self._layers[name], self._modules[name], self._floats[name]
-        quantized = decode(self.encoded(name, spec), spec, tuple(weight.shape), channel_axis=layer.channel_axis).to(weight.dtype)
-        if not self._bias_correction or name not in self.statistics:
-            return (quantized,)
-        shift = output_shift(module, quantized - weight, self.statistics[name])
-        return quantized, (-shift if bias is None else bias - shift).to(weight.dtype)
+    def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
+        return not spec.is_float and name in self._measured and (self._scale_correction or spec.rounding == "adaround")
 
-    def _moments(self, name: str) -> Tensor:
-        """Return the covariance of a layer's input patches in the float network. The first call gathers those of all layers."""
-        wanted = {name: self._modules[name]} if self._gathered else {each: self._modules[each] for each in self.statistics}
-        self._gathered = True
+    def _gather_moments(self) -> dict[str, Tensor]:
+        """Return the covariances of the input patches of all measured layers in the float network. The first call runs over the batches."""
+        if self._covariances is None:
+            modules, applied = {name: self._modules[name] for name in self._measured}, dict(self._applied)
+            try:
+                for name, original in self._floats.items():
+                    self._install(name, original)
+                with self._inputs_in_float():
+                    self._covariances = second_moments(self.model, modules, self._batches, centered=True)
+            finally:
+                for name, quantized in applied.items():
+                    self._install(name, quantized)
+        return self._covariances
 
-        def gather() -> dict[str, Tensor]:
-            before = Policy(self._applied)
-            self.restore()
-            found = second_moments(self.model, wanted, self._batches, centered=True)
-            self.apply(before)
-            self._active = {}
-            return found
-
-        if len(wanted) == 1:
-            return self._covariances.get(name, lambda: (gather()[name],))[0]
-        found = gather()
-        for each in found:
-            self._covariances.get(each, partial(_one, found[each]))
-        return found[name]
+    @contextmanager
+    def _inputs_in_float(self) -> Iterator[None]:
+        """Quantize no input within the block."""
+        active, self._active = self._active, {}
+        try:
+            yield
+        finally:
+            self._active = active
 
     def quantized_input(self, name: str, spec: QuantSpec, inputs: Tensor) -> Tensor:
         """Return a layer's input as `spec` would give it to the layer, with the ranges of the calibration."""
@@ -197,10 +254,6 @@ class PostTraining:
             return None if quantizer is None else with_first_input(args, kwargs, quantizer)
 
         return hook
-
-
-def _one(tensor: Tensor) -> tuple[Tensor, ...]:
-    return (tensor,)
 
 
 def seeded(name: str, spec: QuantSpec) -> torch.Generator:

@@ -33,11 +33,11 @@ class QatConfig:
         epochs: passes over the training split.
         lr: peak learning rate.
         optimizer, schedule: names of the tables in `quant_core.qat.optimizers`, or `package.module:attribute`.
-        step_lr: learning rate of what a method learns (steps, clips, levels), relative to `lr`.
-        weight_decay: L2 on weights; not on batch norm, biases, nor what a method learns (but PACT's clip, as its paper has it).
+        step_lr: learning rate of the parameters of the method (steps, clips, levels), relative to `lr`.
+        weight_decay: L2 on weights; not on batch norm, biases, nor the parameters of the method (but on PACT's clip, as in its paper).
         seed: of the order of the batches and of every random draw.
-        batch_norm: "freeze": batch statistics until `freeze_after`, running statistics from then on; "fold": folded before training.
-        freeze_after: fraction of the epochs after which batch norm statistics, taken anew just then, and input ranges stand still; 1.0:
+        batch_norm: "freeze": batch statistics until `freeze_after`, running statistics afterwards; "fold": folded before training.
+        freeze_after: fraction of the epochs after which batch norm statistics, estimated anew then, and input ranges are frozen; 1.0:
             at the end. With ternary and binary weights anything earlier may diverge.
         clip: largest norm of the gradient; 0 does not clip.
         distill: share of the loss, 0 to 1, that is distillation from the float network (Hinton et al. 2015, arXiv:1503.02531).
@@ -78,6 +78,6 @@ class QatConfig:
             (self.temperature > 0, "temperature", self.temperature, "a positive number"),
             (self.autocast in ("", "bfloat16", "float16"), "autocast", self.autocast, "'', 'bfloat16' or 'float16'"),
         )
-        faults = [f"{name} = {given!r} given; {legal} is needed" for fine, name, given, legal in rules if not fine]
+        faults = [f"{name} = {value!r} given; {legal} is needed" for valid, name, value, legal in rules if not valid]
         if faults:
             raise InputError("; ".join(faults) + ".")

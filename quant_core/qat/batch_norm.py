@@ -1,4 +1,4 @@
-"""Batch norm while quantized weights train: statistics taken anew, then left alone."""
+"""Batch norm while quantized weights train: statistics estimated anew, then frozen."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BATCHES = 50
-"""How many batches statistics are taken over."""
+"""Number of batches over which statistics are estimated."""
 
 
 def tracked(model: nn.Module) -> list[_BatchNorm]:

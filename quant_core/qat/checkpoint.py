@@ -38,14 +38,14 @@ def load(path: Path, identity: str) -> State | None:
     if not path.exists():
         return None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is no checkpoint of quantization-aware training ({error}); delete it or give another path.") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InputError(f"{path} is no checkpoint of {SCHEMA}; delete it or give another path.")
-    if found["identity"] != identity:
+    if content["identity"] != identity:
         raise InputError(
-            f"{path} is the checkpoint of another run ({found['identity']}; this is {identity}); delete it or give another path."
+            f"{path} is the checkpoint of another run ({content['identity']}; this is {identity}); delete it or give another path."
         )
-    state: State = found["state"]
+    state: State = content["state"]
     return state

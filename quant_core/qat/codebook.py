@@ -1,6 +1,6 @@
 """`codebook`: trained k-means codebooks (Deep Compression, Han et al., ICLR 2016, arXiv:1510.00149, section 3.3).
 
-Each weight keeps the centre that k-means gave it; the centres are what is trained. The float weights stay as they were.
+Each weight keeps the centre that k-means gave it; the centres are trained, the float weights are not.
 """
 
 from typing import Any

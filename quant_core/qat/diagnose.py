@@ -1,4 +1,4 @@
-"""Where a network first went non-finite."""
+"""The first layer of a network whose values are not finite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,20 +10,20 @@ from torch.utils._pytree import tree_leaves
 from quant_core.util.errors import InputError
 
 
-class _Found(Exception):  # noqa: N818 - it carries an answer, it is no error
+class _NonFinite(Exception):  # noqa: N818 - it carries the answer
     """Stops the forward pass at the first non-finite value."""
 
 
 def first_non_finite(model: nn.Module, run: Callable[[], object]) -> str:
-    """Run `run` (it calls `model`) once more and say which layer first holds or returns NaN or infinity, and what of it."""
+    """Run `run` (it calls `model`) once more and return the first layer with NaN or infinity in its parameters, input or output."""
     leaves = {name: module for name, module in model.named_modules() if _is_layer(module)}
     handles = [module.register_forward_pre_hook(_before(name), prepend=True) for name, module in leaves.items()]
     handles += [module.register_forward_hook(_after(name)) for name, module in leaves.items()]
     try:
         with torch.no_grad():
             run()
-    except _Found as found:
-        return str(found)
+    except _NonFinite as error:
+        return str(error)
     except InputError as error:
         return str(error)
     finally:
@@ -40,9 +40,9 @@ def _is_layer(module: nn.Module) -> bool:
 def _before(name: str) -> Callable[[nn.Module, Any], None]:
     def hook(module: nn.Module, args: Any) -> None:
         if not all(_finite(tensor) for tensor in module.parameters()):
-            raise _Found(f"layer {name!r}: its parameters are not finite")
+            raise _NonFinite(f"layer {name!r}: its parameters are not finite")
         if not all(_finite(leaf) for leaf in tree_leaves(args)):
-            raise _Found(f"layer {name!r}: its input is not finite")
+            raise _NonFinite(f"layer {name!r}: its input is not finite")
 
     return hook
 
@@ -50,7 +50,7 @@ def _before(name: str) -> Callable[[nn.Module, Any], None]:
 def _after(name: str) -> Callable[[nn.Module, Any, Any], None]:
     def hook(_module: nn.Module, _args: Any, outputs: Any) -> None:
         if not all(_finite(leaf) for leaf in tree_leaves(outputs)):
-            raise _Found(f"layer {name!r}: its output is not finite")
+            raise _NonFinite(f"layer {name!r}: its output is not finite")
 
     return hook
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation from the float network (Hinton et al. 2015, arXiv:1503.02531), whatever the training step."""
+"""Knowledge distillation from the float network (Hinton et al. 2015, arXiv:1503.02531), for any training step."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ class Distillation:
 
     Args:
         student: the network that trains.
-        teacher: the float network; a frozen copy in eval mode is kept.
+        teacher: the float network; the distillation holds a frozen copy in eval mode.
         temperature: T of the softened distributions.
     """
 
@@ -50,9 +50,9 @@ def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Classes run along axis 1 of [N, C] and [N, C, H, W], along the last axis of [N, T, C] (language models).
     """
     axis = 1 if student.dim() == 4 else -1
-    aim = (teacher.float() / temperature).log_softmax(axis)
-    given = (student.float() / temperature).log_softmax(axis)
-    return temperature**2 * (aim.exp() * (aim - given)).sum(axis).mean()
+    log_teacher = (teacher.float() / temperature).log_softmax(axis)
+    log_student = (student.float() / temperature).log_softmax(axis)
+    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(axis).mean()
 
 
 def _logits(outputs: Any) -> Tensor:

@@ -7,11 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quant_core.codecs.qparams import QParams
 from quant_core.ptq.activation import TINY
 from quant_core.qat import kernels
-
-Codes = tuple[float, int, int, int]
-"""Scale, zero point, smallest and largest code."""
 
 
 class StraightThrough(torch.autograd.Function):
@@ -30,10 +28,10 @@ class StraightThrough(torch.autograd.Function):
 
 
 class AffineFunction(torch.autograd.Function):
-    """Fake-quantize by given `Codes`; gradient 1 where round(x / S) + Z lies within the codes, else 0 (the mask of torch)."""
+    """Fake-quantize by `QParams`; gradient 1 where round(x / S) + Z lies within the codes, else 0 (the mask of torch)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Codes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, codes: QParams) -> Tensor:
         """Return (clamp(round(x (1/S)) + Z, low, high) - Z) S."""
         ctx.save_for_backward(x)
         ctx.codes = codes
@@ -63,7 +61,7 @@ class StepFunction(torch.autograd.Function):
         """Return clip(round(x / step), low, high) step; `step` is one positive value."""
         ctx.save_for_backward(x)
         ctx.step, ctx.low, ctx.high, ctx.gradient_scale = max(float(step), TINY), low, high, gradient_scale
-        return quantize(x, (ctx.step, 0, low, high))
+        return quantize(x, QParams(ctx.step, 0, low, high))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -85,7 +83,7 @@ class ClipFunction(torch.autograd.Function):
         """Return round(clip(x, 0, a) top / a) a / top (equations 1 and 2); `top` is 2^bits - 1."""
         ctx.save_for_backward(x)
         ctx.clip = max(float(clip), TINY)
-        return quantize(x, (ctx.clip / top, 0, 0, top))
+        return quantize(x, QParams(ctx.clip / top, 0, 0, top))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -105,7 +103,7 @@ def straight_through(x: Tensor, values: Tensor, factor: Tensor | None) -> Tensor
     return result
 
 
-def affine(x: Tensor, codes: Codes) -> Tensor:
+def affine(x: Tensor, codes: QParams) -> Tensor:
     """Return `x` fake-quantized by given codes, straight through inside them."""
     result: Tensor = AffineFunction.apply(x, codes)  # type: ignore[no-untyped-call]
     return result
@@ -149,7 +147,7 @@ class _ScaledGradient(torch.autograd.Function):
         return gradient * ctx.scale, None
 
 
-def quantize(x: Tensor, codes: Codes) -> Tensor:
+def quantize(x: Tensor, codes: QParams) -> Tensor:
     """Return `x` fake-quantized by given codes, in its dtype and memory order; the arithmetic is float32."""
     scale, zero, low, high = codes
     if compiled(x):

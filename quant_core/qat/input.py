@@ -1,8 +1,8 @@
-"""The quantizer before a layer. What it learns of the network's own input, such as images, costs no gradient of that input.
+"""The quantizer before a layer. Its learned step at the network's own input, such as images, needs no gradient of that input.
 
 The gradient of a learned step s is <J^T g, d>, with the Jacobian J of the layer, the gradient g of its output and d the derivative of the
 quantized input with respect to s. For a layer that is linear in its input this is <g, J d>: one more forward pass of the layer in place of
-the gradient of its input, which no float step computes and which is several times as dear for few input channels.
+the gradient of its input, which no float step computes and which is several times as expensive for few input channels.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def _quantize(module: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def _quantize_or_defer(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Quantize the input; where it needs no gradient itself, leave the gradient of what is learned of it to `_learn`."""
+    """Quantize the input; where it needs no gradient itself, leave the gradient of the learned step to `_learn`."""
     quantizer = _quantizer(module)
 
     def change(x: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from quant_core.network.forward import forward, to_device
-from quant_core.qat import QatConfig, QatError, checkpoint, rng
+from quant_core.qat import QatConfig, QatError, checkpoint
 from quant_core.qat.batch_norm import BATCHES, reestimate, tracked
 from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation
 from quant_core.qat.optimizers import make_optimizer, make_schedule
 from quant_core.qat.prepare import constrain, input_quantizers
+from quant_core.util import rng
 from quant_core.util.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,12 @@ class TrainingRun:
     """The data, the step and the configuration of a training run: everything but the network.
 
     Attributes:
-        batches: the training split, re-iterable; what `step` takes. Tensors are moved to the device of the network. A list is taken in a
+        batches: the training split, re-iterable, for `step`. Tensors are moved to the device of the network. A list is taken in a
             new order every epoch; other iterables in their own (a DataLoader shuffles itself).
         step: (model, batch) -> loss, such as `supervised(loss)`.
         config: how to train.
         report: called after every epoch with the network in eval mode and `epoch`, `loss` (mean over its steps), `lr`, `seconds`; the
-            history holds what it adds to these metrics; it returns True to stop the training.
+            history holds the metrics that it adds; it returns True to stop the training.
         checkpoint: a run that finds its file resumes from it.
     """
 

@@ -1,6 +1,6 @@
 """`lsq`: learned step size quantization (Esser et al., ICLR 2020, arXiv:1902.08153), for symmetric integers.
 
-A step starts where the paper says. Where the policy names a clipping other than `minmax`, it starts at the range of that one instead, so
+A step starts at the value of the paper. Where the policy names a clipping other than `minmax`, it starts at the range of that clipping, so
 that training begins with the post-training network (LSQ+ starts its inputs at the least squared error: Bhalgat et al., arXiv:2004.09576).
 """
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from quant_core.clipping import from_statistics
 from quant_core.codecs import Bounds
-from quant_core.codecs.affine import Grid, apply_grid, integer_range, make_grid
-from quant_core.codecs.blocks import block_ranges, spread
+from quant_core.codecs.affine import apply_grid, integer_range, make_grid
+from quant_core.codecs.blocks import block_ranges, expand_blocks
+from quant_core.codecs.qparams import BlockQParams, QParams
 from quant_core.network.statistics import TensorStatistics
 from quant_core.ptq.activation import TINY
-from quant_core.qat.functions import Codes, learned_step, step_slope
+from quant_core.qat.functions import learned_step, step_slope
 from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
 from quant_core.qat.rows import blocks, from_rows, per_block
 from quant_core.spec.quant_spec import QuantSpec
@@ -34,7 +35,7 @@ def step_of(low: Tensor, high: Tensor, top: int) -> Tensor:
 
 
 def limit(step: Tensor, last: Tensor) -> None:
-    """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes what they are now.
+    """Let steps change by at most a factor of 2 per update, in place, at least `TINY`; `last` becomes their present value.
 
     A step of 8 bits is small beside its updates. One that overshoots 0 makes every code saturate, and training does not come back. The step
     of a tensor of zeros, `TINY`, may grow at once.
@@ -45,7 +46,7 @@ def limit(step: Tensor, last: Tensor) -> None:
 
 
 def remember(module: nn.Module, step: Tensor) -> None:
-    """Give `module` a buffer `last` for `limit`: after an update and after loading a state it is what the parameter `step` is."""
+    """Give `module` a buffer `last` for `limit`: after an update and after loading a state it equals the parameter `step`."""
     module.register_buffer("last", step.clone(), persistent=False)
     module.register_load_state_dict_post_hook(_caught_up)  # type: ignore[no-untyped-call]
 
@@ -73,7 +74,7 @@ class StepWeight(WeightQuantizer):
         remember(self, step)
         self.register_buffer("gradient_scale", 1.0 / torch.sqrt(counts * max(self.top, 1)), persistent=False)
 
-    def grid(self) -> Grid:
+    def grid(self) -> BlockQParams:
         """Return the grid of the present steps, rounded to their storage."""
         return make_grid(self.spec, *self._bounds(), self.block)
 
@@ -88,7 +89,7 @@ class StepWeight(WeightQuantizer):
         return weight, self.spec, self._bounds()
 
     def constrain(self, weight: Tensor) -> None:  # noqa: ARG002
-        """Keep every step positive and near what it was."""
+        """Keep every step positive and near its last value."""
         limit(self.step.data, self.last)
 
     def _bounds(self) -> Bounds:
@@ -100,7 +101,9 @@ class _StepWeightFunction(torch.autograd.Function):
     """As `StepFunction`, with one step per block of a weight."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, gradient_scale: Tensor, grid: Grid, channel_axis: int, spec: QuantSpec) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, step: Tensor, gradient_scale: Tensor, grid: BlockQParams, channel_axis: int, spec: QuantSpec
+    ) -> Tensor:
         rows, _ = blocks(weight, spec, channel_axis)
         ctx.save_for_backward(rows, gradient_scale)
         ctx.grid, ctx.axis, ctx.spec, ctx.shape = grid, channel_axis, spec, step.shape
@@ -109,11 +112,11 @@ class _StepWeightFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         rows, gradient_scale = ctx.saved_tensors
-        grid: Grid = ctx.grid
+        grid: BlockQParams = ctx.grid
         incoming, _ = blocks(gradient, ctx.spec, ctx.axis)
-        steps = rows * spread(grid.scale.reciprocal(), grid.block, rows.shape[1])
+        steps = rows * expand_blocks(grid.scale.reciprocal(), grid.block, rows.shape[1])
         rounded = steps.round()
-        clipped = rounded.clamp(grid.low, grid.high)
+        clipped = rounded.clamp(grid.quant_min, grid.quant_max)
         inside = clipped == rounded
         per_value = incoming * torch.where(inside, clipped - steps, clipped)
         of_step = per_block(per_value, grid.block, ctx.shape) * gradient_scale
@@ -149,7 +152,7 @@ class StepInput(InputQuantizer):
         return 1.0 / math.sqrt(features * max(self.high, 1))
 
     def constrain(self) -> None:
-        """Keep the step positive and near what it was."""
+        """Keep the step positive and near its last value."""
         limit(self.step.data, self.last)
 
     def learned(self) -> nn.Parameter:
@@ -160,9 +163,9 @@ class StepInput(InputQuantizer):
         """Return the derivative with respect to the step (equation 3), times the scale of its gradient."""
         return step_slope(x, self.codes()[0], self.low, self.high)[0] * self._gradient_scale(x)
 
-    def codes(self) -> Codes:
+    def codes(self) -> QParams:
         """Return (step, 0, Qn, Qp)."""
-        return max(float(self.step.detach()), TINY), 0, self.low, self.high
+        return QParams(max(float(self.step.detach()), TINY), 0, self.low, self.high)
 
 
 def _covers_weight(spec: QuantSpec) -> bool:

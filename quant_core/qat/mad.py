@@ -8,18 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from quant_core.codecs.affine import Grid
-from quant_core.codecs.blocks import spread
+from quant_core.codecs.blocks import expand_blocks
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.qat import ste
 from quant_core.qat.method import Method, is_linear, no_input
 from quant_core.qat.rows import inside
 
 
-def magnitude_aware(rows: Tensor, grid: Grid) -> Tensor:
+def magnitude_aware(rows: Tensor, grid: BlockQParams) -> Tensor:
     """Return the gradient factor, [R, C]: 1 inside the clip range, s / |x| outside, where s is the end of the range that x lies beyond."""
     columns = rows.shape[1]
-    lowest, highest = ((end - grid.zero_point) * grid.scale for end in (grid.low, grid.high))
-    end = torch.where(rows > 0, spread(highest, grid.block, columns), spread(lowest, grid.block, columns))
+    lowest, highest = ((end - grid.zero_point) * grid.scale for end in (grid.quant_min, grid.quant_max))
+    end = torch.where(rows > 0, expand_blocks(highest, grid.block, columns), expand_blocks(lowest, grid.block, columns))
     return torch.where(inside(rows, grid), 1.0, end.abs() / rows.abs())
 
 

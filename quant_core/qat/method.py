@@ -1,4 +1,4 @@
-"""What a method of quantization-aware training is made of: a weight quantizer, an input quantizer, and which specs they cover."""
+"""The parts of a method of quantization-aware training: a weight quantizer, an input quantizer, and the specs that they cover."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from quant_core.codecs import Bounds
+from quant_core.codecs.qparams import QParams
 from quant_core.network.statistics import TensorStatistics
-from quant_core.qat.functions import Codes
 from quant_core.spec.quant_spec import QuantSpec
 
 Stored = tuple[Tensor, QuantSpec, Bounds | None]
@@ -17,9 +17,9 @@ Stored = tuple[Tensor, QuantSpec, Bounds | None]
 class WeightQuantizer(nn.Module):
     """A parametrization: called with the float master weight, it returns the quantized weight through which the loss is taken.
 
-    In eval mode the result depends on the weight and on this module's state alone, and is what `stored` says.
+    In eval mode the result depends on the weight and on this module's state alone, and equals the values that `stored` describes.
 
-    `decays`: whether weight decay applies to what it learns.
+    `decays`: whether weight decay applies to its parameters.
 
     Args:
         spec: how to quantize; not float.
@@ -49,7 +49,7 @@ class WeightQuantizer(nn.Module):
 class InputQuantizer(nn.Module):
     """Quantizes the input of a layer.
 
-    `tracking`: ranges follow the batches in train mode. `decays`: whether weight decay applies to what it learns. `deferred`: `slope` of
+    `tracking`: ranges follow the batches in train mode. `decays`: whether weight decay applies to its parameters. `deferred`: `slope` of
     the input of a call whose layer gives `learned` its gradient (see `quant_core.qat.input`); None outside of such a call.
     """
 
@@ -64,8 +64,8 @@ class InputQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized input, the shape of `x`."""
 
-    def codes(self) -> Codes | None:
-        """Return (scale, zero point, smallest, largest code) of a static integer input, None of any other."""
+    def codes(self) -> QParams | None:
+        """Return the quantization parameters of a static integer input, None of any other."""
         return None
 
     def constrain(self) -> None:

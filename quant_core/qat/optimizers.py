@@ -24,7 +24,7 @@ Groups = list[dict[str, Any]]
 
 
 def groups(model: nn.Module, config: QatConfig) -> Groups:
-    """Return the parameter groups of a prepared network: weights, which decay; the rest, which does not; and what the method learns."""
+    """Return the parameter groups of a prepared network: weights with decay, other parameters without, and those of the method."""
     quantizers = [module for module in model.modules() if isinstance(module, WeightQuantizer | InputQuantizer)]
     learned = {id(p): p for module in quantizers for p in module.parameters(recurse=False)}
     decaying = {id(p) for module in quantizers if module.decays for p in module.parameters(recurse=False)}

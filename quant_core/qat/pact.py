@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.clipping import from_statistics
+from quant_core.codecs.qparams import QParams
 from quant_core.network.statistics import TensorStatistics
 from quant_core.ptq.activation import TINY
 from quant_core.qat import ste
-from quant_core.qat.functions import Codes, learned_clip
+from quant_core.qat.functions import learned_clip
 from quant_core.qat.method import InputQuantizer, Method, is_static, no_weight
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
@@ -37,9 +38,9 @@ class ClipInput(InputQuantizer):
         """Return 1 where x >= a, else 0 (equation 3)."""
         return (x >= max(float(self.clip.detach()), TINY)).float()
 
-    def codes(self) -> Codes:
+    def codes(self) -> QParams:
         """Return (a / (2^bits - 1), 0, 0, 2^bits - 1)."""
-        return max(float(self.clip.detach()), TINY) / self.top, 0, 0, self.top
+        return QParams(max(float(self.clip.detach()), TINY) / self.top, 0, 0, self.top)
 
 
 def _covers_input(spec: QuantSpec, statistics: TensorStatistics | None) -> bool:

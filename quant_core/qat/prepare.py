@@ -42,10 +42,10 @@ def method_named(name: str) -> Method:
     Raises:
         InputError: unknown, or it is no `Method`.
     """
-    found = resolve(QAT_METHODS, "QAT method", name)
-    if not isinstance(found, Method):
-        raise InputError(f"QAT method {name!r} is a {type(found).__name__}; a quant_core.qat.method.Method is needed.")
-    return found
+    method = resolve(QAT_METHODS, "QAT method", name)
+    if not isinstance(method, Method):
+        raise InputError(f"QAT method {name!r} is a {type(method).__name__}; a quant_core.qat.method.Method is needed.")
+    return method
 
 
 def prepare(
@@ -69,15 +69,15 @@ def prepare(
     chosen = method_named(method)
     model = copy.deepcopy(model)
     modules = quantizable(model)
-    for given, known, where in ((policy, modules, "the network"), (modules, policy, "the policy")):
-        for name in given:
-            if name not in known:
+    for names, others, where in ((policy, modules, "the network"), (modules, policy, "the policy")):
+        for name in names:
+            if name not in others:
                 raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(modules)}.")
     reached = {
         name: module for name, module in modules.items() if statistics is None or name in statistics or isinstance(module, nn.Embedding)
     }
-    found = statistics or {}
-    covered = [_quantize_input(name, reached[name], policy[name].activation, chosen, found.get(name)) for name in reached]
+    inputs = statistics or {}
+    covered = [_quantize_input(name, reached[name], policy[name].activation, chosen, inputs.get(name)) for name in reached]
     covered += _quantize_weights(reached, policy, chosen)
     if not any(covered):
         raise InputError(f"QAT method {method!r} ({chosen.about}) covers nothing of this policy; train it by 'ste'.")
@@ -103,17 +103,17 @@ def finalize(model: nn.Module) -> nn.Module:
 
 
 def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """Return layer name -> quantized weight, with what packing needs, of a prepared network; its mode does not matter."""
-    found = {}
+    """Return layer name -> quantized weight, with the arguments of packing, of a prepared network in any mode."""
+    weights = {}
     for name, module, quantizer in _quantized(model):
         before = quantizer.training
         quantizer.eval()
         with torch.no_grad():
             tensor = quantizer(original(module)).detach().clone()
             source, spec, bounds = quantizer.stored(original(module).detach())
-        found[name] = QuantizedWeight(tensor, source, spec, quantizer.channel_axis, bounds)
+        weights[name] = QuantizedWeight(tensor, source, spec, quantizer.channel_axis, bounds)
         quantizer.train(before)
-    return found
+    return weights
 
 
 def constrain(model: nn.Module) -> None:
@@ -121,8 +121,8 @@ def constrain(model: nn.Module) -> None:
     with torch.no_grad():
         for _, module, quantizer in _quantized(model):
             quantizer.constrain(original(module))
-        for each in input_quantizers(model).values():
-            each.constrain()
+        for input_quantizer in input_quantizers(model).values():
+            input_quantizer.constrain()
 
 
 def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
@@ -132,7 +132,7 @@ def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
 
 
 def float_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a prepared network under the names of the float network: what training of another policy may start from."""
+    """Return the state of a prepared network under the names of the float network; training of another policy may start from it."""
     state = {}
     for key, tensor in model.state_dict().items():
         plain = key.replace("parametrizations.weight.original", "weight")
@@ -175,7 +175,7 @@ def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, WeightQuantiz
 
 
 def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Method, statistics: TensorStatistics | None) -> bool:
-    """Put the quantizer of one layer's input in place; tell whether the method covers it."""
+    """Put the quantizer of one layer's input in place; return whether the method covers it."""
     if spec.is_float or isinstance(module, nn.Embedding):
         return False
     covers = method.covers_input(spec, statistics)
@@ -188,7 +188,7 @@ def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Metho
 
 
 def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:
-    """Parametrize every weight, tied weights by one quantizer; tell per layer whether the method covers it."""
+    """Parametrize every weight, tied weights by one quantizer; return per layer whether the method covers it."""
     owners: dict[int, tuple[str, LayerPolicy, WeightQuantizer]] = {}
     covered = []
     for name, module in modules.items():

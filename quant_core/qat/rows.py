@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from quant_core.codecs import codec
-from quant_core.codecs.affine import Grid
-from quant_core.codecs.blocks import block_size, spread
+from quant_core.codecs.blocks import block_size, expand_blocks
+from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.quantize import as_rows, encode
 from quant_core.spec.quant_spec import QuantSpec
 
@@ -34,15 +34,17 @@ def per_block(rows: Tensor, block: int, shape: torch.Size) -> Tensor:
     return torch.nn.functional.pad(rows, (0, missing)).reshape(len(rows), -1, block).sum(dim=2)
 
 
-def inside(rows: Tensor, grid: Grid) -> Tensor:
+def inside(rows: Tensor, grid: BlockQParams) -> Tensor:
     """Return the mask of torch, [R, C]: True where round(x / S) + Z lies within the codes."""
     columns = rows.shape[1]
-    codes = (rows * spread(grid.scale.reciprocal(), grid.block, columns)).round_() + spread(grid.zero_point, grid.block, columns)
-    return (codes >= grid.low) & (codes <= grid.high)
+    codes = (rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)).round_() + expand_blocks(
+        grid.zero_point, grid.block, columns
+    )
+    return (codes >= grid.quant_min) & (codes <= grid.quant_max)
 
 
 def unsaturated(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor:
-    """Return where `x` lies between the values of the smallest and the largest code of its block, the shape of `x`.
+    """Return the mask of values of `x` between those of the smallest and the largest code of its block, the shape of `x`.
 
     For formats whose block scale follows from the values themselves: vectors, micro-exponents, minifloats.
     """

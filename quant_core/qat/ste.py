@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from quant_core.clipping import from_statistics
-from quant_core.codecs.affine import Grid, apply_grid, make_grid, to_codes, to_values
+from quant_core.codecs.affine import apply_grid, make_grid, to_codes, to_values
 from quant_core.codecs.blocks import block_ranges
+from quant_core.codecs.qparams import BlockQParams, QParams
 from quant_core.codecs.quantize import fake_quantize
 from quant_core.network.statistics import EMA, TensorStatistics
-from quant_core.ptq.activation import ActivationQuantizer
-from quant_core.ptq.activation import codes as make_codes
-from quant_core.qat.functions import Codes, affine, straight_through
+from quant_core.ptq.activation import ActivationQuantizer, range_qparams
+from quant_core.qat.functions import affine, straight_through
 from quant_core.qat.method import InputQuantizer, Method, Stored, WeightQuantizer, is_linear, is_static
 from quant_core.qat.rows import blocks, from_rows, inside, unsaturated
 from quant_core.spec.quant_spec import QuantSpec
@@ -28,16 +28,18 @@ REFRESH = 16
 
 
 class RangeWeight(WeightQuantizer):
-    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and stands still in eval mode.
+    """Integers over the range that the clipping of `spec` finds, which follows the weight while it trains and is frozen in eval mode.
 
-    `factor`: (rows, their grid) -> what the gradient of each value is multiplied by, [R, C].
+    `factor`: (rows, their grid) -> the factor of the gradient of each value, [R, C].
     """
 
     low: Tensor
     high: Tensor
     steps: Tensor
 
-    def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int, factor: Callable[[Tensor, Grid], Tensor] = inside) -> None:
+    def __init__(
+        self, weight: Tensor, spec: QuantSpec, channel_axis: int, factor: Callable[[Tensor, BlockQParams], Tensor] = inside
+    ) -> None:
         super().__init__(spec, channel_axis)
         self.factor = factor
         rows, self.block = blocks(weight, self.spec, channel_axis)
@@ -55,12 +57,12 @@ class RangeWeight(WeightQuantizer):
             if bool(torch.isfinite(high - low).all()):
                 self.low, self.high = low.clone(), high.clone()
 
-    def grid(self) -> Grid:
+    def grid(self) -> BlockQParams:
         """Return the grid of the present range."""
         return make_grid(self.spec, self.low, self.high, self.block)
 
-    def values(self, rows: Tensor, grid: Grid) -> Tensor:
-        """Return the rows on the grid; rounded at random while training if the policy says so."""
+    def values(self, rows: Tensor, grid: BlockQParams) -> Tensor:
+        """Return the rows on the grid; rounded at random while training where the spec has stochastic rounding."""
         if self.stochastic and self.training:
             return to_values(to_codes(rows, grid, replace(self.spec, rounding="stochastic"), None), grid)
         return apply_grid(rows, grid)
@@ -108,9 +110,9 @@ class RangeInput(InputQuantizer):
         for name, end in zip(("low", "high"), from_statistics(statistics, spec), strict=True):
             self.register_buffer(name, torch.tensor(end, dtype=torch.float64))
 
-    def codes(self) -> Codes:
-        """Return (scale, zero point, smallest, largest code) of the present range."""
-        return make_codes(float(self.low), float(self.high), self.spec)
+    def codes(self) -> QParams:
+        """Return the quantization parameters of the present range."""
+        return range_qparams(float(self.low), float(self.high), self.spec)
 
     def follow(self, x: Tensor) -> None:
         """Move the range towards that of `x` while training."""
@@ -152,7 +154,7 @@ class FormatInput(InputQuantizer):
 
 
 def pass_through(x: Tensor, spec: QuantSpec, channel_axis: int) -> Tensor | None:
-    """Return where the gradient passes, the shape of `x`; None where it passes everywhere.
+    """Return the mask of values whose gradient passes, the shape of `x`; None where it passes everywhere.
 
     Binary: |x| <= 1 (XNOR-Net, section 3.1). Ternary, k-means and ranges taken from the very values: everywhere. Blocks: where the block's
     shared scale does not make the value saturate.

@@ -60,7 +60,7 @@ def calibrated(
 
 
 def starting(model: nn.Module, config: QatConfig, example: Any) -> nn.Module:
-    """Return a copy of `model` as training prepares it: in eval mode, its batch norms folded where `config` says so."""
+    """Return a copy of `model` before its preparation for training: in eval mode, its batch norms folded where `config` says so."""
     return fold_batch_norm(model, example) if config.batch_norm == "fold" else copy.deepcopy(model).eval()
 
 

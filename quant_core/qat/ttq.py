@@ -15,7 +15,7 @@ from quant_core.spec.quant_spec import QuantSpec
 
 
 class TrainedTernary(WeightQuantizer):
-    """{-Wn, 0, Wp}: the parameters `negative` and `positive`, [R or 1, 1]. They start at the mean magnitudes of what takes them."""
+    """{-Wn, 0, Wp}: the parameters `negative` and `positive`, [R or 1, 1]. They start at the mean magnitudes of their weights."""
 
     def __init__(self, weight: Tensor, spec: QuantSpec, channel_axis: int) -> None:
         super().__init__(spec, channel_axis)

@@ -17,7 +17,11 @@ def with_xnor(model: nn.Module) -> nn.Module:
     Only zero padding is known to the kernel; convolutions with another stay as they are.
     """
     model = copy.deepcopy(model)
-    binary = [name for name, each in input_quantizers(model).items() if isinstance(each, FormatInput) and each.spec.format == "binary"]
+    binary = [
+        name
+        for name, quantizer in input_quantizers(model).items()
+        if isinstance(quantizer, FormatInput) and quantizer.spec.format == "binary"
+    ]
     for name in binary:
         layer = model.get_submodule(name)
         if not _is_binary(layer.get_parameter("weight")):
@@ -39,8 +43,8 @@ class XnorLinear(nn.Module):
 
     def integers(self, x: Tensor) -> Tensor:
         """Return sign(x) @ sign(w).T, int32."""
-        found = binary_linear(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy())
-        return torch.from_numpy(found).to(x.device)
+        sums = binary_linear(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy())
+        return torch.from_numpy(sums).to(x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the integers times the scales of input and weights, and the bias."""
@@ -58,8 +62,8 @@ class XnorConv2d(nn.Module):
     def integers(self, x: Tensor) -> Tensor:
         """Return conv2d(sign(x), sign(w)), int32; padding adds zeros."""
         arguments = (self.layer.stride, self.layer.padding, self.layer.dilation, self.layer.groups)
-        found = binary_conv2d(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy(), *arguments)
-        return torch.from_numpy(found).to(x.device)
+        sums = binary_conv2d(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy(), *arguments)
+        return torch.from_numpy(sums).to(x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the integers times the scales of input and weights, and the bias."""

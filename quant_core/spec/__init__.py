@@ -1,1 +1,1 @@
-"""How tensors are quantized, as plain data: specs, policies, layers, exact sizes. Free of torch."""
+"""Quantization as plain data: specs, policies, layers, exact sizes. Free of torch."""

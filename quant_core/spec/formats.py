@@ -1,4 +1,4 @@
-"""The table of number formats: what each may be combined with, and where it is implemented. Free of torch.
+"""The table of number formats: the legal combinations of each, and its implementation. Free of torch.
 
 A format is added by one entry here and one module that holds its `encode` and `decode`.
 """
@@ -26,7 +26,7 @@ CLIPPINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What one number format allows.
+    """The legal combinations of one number format.
 
     Attributes:
         bits: legal bits of a stored code; a single value is not written in the text form.

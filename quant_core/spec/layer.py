@@ -1,4 +1,4 @@
-"""The arithmetic of one layer, as plain data: what cost models and searchers need to know of a network."""
+"""The arithmetic of one layer, as plain data: all that cost models and searchers take from a network."""
 
 import math
 from collections.abc import Iterable
@@ -69,8 +69,8 @@ def layers_to_json(layers: Iterable[Layer]) -> list[dict[str, object]]:
     """Return layers as plain data, defaults left out; `layers_from_json(layers_to_json(x)) == tuple(x)`."""
     defaults = {field.name: field.default for field in fields(Layer)}
     return [
-        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(each).items() if value != defaults[key]}
-        for each in layers
+        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(layer).items() if value != defaults[key]}
+        for layer in layers
     ]
 
 
@@ -82,16 +82,16 @@ def layers_from_json(data: object) -> tuple[Layer, ...]:
     """
     if not isinstance(data, list) or not data:
         raise InputError(f"a list of layers is needed; {type(data).__name__} given, or an empty list.")
-    return tuple(_layer_from_json(position, each) for position, each in enumerate(data))
+    return tuple(_layer_from_json(position, entry) for position, entry in enumerate(data))
 
 
 def _layer_from_json(position: int, entry: object) -> Layer:
     if not isinstance(entry, dict):
         raise InputError(f"layer {position}: {entry!r} given; a table with name, kind, weight_shape, ... is needed.")
     where = f"layer {entry.get('name', position)!r}"
-    known = {field.name: field for field in fields(Layer)}
-    unknown = sorted(set(entry) - set(known))
-    missing = [name for name, field in known.items() if field.default is MISSING and name not in entry]
+    legal = {field.name: field for field in fields(Layer)}
+    unknown = sorted(set(entry) - set(legal))
+    missing = [name for name, field in legal.items() if field.default is MISSING and name not in entry]
     if unknown or missing:
         raise InputError(f"{where}: unknown fields: {', '.join(unknown) or 'none'}; missing fields: {', '.join(missing) or 'none'}.")
     for key, value in entry.items():
@@ -109,7 +109,7 @@ def _well_typed(key: str, value: object) -> bool:
     if key == "bias":
         return isinstance(value, bool)
     values = value if key in _TUPLES and isinstance(value, list) else [value]
-    return (key not in _TUPLES or isinstance(value, list)) and all(type(each) is int and each >= 0 for each in values)
+    return (key not in _TUPLES or isinstance(value, list)) and all(type(number) is int and number >= 0 for number in values)
 
 
 def _needed(key: str) -> str:

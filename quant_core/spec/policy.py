@@ -1,4 +1,4 @@
-"""`LayerPolicy` and `Policy`: what is quantized how, for a whole network, with a versioned JSON form."""
+"""`LayerPolicy` and `Policy`: the specs of a layer and of a whole network, with a versioned JSON form."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ SCHEMA = "bitfront.policy/1"
 
 @dataclass(frozen=True, slots=True)
 class LayerPolicy:
-    """How the weight of a layer and its INPUT activation are quantized."""
+    """The specs of a layer's weight and of its INPUT activation."""
 
     weight: QuantSpec = FLOAT
     activation: QuantSpec = FLOAT
@@ -56,7 +56,7 @@ class Policy(Mapping[str, LayerPolicy]):
 
     def to_json(self) -> dict[str, object]:
         """Return the versioned plain form; `Policy.from_json(p.to_json()) == p`."""
-        layers = {name: {"weight": str(each.weight), "activation": str(each.activation)} for name, each in self.items()}
+        layers = {name: {"weight": str(layer.weight), "activation": str(layer.activation)} for name, layer in self.items()}
         return {"schema": SCHEMA, "layers": layers}
 
     @staticmethod
@@ -67,8 +67,8 @@ class Policy(Mapping[str, LayerPolicy]):
             InputError: naming the layer and the field that is wrong.
         """
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            given = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise InputError(f"not a policy of this version: schema {given!r} given, {SCHEMA!r} needed.")
+            schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise InputError(f"not a policy of this version: schema {schema!r} given, {SCHEMA!r} needed.")
         layers = data.get("layers")
         if not isinstance(layers, dict) or not layers:
             raise InputError(

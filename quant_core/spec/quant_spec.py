@@ -20,7 +20,7 @@ class SpecError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class QuantSpec:
-    """How one tensor is quantized. An illegal combination is refused when the spec is built.
+    """The quantization of one tensor. An illegal combination is refused when the spec is built.
 
     Attributes:
         format: a key of `quant_core.spec.formats.FORMATS`.
@@ -192,8 +192,8 @@ def _allowed_tokens(info: Format) -> list[str]:
     return granularities + list(info.clippings) + list(info.roundings) + extra
 
 
-def _one_of(what: str, given: object, legal: Iterable[object]) -> str:
-    return f"{what} {given!r} given; legal: {', '.join(str(item) for item in legal)}"
+def _one_of(field: str, value: object, legal: Iterable[object]) -> str:
+    return f"{field} {value!r} given; legal: {', '.join(str(item) for item in legal)}"
 
 
 def _faults(spec: QuantSpec) -> Iterable[str]:
@@ -210,9 +210,9 @@ def _faults(spec: QuantSpec) -> Iterable[str]:
         ("scale", spec.scale, legal_scales(spec.format, spec.granularity)),
         ("coarse", spec.coarse, ("channel", "tensor") if spec.granularity == "vector" else ("channel",)),
     )
-    for what, given, legal in checks:
-        if given not in legal:
-            yield _one_of(what, given, legal)
+    for field, value, legal in checks:
+        if value not in legal:
+            yield _one_of(field, value, legal)
     if spec.granularity in _SIZED and spec.block < 1:
         usual = {"group": 128, "vector": 16}[spec.granularity]
         yield f"{spec.granularity} size {spec.block} given; a size of 1 or more is needed, as in {spec.granularity}{usual}"
@@ -230,7 +230,7 @@ def legal_scales(format_name: str, granularity: str) -> tuple[str, ...]:
 
 
 def _metadata_bits(spec: QuantSpec, rows: int, columns: int) -> int:
-    """Bits of scales, zero points, codebooks and shared exponents of a weight seen as [rows, columns]."""
+    """Return the bits of scales, zero points, codebooks and shared exponents of a weight seen as [rows, columns]."""
     if spec.format == "kmeans":
         books = {"tensor": 1, "channel": rows, "group": -(-rows // spec.block) if spec.block else 0}[spec.granularity]
         return int(books * 2**spec.bits * SCALE_BITS[spec.scale])

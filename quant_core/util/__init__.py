@@ -1,1 +1,1 @@
-"""What every module may use: errors, atomic files, tables of names, a bounded cache."""
+"""The tools of every module: errors, atomic files, tables of names, a bounded cache."""

@@ -1,19 +1,25 @@
-"""A cache of tensors that never holds more than its limit of bytes, and counts what it does."""
+"""A cache that never holds more than its limit of bytes, and counts what it does."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:  # the counts are for commands that must not wait for torch
-    from torch import Tensor
 
-Tensors = tuple["Tensor", ...]
+class ByteSized(Protocol):
+    """A value with a size in bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+Value = TypeVar("Value", bound=ByteSized)
 
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What a cache has done so far: `bytes` is held now, the others are totals."""
+    """The lookups of a cache so far: `bytes` is held now, the others are totals."""
 
     hits: int = 0
     misses: int = 0
@@ -32,41 +38,36 @@ class CacheCounts:
         self.evictions, self.bytes = self.evictions + other.evictions, self.bytes + other.bytes
 
     def since(self, before: "CacheCounts") -> "CacheCounts":
-        """Return what was done after an earlier copy of these counts."""
+        """Return the counts since an earlier copy of them."""
         return CacheCounts(
             self.hits - before.hits, self.misses - before.misses, self.evictions - before.evictions, self.bytes - before.bytes
         )
 
 
-class TensorCache:
-    """Keeps the most recently used results within `limit` bytes; a result larger than the limit is returned but not kept."""
+class BoundedCache(Generic[Value]):
+    """Keeps the most recently used values within `limit` bytes; a value larger than the limit is returned but not kept."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.counts = CacheCounts()
-        self._entries: OrderedDict[Hashable, Tensors] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Value] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Tensors]) -> Tensors:
-        """Return the tensors under `key`, made by `make` where they are not held. They must not be written to."""
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the value under `key`, made by `make` where it is not held. It must not be written to."""
         if key in self._entries:
             self.counts.hits += 1
             self._entries.move_to_end(key)
             return self._entries[key]
         self.counts.misses += 1
-        made = make()
-        size = _bytes(made)
-        if size <= self.limit:
-            self._entries[key] = made
-            self.counts.bytes += size
+        value = make()
+        if value.nbytes <= self.limit:
+            self._entries[key] = value
+            self.counts.bytes += value.nbytes
             while self.counts.bytes > self.limit:
-                _, dropped = self._entries.popitem(last=False)
-                self.counts.bytes -= _bytes(dropped)
+                _, evicted = self._entries.popitem(last=False)
+                self.counts.bytes -= evicted.nbytes
                 self.counts.evictions += 1
-        return made
+        return value
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(each.numel() * each.element_size() for each in tensors)

@@ -11,16 +11,16 @@ from pathlib import Path
 from quant_core.util.errors import BitfrontError, InputError
 
 
-def suggest(given: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest known name, or the empty string."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest of the names, or the empty string."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def unknown(family: str, given: str, known: Iterable[str]) -> InputError:
-    """Return the error for a name that `family` does not hold; it lists the known names."""
-    names = sorted(known)
-    return InputError(f"unknown {family} {given!r}; known: {', '.join(names)}.{suggest(given, names)}")
+def unknown(family: str, name: str, names: Iterable[str]) -> InputError:
+    """Return the error for a name that `family` does not hold; it lists the names that it holds."""
+    allowed = sorted(names)
+    return InputError(f"unknown {family} {name!r}; known: {', '.join(allowed)}.{suggest(name, allowed)}")
 
 
 def load(path: str) -> object:
@@ -38,10 +38,10 @@ def load(path: str) -> object:
     except Exception as error:  # whatever a user's own module does while it is imported
         raise BitfrontError(f"importing {module_name!r} of {path!r} failed with {type(error).__name__}: {error}") from error
     try:
-        found: object = getattr(module, attribute)
+        value: object = getattr(module, attribute)
     except AttributeError:
         raise InputError(f"module {module_name!r} has no {attribute!r} (given: {path!r}).{suggest(attribute, dir(module))}") from None
-    return found
+    return value
 
 
 def about(path: str) -> str:
@@ -51,13 +51,13 @@ def about(path: str) -> str:
     if spec is None or spec.origin is None:
         return ""
     module = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    named = [each for each in module.body if isinstance(each, ast.ClassDef | ast.FunctionDef) and each.name == attribute]
-    text = next((found for each in (*named, module) if (found := ast.get_docstring(each))), "")
+    named = [node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute]
+    text = next((docstring for node in (*named, module) if (docstring := ast.get_docstring(node))), "")
     return re.split(r"\.\s+(?=[A-Z])", " ".join(text.partition("\n\n")[0].split()))[0].removesuffix(".")
 
 
 def resolve(table: Mapping[str, str], family: str, name: str) -> object:
-    """Return what `name` stands for: an entry of `table`, or the user's own `package.module:attribute`.
+    """Resolve `name`: an entry of `table`, or the user's own `package.module:attribute`.
 
     Raises:
         InputError: the name is not in the table, or the path cannot be imported.

@@ -13,7 +13,6 @@ from rich.table import Table
 from quant_core.spec.layer import layers_to_json
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
-from quant_core.util.quiet import quiet_stdout
 from search import tracking
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.config.key_value import key_value
@@ -41,23 +40,25 @@ def solve_command(
     Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
     """
     from search.searchers.base.losses import losses
-    from search.searchers.solvers.ranking import best
+    from search.searchers.solvers.ranking import optimum
 
     context, problem = _problem(tracking.read(uri, sweep, mlflow_experiment), _budget(budget))
     sensitivities = losses(problem)
     start = time.perf_counter()
-    with quiet_stdout():
-        values = best(problem, sensitivities)
+    answer = optimum(problem, sensitivities)
     seconds = time.perf_counter() - start
-    if values is None:
+    if answer is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
-    policy = context.setup.space.policy(values)
+    policy = context.setup.space.policy(answer.values)
     if out:
         write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
     result = {
         "id": policy.id,
-        "estimated_loss_rise": float(sum(rises[value] for rises, value in zip(sensitivities, values, strict=True))),
-        "cost": problem.costs_of(values),
+        "estimated_loss_rise": answer.loss,
+        "bound": answer.bound,
+        "gap": answer.gap,
+        "proven": answer.proven,
+        "cost": problem.costs_of(answer.values),
         "seconds": seconds,
         "scored": context.sensitivity.evaluations,
     }
@@ -83,6 +84,9 @@ def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()), markup=False)
+    proof = "proven optimal" if result["proven"] else f"not proven, gap {result['gap']:.3g}"
+    rise, bound = f"{result['estimated_loss_rise']:.6g}", f"no policy within the budget has less than {result['bound']:.6g}"
+    console.print(f"estimated loss rise {rise}: {proof}; {bound}", markup=False)
     console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations", markup=False)
 
 

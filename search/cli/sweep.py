@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def sweep_command(
-    experiment: Annotated[Path, typer.Argument(help="An experiment file; `bitfront init` writes a commented one.")],
+    experiment: Annotated[
+        Path, typer.Argument(help="An experiment file (`bitfront init` writes a commented one), or the name of one that ships: digits.")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the file, as section.key=value.")] = None,
     log: Log = "auto",
 ) -> None:
     """Run a sweep: uniform policies first, then the searcher's. Ctrl-C stops after the running trial; `bitfront resume` continues.
 
-    Example: `bitfront sweep examples/digits.toml search.trials=40 search.searcher=tpe`
+    Example: `bitfront sweep digits search.trials=40 search.searcher=tpe`
     """
     from search.config.files import load
     from search.sweeps.run import start

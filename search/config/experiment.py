@@ -22,6 +22,7 @@ from quant_core.spec.formats import FORMATS
 from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
+from search.config.file_forms import ChoicesForm, LimitForm
 from search.config.schedulers import check, split
 
 _BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
@@ -86,7 +87,9 @@ def _write_choices(specs: Sequence[QuantSpec]) -> list[str]:
     return [str(spec) for spec in specs]
 
 
-Choices = Annotated[tuple[QuantSpec, ...], BeforeValidator(_read_choices), PlainSerializer(_write_choices)]
+Choices = Annotated[
+    tuple[QuantSpec, ...], BeforeValidator(_read_choices, json_schema_input_type=ChoicesForm), PlainSerializer(_write_choices)
+]
 
 
 class TaskSection(_Section):
@@ -165,7 +168,7 @@ def _write_limit(limit: Limit) -> float | str:
     return f"{limit.value} of {limit.of}" if limit.of else limit.value
 
 
-Budget = Annotated[Limit, BeforeValidator(_read_limit), PlainSerializer(_write_limit)]
+Budget = Annotated[Limit, BeforeValidator(_read_limit, json_schema_input_type=LimitForm), PlainSerializer(_write_limit)]
 
 
 class DeviceSection(_Section):

@@ -1,7 +1,7 @@
 """Reading and writing experiment files: TOML text, command-line overrides, every fault reported at once with its place."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,9 +14,16 @@ from quant_core.util.registry import suggest
 from search.config.experiment import Experiment, as_input_error
 from search.config.key_value import key_value, toml_value
 
+EXPERIMENTS = Path(str(resources.files("search.config"))) / "experiments"
+
+
+def packaged() -> tuple[str, ...]:
+    """Return the names of the experiments that ship with bitfront, sorted."""
+    return tuple(sorted(path.stem for path in EXPERIMENTS.glob("*.toml")))
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, with `section.key=value` overrides on top.
+    """Read an experiment file, or an experiment that ships with bitfront by its name, with `section.key=value` overrides on top.
 
     Relative paths inside the file are left as they are: they are relative to the working directory.
 
@@ -24,9 +31,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         InputError: the file cannot be read, is no TOML, or is not a valid experiment (every fault is listed).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path if path.is_file() or str(path) not in packaged() else EXPERIMENTS / f"{path}.toml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the experiment file {path}: {error}. `bitfront init {path}` writes a commented one.") from error
+        raise InputError(
+            f"cannot read the experiment file {path}: {error}. `bitfront init {path}` writes a commented one; "
+            f"these ship with bitfront, by name: {', '.join(packaged())}."
+        ) from error
     return loads(text, str(path), overrides)
 
 
@@ -42,6 +52,15 @@ def loads(text: str, place: str = "experiment", overrides: Sequence[str] = ()) -
         raise InputError(f"{place} is not valid TOML: {error}") from None
     for override in overrides:
         _override(data, override)
+    return from_data(data, place)
+
+
+def from_data(data: Mapping[str, Any], place: str) -> Experiment:
+    """Return the experiment that the sections of `data` describe.
+
+    Raises:
+        InputError: listing every fault.
+    """
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from quant_core.export.stored import Quantized, post_training
 from quant_core.export.trained import trained as trained_network
+from quant_core.network.reference import reference_network, warn_of_noise
 from quant_core.ptq.engine import PostTraining
 from quant_core.qat.loop import CheckpointConfig
 from quant_core.qat.population import PopulationConfig
@@ -45,6 +46,7 @@ class Evaluator:
     def __init__(
         self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
     ) -> None:
+        task = replace(task, model=reference_network(task.model))
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
@@ -53,6 +55,7 @@ class Evaluator:
         self.calib = [inputs for inputs, _ in take(task.calib, section.calib)]
         if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
+        warn_of_noise(task.model, self.calib[0])
         cache_bytes = section.cache_mib * 2**20
         self.engine = PostTraining(
             task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes

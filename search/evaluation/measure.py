@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from quant_core.network.forward import forward
-from quant_core.qat.rng import repeatable
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.rng import repeatable
 from search.tasks.task import Batch, Task
 
 
@@ -55,10 +55,8 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str,
     if not count or not scored:
         raise BitfrontError("the split is empty: no example to measure on")
     accuracy = score / scored
-    if math.isnan(accuracy) or math.isnan(loss) or not 0 <= accuracy <= 1:
-        raise BitfrontError(
-            f"the task's score gave accuracy {accuracy} and loss {loss / count}; scores in [0, 1] and a finite loss are needed"
-        )
+    if not math.isfinite(loss):
+        raise BitfrontError(f"the task's loss is {loss / count}; a finite one is needed")
     return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
 
 
@@ -78,6 +76,9 @@ def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float
         raise BitfrontError(
             f"the task's score gave {given} ({shapes}); one score in [0, 1] per example is needed, a tensor of shape ({len(targets)},)."
         )
+    outside = scores[~((scores >= 0) & (scores <= 1))]
+    if outside.numel():
+        raise BitfrontError(f"the task's score gave {float(outside[0]):g} for an example; scores in [0, 1] are needed")
     return scores, loss
 
 

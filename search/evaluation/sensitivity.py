@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from quant_core.network.forward import forward
-from quant_core.network.replay import Prefix
+from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import LayerPolicy, Policy
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
 from search.evaluation.fisher import PASSES, fisher_scores
 from search.problem.problem import FloatArray
@@ -24,6 +24,7 @@ from spaces.space import Space
 
 EXAMPLES = 512
 PART = 16
+NEGLIGIBLE = 1e-12
 Compare = Callable[[Tensor, Tensor], tuple[float, int]]
 
 
@@ -31,8 +32,9 @@ Compare = Callable[[Tensor, Tensor], tuple[float, int]]
 class Sensitivity:
     """Measures, once, how far the outputs move from the float network's when one dimension leaves its widest choice.
 
-    The divergence is the mean Kullback-Leibler divergence, in nats, of the outputs' softmax; where the network gives one number per
-    example (a logit, a regression), of Gaussians around it with the variance that the float network's outputs have.
+    The divergence is the mean Kullback-Leibler divergence, in nats: where the outputs are logits of classes, of their softmax; where they
+    are values (one logit, a regression, a mask, an image), of Gaussians around them with the variance that the float network's outputs
+    have, which is the squared output error relative to that variance.
 
     By `method` "forward" one choice at a time is measured; by "fisher" all are scored from the gradients of one backward pass, to second
     order and without what one element's error does to another's: cheaper, and less true.
@@ -42,6 +44,7 @@ class Sensitivity:
         space: what may be chosen.
         calib: inputs of the calibration batches; the first `EXAMPLES` examples are used, in whole batches.
         key: of the cache file, see `search.sweeps.fingerprints.sensitivity_key`.
+        class_axis: axis of the outputs that holds the logits of classes; None: the outputs are values.
         evaluations: forward passes spent, each over the examples; 0 when the figures came from disk.
     """
 
@@ -50,14 +53,20 @@ class Sensitivity:
     calib: Sequence[Any]
     key: str
     method: Literal["forward", "fisher"] = "forward"
+    class_axis: int | None = None
     evaluations: int = 0
 
     def __call__(self) -> tuple[FloatArray, ...]:
-        """Return per dimension [K_d] the rise of the divergence against every dimension at its widest choice."""
+        """Return per dimension [K_d] the rise of the divergence against every dimension at its widest choice.
+
+        Raises:
+            BitfrontError: no choice changes the outputs at all, so that nothing can be planned from them.
+        """
         path = cache_folder() / "sensitivity" / f"{self.key}.json"
         rises = self._read(path)
         if rises is None:
             rises = self._measure() if self.method == "forward" else self._scored()
+            _require_differences(rises)
             values = [row.tolist() for row in rises]
             with contextlib.suppress(InputError):  # a cache that cannot be written costs time, not the sweep
                 write_text(path, json.dumps({"rises": values, "sha256": _checksum(values)}))
@@ -81,7 +90,7 @@ class Sensitivity:
             batches = self._batches()
             self.engine.restore()
             reference = [forward(self.engine.model, inputs) for inputs in batches]
-            compare = _comparison(reference)
+            compare = _comparison(reference, self.class_axis)
             for inputs, wanted in zip(batches, reference, strict=True):
                 sums = [total + rises for total, rises in zip(sums, self._rises(inputs, wanted, widest, compare), strict=True)]
                 count += compare(wanted, wanted)[1]
@@ -92,10 +101,10 @@ class Sensitivity:
         batches = self._batches()
         with torch.inference_mode():
             reference = [forward(self.engine.restore(), inputs) for inputs in batches]
-        compare, generator = _comparison(reference), torch.Generator().manual_seed(0)
+        compare, generator = _comparison(reference, self.class_axis), torch.Generator().manual_seed(0)
         count = sum(compare(wanted, wanted)[1] for wanted in reference)
         parts = [part for inputs in batches for part in _parts(inputs)]
-        scores = fisher_scores(self.engine, self.space, parts, lambda outputs: _sampled_nll(outputs, compare, generator))
+        scores = fisher_scores(self.engine, self.space, parts, lambda outputs: compare.sampled_nll(outputs, generator))
         self.evaluations += PASSES
         widest = self._widest()
         return tuple((row - row[k]) / count for row, k in zip(scores, widest, strict=True))
@@ -107,7 +116,7 @@ class Sensitivity:
         inputs are not quantized meanwhile.
         """
         modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
-        prefix = Prefix(self.engine.apply(self.space.policy(widest)), modules, inputs)
+        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs)
         base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):
             done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))
@@ -151,35 +160,50 @@ def _parts(inputs: Any) -> list[Any]:
     return [part(first) for first in range(0, _examples(inputs), PART)]
 
 
-def _comparison(reference: Sequence[Tensor]) -> Compare:
-    """Return the function of (outputs, reference) -> the summed divergence, and of how many distributions it is."""
-    if any(outputs[0].numel() > 1 for outputs in reference):
-        return _softmax_divergence
-    spread = float(torch.cat([outputs.flatten() for outputs in reference]).double().var(correction=0).clamp_min(1e-12))
-    return lambda outputs, wanted: (float((outputs.double() - wanted.double()).square().sum()) / (2 * spread), wanted.numel())
+@dataclass(frozen=True)
+class _ClassDivergence:
+    """Kullback-Leibler divergence of the softmax along one axis, summed."""
+
+    axis: int
+
+    def __call__(self, outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
+        log_p, log_q = wanted.log_softmax(dim=self.axis), outputs.log_softmax(dim=self.axis)
+        return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[self.axis]
+
+    def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        rows = outputs.log_softmax(dim=self.axis).movedim(self.axis, -1).flatten(end_dim=-2)
+        labels = torch.multinomial(rows.detach().exp(), 1, generator=generator)
+        return -rows.gather(1, labels).sum()
 
 
-def _softmax_divergence(outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
-    log_p, log_q = _log_probabilities(wanted), _log_probabilities(outputs)
-    return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[_class_axis(wanted)]
+@dataclass(frozen=True)
+class _ValueDivergence:
+    """Kullback-Leibler divergence of Gaussians around the values, of one variance, summed: half the relative squared error."""
 
+    variance: float
 
-def _sampled_nll(outputs: Tensor, compare: Compare, generator: torch.Generator) -> Tensor:
-    """Return the summed negative log-likelihood of labels drawn from the outputs; its gradients have the Fisher information as variance."""
-    if compare is not _softmax_divergence:
-        spread = outputs.numel() / (2 * compare(outputs.detach() + 1, outputs.detach())[0])
-        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator)).sum() / spread**0.5
+    def __call__(self, outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
+        return float((outputs.double() - wanted.double()).square().sum()) / (2 * self.variance), wanted.numel()
+
+    def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator)).sum() / self.variance**0.5
         return noise
-    rows = _log_probabilities(outputs).movedim(_class_axis(outputs), -1).flatten(end_dim=-2)
-    labels = torch.multinomial(rows.detach().exp(), 1, generator=generator)
-    drawn: Tensor = -rows.gather(1, labels).sum()
-    return drawn
 
 
-def _class_axis(outputs: Tensor) -> int:
-    """Return the axis of the classes: 1 for [N, C] and [N, C, H, W], the last for [N, T, C]."""
-    return -1 if outputs.dim() == 3 else 1
+def _comparison(reference: Sequence[Tensor], class_axis: int | None) -> _ClassDivergence | _ValueDivergence:
+    """Return the divergence of outputs from the float network's, (outputs, reference) -> (sum, how many distributions).
+
+    It also gives the summed negative log-likelihood of labels drawn from outputs, whose gradients have the Fisher information as variance.
+    """
+    first = reference[0]
+    if class_axis is not None and -first.dim() <= class_axis < first.dim() and first.shape[class_axis] > 1:
+        return _ClassDivergence(class_axis)
+    return _ValueDivergence(float(torch.cat([outputs.flatten() for outputs in reference]).double().var(correction=0).clamp_min(1e-12)))
 
 
-def _log_probabilities(outputs: Tensor) -> Tensor:
-    return outputs.log_softmax(dim=_class_axis(outputs))
+def _require_differences(rises: Sequence[FloatArray]) -> None:
+    if any(len(row) > 1 for row in rises) and all(np.abs(row).max(initial=0.0) <= NEGLIGIBLE for row in rises):
+        raise BitfrontError(
+            "no choice of the space changes the network's outputs on the calibration examples, so that nothing can be planned. "
+            "Give Task a class_axis, other calibration data, or search with searcher = 'random'."
+        )

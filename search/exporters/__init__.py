@@ -1,4 +1,4 @@
-"""Exporters: one file and one line each. An exporter writes its files into a folder and proves that they say what was searched."""
+"""Exporters: one file and one line each. An exporter writes files into a folder and proves that they hold the policy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Bundle:
     """A picked policy with everything an exporter may need.
 
     Attributes:
-        policy, layers: what is exported; layers in network order.
-        experiment, task: where it comes from.
-        network: the trial's network as it was measured, with everything that it stores; the same at every fidelity.
+        policy, layers: of the export; layers in network order.
+        experiment, task: the origin of the policy.
+        network: the trial's network as it was measured, with everything that it stores; of one type at every fidelity.
         record, trial: the sweep and the trial that was picked.
         metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
-        allow_dequantized: what the format cannot say may be stored as float constants of the quantized values.
+        allow_dequantized: weights that the format cannot represent may be stored as float constants of their quantized values.
     """
 
     policy: Policy
@@ -51,11 +51,11 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exporter wrote.
+    """The files of an exporter, and its checks of them.
 
     Attributes:
         files: names within the folder.
-        checks: what was verified, as figures: accuracy in the target runtime, largest output difference, bytes, ...
+        checks: verified figures: accuracy in the target runtime, largest output difference, bytes, ...
         notes: warnings that the user should read.
     """
 

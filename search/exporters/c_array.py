@@ -55,7 +55,7 @@ int main(void) {
 
 @dataclass
 class Tally:
-    """Integers that were compared, and the layers whose were not equal."""
+    """The count of compared integers, and the layers with unequal ones."""
 
     compared: int = 0
     wrong: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Tally:
 def export(bundle: Bundle, folder: Path) -> Exported:
     """Write both headers, compile them with the system's C compiler and run every layer of test examples through them.
 
-    Every integer is compared with torch's. What lies between the layers is float here, as in the simulation; scales and rounded biases
+    Every integer is compared with torch's. Operations between the layers are float here, as in the simulation; scales and rounded biases
     are the header's.
 
     Raises:
@@ -75,18 +75,18 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     layers = c_layers(network)
     write_text(folder / FILE, header(layers, f"Policy {bundle.policy.id} for {bundle.experiment.task.name}."))
     write_text(folder / KERNELS, KERNEL)
-    tally, examples = Tally(), max(2, MACS // max(1, sum(each.macs for each in bundle.layers)))
+    tally, examples = Tally(), max(2, MACS // max(1, sum(layer.macs for layer in bundle.layers)))
     with compiled(folder) as run:
         model = _with_c_layers(network, layers, run, tally)
-        found = compare(bundle, lambda inputs: forward(model, inputs), examples)
+        comparison = compare(bundle, lambda inputs: forward(model, inputs), examples)
     if tally.wrong:
         raise BitfrontError(f"the compiled C code gives other integers than torch in {', '.join(tally.wrong)}; report this.")
-    require_close(found, bundle.network.stored, "the compiled C code", spare=1)
-    carried = [each.stored.layer.name for each in layers if each.bits != each.stored.policy.weight.bits]
+    require_close(comparison, bundle.network.stored, "the compiled C code", spare=1)
+    carried = [layer.stored.layer.name for layer in layers if layer.bits != layer.stored.policy.weight.bits]
     notes = (f"weights of other than 8 or 4 bits are carried in the next of these: {', '.join(carried)}",) if carried else ()
-    arrays = sum(len(each.packed()) + 4 * len(each.bias) + 4 * len(each.scales) for each in layers)
+    arrays = sum(len(layer.packed()) + 4 * len(layer.bias) + 4 * len(layer.scales) for layer in layers)
     integers = {"integers_compared": tally.compared, "integers_different": 0, "array_bytes": arrays}
-    return Exported((FILE, KERNELS), found.checks | integers, notes)
+    return Exported((FILE, KERNELS), comparison.checks | integers, notes)
 
 
 def _with_c_layers(network: Quantized, layers: Sequence[CLayer], run: RunC, tally: Tally) -> nn.Module:
@@ -94,17 +94,17 @@ def _with_c_layers(network: Quantized, layers: Sequence[CLayer], run: RunC, tall
     model = network.plain.eval()
     for i, layer in enumerate(layers):
         parent, _, name = layer.stored.layer.name.rpartition(".")
-        own = model.get_submodule(layer.stored.layer.name)
-        setattr(model.get_submodule(parent), name, _InC(own, i, layer, run, tally))
+        module = model.get_submodule(layer.stored.layer.name)
+        setattr(model.get_submodule(parent), name, _InC(module, i, layer, run, tally))
     return model
 
 
 class _InC(nn.Module):
     """One layer computed by the compiled code: floats in, codes, integers, floats out."""
 
-    def __init__(self, own: nn.Module, index: int, layer: CLayer, run: RunC, tally: Tally) -> None:
+    def __init__(self, module: nn.Module, index: int, layer: CLayer, run: RunC, tally: Tally) -> None:
         super().__init__()
-        self.own, self.index, self.layer, self.run, self.tally = own.double(), index, layer, run, tally
+        self.module, self.index, self.layer, self.run, self.tally = module.double(), index, layer, run, tally
 
     def forward(self, x: Tensor) -> Tensor:
         """Return acc in_scale weight_scale / 2^acc_shift, the shape of the layer's output."""
@@ -113,21 +113,21 @@ class _InC(nn.Module):
         scale, zero_point, low, high = layer.stored.grid
         codes = (x * (1.0 / scale)).round().add(zero_point).clamp(low, high)
         wanted = self._torch(codes - zero_point)
-        found = self._c(codes.numpy().astype(np.int64) - layer.offset, wanted)
+        sums = self._c(codes.numpy().astype(np.int64) - layer.offset, wanted)
         self.tally.compared += wanted.numel()
         name = layer.stored.layer.name
-        if not torch.equal(found, wanted) and name not in self.tally.wrong:
+        if not torch.equal(sums, wanted) and name not in self.tally.wrong:
             self.tally.wrong += (name,)
         steps = torch.from_numpy(layer.scales.astype(np.float64) * scale / 2**layer.shift)
-        return (found * (steps.view(-1, 1, 1) if layer.stored.layer.kernel else steps)).to(x.dtype)
+        return (sums * (steps.view(-1, 1, 1) if layer.stored.layer.kernel else steps)).to(x.dtype)
 
     def _torch(self, integers: Tensor) -> Tensor:
         """Return torch's sums for the same integers, in float64, which holds them exactly."""
         layer, bias = self.layer, torch.from_numpy(self.layer.bias).double()
-        self.own.register_parameter("bias", nn.Parameter(torch.zeros_like(bias), requires_grad=False))
+        self.module.register_parameter("bias", nn.Parameter(torch.zeros_like(bias), requires_grad=False))
         parameters = {"weight": torch.from_numpy(layer.integers << layer.shift).double(), "bias": bias}
-        found: Tensor = functional_call(self.own, parameters, (integers.double(),))
-        return found
+        sums: Tensor = functional_call(self.module, parameters, (integers.double(),))
+        return sums
 
     def _c(self, codes: Integers, like: Tensor) -> Tensor:
         """Return the compiled code's sums, the shape of `like`."""
@@ -142,7 +142,7 @@ class _InC(nn.Module):
 
 @contextmanager
 def compiled(folder: Path) -> Iterator[RunC]:
-    """Compile the headers in `folder`; yield what runs jobs.
+    """Compile the headers in `folder`; yield the function that runs jobs.
 
     Raises:
         BitfrontError: there is no C compiler, or it or the program fails.
@@ -154,25 +154,25 @@ def compiled(folder: Path) -> Iterator[RunC]:
         source, program = Path(scratch, "main.c"), Path(scratch, "main")
         source.write_text(_MAIN, encoding="utf-8")
         flags = ["-O2", "-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{folder}"]
-        _called([compiler, *flags, str(source), "-o", str(program)], b"")
+        _output_of([compiler, *flags, str(source), "-o", str(program)], b"")
         yield lambda jobs: _run(program, jobs)
 
 
-def _called(command: Sequence[str], given: bytes) -> bytes:
-    done = subprocess.run(command, input=given, capture_output=True, check=False)
+def _output_of(command: Sequence[str], stdin: bytes) -> bytes:
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False)
     if done.returncode:
         raise BitfrontError(f"{Path(command[0]).name} failed: {done.stderr.decode(errors='replace').strip()[:500]}")
     return done.stdout
 
 
 def _run(program: Path, jobs: Sequence[Job]) -> list[Integers]:
-    pieces = []
+    messages = []
     for index, codes, (out_h, out_w, _) in jobs:
         pixels = codes.transpose(1, 2, 0) if codes.ndim == 3 else codes[:, None, :]
-        pieces.append(np.array([index, *pixels.shape[:2], out_h, out_w], dtype="<i4").tobytes() + pixels.astype(np.int8).tobytes())
-    values, found, position = np.frombuffer(_called([str(program)], b"".join(pieces)), dtype="<i4"), [], 0
+        messages.append(np.array([index, *pixels.shape[:2], out_h, out_w], dtype="<i4").tobytes() + pixels.astype(np.int8).tobytes())
+    values, sums, position = np.frombuffer(_output_of([str(program)], b"".join(messages)), dtype="<i4"), [], 0
     for _, _, shape in jobs:
         count = math.prod(shape)
-        found.append(values[position : position + count].reshape(shape).astype(np.int64))
+        sums.append(values[position : position + count].reshape(shape).astype(np.int64))
         position += count
-    return found
+    return sums

@@ -1,4 +1,4 @@
-"""`README.md` and `bits.svg` beside the export: where the policy comes from, what it costs, how well it does, its bits per layer."""
+"""`README.md` and `bits.svg` beside the export: origin, cost and accuracy of the policy, and its bits per layer."""
 
 import json
 import math
@@ -78,10 +78,9 @@ def _cost(bundle: Bundle) -> str:
 
 def _layers(bundle: Bundle) -> str:
     rows = [
-        f"| {layer.name} | {layer.kind} | {layer.weights:,} | `{choice.weight}` | `{choice.activation}` "
-        f"| {'█' * min(choice.weight.bits, 32)} |"
+        f"| {layer.name} | {layer.kind} | {layer.weights:,} | `{used.weight}` | `{used.activation}` | {'█' * min(used.weight.bits, 32)} |"
         for layer in bundle.layers
-        for choice in (bundle.policy[layer.name],)
+        for used in (bundle.policy[layer.name],)
     ]
     head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
     return f"## Layers\n\n![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
@@ -111,9 +110,9 @@ def _picture(bundle: Bundle) -> str:
                 f'<rect x="{60 + i * _STEP}" y="{top:g}" width="{_STEP - 3}" height="{height:g}" fill="{fill}" stroke="{_COLORS[slot]}">'
                 f"<title>{layer.name}: {slot} {spec}</title></rect>"
             )
-    marks = [
+    labels = [
         f'<text x="0" y="{y}" font-size="11" font-family="sans-serif" fill="{_COLORS[slot]}">{slot}</text>'
         for slot, y in (("weight", _HEIGHT - 4), ("activation", _HEIGHT + 14))
     ]
     width = 60 + len(bundle.layers) * _STEP
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * _HEIGHT + 2}">{"".join(marks + bars)}</svg>\n'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * _HEIGHT + 2}">{"".join(labels + bars)}</svg>\n'

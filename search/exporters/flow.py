@@ -1,7 +1,7 @@
 """Export a picked policy: rebuild what the sweep saw, run the exporters into a temporary folder, rename it when all are verified."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,8 +15,8 @@ from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.exporters.folder import REPORT, check_target, files_in, put_in_place, scratch_folder
 from search.records.front import pick
-from search.records.record import TrialRecord
-from search.sweeps.context import check_fingerprints, open_context
+from search.records.record import SweepRecord, TrialRecord
+from search.sweeps.context import SweepContext, check_fingerprints, open_context
 
 
 def export(
@@ -49,12 +49,23 @@ def export(
         InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
         BitfrontError: a check failed; nothing is left behind.
     """
+
+    def opened() -> Bundle:
+        return replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+
+    return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
+
+
+def write_bundle(
+    opened: Callable[[], Bundle], formats: Sequence[str], out: Path, *, force: bool = False, uri: str = "", register: str = ""
+) -> dict[str, Exported]:
+    """Export the bundle that `opened` gives; it is called when formats and `out` are seen to be good. The rest is as `export` says."""
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
     check_target(out, force)
     _check_name(register)
     try:
         with scratch_folder(out) as folder:
-            bundle = replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+            bundle = opened()
             done = _written(uri, bundle, exporters, register, folder)
             (folder / REPORT).write_text(json.dumps(_report(bundle, done, files_in(folder)), indent=1) + "\n", encoding="utf-8")
             put_in_place(folder, out)
@@ -81,11 +92,15 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) ->
         BitfrontError: the trial failed, or its network is not what was recorded.
     """
     record = tracking.read(uri, ref, experiment_name)
-    trial = pick(record, choice)
+    return bundle_of(record, pick(record, choice))
+
+
+def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | None = None) -> Bundle:
+    """Return the bundle of one trial of a recorded sweep, as `open_bundle`; `context` is what was made of its experiment already."""
     if not trial.result.ok:
         raise BitfrontError(f"trial {trial.number} {trial.result.status} ({trial.result.reason}); pick another.")
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    context = open_context(experiment)
+    context = context or open_context(experiment)
     setup, evaluator = context.setup, context.evaluator
     check_fingerprints(record, setup)
     fidelity, after = trial.result.fidelity, [other.policy for number in trial.after for other in record.trials if other.number == number]

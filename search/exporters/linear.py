@@ -1,4 +1,4 @@
-"""What the configurations of transformer runtimes share: they are for linear layers, named as transformers names them."""
+"""Shared parts of the configurations of transformer runtimes: they are for linear layers, under the names that transformers uses."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from search.exporters import Bundle
 _PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 
 
-def refuse_what_cannot_be_said(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> tuple[Layer, ...]:
+def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> tuple[Layer, ...]:
     """Return the linear layers, those that stay in float too.
 
     Raises:
@@ -20,17 +20,17 @@ def refuse_what_cannot_be_said(bundle: Bundle, runtime: str, fault: Callable[[La
     """
     faults = []
     for layer in bundle.layers:
-        each = bundle.policy[layer.name]
+        choice = bundle.policy[layer.name]
         if layer.kind == "linear":
-            found = fault(each, layer.in_channels) if layer.calls else ""
+            refusal = fault(choice, layer.in_channels) if layer.calls else ""
         else:
-            found = (
+            refusal = (
                 ""
-                if layer.kind == "embedding" or each == LayerPolicy()
+                if layer.kind == "embedding" or choice == LayerPolicy()
                 else f"{runtime} quantizes linear layers, this is a {layer.kind}; use onnx"
             )
-        if found:
-            faults.append(f"layer {layer.name!r}: {found}")
+        if refusal:
+            faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
         raise InputError("; ".join(faults) + ".")
     return tuple(layer for layer in bundle.layers if layer.kind == "linear")
@@ -49,4 +49,4 @@ def public_names(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
 
 
 def _pretrained(module: nn.Module) -> bool:
-    return any(f"{each.__module__}.{each.__qualname__}" == _PRETRAINED for each in type(module).__mro__)
+    return any(f"{kind.__module__}.{kind.__qualname__}" == _PRETRAINED for kind in type(module).__mro__)

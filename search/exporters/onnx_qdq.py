@@ -21,8 +21,8 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     its fusion of quantized operators too.
 
     Raises:
-        InputError: ONNX cannot say the policy.
-        BitfrontError: onnxruntime gives something else than the simulation.
+        InputError: ONNX cannot represent the policy.
+        BitfrontError: the outputs of onnxruntime are not those of the simulation.
     """
     graph = quantized_graph(norms_into_scales(bundle.network), bundle.allow_dequantized)
     data = graph.model.SerializeToString()
@@ -47,7 +47,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
 
 
 def _fused(stored: Sequence[StoredLayer]) -> str:
-    """Return what onnxruntime's fusion of quantized operators does to such layers."""
-    if all(each.grid is None for each in stored):
+    """Return the effect of onnxruntime's fusion of quantized operators on such layers."""
+    if all(layer.grid is None for layer in stored):
         return "onnxruntime's fused products of 4- and 8-bit weights round their inputs to 8 bits"
     return "onnxruntime's fusion of quantized operators rounds biases to steps of input scale x weight scale, which are coarse here"

@@ -15,7 +15,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     """Write the policy and read it back.
 
     Raises:
-        BitfrontError: what was read back is not what was written.
+        BitfrontError: the policy that is read back is not the one that was written.
     """
     path = folder / FILE
     path.write_text(json.dumps(bundle.policy.to_json() | {"network": layers_to_json(bundle.layers)}, indent=1) + "\n", encoding="utf-8")

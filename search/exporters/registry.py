@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_flatten
 from quant_core.export.runtime import Session, read_model, versions
 from quant_core.export.tagging import input_names
 from quant_core.util.errors import BitfrontError
+from quant_core.util.process import environment
 from search.exporters import Bundle, Exported, onnx_qdq
 from search.exporters import policy as policy_json
 from search.tracking import names
 from search.tracking.client import MlflowClient, connect, experiment_id, reported
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow  # isort: skip  # after `client`, which sets what mlflow reads when it is imported
 import mlflow.onnx  # isort: skip
 from mlflow.models import ModelSignature  # isort: skip
@@ -139,7 +139,7 @@ def _at(uri: str) -> Iterator[None]:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
             warnings.simplefilter("ignore")  # MLflow's about its own code
             yield
     finally:

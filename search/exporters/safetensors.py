@@ -26,19 +26,19 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     """Write both files, read them into a fresh copy of the network and run it on the test split: it gives the same bits.
 
     Raises:
-        BitfrontError: what was read back differs, or takes more bytes than modelled.
+        BitfrontError: the network that is read back differs, or the file takes more bytes than modelled.
     """
     stored = bundle.network.stored
     state = {name: tensor for name, tensor in bundle.network.plain.state_dict().items() if not name.endswith(COUNTS)}
     _save(bundle, stored, state, folder)
     again = load_quantized(folder, bundle.task.model, bundle.network.example)
     _check_bits(state, {name: tensor for name, tensor in again.state_dict().items() if not name.endswith(COUNTS)})
-    found = compare(bundle, lambda inputs: forward(again, inputs))
-    if found.difference:
+    comparison = compare(bundle, lambda inputs: forward(again, inputs))
+    if comparison.difference:
         raise BitfrontError(
-            f"the network read back from {WEIGHTS} gives outputs that differ by up to {found.difference:.3g}; none may differ."
+            f"the network read back from {WEIGHTS} gives outputs that differ by up to {comparison.difference:.3g}; none may differ."
         )
-    return Exported((WEIGHTS, ACTIVATIONS), found.checks | _sizes(bundle, stored, folder))
+    return Exported((WEIGHTS, ACTIVATIONS), comparison.checks | _sizes(bundle, stored, folder))
 
 
 def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tensor], folder: Path) -> None:
@@ -46,45 +46,45 @@ def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tens
     encoded: dict[str, Encoded] = {}
     tied: dict[str, str] = {}
     grids = {}
-    for each in stored:
-        name, owner = f"{each.layer.name}.weight", f"{each.owner}.weight"
-        if each.encoded is not None:
-            packed[name], encoded[name] = (each.weight, each.policy.weight, each.layer.channel_axis), each.encoded
-        if name != owner and torch.equal(each.weight, state[owner]):
+    for layer in stored:
+        name, owner = f"{layer.layer.name}.weight", f"{layer.owner}.weight"
+        if layer.encoded is not None:
+            packed[name], encoded[name] = (layer.weight, layer.policy.weight, layer.layer.channel_axis), layer.encoded
+        if name != owner and torch.equal(layer.weight, state[owner]):
             tied[name] = owner
             packed.pop(name, None)
-        if not each.policy.activation.is_float and each.layer.calls and each.layer.kind != "embedding":
-            grids[each.layer.name] = {"spec": str(each.policy.activation), "grid": each.grid}
+        if not layer.policy.activation.is_float and layer.layer.calls and layer.layer.kind != "embedding":
+            grids[layer.layer.name] = {"spec": str(layer.policy.activation), "grid": layer.grid}
     plain = {name: tensor for name, tensor in state.items() if name not in packed and name not in tied}
     notes = {"policy": bundle.policy.id} | ({"tied": json.dumps(tied)} if tied else {})
     save_packed(folder / WEIGHTS, packed, plain=plain, metadata=notes, encoded=encoded)
     write_text(folder / ACTIVATIONS, json.dumps({"tied": tied, "inputs": grids}, indent=1) + "\n")
 
 
-def _check_bits(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def _check_bits(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:
     wrong = [
         name
-        for name in sorted(set(wanted) | set(found))
-        if name not in found or name not in wanted or not torch.equal(wanted[name], found[name])
+        for name in sorted(set(written) | set(read))
+        if name not in read or name not in written or not torch.equal(written[name], read[name])
     ]
     if wrong:
         raise BitfrontError(f"{WEIGHTS} does not read back as it was written: {', '.join(wrong[:5])}.")
 
 
 def _sizes(bundle: Bundle, stored: tuple[StoredLayer, ...], folder: Path) -> dict[str, float | str]:
-    """Return the bytes of the file, and of what it holds as it was modelled: weights under the policy, all else as it is.
+    """Return the bytes of the file, and the modelled bytes of its contents: weights under the policy, all else as it is.
 
     Raises:
         BitfrontError: the tensors take over 1 % more than modelled (weights that are tied but quantized apart are stored twice).
     """
     read = load_packed(folder / WEIGHTS)
-    held = Policy({each.layer.name: LayerPolicy(each.policy.weight) for each in stored})
-    weights = {f"{each.layer.name}.weight" for each in stored}
+    held = Policy({layer.layer.name: LayerPolicy(layer.policy.weight) for layer in stored})
+    weights = {f"{layer.layer.name}.weight" for layer in stored}
     rest = sum(tensor.numel() * tensor.element_size() for name, tensor in read.items() if name not in weights)
     twice = sum(
-        each.policy.weight.storage_bits(each.layer.weight_shape, each.layer.channel_axis) / 8
-        for each in stored
-        if each.layer.tied_to and f"{each.layer.name}.weight" in read
+        layer.policy.weight.storage_bits(layer.layer.weight_shape, layer.layer.channel_axis) / 8
+        for layer in stored
+        if layer.layer.tied_to and f"{layer.layer.name}.weight" in read
     )
     promised = weight_bytes(bundle.layers, held) + rest
     data = (folder / WEIGHTS).read_bytes()

@@ -18,7 +18,7 @@ from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
-from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
+from search.exporters.linear import float_embeddings, public_names, require_supported
 from search.exporters.verify import compare
 
 FILE = "torchao.json"
@@ -31,18 +31,18 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         InputError: torchao has no configuration for the policy.
         BitfrontError: torchao does not take the configuration.
     """
-    layers = refuse_what_cannot_be_said(bundle, "torchao", fault)
+    layers = require_supported(bundle, "torchao", fault)
     configs = {layer.name: layer_config(bundle.policy[layer.name]) for layer in layers}
     names = public_names(bundle.task.model, layers)
-    write_text(folder / FILE, json.dumps(mapping({names[name]: each for name, each in configs.items()}), indent=1) + "\n")
+    write_text(folder / FILE, json.dumps(mapping({names[name]: config for name, config in configs.items()}), indent=1) + "\n")
     notes = float_embeddings(bundle)
     if importlib.util.find_spec("torchao") is None:
         return Exported((FILE,), {"layers": len(configs)}, (*notes, "torchao is not installed here, so the configuration was not tried"))
     read = json.loads((folder / FILE).read_text(encoding="utf-8"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = _run(bundle, read, mapping(configs))
-    return Exported((FILE,), {"layers": len(configs)} | found, (*notes, "torchao rounds the weights by itself, by min and max"))
+        checks = _run(bundle, read, mapping(configs))
+    return Exported((FILE,), {"layers": len(configs)} | checks, (*notes, "torchao rounds the weights by itself, by min and max"))
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:
@@ -54,8 +54,8 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
         return f"torchao has no configuration for weight {weight}; use int1 to int8 by channel or group"
     if weight.granularity == "group" and inputs % weight.block:
         return f"groups of {weight.block} do not divide {inputs} inputs; use int{weight.bits}:channel"
-    known = (activation.format, activation.bits, activation.granularity, activation.symmetric)
-    if not activation.is_float and known != ("int", 8, "token", False):
+    form = (activation.format, activation.bits, activation.granularity, activation.symmetric)
+    if not activation.is_float and form != ("int", 8, "token", False):
         return f"torchao has no configuration for activation {activation} with {weight}; use int8:token:affine or float"
     return ""
 
@@ -67,13 +67,13 @@ def layer_config(policy: LayerPolicy) -> dict[str, Any] | None:
         return None
     by_group = weight.granularity == "group"
     size = _object("PerGroup", 1, {"group_size": weight.block}) if by_group else _object("PerAxis", 1, {"axis": 0})
-    given = {"weight_dtype": {"_type": "torch.dtype", "_data": f"int{weight.bits}"}}
+    common = {"weight_dtype": {"_type": "torch.dtype", "_data": f"int{weight.bits}"}}
     if activation.is_float:
-        return _object("IntxWeightOnlyConfig", 2, given | {"granularity": size, "mapping_type": _mapping_type(weight.symmetric)})
+        return _object("IntxWeightOnlyConfig", 2, common | {"granularity": size, "mapping_type": _mapping_type(weight.symmetric)})
     return _object(
         "Int8DynamicActivationIntxWeightConfig",
         2,
-        given
+        common
         | {
             "weight_granularity": size,
             "weight_mapping_type": _mapping_type(weight.symmetric),

@@ -1,4 +1,4 @@
-"""Running what was exported on the test split, beside the simulation that the search measured."""
+"""An export run on the test split, beside the simulation that the search measured."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Compared:
 
     @property
     def checks(self) -> dict[str, float | str]:
-        """The figures under the names that a report has."""
+        """The figures under their names in a report."""
         return {
             "accuracy_test": self.accuracy,
             "top1_agreement": self.top1_agreement,
@@ -53,9 +53,9 @@ class Compared:
 
     def close(self, stored: Sequence[StoredLayer], spare: int = 0) -> bool:
         """Tell whether top-1 and outputs agree as they must for such layers; `spare` predictions may differ in any case."""
-        specs = [spec for each in stored for spec in (each.policy.weight, each.policy.activation) if not spec.is_float]
+        specs = [spec for layer in stored for spec in (layer.policy.weight, layer.policy.activation) if not spec.is_float]
         agreement = AGREEMENT_8_BITS if all(spec.bits >= 8 for spec in specs) else AGREEMENT
-        difference = DIFFERENCE_WEIGHTS if all(each.grid is None for each in stored) else DIFFERENCE
+        difference = DIFFERENCE_WEIGHTS if all(layer.grid is None for layer in stored) else DIFFERENCE
         apart = round((1.0 - self.top1_agreement) * self.count)
         return apart <= max(spare, (1.0 - agreement) * self.count) and self.difference <= difference * self.largest
 
@@ -64,14 +64,14 @@ class Compared:
         return f"{share}, outputs differ by up to {self.difference:.3g} of {self.largest:.3g}"
 
 
-def require_close(found: Compared, stored: Sequence[StoredLayer], runtime: str, spare: int = 0) -> None:
+def require_close(comparison: Compared, stored: Sequence[StoredLayer], runtime: str, spare: int = 0) -> None:
     """Refuse outputs that are not the simulation's.
 
     Raises:
         BitfrontError: they are past the tolerance.
     """
-    if not found.close(stored, spare):
-        raise BitfrontError(f"{runtime} does not give what the search measured: {found}. Nothing was written.")
+    if not comparison.close(stored, spare):
+        raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
 
 
 def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
@@ -85,15 +85,15 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
     scored = agreed = count = 0
     with torch.inference_mode():
         for inputs, targets in take(take(bundle.task.test, bundle.experiment.evaluate.test), examples):
-            wanted, found = forward(model, inputs), run(inputs)
-            if wanted.shape != found.shape or not bool(torch.isfinite(found).all()):
+            wanted, outputs = forward(model, inputs), run(inputs)
+            if wanted.shape != outputs.shape or not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(
-                    f"the exported network gave outputs of shape {tuple(found.shape)}, finite ones of {tuple(wanted.shape)} are due."
+                    f"the exported network gave outputs of shape {tuple(outputs.shape)}, finite ones of {tuple(wanted.shape)} are due."
                 )
-            scores = bundle.task.score(found, targets)
+            scores = bundle.task.score(outputs, targets)
             score, scored = score + float(scores.sum()), scored + scores.numel()
-            difference, largest = max(difference, float((found - wanted).abs().max())), max(largest, float(wanted.abs().max()))
-            same = _top(found) == _top(wanted)
+            difference, largest = max(difference, float((outputs - wanted).abs().max())), max(largest, float(wanted.abs().max()))
+            same = _top(outputs) == _top(wanted)
             agreed, count = agreed + int(same.sum()), count + same.numel()
     return Compared(score / scored, agreed / count, difference, largest, count)
 

@@ -14,7 +14,7 @@ from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
-from search.exporters.linear import float_embeddings, public_names, refuse_what_cannot_be_said
+from search.exporters.linear import float_embeddings, public_names, require_supported
 
 FILE = "quantization_config.json"
 
@@ -24,9 +24,9 @@ def export(bundle: Bundle, folder: Path) -> Exported:
 
     Raises:
         InputError: compressed-tensors has no scheme for the policy.
-        BitfrontError: it does not take the file, or reads something else.
+        BitfrontError: it does not take the file, or reads other values from it.
     """
-    layers = refuse_what_cannot_be_said(bundle, "vLLM", fault)
+    layers = require_supported(bundle, "vLLM", fault)
     names = public_names(bundle.task.model, layers)
     config = quantization_config({names[layer.name]: bundle.policy[layer.name] for layer in layers})
     write_text(folder / FILE, json.dumps(config, indent=1) + "\n")
@@ -58,19 +58,19 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
 def quantization_config(policies: dict[str, LayerPolicy]) -> dict[str, Any]:
     """Return the plain form of a `QuantizationConfig`: layers of one policy make one group."""
     groups: dict[LayerPolicy, list[str]] = {}
-    for name, each in policies.items():
-        groups.setdefault(each, []).append(name)
-    ignored = [name for each, names in groups.items() if each.weight.is_float for name in names]
-    schemes = [(each, names) for each, names in groups.items() if not each.weight.is_float]
+    for name, policy in policies.items():
+        groups.setdefault(policy, []).append(name)
+    ignored = [name for policy, names in groups.items() if policy.weight.is_float for name in names]
+    schemes = [(policy, names) for policy, names in groups.items() if not policy.weight.is_float]
     return {
         "quant_method": "compressed-tensors",
         "config_groups": {
             f"group_{i}": {
                 "targets": names,
-                "weights": _arguments(each.weight, weight=True),
-                "input_activations": None if each.activation.is_float else _arguments(each.activation, weight=False),
+                "weights": _arguments(policy.weight, weight=True),
+                "input_activations": None if policy.activation.is_float else _arguments(policy.activation, weight=False),
             }
-            for i, (each, names) in enumerate(schemes)
+            for i, (policy, names) in enumerate(schemes)
         },
         "ignore": ignored,
     }
@@ -82,7 +82,7 @@ def _arguments(spec: QuantSpec, *, weight: bool) -> dict[str, Any]:
         return _float4("tensor_group", 16, "torch.float8_e4m3fn")
     if spec.format == "mxfp4":
         return _float4("group", 32, "torch.uint8")
-    found: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "num_bits": spec.bits,
         "type": "int",
         "symmetric": spec.symmetric,
@@ -90,10 +90,10 @@ def _arguments(spec: QuantSpec, *, weight: bool) -> dict[str, Any]:
         "dynamic": not weight and (spec.dynamic or spec.granularity == "token"),
     }
     if spec.granularity == "group":
-        found["group_size"] = spec.block
+        arguments["group_size"] = spec.block
     if weight:
-        found["observer"] = "mse" if spec.clipping in ("mse", "octav") else "minmax"
-    return found
+        arguments["observer"] = "mse" if spec.clipping in ("mse", "octav") else "minmax"
+    return arguments
 
 
 def _float4(strategy: str, size: int, scale: str) -> dict[str, Any]:

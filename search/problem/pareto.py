@@ -21,12 +21,13 @@ BoolArray = NDArray[np.bool_]
 
 
 def non_dominated(points: FloatArray) -> BoolArray:
-    """Mark the points [N, m] that no other point dominates, as [N]. Of equal points the first is kept; NaN is never kept.
+    """Mark the points [N, m] that no other point dominates, as [N]. Of equal points the first is kept; a point with NaN or
+    infinity is never kept.
 
     `a` dominates `b` when it is nowhere larger and somewhere smaller.
     """
     keep = np.zeros(len(points), dtype=bool)
-    finite = np.flatnonzero(~np.isnan(points).any(axis=1))
+    finite = np.flatnonzero(np.isfinite(points).all(axis=1))
     order = finite[np.lexsort((finite, *points[finite].T[::-1]))]
     rest = points[order]
     while len(order):  # nothing dominates the lexicographically first of the rest: keep it, drop what it dominates
@@ -39,8 +40,8 @@ def non_dominated(points: FloatArray) -> BoolArray:
 def hypervolume(points: FloatArray, reference: Sequence[float]) -> float:
     """Return the exact volume that points [N, m] dominate within the box below `reference` [m] [ZT99].
 
-    Points that are not below the reference in every objective add nothing. 1-D and 2-D are closed forms; higher dimensions are cut
-    into slabs along the last objective [WHBB06]: O(N^(m-1) log N).
+    Points that are not finite, or not below the reference in every objective, add nothing. 1-D and 2-D are closed forms; higher
+    dimensions are cut into slabs along the last objective [WHBB06]: O(N^(m-1) log N).
 
     Raises:
         InputError: the reference has another length than the points.
@@ -48,7 +49,7 @@ def hypervolume(points: FloatArray, reference: Sequence[float]) -> float:
     corner = np.asarray(reference, dtype=np.float64)
     if points.ndim != 2 or corner.shape != points.shape[1:]:
         raise InputError(f"points of shape {points.shape} and a reference of {len(corner)} given; write [N, m] and [m].")
-    return _volume(points[(points < corner).all(axis=1)], corner)
+    return _volume(points[((points < corner) & np.isfinite(points)).all(axis=1)], corner)
 
 
 def _volume(points: FloatArray, corner: FloatArray) -> float:
@@ -78,24 +79,28 @@ def knee(points: FloatArray) -> int:
     Each objective is scaled to [0, 1] over the front (ideal to nadir), which puts the extremes of a 2-D front at (0, 1) and (1, 0); the
     distance to the plane sum(x) = 1 towards the ideal point is then largest where sum(x) is smallest. Ties: the first.
 
+    Points with NaN or infinity are passed over.
+
     Raises:
         InputError: the front is empty.
     """
-    if len(points) == 0:
+    finite = np.flatnonzero(np.isfinite(points).all(axis=1))
+    if len(finite) == 0:
         raise InputError("an empty front has no knee; at least one finished trial within the limits is needed.")
+    points = points[finite]
     low, high = points.min(axis=0), points.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     total = ((points - low) / span).sum(axis=1)
-    return int(np.flatnonzero(total <= total.min() + 1e-12)[0])
+    return int(finite[np.flatnonzero(total <= total.min() + 1e-12)[0]])
 
 
 def best_under(error: FloatArray, cost: FloatArray, limit: float) -> int:
-    """Return the index of the smallest error [N] among costs [N] within `limit`; of equals the cheaper, then the first.
+    """Return the index of the smallest finite error [N] among costs [N] within `limit`; of equals the cheaper, then the first.
 
     Raises:
         InputError: no cost is within the limit; says the smallest.
     """
-    allowed = np.flatnonzero(cost <= limit)
+    allowed = np.flatnonzero((cost <= limit) & np.isfinite(error))
     if len(allowed) == 0:
         least = f"the smallest is {cost.min():.6g}" if len(cost) else "there is none"
         raise InputError(f"limit {limit:.6g} given, but no policy keeps it: {least}; give a larger one.")
@@ -104,6 +109,7 @@ def best_under(error: FloatArray, cost: FloatArray, limit: float) -> int:
 
 def attainment(error: FloatArray, cost: FloatArray, budgets: FloatArray) -> FloatArray:
     """Return, per budget [B], the smallest error [N] at a cost [N] within it (the attainment surface [FF96]); inf where none is."""
+    error = np.where(np.isfinite(error), error, np.inf)
     order = np.argsort(cost, kind="stable")
     best = np.concatenate(([np.inf], np.minimum.accumulate(error[order])))
     return best[np.searchsorted(cost[order], budgets, side="right")]
@@ -113,7 +119,8 @@ def coverage(a: FloatArray, b: FloatArray) -> float:
     """Return C(A, B) [ZT99]: the share of points of B [M, m] that some point of A [N, m] equals or dominates; 0.0 for an empty B."""
     if len(b) == 0:
         return 0.0
-    return float((a[:, None, :] <= b[None, :, :]).all(axis=2).any(axis=0).mean())
+    finite = a[np.isfinite(a).all(axis=1)]
+    return float((finite[:, None, :] <= b[None, :, :]).all(axis=2).any(axis=0).mean())
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """`Result`: what evaluating one policy gives. Plain data: it crosses process borders and is stored as JSON."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,11 @@ class Result:
     def figures(self) -> Mapping[str, float]:
         """Metrics and costs by name; an empty mapping where there are none."""
         return {**self.cost, **self.metrics}
+
+
+def finite_or_failed(result: Result) -> Result:
+    """Return the result, as failed where a metric is NaN or infinite: it could be no point of a front."""
+    wrong = [f"{name} = {value}" for name, value in result.metrics.items() if not math.isfinite(value)]
+    if not wrong or result.failed:
+        return result
+    return replace(result, metrics={}, status="failed", reason=f"figures that are not finite: {', '.join(wrong)}", epochs=())

@@ -30,12 +30,11 @@ class Unit:
 
 PLAIN = Unit()
 TIME, ENERGY, SIZE, SHARE = Unit("ms", 1e-3), Unit("mJ", 1e-3), Unit("KiB", 1024.0), Unit("%", 0.01, 2, decimals=True)
-_BY_BEGINNING = {"accuracy": SHARE, "error": SHARE}
+_BY_BEGINNING = {"accuracy": SHARE, "error": SHARE, "top1_agreement": SHARE}
 _BY_ENDING = {"_s": TIME, "_j": ENERGY, "_bytes": SIZE}
 UNITS: Mapping[str, Unit] = {
     "macs": Unit("M", 1e6),
     "bit_ops": Unit("G", 1e9),
-    "top1_agreement": SHARE,
     "cache_bytes": Unit("MiB", 2.0**20),  # as `cache_mib` is set
     "seconds": Unit("s"),
     "bits_weight_avg": Unit("", 1.0, 3, decimals=True),

@@ -13,6 +13,7 @@ from search.problem.problem import Problem
 from search.records.record import SweepRecord
 from search.sweeps.fingerprints import sensitivity_key, training_key
 from search.sweeps.setup import Setup, build_problem, population, prepare
+from search.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +29,18 @@ class SweepContext:
         return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
 
 
-def open_context(experiment: Experiment) -> SweepContext:
-    """Prepare everything that an experiment needs before its first trial."""
+def open_context(experiment: Experiment, task: Task | None = None) -> SweepContext:
+    """Prepare everything that an experiment needs before its first trial; `task` stands in for the one that the experiment names."""
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
-    setup = prepare(experiment)
+    setup = prepare(experiment, task)
     section, trained_by = experiment.evaluate, population(experiment)
     key = training_key(setup.task, setup.fingerprints, section, trained_by)
     evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
     key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
-    return SweepContext(setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity))
+    return SweepContext(
+        setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
+    )
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:

@@ -1,16 +1,13 @@
 """The end of a sweep: the members of the final front are evaluated once on the test split."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from search.evaluation.evaluator import Evaluator
+from search.sweeps.memory import RunRecord
 from search.sweeps.sweep import Sweep
 
-if TYPE_CHECKING:
-    from search.tracking import Tracker
 
-
-def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: "Tracker") -> None:
+def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: RunRecord) -> None:
     """Measure the float network and every member of the front on the test split, once, and record it."""
     if "accuracy_test" not in tracker.sweep.baseline:
         tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}

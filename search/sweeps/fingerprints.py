@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 from hw_models.table import CostTable
 from quant_core.network.forward import forward
 from quant_core.qat.population import PopulationConfig
-from quant_core.qat.rng import repeatable
 from quant_core.util.cache_key import cache_key
+from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.tasks.task import Batch, Task
 from spaces.space import Space

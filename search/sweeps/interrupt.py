@@ -1,11 +1,15 @@
 """Ctrl-C: the first asks to stop after the running trial, the second ends at once."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 
 class StopSignal:
-    """Context in which SIGINT and SIGTERM set a flag instead of raising; calling it tells whether to stop."""
+    """Context in which SIGINT and SIGTERM set a flag instead of raising; calling it tells whether to stop.
+
+    Outside the main thread, where Python allows no handlers, signals stay as they are.
+    """
 
     def __init__(self) -> None:
         self._stopping = False
@@ -16,7 +20,8 @@ class StopSignal:
         return self._stopping
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        main = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from search.sweeps.sweep import Sweep
 
-LogMode = Literal["auto", "plain", "json"]
+LogMode = Literal["auto", "plain", "json", "none"]
 
 
 class Progress:
@@ -20,7 +20,7 @@ class Progress:
     Args:
         sweep: what to show.
         workers: how many there are.
-        mode: "auto" (live on a terminal, plain otherwise), "plain" or "json".
+        mode: "auto" (live on a terminal, plain otherwise), "plain", "json" or "none".
         console: where to; standard error by default, so that standard output holds results only.
         every: seconds between two plain lines.
     """
@@ -52,7 +52,7 @@ class Progress:
             self._live.update(self._text(now), refresh=True)
         elif self._mode == "json":
             self._console.print(json.dumps(self.state(now)), soft_wrap=True, highlight=False, markup=False)
-        elif now - self._shown >= self._every or self._sweep.told >= self._sweep.planned:
+        elif self._mode != "none" and (now - self._shown >= self._every or self._sweep.told >= self._sweep.planned):
             self._shown = now
             self._console.print(self._text(now), soft_wrap=True, highlight=False, markup=False)
 

@@ -15,12 +15,12 @@ from search.config.experiment import Experiment
 from search.config.files import dumps, loads
 from search.problem.problem import Problem, Searcher
 from search.records.record import SweepRecord
-from search.report.publish import publish
 from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
 from search.sweeps.final import evaluate_front_on_test
 from search.sweeps.interrupt import StopSignal
+from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.progress import LogMode, Progress
 from search.sweeps.setup import Setup
@@ -31,8 +31,14 @@ class EveryTrialFailedError(BitfrontError):
     """No trial of a sweep ended well."""
 
 
-def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
+def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContext | None = None, recorded: bool = True) -> SweepOutcome:
     """Run a new sweep.
+
+    Args:
+        experiment: what to do.
+        log: how progress is shown.
+        context: what was made of the experiment already; None makes it.
+        recorded: keep the record at the experiment's `track.uri`; otherwise the outcome is all that there is of the sweep.
 
     Raises:
         InputError: the experiment does not fit the network, the device or the data.
@@ -40,19 +46,23 @@ def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
     """
     begun = time.perf_counter()
     experiment = _with_present_names(experiment)
-    context = open_context(experiment)
+    context = replace(context, setup=replace(context.setup, experiment=experiment)) if context else open_context(experiment)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
     problem = context.problem(baseline)
     searcher, backend = _searcher(experiment, problem), _backend(experiment)
     header = _header(context.setup, problem, baseline)
-    tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
+    tracker: RunRecord = MemoryRecord(header)
+    if recorded:
+        tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
     with _closed_on_error(tracker):
         return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
 
 
-def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> SweepOutcome:
-    """Continue a stopped or killed sweep to its trial count.
+def resume(
+    uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto", *, context: SweepContext | None = None
+) -> SweepOutcome:
+    """Continue a stopped or killed sweep to its trial count; `context` is what was made of its experiment already.
 
     Raises:
         InputError: no such sweep, or weights, data or space are not those of the sweep.
@@ -60,7 +70,7 @@ def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode 
     """
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
-    context = open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
     check_fingerprints(recorded, context.setup)
     problem = context.problem(recorded.baseline)
     searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
@@ -86,7 +96,7 @@ def _backend(experiment: Experiment) -> Backend:
     return cast(Backend, resolve(BACKENDS, "backend", experiment.run.backend))
 
 
-def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: "tracking.Tracker") -> Sweep:
+def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: RunRecord) -> Sweep:
     section, evaluate = setup.experiment.search, setup.experiment.evaluate
     return Sweep(
         setup.space,
@@ -146,7 +156,7 @@ def _params(experiment: Experiment) -> dict[str, object]:
 
 
 @contextmanager
-def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
+def _closed_on_error(tracker: RunRecord) -> Iterator[None]:
     """Send what is recorded and set the status where anything goes wrong; the sweep can be resumed."""
     try:
         yield
@@ -155,12 +165,22 @@ def _closed_on_error(tracker: "tracking.Tracker") -> Iterator[None]:
         raise
 
 
-def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: "tracking.Tracker", begun: float, log: LogMode) -> SweepOutcome:
-    """Drive the sweep to its end, judge the front on the test split, close the record."""
+@contextmanager
+def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
+    """Record the load of this machine within the block, where the sweep is recorded and asks for it."""
+    if isinstance(tracker, MemoryRecord) or not every_s:
+        yield
+        return
     from search.tracking.machine import sampled
 
+    with sampled(cast("tracking.Tracker", tracker), every_s):
+        yield
+
+
+def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, log: LogMode) -> SweepOutcome:
+    """Drive the sweep to its end, judge the front on the test split, close the record."""
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
-    sampling = sampled(tracker, context.setup.experiment.track.system_metrics_s)
+    sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
     with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
         backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
         backend(sweep, backend_context)
@@ -172,7 +192,7 @@ def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: "tra
     if sweep.done:
         evaluate_front_on_test(context.evaluator, sweep, tracker)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
-    publish(tracker, record)
+    _publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)
     backend_context.weights.add(context.evaluator.engine.counts)
@@ -192,6 +212,14 @@ def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: "tra
         ranges=backend_context.ranges,
     )
     return SweepOutcome(record, timings, complete)
+
+
+def _publish(tracker: RunRecord, record: SweepRecord) -> None:
+    """Put the report of a sweep that is recorded beside its record."""
+    if not isinstance(tracker, MemoryRecord):
+        from search.report.publish import publish
+
+        publish(cast("tracking.Tracker", tracker), record)
 
 
 def _evaluation_s(sweep: Sweep) -> float:

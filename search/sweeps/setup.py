@@ -49,13 +49,13 @@ class Setup:
     fingerprints: Mapping[str, str]
 
 
-def prepare(experiment: Experiment) -> Setup:
-    """Load the task, trace the network and build the space and the cost table.
+def prepare(experiment: Experiment, task: Task | None = None) -> Setup:
+    """Load the task (unless one is given), trace the network and build the space and the cost table.
 
     Raises:
         InputError: anything in the experiment that does not fit the network or the device.
     """
-    task = tasks.load(experiment.task.name, experiment.task.options)
+    task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
     layers = tuple(trace(task.model, first_inputs(task)))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)

@@ -5,6 +5,7 @@ Backends drive it: `next()` gives an evaluation to run, `finish()` takes its res
 It owns the searcher, the memo, the front and the order of events; it starts no processes and touches no tensors.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from quant_core.util.errors import BitfrontError
 from search.problem.pareto import Archive
 from search.problem.problem import Problem, Searcher, Trial
 from search.records.record import TrialRecord
-from search.records.result import Result
+from search.records.result import Result, finite_or_failed
 from search.sweeps.promotion import ORIGIN, Promotion, nearest_trained, select_promotions
 from spaces.space import Space
 
@@ -163,7 +164,7 @@ class Sweep:
     def finish(self, number: int, result: Result) -> None:
         """Take the result of an evaluation; its cost is attached here. Also ends the trials that waited for the same policy."""
         evaluation = self._open[number]
-        key, result = evaluation.key, replace(result, cost=self.problem.costs_of(evaluation.trial.values))
+        key, result = evaluation.key, finite_or_failed(replace(result, cost=self.problem.costs_of(evaluation.trial.values)))
         self._tell(number, result)
         if not result.failed:
             self._memo[key] = number
@@ -278,4 +279,5 @@ class Sweep:
             self.recorder.update_front(self.archive.numbers, self.archive.knee, self.archive.hypervolume)
 
     def _objectives(self, result: Result) -> tuple[float, ...] | None:
-        return tuple(result.figures[name] for name in self.objectives) if result.ok else None
+        point = tuple(result.figures[name] for name in self.objectives) if result.ok else ()
+        return point if point and all(map(math.isfinite, point)) else None

@@ -1,7 +1,9 @@
 """The table of tasks and the one way to get a `Task`: by a name of the table or a user's own `package.module:function`. Free of torch."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import BitfrontError, InputError
@@ -20,6 +22,8 @@ TASKS: Mapping[str, str] = {
     "resnet20_cifar10": "search.tasks.agreement:resnet20_cifar10",
 }
 
+TASK_OBJECT = "task:object"
+"""The name, in the record of a sweep, of a task that Python gave as an object, or as a function that no import reaches."""
 _SPLITS = ("train", "calib", "valid", "test")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -38,11 +42,38 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
         InputError: unknown name, an option that the function does not take or misses, or what came back is no complete task.
         BitfrontError: the function raised; the message names it and says what it raised.
     """
-    function = resolve(TASKS, "task", name)
+    if name == TASK_OBJECT:
+        raise InputError("this sweep's task was given as an object in Python; give it again: bitfront.load(NAME, task=task).")
+    return build(name, resolve(TASKS, "task", name), options)
+
+
+def build(name: str, source: object, options: Mapping[str, object]) -> "Task":
+    """Return the task that `source` is, or gives when it is called; otherwise as `load`.
+
+    A `Task` whose model is in training mode is left so; the task that is returned holds a copy of the model, in eval mode.
+    """
+    from torch import nn
+
+    from search.tasks.task import Task
+
+    if not isinstance(source, Task):
+        return _checked(name, _called(name, source, options))
+    if isinstance(source.model, nn.Module) and any(module.training for module in source.model.modules()):
+        source = replace(source, model=copy.deepcopy(source.model).eval())
+    return _checked(name, source)
+
+
+def _called(name: str, function: object, options: Mapping[str, object]) -> object:
+    """Return the value of a task's function.
+
+    Raises:
+        InputError: it is no function, or does not take the options.
+        BitfrontError: it raised.
+    """
     if not callable(function):
-        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a search.tasks.task.Task.")
+        raise InputError(f"task {name!r} is a {type(function).__name__}, not a function that returns a bitfront.Task.")
     _check_options(name, function, options)
-    from quant_core.qat.rng import repeatable
+    from quant_core.util.rng import repeatable
 
     try:
         with repeatable():
@@ -51,14 +82,14 @@ def load(name: str, options: Mapping[str, object]) -> "Task":
         raise
     except Exception as error:
         raise BitfrontError(f"task {name!r} failed with {type(error).__name__}: {error}") from error
-    return _checked(name, made)
+    return made
 
 
 def _check_options(name: str, function: Callable[..., object], options: Mapping[str, object]) -> None:
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
-        raise InputError(f"task {name!r} is no function of keyword options that returns a search.tasks.task.Task.") from None
+        raise InputError(f"task {name!r} is no function of keyword options that returns a bitfront.Task.") from None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     allowed = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
@@ -74,21 +105,21 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
 def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
+    from quant_core.network.reference import reference_network
     from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
-        raise InputError(f"task {name!r} gave a {what}; it must return a search.tasks.task.Task whose model is a torch.nn.Module.")
+        raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
     for split in _SPLITS:
         _check_split(f"task {name!r}: its {split}", getattr(made, split))
-    made.model.eval()
-    return made
+    return replace(made, model=reference_network(made.model))
 
 
 def _check_split(what: str, split: object) -> None:
     from torch import Tensor
 
-    from quant_core.qat.rng import repeatable
+    from quant_core.util.rng import repeatable
 
     if not isinstance(split, Iterable) or isinstance(split, Iterator):
         raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")

@@ -60,7 +60,7 @@ def stories260k(
         tokenizer = read_tokenizer(folder / tokens, model.config.vocab_size)
         sequences = _read(Path(text).expanduser(), tokenizer, sum(sizes), length)
     train, calib, valid, test = (_batches(part) for part in torch.split(sequences, sizes))
-    return Task(NextToken(model).eval(), train, calib, valid, test, token_top1, token_loss)
+    return Task(NextToken(model).eval(), train, calib, valid, test, token_top1, token_loss, class_axis=-1)
 
 
 class NextToken(nn.Module):

@@ -9,15 +9,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.process import Shared, environment, log_levels
 from search.tracking.names import QUIET, redact
 
-for _name, _value in QUIET.items():  # before mlflow is imported: it reads them then
-    os.environ.setdefault(_name, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
+with environment(QUIET):  # mlflow reads them when it is imported, and again at every request: see `quiet`
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 __all__ = [
     "Dataset",
@@ -33,9 +32,20 @@ __all__ = [
     "explain",
     "get_artifact_repository",
     "is_permanent",
+    "quiet",
     "reported",
 ]
 
+
+@contextmanager
+def _quietened() -> Iterator[None]:
+    # mlflow logs tracebacks of what it then raises, and what it raises is reported here
+    with environment(QUIET), log_levels({"alembic": logging.WARNING, "mlflow": logging.CRITICAL}):
+        yield
+
+
+quiet = Shared(_quietened)
+"""How the process is while something here talks to a store: MLflow sends no telemetry, does not retry by itself and logs nothing."""
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -48,8 +58,6 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     Raises:
         BitfrontError: the store cannot be reached.
     """
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then raises, and what it raises is reported here
     if uri.startswith(("file:", "/", ".")) or "://" not in uri:
         raise InputError(f"tracking uri {redact(uri)!r} given; write sqlite:///FILE.db, http(s)://HOST or postgresql://...")
     with _locked(folder / "mlflow.lock"), reported(uri):
@@ -96,9 +104,10 @@ def is_permanent(error: BaseException) -> bool:
 
 @contextmanager
 def reported(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises into one readable error."""
+    """Turn whatever MLflow raises into one readable error; MLflow's client is quiet meanwhile."""
     try:
-        yield
+        with quiet.held():
+            yield
     except (BitfrontError, KeyboardInterrupt):
         raise
     except Exception as error:

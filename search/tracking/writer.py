@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from search.tracking.client import explain, is_permanent
+from search.tracking.client import explain, is_permanent, quiet
 from search.tracking.spool import Spool
 from search.tracking.store import Store
 
@@ -42,15 +42,16 @@ class Writer:
 
     def _run(self) -> None:
         """Send until stopped."""
-        while not self._halt.is_set():
-            self._wake.wait()
-            self._halt.wait(GATHER_S)
-            self._wake.clear()
-            while not self._halt.is_set() and self._step():
-                pass
-            if self._failures:
-                self._halt.wait(PATIENCE_S[min(self._failures, len(PATIENCE_S)) - 1])
-                self._wake.set()
+        with quiet.held():
+            while not self._halt.is_set():
+                self._wake.wait()
+                self._halt.wait(GATHER_S)
+                self._wake.clear()
+                while not self._halt.is_set() and self._step():
+                    pass
+                if self._failures:
+                    self._halt.wait(PATIENCE_S[min(self._failures, len(PATIENCE_S)) - 1])
+                    self._wake.set()
 
     def close(self, timeout_s: float) -> bool:
         """Send the rest and end, giving up after `timeout_s` without progress; tell whether MLflow has everything."""

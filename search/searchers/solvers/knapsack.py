@@ -12,11 +12,16 @@ from itertools import count
 
 import numpy as np
 
+from search.problem.pareto import BoolArray
 from search.problem.problem import FloatArray
 from search.problem.repair import TOLERANCE
 
 MOST_STATES = 1_000_000
 """Partial solutions per site above which the enumeration ends without an answer."""
+ROUNDING = 1e-13
+"""Share of the terms of a sum by which rounding may have changed it."""
+TIED = 1e-12
+"""Share of a loss by which another may differ to count as the same."""
 Front = tuple[FloatArray, FloatArray]
 
 
@@ -25,8 +30,8 @@ class Knapsack:
     """One choice per site: the sum of `losses` is to be small, the sum of `costs` at most `budget`.
 
     Attributes:
-        losses: [S, J], inf where a site has no such choice.
-        costs: [S, J].
+        losses: [S, J] >= 0, inf where a site has no such choice. Sums are then exact to rounding relative to themselves.
+        costs: [S, J] >= 0.
         price: the multiplier of the cost in the Lagrangian; any value gives a valid bound, the best one a tight bound.
     """
 
@@ -59,8 +64,14 @@ class Knapsack:
         return cheapest
 
     def rounded(self, slack: float) -> float:
-        """Return `slack` with the rounding of a sum of floats added."""
-        return slack * (1 + 1e-9) + 1e-12 * float(np.abs(self.losses[np.isfinite(self.losses)]).max(initial=0.0))
+        """Return `slack` with the rounding of the bound and of a sum of floats added."""
+        return slack * (1 + 1e-9) + ROUNDING * (float(self.priced.min(axis=1).sum()) + self.price * abs(self.budget))
+
+    def within(self, slack: float) -> BoolArray:
+        """Return [S, J]: the choices that raise the bound by at most `slack`, or by rounding more."""
+        priced = self.priced
+        within: BoolArray = np.isfinite(priced) & (self.reduced <= self.rounded(slack) + ROUNDING * priced)
+        return within
 
     def first_slack(self) -> float:
         """Return the first slack to try: it leaves a second choice in about every fourth site."""
@@ -98,7 +109,9 @@ def knapsack(losses: FloatArray, costs: FloatArray, budget: float) -> Knapsack:
         if kept(high):
             break
         low, high = high, 4 * high
-    for _ in range(50):
+    for _ in range(200):  # an outlier among the losses makes the first interval wide
+        if high - low <= 1e-14 * high:
+            break
         middle = (low + high) / 2
         low, high = (low, middle) if kept(middle) else (middle, high)
     return Knapsack(losses, costs, budget, high)
@@ -109,14 +122,13 @@ def fronts(problem: Knapsack, slack: float) -> list[Front] | None:
 
     Partial solutions that are left out belong to no solution whose loss is within `slack` of the Lagrangian bound.
     """
-    reduced = problem.reduced
     bound = np.concatenate([np.cumsum(problem.priced.min(axis=1)[::-1])[::-1], [0.0]])
     least = np.concatenate([[0.0], np.cumsum(problem.cheapest)])
     limit = problem.rounded(slack)
-    kept = [np.flatnonzero(within) for within in reduced <= limit]
+    kept = [np.flatnonzero(within) for within in problem.within(slack)]
     cost, loss = np.zeros(1), np.zeros(1)
     suffixes = [(cost, loss)]
-    for s in reversed(range(len(reduced))):
+    for s in reversed(range(len(kept))):
         if len(cost) * len(kept[s]) > MOST_STATES:
             return None
         if len(kept[s]) == 1:  # it changes neither the order nor what is within the bound
@@ -125,7 +137,7 @@ def fronts(problem: Knapsack, slack: float) -> list[Front] | None:
             cost, loss = (
                 np.add.outer(table[s, kept[s]], before).ravel() for table, before in ((problem.costs, cost), (problem.losses, loss))
             )
-            within = (cost + least[s] <= problem.budget + TOLERANCE) & (loss + problem.price * cost <= bound[s] + limit)
+            within = (cost + least[s] <= problem.budget + TOLERANCE) & ((loss + problem.price * cost) * (1 - ROUNDING) <= bound[s] + limit)
             cost, loss = _undominated(cost[within], loss[within])
         suffixes.append((cost, loss))
     return suffixes[::-1]
@@ -153,7 +165,7 @@ def first(problem: Knapsack) -> tuple[tuple[int, ...] | None, float]:
         if len(ahead) < 2:
             return None, 0.0
         spent, excess = _joined(problem, ahead[0][0], ahead[1][0])
-        if excess <= problem.rounded(slack) or slack > most:
+        if excess <= slack or slack > most:
             break
         slack = min(4 * slack, excess)
     if not np.isfinite(excess):
@@ -175,7 +187,7 @@ def _joined(problem: Knapsack, one: Front, other: Front) -> tuple[tuple[float, f
 
 def _halves(problem: Knapsack, slack: float) -> tuple[Knapsack, Knapsack]:
     """Return the first and the last sites as problems of their own, cut where both have about as many combinations within `slack`."""
-    combinations = np.cumsum(np.log((problem.reduced <= problem.rounded(slack)).sum(axis=1)))
+    combinations = np.cumsum(np.log(problem.within(slack).sum(axis=1)))
     cut = int(np.searchsorted(combinations[:-1], combinations[-1] / 2, side="right"))
     least = problem.cheapest
     return (
@@ -190,9 +202,9 @@ def best_first(problem: Knapsack, ahead: list[Front], slack: float) -> Iterator[
     A* with the fronts as the estimate of what the remaining sites cost: it is exact, so every step leads to a solution. Totals that
     differ by rounding only are made equal, or the search would expand all ties together before the first is complete.
     """
-    allowed, rounding = problem.budget + TOLERANCE, problem.rounded(0.0)
+    allowed = problem.budget + TOLERANCE
     limit = problem.bound + problem.rounded(slack)
-    kept = [np.flatnonzero(within) for within in problem.reduced <= problem.rounded(slack)]
+    kept = [np.flatnonzero(within) for within in problem.within(slack)]
     rest = [np.append(loss, np.inf) for _, loss in ahead]  # index -1: nothing is cheap enough
     order = count()
     first = float(rest[0][np.searchsorted(ahead[0][0], allowed, side="right") - 1])
@@ -206,5 +218,5 @@ def best_first(problem: Knapsack, ahead: list[Front], slack: float) -> Iterator[
         costs, losses = cost + problem.costs[s, kept[s]], loss + problem.losses[s, kept[s]]
         total = losses + rest[s + 1][np.searchsorted(ahead[s + 1][0], allowed - costs, side="right") - 1]
         for n in np.flatnonzero(total <= limit):
-            key = least if abs(total[n] - least) <= rounding else float(total[n])
+            key = least if abs(total[n] - least) <= TIED * least else float(total[n])
             heapq.heappush(heap, (key, -s, next(order), float(costs[n]), float(losses[n]), (*chosen, int(kept[s][n]))))

@@ -1,4 +1,4 @@
-"""Bit allocation as an integer program: one-hot over the joint choices of each site, any number of limits at once, gap 0.
+"""Bit allocation as an integer program with pairwise terms: one-hot over the joint choices of each site, any number of limits at once.
 
 The formulation is HAWQ-V3's (arXiv 2011.10680, eq. 10) with pairwise terms added as in CLADO (arXiv 2307.05657, eq. 8), linearised.
 """
@@ -6,17 +6,22 @@ The formulation is HAWQ-V3's (arXiv 2011.10680, eq. 10) with pairwise terms adde
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array, csr_array
 
-from search.problem.pareto import non_dominated
+from search.problem.pareto import BoolArray
 from search.problem.problem import FloatArray, Problem, Values
 from search.problem.repair import LinearLimits, linearize_limits
+from search.searchers.solvers.core import chosen_of, joint_losses, point_of
+from search.searchers.solvers.exact import solve_exactly
+from search.searchers.solvers.highs import integer_program
 
 Pairs = Mapping[tuple[int, int], FloatArray]
 RETRIES = 50
-MOST_COMPARED = 1000
-"""Joint choices per site up to which dominated ones are taken out before solving."""
+ROUNDS = 8
+"""Solves of one program, each at the scale of the choices that the answer before left."""
+RANGE = 1e4
+"""Range of the objective that HiGHS sees, whose absolute gap is 1e-6."""
 
 
 def solve(
@@ -31,7 +36,10 @@ def solve(
         pairs: (d, e) -> [K_d, K_e] added to the loss; each pair costs K_d K_e more variables.
         nodes: after this many the best point found so far is returned (a bound in seconds would not be repeatable).
     """
-    program = Program(problem, losses, dict(pairs or {}))
+    if not pairs:
+        answer = solve_exactly(problem, losses, cuts, nodes)
+        return None if answer is None else answer.values
+    program = Program(problem, losses, dict(pairs))
     banned = list(cuts)
     for _ in range(RETRIES):
         point = program.solve(banned, nodes)
@@ -46,27 +54,40 @@ class Program:
 
     def __init__(self, problem: Problem, losses: Sequence[FloatArray], pairs: Pairs) -> None:
         self._problem = problem
-        self._shapes = [tuple(problem.cardinalities[d] for d in site) for site in problem.sites]
         joint = joint_losses(problem, losses)
         self._pairs = _by_site(problem, pairs, joint)
+        self._joint = joint
         self._start = np.concatenate([[0], np.cumsum([len(table) for table in joint])]).astype(np.int64)
-        extra = sum(table.size for table in self._pairs.values())
-        cost = np.concatenate([*joint, *(table.ravel() for table in self._pairs.values())])
-        spread = max((float(np.ptp(table)) for table in joint), default=0.0)
-        self._objective = cost * (1e3 / spread if spread > 0 else 1.0)
-        self._width = int(self._start[-1]) + extra
+        self._width = int(self._start[-1]) + sum(table.size for table in self._pairs.values())
         self._ones = self._one_hot()
         self._limits = self._limit_rows(linearize_limits(problem))
         self._links = self._link_rows()
-        self._useful = np.ones(self._width)
-        if not self._pairs:
-            costs = self._limits[0].toarray() if self._limits is not None else np.zeros((0, self._width))
-            points = np.concatenate([self._objective[None], costs]).T
-            spans = zip(self._start[:-1], self._start[1:], strict=True)
-            self._useful[:] = np.concatenate([_undominated(points[first:last]) for first, last in spans])
 
     def solve(self, cuts: Sequence[Values], nodes: int) -> Values | None:
-        """Return the best point that is none of `cuts` and keeps the limits within the solver's tolerance."""
+        """Return the best point that is none of `cuts` and keeps the limits within the solver's tolerance.
+
+        Choices that an answer excludes are removed and the program is solved again at the scale of the rest: an outlier would put
+        the differences that matter below HiGHS's absolute gap.
+        """
+        left = [np.ones(len(table), dtype=np.bool_) for table in self._joint]
+        point, before = None, np.inf
+        for _ in range(ROUNDS):
+            objective = self._objective(left)
+            spread = float(objective.max())
+            if point is not None and (spread > before / 10 or not spread):
+                break
+            x = self._solved(objective * (RANGE / spread if spread else 1.0), left, cuts, nodes)
+            if x is None:
+                break
+            better, before = self._point(x), spread
+            if not self._problem.feasible(better):
+                return better
+            point = better if point is None or self._loss(better) < self._loss(point) else point
+            left = [kept & (low <= self._loss(point)) for kept, low in zip(left, self._least(left), strict=True)]
+        return point
+
+    def _solved(self, objective: FloatArray, left: Sequence[BoolArray], cuts: Sequence[Values], nodes: int) -> FloatArray | None:
+        """Return HiGHS's solution, or None."""
         constraints = [LinearConstraint(self._ones, 1.0, 1.0)]
         if self._limits is not None:
             constraints.append(LinearConstraint(self._limits[0], -np.inf, self._limits[1]))
@@ -74,32 +95,49 @@ class Program:
             constraints.append(LinearConstraint(self._links, 0.0, 0.0))
         if cuts:
             rows = self._matrix([(n, column, 1.0) for n, point in enumerate(cuts) for column in self._columns(point)], len(cuts))
-            constraints.append(LinearConstraint(rows, -np.inf, len(self._shapes) - 1.0))
-        upper = np.ones(self._width) if cuts else self._useful  # a cut may make a dominated choice the answer
-        binary = np.zeros(self._width, dtype=np.int64)
-        binary[: self._start[-1]] = 1
-        solution = milp(
-            self._objective, integrality=binary, bounds=Bounds(0, upper), constraints=constraints,
-            options={"mip_rel_gap": 0.0, "node_limit": nodes},
-        )  # fmt: skip
-        return None if solution.x is None else self._point(solution.x)
+            constraints.append(LinearConstraint(rows, -np.inf, len(self._joint) - 1.0))
+        upper, whole = np.ones(self._width), np.zeros(self._width, dtype=np.int64)
+        upper[: self._start[-1]] = np.concatenate(left)
+        whole[: self._start[-1]] = 1
+        x: FloatArray | None = integer_program(objective, whole, Bounds(0, upper), constraints, nodes).x
+        return x
+
+    def _objective(self, left: Sequence[BoolArray]) -> FloatArray:
+        """Return [width]: the losses and terms above the least of those left, 0 where a choice is not."""
+        parts = [_above(table, kept) for table, kept in zip(self._joint, left, strict=True)]
+        parts += [_above(table, np.logical_and.outer(left[s], left[t])).ravel() for (s, t), table in self._pairs.items()]
+        return np.concatenate(parts)
+
+    def _least(self, left: Sequence[BoolArray]) -> list[FloatArray]:
+        """Return per site [J] a bound on the loss of the points with each choice, a little low for the rounding of its sum."""
+        lows = [table.copy() for table in self._joint]
+        base, size = sum(float(table[kept].min()) for table, kept in zip(lows, left, strict=True)), 0.0
+        rises = [table - table[kept].min() for table, kept in zip(lows, left, strict=True)]
+        for (s, t), table in self._pairs.items():
+            inside = np.where(np.logical_and.outer(left[s], left[t]), table, np.inf)
+            least = float(inside.min())
+            base, size = base + least, size + abs(least)
+            rises[s] = rises[s] + inside.min(axis=1) - least
+            rises[t] = rises[t] + inside.min(axis=0) - least
+        size += sum(float(np.abs(table[kept]).max()) for table, kept in zip(lows, left, strict=True))
+        return [base + rise - 1e-12 * size for rise in rises]
+
+    def _loss(self, point: Values) -> float:
+        """Return the sum of losses and terms of a point."""
+        chosen = chosen_of(self._problem, point)
+        single = sum(float(table[choice]) for table, choice in zip(self._joint, chosen, strict=True))
+        return single + sum(float(table[chosen[s], chosen[t]]) for (s, t), table in self._pairs.items())
 
     def _point(self, x: FloatArray) -> Values:
-        values = [0] * len(self._problem.cardinalities)
-        for s, (site, shape) in enumerate(zip(self._problem.sites, self._shapes, strict=True)):
-            chosen = np.unravel_index(int(x[self._start[s] : self._start[s + 1]].argmax()), shape)
-            for d, value in zip(site, chosen, strict=True):
-                values[d] = int(value)
-        return tuple(values)
+        spans = zip(self._start[:-1], self._start[1:], strict=True)
+        return point_of(self._problem, [int(x[first:last].argmax()) for first, last in spans])
 
     def _columns(self, point: Values) -> list[int]:
         """Return the variable of each site that `point` sets to one."""
-        sites = zip(self._problem.sites, self._shapes, strict=True)
-        inside = [int(np.ravel_multi_index(tuple(point[d] for d in site), shape)) for site, shape in sites]
-        return [int(first) + offset for first, offset in zip(self._start[:-1], inside, strict=True)]
+        return [int(first) + choice for first, choice in zip(self._start[:-1], chosen_of(self._problem, point), strict=True)]
 
     def _one_hot(self) -> csr_array:
-        return self._matrix([(s, c, 1.0) for s in range(len(self._shapes)) for c in range(self._start[s], self._start[s + 1])])
+        return self._matrix([(s, c, 1.0) for s in range(len(self._joint)) for c in range(self._start[s], self._start[s + 1])])
 
     def _limit_rows(self, limits: LinearLimits) -> tuple[csr_array, FloatArray] | None:
         if not len(limits.budget):
@@ -127,22 +165,9 @@ class Program:
         return csr_array(coo_array((value, (at, column)), shape=(rows or int(at.max()) + 1, self._width)))
 
 
-def _undominated(points: FloatArray) -> FloatArray:
-    """Return [J]: 0 for the choices [J, 1 + M] of a site that another equals or beats in loss and every limited cost, else 1."""
-    return non_dominated(points).astype(np.float64) if len(points) <= MOST_COMPARED else np.ones(len(points))
-
-
-def joint_losses(problem: Problem, losses: Sequence[FloatArray]) -> list[FloatArray]:
-    """Return per site the summed losses of its joint choices, raveled: [prod K_d]."""
-    return [_joint([losses[d] for d in site]) for site in problem.sites]
-
-
-def _joint(tables: Sequence[FloatArray]) -> FloatArray:
-    """Return the sums of one entry per table, raveled: [prod K_d]."""
-    total = np.zeros(())
-    for table in tables:
-        total = total[..., None] + table
-    return total.ravel()
+def _above(table: FloatArray, kept: BoolArray) -> FloatArray:
+    """Return a table above the least of its kept entries, 0 where an entry is not kept."""
+    return np.where(kept, table - table[kept].min(), 0.0)
 
 
 def _by_site(problem: Problem, pairs: Pairs, joint: Sequence[FloatArray]) -> dict[tuple[int, int], FloatArray]:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
+from quant_core.util.process import log_levels
 from quant_core.util.registry import load
 from search.config.experiment import Experiment
 from search.config.schedulers import SCHEDULERS, stops_trials
@@ -23,7 +24,8 @@ def run(sweep: Sweep, context: BackendContext) -> None:
         InputError: no cluster at `[run] address`.
     """
     section = context.experiment.run
-    with connected(section.address, section.workers, section.cpus_per_trial, section.gpus_per_trial):
+    of_failed_trials = {"ray.tune": logging.CRITICAL}  # of a failed trial the sweep's own summary tells
+    with connected(section.address, section.workers, section.cpus_per_trial, section.gpus_per_trial), log_levels(of_failed_trials):
         _tune(sweep, context)
 
 
@@ -33,7 +35,6 @@ def _tune(sweep: Sweep, context: BackendContext) -> None:
     from search.sweeps.ray.adapter import SweepSearcher, Watch
     from search.sweeps.ray.trainable import PolicyTrial
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of a failed trial the sweep's own summary tells
     section, searcher = context.experiment.run, SweepSearcher(sweep, context)
     scheduler, scored = _scheduler(context.experiment), context.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
     trainable = tune.with_parameters(

@@ -3,12 +3,14 @@
 import gc
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from quant_core.util.errors import InputError
+from quant_core.util.process import Shared, environment
 
 OBJECT_STORE_BYTES = 200 * 2**20
 PROBE_S = 10.0
@@ -28,15 +30,17 @@ _ENVIRONMENT = {
 }
 
 
-def settle() -> None:
-    """Set what Ray reads from the environment when it is imported, where the user has not."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+_shared = Shared(lambda: environment(_ENVIRONMENT))
+
+
+def settled() -> AbstractContextManager[None]:
+    """Return a context in which variables that Ray reads when it is imported, and at a start, are set where the user has not."""
+    return _shared.held()
 
 
 @contextmanager
 def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
-    """Be connected to a Ray cluster within the context.
+    """Be connected to a Ray cluster within the context. Where this process is connected already, that cluster is used and left as it is.
 
     Args:
         address: "" starts a cluster of this machine alone, which ends with the context; "auto" or "host:port" joins a running one.
@@ -48,14 +52,17 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
     if address.startswith("ray://"):
         host = address.removeprefix("ray://").partition(":")[0]
         raise InputError(f"run.address = {address!r} given; Ray Tune needs a driver within the cluster's network: write '{host}:6379'.")
-    settle()
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        with settled(), _silent():
+            yield
+        return
     if ":" in address:
         _probe(address)
-    import ray
+    local = not address or address.startswith(("127.0.0.1:", "localhost:"))
+    folders = tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True)
+    with settled(), _on_loopback() if local else nullcontext(), folders as folder:
+        import ray
 
-    if not address or address.startswith(("127.0.0.1:", "localhost:")):
-        _stay_on_loopback()
-    with tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True) as folder:
         try:
             if address:
                 ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -80,15 +87,21 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
                 ray.shutdown()
 
 
-def _stay_on_loopback() -> None:
+@contextmanager
+def _on_loopback() -> Iterator[None]:
     """Keep Ray from turning 127.0.0.1 into the outer address, where nothing listens: joining would hang.
 
     Processes that Ray starts read the environment variable; in this one it was read when ray was imported, by one of Ray's searchers, say.
     """
     from ray._private import ray_constants
 
-    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
-    ray_constants.ENABLE_RAY_CLUSTER = os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] not in ("0", "")
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+        ray_constants.ENABLE_RAY_CLUSTER = os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] not in ("0", "")
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

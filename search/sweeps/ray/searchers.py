@@ -15,7 +15,7 @@ from search.problem.problem import Problem, Trial, Values
 from search.problem.repair import Repairer
 from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
-from search.sweeps.ray.cluster import settle
+from search.sweeps.ray.cluster import settled
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def maker(name: str) -> Callable[..., RaySearcher]:
                 f"and a budget, or one of {', '.join(f'ray:{other}' for other, kind in RAY_SEARCHERS.items() if kind.several)}."
             )
         history = ProposalHistory(problem, seed, Repairer(problem, repair, losses_for(problem, repair)))
-        settle()
-        return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), history, whole=kind.whole)
+        with settled():
+            return RaySearcher(problem, _inner(name, kind, problem, seed, dict(arguments or {})), history, whole=kind.whole)
 
     return make
 

@@ -32,9 +32,9 @@ def brute_force(points: np.ndarray, k: int) -> float:
 @given(st.lists(st.floats(-100, 100, width=16), min_size=4, max_size=9), st.integers(1, 2))
 def test_small_sets_get_the_exact_optimum(values: list[float], bits: int) -> None:
     points = np.array(values)
-    found = codebook.centres(points.astype(np.float32).reshape(1, -1), 2**bits)[0]
-    assert np.all(np.diff(found) >= 0)
-    assert inertia(points, found) <= brute_force(points, 2**bits) * (1 + 1e-9) + 1e-9
+    books = codebook.centres(points.astype(np.float32).reshape(1, -1), 2**bits)[0]
+    assert np.all(np.diff(books) >= 0)
+    assert inertia(points, books) <= brute_force(points, 2**bits) * (1 + 1e-9) + 1e-9
 
 
 def test_lloyd_is_that_of_scikit_learn_from_the_same_start() -> None:
@@ -91,10 +91,10 @@ def test_centres_ascend_whatever_the_magnitudes(steps: int, monkeypatch: pytest.
     monkeypatch.setattr(codebook, "EXACT_STEPS", steps)
     bits = np.random.default_rng(5).integers(0, 2**32, size=(40, 60), dtype=np.uint32)
     units = np.nan_to_num(bits.view(np.float32), nan=1.0, posinf=1.0, neginf=-1.0)
-    found = codebook.centres(units, 8)
-    assert (np.diff(found, axis=1) >= 0).all()
-    assert (found[:, 0] >= units.min(axis=1)).all()
-    assert (found[:, -1] <= units.max(axis=1)).all()
+    books = codebook.centres(units, 8)
+    assert (np.diff(books, axis=1) >= 0).all()
+    assert (books[:, 0] >= units.min(axis=1)).all()
+    assert (books[:, -1] <= units.max(axis=1)).all()
 
 
 def test_a_step_over_sorted_values_is_that_of_lloyd() -> None:

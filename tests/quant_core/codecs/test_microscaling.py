@@ -72,7 +72,7 @@ def test_every_code_is_that_of_ml_dtypes(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_casts_are_those_of_ml_dtypes(name: str) -> None:
     kind = KINDS[name]
-    x = torch.cat([each.flatten() for each in data_sets().values()]).clamp(-kind.largest, kind.largest)
+    x = torch.cat([data.flatten() for data in data_sets().values()]).clamp(-kind.largest, kind.largest)
     grid = torch.linspace(-kind.largest, kind.largest, 40_001)
     for values in (x, grid, x * kind.largest / 4):
         clipped = values.clamp(-kind.largest, kind.largest)

@@ -66,7 +66,7 @@ def mixed() -> PostTraining:
 def exported(engine: PostTraining, text: str, inputs: Tensor, *, allow: bool = False) -> tuple[Graph, Tensor, tuple[StoredLayer, ...]]:
     """Return the graph of one uniform policy, and what the simulation gives."""
     layers = list(engine._layers.values())
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
     network = post_training(engine, networks[engine], layers, policy, inputs)
     graph = quantized_graph(network, allow)
     with torch.no_grad():
@@ -105,16 +105,20 @@ WEIGHTS = (
 @pytest.mark.parametrize("spec", WEIGHTS)
 def test_weights_give_the_simulated_outputs(mixed: PostTraining, spec: str) -> None:
     graph, wanted, stored = exported(mixed, f"weight={spec}", X)
-    found = Session(graph.model.SerializeToString(), ["input"])(X)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    floats = {each.name: int(np.prod(each.dims)) for each in graph.model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT}
-    for each in stored:
-        if each.encoded is not None:
-            assert all(count < each.weight.numel() or "scale" in name for name, count in floats.items()), "a float weight is left"
+    outputs = Session(graph.model.SerializeToString(), ["input"])(X)
+    torch.testing.assert_close(outputs, wanted, rtol=1e-4, atol=1e-5)
+    floats = {
+        constant.name: int(np.prod(constant.dims))
+        for constant in graph.model.graph.initializer
+        if constant.data_type == onnx.TensorProto.FLOAT
+    }
+    for layer in stored:
+        if layer.encoded is not None:
+            assert all(count < layer.weight.numel() or "scale" in name for name, count in floats.items()), "a float weight is left"
     assert graph.model.opset_import[0].version >= 21
     if spec != "float":
-        layers = [each.layer for each in stored]
-        modelled = weight_bytes(layers, Policy({each.layer.name: each.policy for each in stored}))
+        layers = [layer.layer for layer in stored]
+        modelled = weight_bytes(layers, Policy({layer.layer.name: layer.policy for layer in stored}))
         assert graph.payload <= 1.05 * (modelled + graph.extra) + 48 * len(layers), "48 bytes: the shape that rows are brought into"
 
 
@@ -124,12 +128,12 @@ def test_weights_give_the_simulated_outputs(mixed: PostTraining, spec: str) -> N
 def test_activations_give_the_simulated_outputs(mixed: PostTraining, activation: str) -> None:
     """Without fusion nothing differs but an activation that lies half-way between two codes, now and then."""
     graph, wanted, stored = exported(mixed, f"weight=int8:channel,activation={activation}", X)
-    found = Session(graph.model.SerializeToString(), ["input"], fuse=False)(X)
-    assert float(((found - wanted).abs() > 1e-4).any(dim=1).float().mean()) <= 0.25
-    assert float((found - wanted).abs().max()) <= 0.05 * float(wanted.abs().max())
+    outputs = Session(graph.model.SerializeToString(), ["input"], fuse=False)(X)
+    assert float(((outputs - wanted).abs() > 1e-4).any(dim=1).float().mean()) <= 0.25
+    assert float((outputs - wanted).abs().max()) <= 0.05 * float(wanted.abs().max())
     silent, _, _ = exported(mixed, "weight=int8:channel", X)
     assert (Session(silent.model.SerializeToString(), ["input"])(X) - wanted).abs().max() > 1e-6, "the quantizers are in the graph"
-    assert all(each.grid is not None for each in stored)
+    assert all(layer.grid is not None for layer in stored)
 
 
 def test_another_batch_size_runs(mixed: PostTraining) -> None:
@@ -143,11 +147,15 @@ def test_a_tied_weight_is_stored_once() -> None:
     model = Texts().eval()
     engine = calibrated(model, tokens)
     graph, wanted, _ = exported(engine, "weight=int8:channel,activation=int8:tensor", tokens)
-    assert sum(each.name.endswith(".codes") for each in graph.model.graph.initializer) == 1
-    floats = [each.name for each in graph.model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT and np.prod(each.dims) > 20]
+    assert sum(constant.name.endswith(".codes") for constant in graph.model.graph.initializer) == 1
+    floats = [
+        constant.name
+        for constant in graph.model.graph.initializer
+        if constant.data_type == onnx.TensorProto.FLOAT and np.prod(constant.dims) > 20
+    ]
     assert not floats, "a float copy of the weight is left"
-    found = Session(graph.model.SerializeToString(), ["input"], fuse=False)(tokens)
-    assert float((found - wanted).abs().max()) <= 0.02 * float(wanted.abs().max())
+    outputs = Session(graph.model.SerializeToString(), ["input"], fuse=False)(tokens)
+    assert float((outputs - wanted).abs().max()) <= 0.02 * float(wanted.abs().max())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_a_tied_weight_is_stored_once() -> None:
         ("binary:channel", "use int2"),
     ],
 )
-def test_what_onnx_cannot_say_is_refused_or_stored_dequantized(mixed: PostTraining, spec: str, instead: str) -> None:
+def test_formats_without_an_onnx_operator_are_refused_or_stored_dequantized(mixed: PostTraining, spec: str, instead: str) -> None:
     with pytest.raises(InputError, match=f"layer 'stem.0': ONNX has no operator for {spec}; {instead}.*--allow-dequantized"):
         exported(mixed, f"weight={spec}", X)
     graph, wanted, _ = exported(mixed, f"weight={spec}", X, allow=True)
@@ -178,7 +186,7 @@ def test_wider_carriers_are_named(mixed: PostTraining) -> None:
     graph, _, _ = exported(mixed, "weight=int5:channel,activation=int6:tensor", X)
     assert any(note.startswith("5-bit int weights are carried in INT8: stem.0, ") for note in graph.notes)
     assert any(note.startswith("6-bit activations are carried in UINT8: ") for note in graph.notes)
-    assert graph.extra == pytest.approx(sum(each.weights for each in mixed._layers.values()) * 3 / 8)
+    assert graph.extra == pytest.approx(sum(layer.weights for layer in mixed._layers.values()) * 3 / 8)
 
 
 def test_an_operator_without_onnx_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +200,7 @@ def test_an_operator_without_onnx_is_refused(capfd: pytest.CaptureFixture[str]) 
 
     model, x = Strange().eval(), torch.rand(2, 4)
     engine = calibrated(model, x)
-    with pytest.raises(InputError, match=r"ONNX cannot say this network: .*i0e.*Use safetensors"):
+    with pytest.raises(InputError, match=r"ONNX cannot represent this network: .*i0e.*Use safetensors"):
         exported(engine, "weight=int8:channel", x)
     assert capfd.readouterr().out == "", "torch prints the whole graph"
 

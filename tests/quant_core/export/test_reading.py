@@ -46,8 +46,8 @@ def written(folder: Path, *, folded: bool) -> dict[str, Tensor]:
 def test_weights_biases_and_quantizers_are_put_in_place(tmp_path: Path, folded: bool) -> None:
     tensors, network = written(tmp_path, folded=folded), Net()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = load_quantized(tmp_path, network, X)
-    assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in tensors.items())
+    network_read = load_quantized(tmp_path, network, X)
+    assert all(torch.equal(network_read.state_dict()[name], tensor) for name, tensor in tensors.items())
     images = (X / 0.25).round().clamp(0, 3) * 0.25
     made = nn.functional.conv2d(images, tensors["conv.weight"], tensors.get("conv.bias"))
     if not folded:
@@ -55,7 +55,7 @@ def test_weights_biases_and_quantizers_are_put_in_place(tmp_path: Path, folded: 
         made = nn.functional.batch_norm(made, *stats)
     pooled = fake_quantize(torch.relu(made).mean(dim=(2, 3)), "int8:token", channel_axis=-1)
     wanted = nn.functional.linear(pooled, tensors["head.weight"], tensors["head.bias"])
-    torch.testing.assert_close(found(X), wanted)
+    torch.testing.assert_close(network_read(X), wanted)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
 
 

@@ -45,7 +45,7 @@ def quantized(text: str, method: str, batch_norm: str = "freeze") -> Quantized:
             model.norm.weight[:3] *= torch.tensor([-1.0, 0.0, 2.0])
         model.eval()
     layers = trace(model, X)
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
     config = QatConfig(method=method, epochs=1, lr=1e-3, batch_norm=batch_norm)
     run = TrainingRun([(X[:24], Y[:24]), (X[24:], Y[24:])], supervised(nn.functional.cross_entropy), config)
     prepared, _ = train(model, policy, run, calib=[X])
@@ -78,11 +78,11 @@ def test_codes_and_grids_are_those_that_were_trained(text: str, method: str, bat
     with torch.inference_mode():
         wanted = network.simulation(X)
     plain = network.plain
-    for each in network.stored:
-        assert each.encoded is not None
-        weight = decode(each.encoded, each.policy.weight, each.layer.weight_shape, channel_axis=each.layer.channel_axis)
-        assert torch.equal(weight, network.simulation.get_submodule(each.layer.name).get_parameter("weight"))
-        assert (each.grid is None) == each.policy.activation.is_float
+    for layer in network.stored:
+        assert layer.encoded is not None
+        weight = decode(layer.encoded, layer.policy.weight, layer.layer.weight_shape, channel_axis=layer.layer.channel_axis)
+        assert torch.equal(weight, network.simulation.get_submodule(layer.layer.name).get_parameter("weight"))
+        assert (layer.grid is None) == layer.policy.activation.is_float
     quiet = parse_layer_policy(text).activation.is_float
     with torch.inference_mode():
         assert torch.equal(plain(X), wanted) == quiet, "nothing in the plain network quantizes inputs"
@@ -97,9 +97,9 @@ def test_onnxruntime_gives_what_was_trained_without_batch_norms(text: str, metho
     assert ("BatchNormalization" in {node.op_type for node in graph.graph.node}) == ("group" in text)
     with torch.inference_mode():
         wanted = forward(network.simulation, X)
-    found = Session(graph.SerializeToString(), ["input"], fuse=False)(X)
-    assert float(((found - wanted).abs() > 1e-4).any(dim=1).float().mean()) <= 0.1, "an input half-way between two codes, now and then"
-    assert float((found - wanted).abs().max()) <= 0.05 * float(wanted.abs().max())
+    outputs = Session(graph.SerializeToString(), ["input"], fuse=False)(X)
+    assert float(((outputs - wanted).abs() > 1e-4).any(dim=1).float().mean()) <= 0.1, "an input half-way between two codes, now and then"
+    assert float((outputs - wanted).abs().max()) <= 0.05 * float(wanted.abs().max())
 
 
 def test_gains_of_any_sign_go_into_scales() -> None:

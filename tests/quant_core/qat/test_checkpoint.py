@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_pat
     torch.manual_seed(1234)
     resumed, again = run(config, loader, **options)
     assert same(straight, resumed)
-    assert [each["loss"] for each in again] == [each["loss"] for each in history]
+    assert [metrics["loss"] for metrics in again] == [metrics["loss"] for metrics in history]
     finished, _ = run(config, Failing(loader, 0), **options)  # a finished run takes no more batches
     assert same(straight, finished)
 

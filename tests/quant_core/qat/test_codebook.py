@@ -16,11 +16,11 @@ def test_codebook_sums_gradients_per_centre(text: str) -> None:
     quantizer = codebook.CodebookWeight(weight, parse(text), 0)
     value = quantizer(weight)
     (dc,) = torch.autograd.grad(value, quantizer.centres, incoming)
-    found = encode(weight, text)
-    assert found.codebook is not None
+    encoded = encode(weight, text)
+    assert encoded.codebook is not None
     assert torch.equal(value, fake_quantize(weight, text))
-    sums = np.zeros(tuple(found.codebook.shape))
+    sums = np.zeros(tuple(encoded.codebook.shape))
     per_book = {"kmeans2:tensor": 5, "kmeans3:channel": 1, "kmeans2:group2": 2}[text]
     for row in range(5):
-        np.add.at(sums[row // per_book], found.codes[row].numpy(), incoming[row].numpy())
+        np.add.at(sums[row // per_book], encoded.codes[row].numpy(), incoming[row].numpy())
     np.testing.assert_allclose(dc.numpy(), sums * quantizer.rate, rtol=1e-5, atol=1e-6)

@@ -25,7 +25,7 @@ def test_distillation_draws_the_student_to_the_teacher(distill: float) -> None:
     assert gap(taught) < 0.5 * gap(plain)
 
 
-def test_what_a_report_computes_is_no_lesson() -> None:
+def test_calls_of_a_report_are_not_distilled() -> None:
     def report(model: nn.Module, _metrics: dict[str, float]) -> bool:
         with torch.no_grad():
             for images, _ in data():

@@ -46,28 +46,28 @@ def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     model = copy.deepcopy(model).train()
     output = model(x)
     output.backward(drawn(*output.shape, seed=1) - 0.5)
-    assert all(each.grad is not None for each in model.parameters())
-    return output.detach(), {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    return output.detach(), {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_an_input_that_needs_no_gradient_changes_no_other(layer: str, method: str) -> None:
     model, x = prepared(layer, method)
-    output, found = gradients(model, x)
+    output, results = gradients(model, x)
     expected, aims = gradients(model, x.clone().requires_grad_())
     assert torch.equal(output, expected)
-    assert found.keys() == aims.keys()
+    assert results.keys() == aims.keys()
     assert float(aims[f"0.{INPUT}.{METHODS[method]}"]) != 0
     for name, aim in aims.items():
-        torch.testing.assert_close(found[name], aim, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(results[name], aim, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gradient_of_images_is_not_computed(method: str) -> None:
     model, x = prepared("conv2d", method)
-    for given, needed in ((x, False), (x.clone().requires_grad_(), True)):
-        node = model[0](given).grad_fn
+    for images, needed in ((x, False), (x.clone().requires_grad_(), True)):
+        node = model[0](images).grad_fn
         while "Convolution" not in node.name():
             node = node.next_functions[0][0]
         assert (node.next_functions[0][0] is not None) == needed
@@ -80,7 +80,7 @@ def test_layers_that_are_called_twice_learn_from_both_calls() -> None:
     def gradient(*inputs: Tensor) -> Tensor:
         step = model[0].get_submodule(INPUT).step
         step.grad = None
-        sum(model(each).sum() for each in inputs).backward()
+        sum(model(images).sum() for images in inputs).backward()
         return step.grad.clone()
 
     torch.testing.assert_close(gradient(x, other), gradient(x) + gradient(other))

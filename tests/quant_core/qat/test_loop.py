@@ -23,7 +23,7 @@ def test_training_learns_and_reports_every_epoch() -> None:
         return False
 
     model, history = run(report=report)
-    assert [each["epoch"] for each in history] == [1, 2, 3]
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3]
     assert history == reported
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert 0.05 > history[0]["lr"] > history[1]["lr"] > history[2]["lr"] >= 0

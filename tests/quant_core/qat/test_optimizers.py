@@ -11,7 +11,7 @@ from tests.quant_core.qat.loop_cases import CONFIG, run
 
 def test_optimizers_and_schedules_of_others_are_taken_by_path() -> None:
     _, history = run(replace(CONFIG, optimizer="torch.optim:Adam", lr=0.005, schedule="constant"))
-    assert [each["lr"] for each in history] == [0.005] * 3
+    assert [metrics["lr"] for metrics in history] == [0.005] * 3
     with pytest.raises(InputError, match="unknown optimizer 'adam'; known: adamw, sgd"):
         run(replace(CONFIG, optimizer="adam"))
 

@@ -56,9 +56,9 @@ def state(model: nn.Module) -> list[Tensor]:
 def test_the_best_of_a_deterministic_population_is_returned() -> None:
     model, history = trained()
     again, same = trained()
-    assert [each["epoch"] for each in history] == [1, 2, 3, 4]
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4]
     assert all(torch.equal(a, b) for a, b in zip(state(model), state(again), strict=True))
-    assert [each["loss_valid"] for each in history] == [each["loss_valid"] for each in same]
+    assert [metrics["loss_valid"] for metrics in history] == [metrics["loss_valid"] for metrics in same]
     with torch.no_grad():
         assert float(sum(F.cross_entropy(model(x), y) for x, y in data(7))) == history[-1]["loss_valid"]
     other, _ = trained(replace(CONFIG, seed=1))
@@ -86,7 +86,7 @@ def test_the_worst_takes_over_state_and_perturbed_values(monkeypatch: pytest.Mon
     for factor, ratio, distill, before in taken:
         assert factor in (0.8, 1.2)
         assert ratio == pytest.approx(factor)
-        assert any(distill == pytest.approx(min(1.0, before * each)) for each in (0.8, 1.2))
+        assert any(distill == pytest.approx(min(1.0, before * change)) for change in (0.8, 1.2))
     taken.clear()
     trained(population=replace(POPULATION, every=2))
     assert len(taken) == 1
@@ -116,7 +116,7 @@ def test_a_member_that_breaks_goes_on_from_another_and_all_of_them_are_an_error(
 
     _, history = trained(step=breaks)
     assert len(history) == 4
-    assert all(math.isfinite(each["loss"]) for each in history)
+    assert all(math.isfinite(metrics["loss"]) for metrics in history)
     with pytest.raises(QatError, match="the loss is nan"):
         trained(step=lambda model, batch: supervised(F.cross_entropy)(model, batch) * math.nan)
 

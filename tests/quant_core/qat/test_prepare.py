@@ -25,14 +25,14 @@ ROOT = Path(__file__).parents[3]
 
 def test_constrain_reaches_what_is_learned_of_weights_and_inputs() -> None:
     model = prepared(built(Branching), "weight=int4:channel,activation=int4:tensor", "lsq")
-    steps = {name: each for name, each in model.named_parameters() if name.endswith("step")}
-    before = {name: each.detach().clone() for name, each in steps.items()}
-    for each in steps.values():
-        each.data.neg_()
+    steps = {name: step for name, step in model.named_parameters() if name.endswith("step")}
+    before = {name: step.detach().clone() for name, step in steps.items()}
+    for step in steps.values():
+        step.data.neg_()
     constrain(model)
     assert len({name.rpartition(".")[0].rpartition(".")[2] for name in steps}) == 2, "of weights ('0') and of inputs"
-    for name, each in steps.items():
-        torch.testing.assert_close(each.detach(), before[name] / 2)
+    for name, step in steps.items():
+        torch.testing.assert_close(step.detach(), before[name] / 2)
 
 
 CASES = [
@@ -139,7 +139,7 @@ def test_an_untrained_network_is_the_post_training_one() -> None:
     inputs, text = example(model), "weight=int4:channel:mse,activation=int4:tensor:mse"
     layers = trace(model, inputs)
     engine = PostTraining(model, layers, [inputs], inputs, bias_correction=False, scale_correction=False)
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
     with torch.no_grad():
         expected = engine.apply(policy)(inputs)
         assert torch.equal(prepared(model, text).eval()(inputs), expected)
@@ -196,7 +196,7 @@ def test_training_may_start_from_the_weights_of_another_policy() -> None:
         ({"stem": "", "shared": "", "up": "", "head": ""}, "math:pi", "is a float; a quant_core.qat.method.Method is needed"),
     ],
 )
-def test_what_does_not_fit_is_refused(policy: dict[str, str], method: str, message: str) -> None:
+def test_policies_and_methods_that_do_not_fit_are_refused(policy: dict[str, str], method: str, message: str) -> None:
     layers = {name: parse_layer_policy(text) if text else LayerPolicy() for name, text in policy.items()}
     with pytest.raises(InputError, match=message):
         prepare(built(Branching), Policy(layers), method)

@@ -51,7 +51,7 @@ def test_faults_of_a_configuration_are_told(fault: dict[str, Any], message: str)
         QatConfig(**fault)
 
 
-def test_what_is_missing_is_told() -> None:
+def test_empty_splits_are_refused() -> None:
     with pytest.raises(InputError, match="the training split is empty"):
         run(batches=[])
     with pytest.raises(InputError, match="the calibration split is empty"):

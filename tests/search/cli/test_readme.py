@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_own_task_of_the_readme_sweeps(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    (block,) = re.findall(r"test_readme.py runs this block -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
     assert len(block.splitlines()) <= 22
     (tmp_path / "my_task.py").write_text(block)
     command = [sys.executable, "-m", "search", "sweep", str(ROOT / "examples/digits.toml"), "task.name=my_task:make", "name=mine"]

@@ -22,7 +22,8 @@ MakeSweep = Callable[..., SweepRecord]
 
 
 @pytest.fixture
-def app() -> typer.Typer:
+def app(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)  # MLflow keeps the database of a relative uri for the whole process
     made = typer.Typer()
     for name, command in (("front", front_command), ("show", show_command), ("compare", compare_command), ("ui", ui_command)):
         made.command(name)(command)

@@ -66,12 +66,12 @@ def test_the_shorthand_is_a_searcher_and_a_scheduler() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_far_above_the_front_is_stopped_and_nothing_on_it(name: str) -> None:
     from quant_core.util.registry import load
-    from search.sweeps.ray.cluster import settle
+    from search.sweeps.ray.cluster import settled
     from search.sweeps.ray.near_front import NearFront
 
-    settle()
-    make: Any = load(SCHEDULERS[name].path)
-    scheduler = NearFront(make(9, reduction=2.0), ("bytes",))
+    with settled():
+        make: Any = load(SCHEDULERS[name].path)
+        scheduler = NearFront(make(9, reduction=2.0), ("bytes",))
     decided = {}
     for number in range(24):  # every third is as good as its bytes allow, the others are worse by 0.1 and more
         cost, away = 1.0 + number % 8, 0.1 * (number % 3) * (1 + number / 24)

@@ -30,12 +30,12 @@ task = load(sys.argv[1], json.loads(sys.argv[2]))
 (x, y), = [(torch.cat(x), torch.cat(y)) for x, y in [zip(*task.test)]]
 for folder, options in json.loads(sys.argv[3]).items():
     model = load_quantized(Path(folder), task.model, next(iter(task.calib))[0])
-    given = onnxruntime.SessionOptions()
+    session_options = onnxruntime.SessionOptions()
     if options != "default":
-        given.add_session_config_entry(*options.split("="))
-    session = onnxruntime.InferenceSession(folder + "/model.onnx", given, providers=["CPUExecutionProvider"])
-    found = [model(x).detach(), torch.from_numpy(session.run(None, {"input": x.numpy()})[0])]
-    print(json.dumps([float((outputs.argmax(1) == y).double().mean()) for outputs in found]))
+        session_options.add_session_config_entry(*options.split("="))
+    session = onnxruntime.InferenceSession(folder + "/model.onnx", session_options, providers=["CPUExecutionProvider"])
+    results = [model(x).detach(), torch.from_numpy(session.run(None, {"input": x.numpy()})[0])]
+    print(json.dumps([float((outputs.argmax(1) == y).double().mean()) for outputs in results]))
 """
 
 
@@ -48,11 +48,11 @@ def exported(
     for row in rows:
         out = folder / str(row["id"])
         done = bitfront(
-            "export", name, "--pick", row["id"], *(part for each in formats for part in ("-f", each)), "--out", out, "--uri", uri
+            "export", name, "--pick", row["id"], *(part for format_ in formats for part in ("-f", format_)), "--out", out, "--uri", uri
         )
         assert done.returncode == 0, done.stderr
         report = json.loads((out / "export.json").read_text())
-        checks[str(row["id"])] = {format_: each["checks"] for format_, each in report["formats"].items()}
+        checks[str(row["id"])] = {format_: figures["checks"] for format_, figures in report["formats"].items()}
         for format_ in formats:
             assert set(report["formats"][format_]["files"]) <= {path.name for path in out.iterdir()}
     return rows, checks
@@ -60,14 +60,14 @@ def exported(
 
 def fresh(task: str, options: dict[str, object], checks: dict[str, dict[str, dict[str, float]]], folder: Path) -> None:
     """Measure what was written in a process of its own; it gives the accuracy that the export printed."""
-    given = {str(folder / id_): each["onnx"]["onnxruntime_options"] for id_, each in checks.items()}
+    options_of = {str(folder / id_): formats["onnx"]["onnxruntime_options"] for id_, formats in checks.items()}
     paths = os.pathsep.join((str(ROOT), str(Path(__file__).parents[1])))
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, task, json.dumps(options), json.dumps(given)]
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, task, json.dumps(options), json.dumps(options_of)]
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    for each, line in zip(checks.values(), done.stdout.splitlines(), strict=True):
-        wanted = [each[name]["accuracy_test"] for name in ("safetensors", "onnx")]
+    for formats, line in zip(checks.values(), done.stdout.splitlines(), strict=True):
+        wanted = [formats[name]["accuracy_test"] for name in ("safetensors", "onnx")]
         assert json.loads(line) == pytest.approx(wanted, abs=1e-6)
 
 
@@ -123,11 +123,11 @@ def test_the_front_of_a_network_of_linear_layers(tmp_path: Path, bitfront: Call,
     uri = sweep(tmp_path, name="linear", task="own_task:make", weight=weight, activation='["float"]', trials=5)
     rows, checks = exported(bitfront, uri, "linear", ("safetensors", "onnx", "torchao", "vllm"), tmp_path)
     for row in rows:
-        found = checks[str(row["id"])]
-        assert found["torchao"]["accuracy_test"] == pytest.approx(row["accuracy_test"], abs=0.1)
-        assert (found["torchao"]["layers"], found["vllm"]["layers"]) == (3, 3)
-        assert found["vllm"]["validated_by"] == "compressed_tensors.quantization.QuantizationConfig"
-        assert found["onnx"]["top1_agreement"] == 1
+        figures = checks[str(row["id"])]
+        assert figures["torchao"]["accuracy_test"] == pytest.approx(row["accuracy_test"], abs=0.1)
+        assert (figures["torchao"]["layers"], figures["vllm"]["layers"]) == (3, 3)
+        assert figures["vllm"]["validated_by"] == "compressed_tensors.quantization.QuantizationConfig"
+        assert figures["onnx"]["top1_agreement"] == 1
     fresh("own_task:make", {}, checks, tmp_path)
 
 
@@ -162,22 +162,22 @@ def _refused_where_training_gives_other_weights(uri: str, folder: Path, monkeypa
     assert not (folder / "new").exists()
 
 
-def test_formats_that_onnx_cannot_say(tmp_path: Path, bitfront: Call, sweep: Callable[..., str]) -> None:
+def test_formats_that_onnx_cannot_represent(tmp_path: Path, bitfront: Call, sweep: Callable[..., str]) -> None:
     """Packed they all are; ONNX refuses some by name, and takes their values as float constants on request."""
     spoken, silent = ["nvfp4", "int4:vector8", "int5:channel:affine"], ["kmeans4:tensor", "mx6", "mxfp4", "ternary:twn", "binary:channel"]
     uri = sweep(
         tmp_path, name="odd", task="own_task:make", weight=json.dumps(spoken + silent), activation='["float"]', trials=8, device="counts"
     )
-    trials = {str(next(iter(each.policy.values())).weight): each for each in tracking.read(uri, "odd").trials}
+    trials = {str(next(iter(trial.policy.values())).weight): trial for trial in tracking.read(uri, "odd").trials}
     assert set(trials) == {*spoken, *silent}, "uniform policies come first"
     for spec, trial in trials.items():
-        given = ("export", "odd", "--uri", uri, "--pick", trial.number, "-f", "safetensors", "-f", "onnx", "--out", tmp_path / spec)
-        done = bitfront(*given)
+        command = ("export", "odd", "--uri", uri, "--pick", trial.number, "-f", "safetensors", "-f", "onnx", "--out", tmp_path / spec)
+        done = bitfront(*command)
         assert (done.returncode == 0) == (spec in spoken), done.stderr
         if spec in silent:
             assert re.search(rf"layer '0': ONNX has no operator for {spec}; use .*--allow-dequantized", done.stderr)
             assert not (tmp_path / spec).exists()
-            done = bitfront(*given, "--allow-dequantized")
+            done = bitfront(*command, "--allow-dequantized")
             assert f"note: {spec} weights are stored dequantized, in float32: 0, 2, 4" in done.stdout
         formats = json.loads((tmp_path / spec / "export.json").read_text())["formats"]
         assert formats["safetensors"]["checks"]["largest_output_difference"] == 0

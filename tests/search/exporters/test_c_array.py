@@ -40,7 +40,7 @@ def quantized(text: str) -> Quantized:
         torch.manual_seed(3)
         model = Kinds().eval()
     layers = trace(model, X)
-    policy = Policy({each.name: parse_layer_policy(text) for each in layers})
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
     return post_training(PostTraining(model, layers, [X], X), model, layers, policy, X)
 
 
@@ -53,31 +53,31 @@ def quantized(text: str) -> Quantized:
     ],
 )
 def test_compiled_integers_equal_torchs(tmp_path: Path, text: str) -> None:
-    found = c_layers(quantized(text))
-    (tmp_path / FILE).write_text(header(found, "A test."))
+    layers = c_layers(quantized(text))
+    (tmp_path / FILE).write_text(header(layers, "A test."))
     (tmp_path / KERNELS).write_text(KERNEL)
     rng = np.random.default_rng(0)
     jobs, wanted = [], []
-    for i, each in enumerate(found):
-        assert each.stored.grid is not None
-        low, high = (end - each.offset for end in each.stored.grid[2:])
+    for i, layer in enumerate(layers):
+        assert layer.stored.grid is not None
+        low, high = (end - layer.offset for end in layer.stored.grid[2:])
         assert -128 <= low < high <= 127
-        shape = {"conv": (4, 9, 8), "grouped": (6, 5, 7), "depthwise": (4, 5, 7), "linear": (11, 5)}[each.stored.layer.name]
+        shape = {"conv": (4, 9, 8), "grouped": (6, 5, 7), "depthwise": (4, 5, 7), "linear": (11, 5)}[layer.stored.layer.name]
         codes = rng.integers(low, high + 1, shape)
-        values = torch.from_numpy(codes - (each.stored.grid[1] - each.offset)).double()
-        weight, bias = torch.from_numpy(each.integers << each.shift).double(), torch.from_numpy(each.bias).double()
-        if each.stored.layer.name == "linear":
+        values = torch.from_numpy(codes - (layer.stored.grid[1] - layer.offset)).double()
+        weight, bias = torch.from_numpy(layer.integers << layer.shift).double(), torch.from_numpy(layer.bias).double()
+        if layer.stored.layer.name == "linear":
             out = functional.linear(values, weight, bias)[:, None, :]
         else:
-            module = getattr(Kinds(), each.stored.layer.name)
+            module = getattr(Kinds(), layer.stored.layer.name)
             padded = functional.conv2d(values[None], weight, bias, module.stride, module.padding, module.dilation, module.groups)
             out = padded[0].permute(1, 2, 0)
         jobs.append((i, codes, tuple(out.shape)))
         wanted.append(out.numpy().astype(np.int64))
-    assert any(each.bias.any() for each in found), "biases are compared too"
+    assert any(layer.bias.any() for layer in layers), "biases are compared too"
     with compiled(tmp_path) as run:
-        for each, one, other in zip(found, run(jobs), wanted, strict=True):
-            assert np.array_equal(one, other), each.stored.layer.name
+        for layer, one, other in zip(layers, run(jobs), wanted, strict=True):
+            assert np.array_equal(one, other), layer.stored.layer.name
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_what_integers_cannot_hold_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize("text", ["weight=int8:channel,activation=int8:tensor", "weight=int2:channel,activation=int2:tensor"])
 def test_biases_are_fine_and_sums_fit_32_bits(text: str) -> None:
     """With two bits a step of input scale x weight scale is a large part of a bias; sums have bits to spare for it."""
-    for each in c_layers(quantized(text)):
-        assert each.stored.grid is not None
-        assert each.stored.encoded is not None
-        assert each.stored.encoded.scale is not None
-        scale, zero_point, low, high = each.stored.grid
-        steps = each.stored.encoded.scale.double().numpy().reshape(-1) * scale / 2.0**each.shift
-        bias = np.zeros(len(each.bias)) if each.stored.bias is None else each.stored.bias.double().numpy()
-        assert np.abs(each.bias * steps - bias).max() <= 0.5 * steps.max()
+    for layer in c_layers(quantized(text)):
+        assert layer.stored.grid is not None
+        assert layer.stored.encoded is not None
+        assert layer.stored.encoded.scale is not None
+        scale, zero_point, low, high = layer.stored.grid
+        steps = layer.stored.encoded.scale.double().numpy().reshape(-1) * scale / 2.0**layer.shift
+        bias = np.zeros(len(layer.bias)) if layer.stored.bias is None else layer.stored.bias.double().numpy()
+        assert np.abs(layer.bias * steps - bias).max() <= 0.5 * steps.max()
         assert steps.max() < 1e-4
-        worst = np.abs(each.integers).reshape(len(bias), -1).sum(axis=1) * max(high - zero_point, zero_point - low) << each.shift
-        assert (worst + np.abs(each.bias)).max() < 2**31
+        worst = np.abs(layer.integers).reshape(len(bias), -1).sum(axis=1) * max(high - zero_point, zero_point - low) << layer.shift
+        assert (worst + np.abs(layer.bias)).max() < 2**31
 
 
 def test_without_a_compiler_nothing_is_called_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

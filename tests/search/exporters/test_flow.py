@@ -40,8 +40,8 @@ def call(uri: str, bitfront: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
 
     def run(command: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        given = () if command in ("apply", "inspect") or "--uri" in arguments else ("--uri", uri)
-        return bitfront(command, *arguments, *given)
+        store = () if command in ("apply", "inspect") or "--uri" in arguments else ("--uri", uri)
+        return bitfront(command, *arguments, *store)
 
     return run
 
@@ -54,7 +54,7 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
     figures = report["formats"]["onnx"]["checks"]
     assert figures["top1_agreement"] >= 0.99
     assert figures["file_bytes"] == (out / "model.onnx").stat().st_size
-    assert f"accuracy_test {figures['accuracy_test']:.6g}" in done.stdout
+    assert f"accuracy_test {100 * figures['accuracy_test']:.2f} %" in done.stdout
     packed = report["formats"]["safetensors"]["checks"]
     assert (packed["largest_output_difference"], packed["accuracy_test"]) == (0.0, report["metrics"]["test"]["accuracy"])
     promised = packed["modelled_weight_bytes"] + packed["other_bytes"]
@@ -65,9 +65,9 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
     assert set(read) == set(model.state_dict())
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
-    found = compare(bundle, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]))
-    assert found.accuracy == pytest.approx(figures["accuracy_test"])
-    assert found.difference == pytest.approx(figures["largest_output_difference"], rel=1e-3)
+    comparison = compare(bundle, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]))
+    assert comparison.accuracy == pytest.approx(figures["accuracy_test"])
+    assert comparison.difference == pytest.approx(figures["largest_output_difference"], rel=1e-3)
 
 
 def test_the_loader_of_the_docs_reads_every_integer_format(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def test_the_loader_of_the_docs_reads_every_integer_format(tmp_path: Path) -> No
     save_packed(tmp_path / "x.safetensors", tensors, plain={"bias": torch.arange(3.0)})
     script = f"{code}\nimport sys\nassert 'torch' not in sys.modules\nnp.savez('y.npz', **load('x.safetensors'))"
     subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
-    found = np.load(tmp_path / "y.npz")
+    loaded = np.load(tmp_path / "y.npz")
     wanted = load_packed(tmp_path / "x.safetensors")
-    assert set(found) == set(wanted)
+    assert set(loaded) == set(wanted)
     for name, tensor in wanted.items():
-        assert np.array_equal(found[name], tensor.numpy()), name
+        assert np.array_equal(loaded[name], tensor.numpy()), name
 
 
 def test_policies_fit_the_published_schema(call: Call, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
         "register name 'team/net' given; a name without '/' and ':'",
     ),
     "blank register name": (("--register", " ", "--out", "new"), 2, "register name ' ' given"),
-    "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "write best-under:METRIC=LIMIT"),
+    "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "is not of the form best-under:METRIC=LIMIT"),
     "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write knee, best-under"),
     "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
     "no folder given": ((), 2, "Missing option '--out'"),
@@ -176,16 +176,16 @@ def test_bad_requests_are_one_clear_message_and_leave_nothing(call: Call, tmp_pa
     (tmp_path / "there").mkdir()
     (tmp_path / "there/file").write_text("mine")
     stand_in = {"BREAKS": f"{__name__}:breaks_half_way", "PICK3": "0", "PICK4": "2"}
-    found = call("export", "one", *(stand_in.get(str(each), each) for each in arguments))
-    assert found.returncode == code, found.stderr
-    assert re.search(message, found.stderr, flags=re.S), found.stderr
-    assert "Traceback" not in found.stderr
-    assert sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")) == ["there", "there/file"]
+    done = call("export", "one", *(stand_in.get(str(argument), argument) for argument in arguments))
+    assert done.returncode == code, done.stderr
+    assert re.search(message, done.stderr, flags=re.S), done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["there", "there/file"]
 
 
 def test_unknown_sweep(call: Call) -> None:
-    found = call("export", "onne", "--out", "new")
-    assert (found.returncode, "Did you mean 'one'" in found.stderr) == (2, True)
+    done = call("export", "onne", "--out", "new")
+    assert (done.returncode, "Did you mean 'one'" in done.stderr) == (2, True)
 
 
 def test_an_empty_front_is_an_error(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,10 +242,10 @@ def test_other_weights_than_the_sweeps_are_refused(uri: str, tmp_path: Path, mon
 )
 def test_bad_policies_are_refused(call: Call, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.json").write_text(text)
-    found = call("apply", "p.json", "--task", "own_task:make")
-    assert found.returncode == 2
-    assert message in found.stderr
-    assert "Traceback" not in found.stderr
+    done = call("apply", "p.json", "--task", "own_task:make")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_damaged_files_are_told_from_whole_ones(call: Call, tmp_path: Path) -> None:
@@ -260,10 +260,10 @@ def test_damaged_files_are_told_from_whole_ones(call: Call, tmp_path: Path) -> N
     for message, damaged in damages.items():
         assert damaged != whole
         path.write_bytes(damaged)
-        found = call("inspect", path)
-        assert found.returncode == 2
-        assert message in found.stderr
-        assert "Traceback" not in found.stderr
+        done = call("inspect", path)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
@@ -293,6 +293,6 @@ def test_a_registered_policy_loads_back_with_the_same_outputs(call: Call, uri: s
     assert "(-1, 12)" in signature
     assert metadata["policy"] == bundle.policy.id
     assert example == ["input"]
-    found, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.network.simulation(inputs)
-    assert float((found.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.99
-    assert float((found - wanted).abs().max()) <= 0.1 * float(wanted.abs().max())
+    outputs, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.network.simulation(inputs)
+    assert float((outputs.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.99
+    assert float((outputs - wanted).abs().max()) <= 0.1 * float(wanted.abs().max())

@@ -18,16 +18,16 @@ def test_torchao_builds_and_applies_what_was_written(quiet: None, library: Any) 
         "c": "weight=float",
     }
     written = torchao.mapping({name: torchao.layer_config(parse_layer_policy(text)) for name, text in texts.items()})
-    found = core.config_from_dict(written)
-    a, b = found.fqn_to_config["a"], found.fqn_to_config["b"]
+    config = core.config_from_dict(written)
+    a, b = config.fqn_to_config["a"], config.fqn_to_config["b"]
     assert isinstance(a, api.IntxWeightOnlyConfig)
     assert (a.weight_dtype, a.granularity) == (torch.int4, api.PerGroup(32))
     assert isinstance(b, api.Int8DynamicActivationIntxWeightConfig)
     assert (b.weight_dtype, b.weight_granularity, b.weight_mapping_type.name) == (torch.int3, api.PerAxis(0), "ASYMMETRIC")
-    assert found.fqn_to_config["c"] is None
+    assert config.fqn_to_config["c"] is None
     model = nn.ModuleDict({name: nn.Linear(64, 8) for name in texts})
     before = model["c"].weight.clone()
-    api.quantize_(model, found, filter_fn=None)
+    api.quantize_(model, config, filter_fn=None)
     assert type(model["a"].weight) is not nn.Parameter
     assert torch.equal(model["c"].weight, before)
 

@@ -20,8 +20,8 @@ def test_compressed_tensors_reads_what_was_written(quiet: None, library: Any) ->
         "head": "weight=float",
     }
     written = vllm.quantization_config({name: parse_layer_policy(text) for name, text in texts.items()})
-    found = kind.model_validate(written)
-    groups = {tuple(each.targets): each for each in found.config_groups.values()}
+    config = kind.model_validate(written)
+    groups = {tuple(group.targets): group for group in config.config_groups.values()}
     up = groups["layers.0.up", "layers.1.up"]
     assert (up.weights.num_bits, up.weights.strategy, up.weights.group_size, up.weights.observer) == (4, "group", 32, "mse")
     assert up.input_activations is None
@@ -29,7 +29,7 @@ def test_compressed_tensors_reads_what_was_written(quiet: None, library: Any) ->
     assert not groups["layers.1.down",].input_activations.dynamic
     assert (groups["fp4",].weights.type, groups["fp4",].weights.group_size) == ("float", 16)
     assert groups["mx",].weights.group_size == 32
-    assert found.ignore == ["head"]
+    assert config.ignore == ["head"]
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,17 @@ def test_archive_equals_the_whole_set_at_any_order(points: FloatArray, random: o
     assert list(archive.numbers) == np.flatnonzero(non_dominated(points)).tolist()
     assert archive.hypervolume == pytest.approx(relative_hypervolume(points, [7.0] * 3))
     assert archive.knee == (-1 if len(points) == 0 else archive.numbers[knee(points[non_dominated(points)])])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_points_that_are_not_finite_change_nothing(value: float) -> None:
+    sound = np.array([[0.1, 3.0], [0.2, 2.0], [0.4, 1.0], [0.5, 2.5]])
+    odd = np.array([[value, 1.5], [0.15, value], [value, value]])
+    points = np.concatenate([odd[:1], sound, odd[1:]])
+    assert np.array_equal(np.flatnonzero(non_dominated(points)), 1 + np.flatnonzero(non_dominated(sound)))
+    assert hypervolume(points, (1.0, 4.0)) == hypervolume(sound, (1.0, 4.0))
+    assert knee(points[:4]) == 1 + knee(sound[:3])
+    assert coverage(odd, sound) == 0.0
+    assert best_under(points[:, 0], np.arange(len(points)), 9.0) == 1 + best_under(sound[:, 0], np.arange(len(sound)), 9.0)
+    with pytest.raises(InputError, match="an empty front has no knee"):
+        knee(odd)

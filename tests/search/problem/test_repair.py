@@ -1,4 +1,4 @@
-"""Repair operators keep the limits; fill takes the slack that HAQ's published policy leaves on its own latency table."""
+"""Repair operators keep the limits; the refill takes the slack that HAQ's published policy leaves on its own latency table."""
 
 import csv
 import json

@@ -51,6 +51,21 @@ def test_the_program_finds_what_enumeration_finds(seed: int, paired: bool, cuts:
         assert total(solution, losses, shown) == pytest.approx(total(ranked[cuts], losses, shown), abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e6, 1e10])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_outlier_hides_no_difference_of_a_program_with_pairs(seed: int, scale: float) -> None:
+    problem, losses, pairs = random_problem(seed)
+    kept = [point for point in map(tuple, everything(problem).tolist()) if problem.feasible(point)]
+    best = min(kept, key=lambda point: total(point, losses, pairs))
+    single, table = losses[1].copy(), pairs[2, 3].copy()
+    single[(best[1] + 1) % 3] = scale
+    table[(best[2] + 1) % 3, best[3]] = scale
+    collapsed, terms = (losses[0], single, *losses[2:]), {**pairs, (2, 3): table}
+    solution = solve(problem, collapsed, (), terms)
+    assert solution is not None
+    assert total(solution, collapsed, terms) == pytest.approx(total(best, collapsed, terms), abs=1e-9)
+
+
 def test_three_limits_and_25_choices_on_52_layers_take_seconds() -> None:
     rng = np.random.default_rng(0)
     w, a = (bits.ravel() for bits in np.meshgrid([2.0, 3, 4, 6, 8], [2.0, 3, 4, 6, 8], indexing="ij"))

@@ -1,0 +1,88 @@
+"""Folding that is checked: the prepared float network must give the outputs of the network that the user brought."""
+
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.network.fold import fold_batch_norm, foldable_norms
+from quant_core.network.forward import forward
+from quant_core.network.reference import reference_network
+from quant_core.network.trace import examples
+from quant_core.util.errors import BitfrontError
+from quant_core.util.rng import repeatable
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference of outputs over the largest output, by the type of the outputs. Rounding in folding leaves less than a tenth of it."""
+CHECKED = 4
+"""Examples that are compared."""
+SHOWN = 5
+
+
+class UnfaithfulFoldWarning(UserWarning):
+    """Batch norms that could not be folded without changing the network; the message names the layers."""
+
+
+def fold_faithfully(model: nn.Module, example: Any) -> nn.Module:
+    """Return a copy of `model`, in eval mode, with as many batch norms folded as leave its outputs on `example` as they are.
+
+    Where the folded copy gives other outputs, every fold is tried by itself, and those that change the outputs are left out with a
+    warning that names their layers.
+
+    Args:
+        model: trained, float; it is not touched.
+        example: one batch of model inputs.
+
+    Raises:
+        BitfrontError: a copy without any fold gives other outputs than the network: it is not a function of its inputs.
+    """
+    reference, example = reference_network(model, quiet=True), examples(example, CHECKED)
+    expected = _outputs(reference, example)
+    folded = fold_batch_norm(reference, example)
+    if difference(_outputs(folded, example), expected) <= _tolerance(expected):
+        return folded
+    return _without_unfaithful(reference, example, expected)
+
+
+def _without_unfaithful(reference: nn.Module, example: Any, expected: Tensor) -> nn.Module:
+    """Leave out the folds that change the outputs, one by one; all of them where that does not help."""
+    with repeatable(), torch.no_grad():
+        names = list(foldable_norms(reference, example))
+    alone = {name: fold_batch_norm(reference, example, [other for other in names if other != name]) for name in names}
+    guilty = [name for name, copy in alone.items() if difference(_outputs(copy, example), expected) > _tolerance(expected)]
+    for skipped in (guilty, names):
+        folded = fold_batch_norm(reference, example, skipped)
+        if difference(_outputs(folded, example), expected) <= _tolerance(expected):
+            warnings.warn(_unfaithful(skipped), UnfaithfulFoldWarning, stacklevel=4)
+            return folded
+    off = difference(_outputs(folded, example), expected)
+    raise BitfrontError(
+        f"a copy of the network gives other outputs than the network itself, off by {off:.2g} of the largest: it keeps state between "
+        f"calls, or reads something outside of itself. Give a network whose output depends on its input alone."
+    )
+
+
+def difference(outputs: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of outputs over the largest expected output; infinity where shapes differ or NaN is new."""
+    if outputs.shape != expected.shape or not torch.equal(outputs.isfinite(), expected.isfinite()):
+        return float("inf")
+    finite = expected.isfinite()
+    scale = float(expected[finite].abs().amax()) if finite.any() else 0.0
+    off = float((outputs[finite].double() - expected[finite].double()).abs().amax()) if finite.any() else 0.0
+    return off / scale if scale else off
+
+
+def _tolerance(expected: Tensor) -> float:
+    return TOLERANCES.get(expected.dtype, 1e-3)
+
+
+def _outputs(model: nn.Module, example: Any) -> Tensor:
+    with torch.no_grad(), repeatable():
+        return forward(model, example)
+
+
+def _unfaithful(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"batch norms after {shown} are not folded: the outputs of the float network would change."

@@ -1,0 +1,127 @@
+"""The float network as it is measured: in eval mode, changed by no forward pass, and never the user's own object where it would be."""
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._pytree import tree_leaves, tree_map
+
+from quant_core.network.forward import forward
+from quant_core.util.errors import BitfrontError
+from quant_core.util.rng import repeatable
+
+SHOWN = 5
+
+
+class NetworkModeWarning(UserWarning):
+    """The network was given in a state in which it would be measured wrongly; the message says what was done."""
+
+
+def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
+    """Return the network to measure: `model` itself, or a copy where it is in train mode or its forward pass changes its weights.
+
+    The copy is in eval mode, and its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
+    (in place, which would change the user's weights). The user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning`
+    names the modules whose mode makes a difference; `quiet` leaves it out.
+
+    Raises:
+        BitfrontError: the network cannot be copied.
+    """
+    training = [(name, module) for name, module in model.named_modules() if module.training]
+    renormalized = [name for name, module in model.named_modules() if _max_norm(module) is not None]
+    if not training and not renormalized:
+        return model
+    try:
+        reference = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise BitfrontError(
+            f"the network is in train mode and cannot be copied ({type(error).__name__}: {error}); call eval() on it before it is given."
+        ) from error
+    affected = [name or "the network itself" for name, module in training if _depends_on_mode(module)]
+    if affected and not quiet:
+        warnings.warn(f"in train mode: {_listed(affected)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
+    for name in renormalized:
+        _renormalize(reference.get_submodule(name))
+    return reference
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Tell whether a module's forward pass is another one in train mode: normalization, dropout, or code that reads `training`."""
+    if isinstance(module, _BatchNorm | _InstanceNorm | _DropoutNd | nn.RReLU):
+        return True
+    code = getattr(type(module).forward, "__code__", None)
+    own = not type(module).__module__.startswith("torch.nn.")
+    return bool(getattr(module, "dropout", 0)) if not own else code is not None and "training" in code.co_names
+
+
+def _max_norm(module: nn.Module) -> float | None:
+    return module.max_norm if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
+
+
+def _renormalize(module: Any) -> None:
+    """Scale rows of a norm above `max_norm` as `torch.nn.functional.embedding` does, once and for all."""
+    with torch.no_grad():
+        torch.embedding_renorm_(module.weight.data, torch.arange(len(module.weight)), module.max_norm, module.norm_type)
+    module.max_norm = None
+
+
+def noisy_modules(model: nn.Module, inputs: Any) -> list[str]:
+    """Return the innermost modules that give other outputs on equal inputs in two passes: dropout or noise that eval mode leaves active.
+
+    Args:
+        model: as it is measured.
+        inputs: one batch.
+    """
+    records: tuple[dict[str, list[Tensor]], ...] = ({}, {})
+    with torch.inference_mode():
+        if torch.equal(forward(model, inputs), forward(model, inputs)):
+            return []
+        for record in records:
+            _record_calls(model, inputs, record)
+    first, second = records
+    names = [key.removeprefix("out:") for key in first if key.startswith("out:")]
+    fed_alike = [name for name in names if _equal(first[f"in:{name}"], second.get(f"in:{name}"))]
+    noisy = [name for name in fed_alike if not _equal(first[f"out:{name}"], second.get(f"out:{name}"))]
+    innermost = [name for name in noisy if not any(other != name and other.startswith(f"{name}." if name else "") for other in noisy)]
+    return [name or "the network itself" for name in innermost]
+
+
+def warn_of_noise(model: nn.Module, inputs: Any) -> None:
+    """Warn where the network gives other outputs on equal inputs, naming the modules; every figure then starts from the same noise."""
+    with repeatable():
+        noisy = noisy_modules(model, tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs))
+    if noisy:
+        text = f"random in eval mode: {_listed(noisy)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
+        warnings.warn(text, NetworkModeWarning, stacklevel=3)
+
+
+def _record_calls(model: nn.Module, inputs: Any, record: dict[str, list[Tensor]]) -> None:
+    """Keep the tensors that go into and come out of every module in one pass."""
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            record.setdefault(f"in:{name}", []).extend(leaf.clone() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            record.setdefault(f"out:{name}", []).extend(leaf.clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name), with_kwargs=True) for name, module in model.named_modules()]
+    try:
+        forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _equal(one: list[Tensor], other: list[Tensor] | None) -> bool:
+    return other is not None and len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

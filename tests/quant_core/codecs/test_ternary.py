@@ -1,0 +1,60 @@
+"""Ternary weights: closed forms of the papers, brevitas' ternary quantizer, and the edges."""
+
+import warnings
+
+import pytest
+import torch
+
+from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.codecs.ternary import thresholds
+from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+def test_twn_has_the_threshold_and_level_of_the_paper() -> None:
+    x = normal(1, 200_000)
+    y = fake_quantize(x, "ternary:twn")
+    threshold = 0.7 * float(x.abs().mean())
+    level = float(x.abs()[x.abs() > threshold].mean())
+    assert torch.allclose(y, torch.where(x.abs() > threshold, x.sign() * level, torch.zeros(())))
+    sums = x.abs().double().sort(descending=True).values[0].cumsum(0)
+    best = float((sums**2 / torch.arange(1, 200_001)).max())
+    kept = float((x * y).sum()) / level
+    count = int((y != 0).sum())
+    assert kept**2 / count == pytest.approx(best, rel=0.003)
+
+
+def test_twn_is_brevitas_ternary_with_the_same_threshold() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        brevitas = pytest.importorskip("brevitas.core.quant.ternary", reason="brevitas is no dependency; pip install brevitas==0.13.4")
+        x = normal(64, 64)
+        spec = parse("ternary:twn")
+        level = encode(x, spec).scale
+        assert level is not None
+        ratio = float(thresholds(x, spec)) / float(level)
+        theirs = brevitas.TernaryQuant(scaling_impl=lambda _: level[0, 0], threshold=ratio)(x)[0]
+    assert torch.equal(fake_quantize(x, spec), theirs)
+
+
+def test_ttq_starts_from_the_means_of_either_side() -> None:
+    x = torch.tensor([[1.0, 0.5, 0.01, -0.04, -2.0, -0.2]])
+    assert encode(x, "ternary:ttq").scale == pytest.approx(torch.tensor([[1.1, 0.75]]))
+    y = fake_quantize(x, "ternary:ttq")
+    assert y[0].tolist() == pytest.approx([0.75, 0.75, 0.0, 0.0, -1.1, -1.1])
+    assert fake_quantize(x, "ternary:ttq", bounds=(torch.tensor(-3.0), torch.tensor(2.0))).tolist() == [[2.0, 2.0, 0.0, 0.0, -3.0, -3.0]]
+    assert fake_quantize(x, "ternary:twn", bounds=(torch.tensor(-3.0), torch.tensor(2.0))).abs().max() == 3.0
+    with pytest.raises(InputError, match="1 or 1 levels with lo <= 0 <= hi"):
+        fake_quantize(x, "ternary:ttq", bounds=(torch.tensor(1.0), torch.tensor(2.0)))
+
+
+def test_by_channel_every_channel_has_its_own_threshold() -> None:
+    x = torch.cat([normal(1, 50), 100 * normal(1, 50)])
+    for text in ("ternary:twn", "ternary:ttq"):
+        y = fake_quantize(x, f"{text}:channel")
+        assert torch.allclose(y[:1], fake_quantize(x[:1], text))
+        assert torch.allclose(y[1:], fake_quantize(x[1:], text))

@@ -1,0 +1,66 @@
+"""A layer as a matrix product must give the layer's own output, for every kind."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quant_core.network.moments import patches, second_moments, weight_from_rows, weight_rows
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(5, 3), (2, 4, 5)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (2, 4, 11)),
+    "conv2d same": (lambda: nn.Conv2d(4, 6, (5, 3), padding="same", dilation=(1, 2)), (2, 4, 7, 8)),
+    "conv2d valid": (lambda: nn.Conv2d(4, 8, 3, padding="valid", groups=4), (2, 4, 7, 8)),
+    "conv2d reflect": (lambda: nn.Conv2d(4, 6, 3, padding=(1, 2), padding_mode="reflect", stride=2), (2, 4, 7, 8)),
+    "conv2d circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 7, 8)),
+    "conv3d": (lambda: nn.Conv3d(2, 4, 3, padding=1, stride=(1, 2, 1)), (2, 2, 5, 6, 4)),
+    "transposed1d": (lambda: nn.ConvTranspose1d(4, 6, 4, stride=3, padding=2, output_padding=1, groups=2), (2, 4, 5)),
+    "transposed2d": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=2, dilation=(2, 1)), (2, 4, 5, 4)),
+    "transposed2d cropped": (lambda: nn.ConvTranspose2d(4, 6, 2, padding=1), (2, 4, 5, 4)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(2, 2, 2, stride=2, groups=2), (1, 2, 3, 3, 2)),
+}
+
+
+def _output(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the module's output without bias as [channels, positions]."""
+    module.register_parameter("bias", None)
+    y: Tensor = module(x)
+    return y.flatten(0, -2).t() if isinstance(module, nn.Linear) else y.movedim(1, 0).flatten(1)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_patches_times_rows_is_the_layer(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    module, x = make(), torch.randn(shape)
+    weight = module.get_parameter("weight").detach()
+    rows = weight_rows(module, weight)
+    product = (rows @ patches(module, x).transpose(1, 2)).flatten(0, 1)
+    torch.testing.assert_close(product, _output(module, x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(weight_from_rows(module, rows), weight)
+
+
+def test_transformers_conv1d() -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    module, x = Conv1D(3, 5), torch.randn(2, 4, 5)
+    weight = module.weight.detach()
+    rows = weight_rows(module, weight)
+    product = (rows @ patches(module, x).transpose(1, 2))[0].t() + module.bias
+    torch.testing.assert_close(product.reshape(2, 4, 3), module(x))
+    assert torch.equal(weight_from_rows(module, rows), weight)
+
+
+def test_second_moments_and_covariance() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
+    batches = [torch.randn(7, 4) for _ in range(3)]
+    seen = torch.cat(batches).relu()
+    moments = second_moments(model, {"1": model[1]}, batches, centered=False)["1"]
+    torch.testing.assert_close(moments[0], seen.t() @ seen / 21)
+    covariance = second_moments(model, {"1": model[1]}, batches, centered=True)["1"]
+    torch.testing.assert_close(covariance[0], torch.cov(seen.t(), correction=0))
