@@ -1,6 +1,7 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
@@ -184,6 +186,19 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
     measured += [shown("weight_bytes", size)] if size is not None else []
     console.print(f"float network: {', '.join(measured) or 'not measured'}", highlight=False)
+    error = _latency_error(sweep) if "latency_s" in names_shown else ""
+    if error:
+        console.print(error, markup=False, highlight=False)
+
+
+def _latency_error(sweep: SweepRecord) -> str:
+    """Return how far off the latencies of a sweep are; empty where its device is not one that ships: a record's path is not opened."""
+    try:
+        device = tomllib.loads(sweep.experiment).get("device", {}).get("name")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return ""
+    error = load_device(device).latency_error if device in device_names() else ""
+    return f"{device}: {error}" if error else ""
 
 
 def _column(name: str, values: list[object]) -> tuple[str, list[str]]:
