@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from search.cli import catalog, devices, evaluate, export, profile, report, solve, sweep
 
@@ -68,6 +69,7 @@ def main() -> None:
 
     Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
     """
+    keep_pages()
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may be in the working directory
     debug, arguments = "--debug" in sys.argv, [argument for argument in sys.argv[1:] if argument != "--debug"]
