@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from search.exporters import Exported
     from search.sweeps.context import SweepContext
-    from search.sweeps.progress import LogMode
+    from search.sweeps.phases import LogMode
 
 Choice = MeasuredPolicy | Policy | str | int
 FIGURES = {"front": "front_figure", "bits": "bits_figure", "hypervolume": "hypervolume_figure"}

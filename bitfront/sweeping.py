@@ -11,7 +11,7 @@ from bitfront.results import Sweep
 from bitfront.sources import TaskSource, open_task, task_name
 from quant_core.spec.quant_spec import QuantSpec
 from search import tracking
-from search.sweeps.progress import LogMode
+from search.sweeps.phases import LogMode, Phases
 
 Choices = str | QuantSpec | Mapping[str, object] | Sequence[str | QuantSpec | Mapping[str, object]]
 
@@ -98,7 +98,7 @@ def sweep(
         from search.sweeps.run import start
 
         opened = open_task(task, made.task.options)
-        context = open_context(made, opened)
+        context = open_context(made, opened, Phases(log))
         outcome = start(made, log, context=context, recorded=bool(uri))
     return Sweep(outcome.record, uri, opened, context)
 

@@ -22,7 +22,8 @@ from search.sweeps.final import evaluate_front_on_test
 from search.sweeps.interrupt import StopSignal
 from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
-from search.sweeps.progress import LogMode, Progress
+from search.sweeps.phases import LogMode, Phases
+from search.sweeps.progress import Progress
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
 
@@ -46,7 +47,11 @@ def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContex
     """
     begun = time.perf_counter()
     experiment = _with_present_names(experiment)
-    context = replace(context, setup=replace(context.setup, experiment=experiment)) if context else open_context(experiment)
+    phases = Phases(log)
+    if context is None:
+        context = open_context(experiment, report=phases)
+    context = replace(context, setup=replace(context.setup, experiment=experiment))
+    phases("float network on validation", 0, 0)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
     problem = context.problem(baseline)
@@ -56,7 +61,7 @@ def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContex
     if recorded:
         tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
     with _closed_on_error(tracker):
-        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
+        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases)
 
 
 def resume(
@@ -70,7 +75,8 @@ def resume(
     """
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
-    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    phases = Phases(log)
+    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
     check_fingerprints(recorded, context.setup)
     problem = context.problem(recorded.baseline)
     searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
@@ -78,7 +84,7 @@ def resume(
     with _closed_on_error(tracker):
         sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
-        return _finish(context, sweep, backend, tracker, begun, log)
+        return _finish(context, sweep, backend, tracker, begun, phases)
 
 
 def _with_present_names(experiment: Experiment) -> Experiment:
@@ -177,11 +183,11 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
         yield
 
 
-def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, log: LogMode) -> SweepOutcome:
+def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
     sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
-    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
+    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
         backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
@@ -190,8 +196,9 @@ def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunR
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
     if sweep.done:
-        evaluate_front_on_test(context.evaluator, sweep, tracker)
+        evaluate_front_on_test(context.evaluator, sweep, tracker, phases)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
+    phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)
