@@ -37,6 +37,7 @@ class EvaluateSection(BaseModel):
     valid: int = Field(default=0, ge=0)
     test: int = Field(default=0, ge=0)
     bias_correction: bool = True
+    scale_correction: bool = True
     cache_mib: int = Field(default=256, ge=1)
 
     @model_validator(mode="after")
