@@ -42,7 +42,8 @@ def test_the_bias_of_a_channel_of_tiny_weights_is_held(kind: str, tiny: float, t
     x = torch.rand(32, 8) if kind == "linear" else torch.rand(32, 8, 1, 1)
     (held,) = c_layers(quantized(nn.Sequential(layer), x, text))
     stored = held.stored
-    assert stored.bias is not None and stored.grid is not None
+    assert stored.bias is not None
+    assert stored.grid is not None
     np.testing.assert_allclose(held.bias * bias_steps(held), stored.bias.double().numpy(), atol=0.01 * 0.35, rtol=1e-4)
     scale, zero_point, low, high = stored.grid
     weight = held.integers.reshape(4, 8) * held.scales[:, None].astype(np.float64)
