@@ -46,8 +46,17 @@ class Session:
         return torch.from_numpy(self.arrays({name: tensor.numpy() for name, tensor in zip(self._names, tensors, strict=True)}))
 
     def arrays(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Return the output for inputs by name."""
-        outputs: NDArray[Any] = self._session.run(None, {name: value for name, value in inputs.items() if name in self._input_names})[0]
+        """Return the output for inputs by name.
+
+        Raises:
+            BitfrontError: an operator fails.
+        """
+        read = {name: value for name, value in inputs.items() if name in self._input_names}
+        try:
+            outputs: NDArray[Any] = self._session.run(None, read)[0]
+        except Exception as error:  # its errors share no base class
+            reason = str(error).partition("Status Message: ")[2] or str(error)
+            raise BitfrontError(f"onnxruntime {onnxruntime.__version__} fails in a run: {reason.splitlines()[0].rstrip('.')}") from error
         return outputs
 
 

@@ -27,8 +27,8 @@ DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20
 _INSTEAD = "Use safetensors, or torchao or vllm for transformers"
 _BFLOAT16 = (
-    "ONNX cannot represent this network: it computes in bfloat16 (its weights, its inputs, or under autocast), for which onnxruntime has no "
-    "kernels on a CPU; search and export it in float32, as model.float() and without autocast, or use safetensors."
+    "ONNX cannot represent this network: it computes in bfloat16 (its weights, its inputs, or under autocast), for which onnxruntime has "
+    "no kernels on a CPU; search and export it in float32, as model.float() and without autocast, or use safetensors."
 )
 _TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.float64: TensorProto.DOUBLE}
 

@@ -217,7 +217,7 @@ def test_whatever_an_operators_mapping_raises_is_one_error(monkeypatch: pytest.M
 
     network = quantized(*NETWORKS["float64"], BOTH)
     monkeypatch.setattr(torch.onnx, "export", fails)
-    with pytest.raises(InputError, match="ONNX cannot represent this network: AssertionError. Use safetensors"):
+    with pytest.raises(InputError, match=r"ONNX cannot represent this network: AssertionError\. Use safetensors"):
         quantized_graph(network)
 
 
