@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from quant_core.export.c_integers import fitted
 from quant_core.export.c_names import comment, identifiers, string
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
 
 KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
@@ -121,21 +123,27 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
     """
     called = [stored for stored in network.stored if stored.layer.calls]
     modules = {stored.layer.name: network.base.get_submodule(stored.layer.name) for stored in called}
-    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in called if (fault := _fault(modules[stored.layer.name], stored))]
+    faults = [
+        f"layer {stored.layer.name!r}: {fault}"
+        for stored in called
+        if (fault := refusal(modules[stored.layer.name], stored.layer, stored.policy))
+    ]
     if faults:
         raise InputError("; ".join(faults) + ".")
     return tuple(_layer(modules[stored.layer.name], stored) for stored in called)
 
 
-def _fault(module: Any, stored: StoredLayer) -> str:
-    layer, weight, activation = stored.layer, stored.policy.weight, stored.policy.activation
+def refusal(module: Any, layer: Layer, policy: LayerPolicy) -> str:
+    """Return why integer engines for microcontrollers cannot run a layer under a policy, or ""."""
+    weight, activation = policy.weight, policy.activation
     if layer.kind not in KINDS or len(layer.kernel) not in (0, 2) or layer.channel_axis != 0:
         return f"{type(module).__name__} has no integer kernel; linear, 2-d convolution and depthwise convolution have"
     if layer.kernel and (module.padding_mode != "zeros" or layer.tied_to):
         return f"padding mode {module.padding_mode!r}; zeros are needed"
     if weight.format != "int" or weight.granularity not in ("tensor", "channel") or not weight.symmetric or not 2 <= weight.bits <= 8:
         return f"weight {weight}; int2 to int8, symmetric, by tensor or channel are needed"
-    if stored.grid is None or activation.bits > 8:
+    static = activation.format == "int" and activation.granularity == "tensor" and not activation.dynamic
+    if not static or activation.bits > 8:
         return f"activation {activation}; a range from calibration of at most 8 bits is needed, as int8:tensor"
     return ""
 

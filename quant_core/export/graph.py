@@ -13,6 +13,8 @@ from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
 from quant_core.export.passes import drop_unread, reads, rename, shorten
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
 
 
@@ -44,7 +46,11 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
         InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
         BitfrontError: the graph is not valid.
     """
-    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in network.stored for fault in _faults(stored, allow_dequantized)]
+    faults = [
+        f"layer {stored.layer.name!r}: {fault}"
+        for stored in network.stored
+        for fault in refusals(stored.layer, stored.policy, allow_dequantized)
+    ]
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
     by_name = {stored.layer.name: stored for stored in network.stored}
@@ -70,13 +76,13 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {', '.join(names)}" for note, names in grouped.items()))
 
 
-def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
-    """Return the parts of a layer that ONNX cannot represent."""
-    faults = []
-    if stored.encoded is not None and not allow_dequantized and (fault := refusal(stored.policy.weight)):
+def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False) -> list[str]:
+    """Return the parts of a layer's policy that ONNX cannot represent."""
+    faults, activation = [], policy.activation
+    if not policy.weight.is_float and not allow_dequantized and (fault := refusal(policy.weight)):
         faults.append(fault)
-    activation = stored.policy.activation
-    if not activation.is_float and stored.grid is None and stored.layer.calls and stored.layer.kind != "embedding":
+    static = activation.format == "int" and activation.granularity == "tensor" and not activation.dynamic
+    if not activation.is_float and not static and layer.calls and layer.kind != "embedding":
         faults.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
     return faults
 

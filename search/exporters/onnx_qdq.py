@@ -69,7 +69,7 @@ def _require_any_batch(network: Quantized, session: Session) -> None:
     """Refuse a graph that holds for the batch size of the example only, by running it on one example.
 
     Raises:
-        InputError: it fails, or gives other outputs than the simulation, more so than a batch: the network computes with its batch size as a constant.
+        InputError: it fails, or is further from the simulation than a batch: the network computes with its batch size as a constant.
     """
     single = first_example(network.example)
     with torch.inference_mode():
@@ -83,8 +83,8 @@ def _require_any_batch(network: Quantized, session: Session) -> None:
         same, reason = False, str(error)
     if not same:
         raise InputError(
-            f"the ONNX graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0], or "
-            f"-1, as in x.reshape(x.shape[0], -1)."
+            f"the ONNX graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "
+            f"or -1, as in x.reshape(x.shape[0], -1)."
         )
 
 

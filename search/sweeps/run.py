@@ -13,6 +13,7 @@ from quant_core.util.registry import resolve
 from search import tracking
 from search.config.experiment import Experiment
 from search.config.files import dumps, loads
+from search.evaluation.measure import first_inputs
 from search.problem.problem import Problem, Searcher
 from search.records.record import SweepRecord
 from search.report.publish import publish
@@ -35,12 +36,13 @@ def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
     """Run a new sweep.
 
     Raises:
-        InputError: the experiment does not fit the network, the device or the data.
+        InputError: the experiment does not fit the network, the device, the data or the formats of the export.
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
     experiment = _with_present_names(experiment)
     context = open_context(experiment)
+    _check_formats(context.setup)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
     problem = context.problem(baseline)
@@ -49,6 +51,14 @@ def start(experiment: Experiment, log: LogMode = "auto") -> SweepOutcome:
     tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
     with _closed_on_error(tracker):
         return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
+
+
+def _check_formats(setup: Setup) -> None:
+    """Refuse a network or a space that the asked formats cannot hold; without formats their libraries are not imported."""
+    if setup.experiment.export.formats:
+        from search.exporters.support import check_formats
+
+        check_formats(setup.experiment.export.formats, setup.task.model, first_inputs(setup.task), setup.layers, setup.space.layer_choices)
 
 
 def resume(uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto") -> SweepOutcome:
