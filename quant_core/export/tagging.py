@@ -158,7 +158,8 @@ class _ProductOfAnyAxes:
         self.module = module
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.matmul(x, self.module.weight) + self.module.bias
+        product: Tensor = torch.matmul(x, self.module.weight) + self.module.bias
+        return product
 
 
 def _tag_input(name: str) -> Any:
