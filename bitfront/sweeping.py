@@ -94,12 +94,13 @@ def sweep(
     uri = absolute(record) if record else ""
     made = experiment_of(task_name(task), keywords | {"record": uri or None}, options or {})
     with unchanged():
+        from search.exporters.required import require_formats
         from search.sweeps.context import open_context
         from search.sweeps.run import start
 
         opened = open_task(task, made.task.options)
         context = open_context(made, opened, Phases(log))
-        outcome = start(made, log, context=context, recorded=bool(uri))
+        outcome = start(made, log, context=context, recorded=bool(uri), require=require_formats)
     return Sweep(outcome.record, uri, opened, context)
 
 

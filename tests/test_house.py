@@ -45,6 +45,8 @@ OWN_PLACES = {  # tests whose subject is no one module or package of the mirrore
     "tests/search/cli/test_readme.py": "the task of README.md",
     "tests/search/config/test_packaged.py": "the experiments in the wheel against examples/",
     "tests/search/exporters/test_all_formats.py": "every format through every exporter",
+    "tests/search/exporters/test_same_bytes.py": "two exports by every format",
+    "tests/search/tracking/test_foreign.py": "a store that somebody else made",
     "tests/search/test_recorded.py": "sweeps that version 0.1.0 recorded",
 }
 

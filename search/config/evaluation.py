@@ -1,4 +1,4 @@
-"""The section of an experiment on the evaluation of a policy: fidelity, training, the ladder, sizes of the splits."""
+"""The sections of an experiment on the evaluation of a policy (fidelity, training, ladder, sizes of the splits) and its formats."""
 
 import dataclasses
 from typing import Any, Literal
@@ -67,3 +67,15 @@ class EvaluateSection(BaseModel):
             InputError: a value of `qat` that is not legal.
         """
         return QatConfig(**(self.qat | ({"epochs": self.epochs} if self.epochs else {})))
+
+
+class ExportSection(BaseModel):
+    """The formats that the front is to be exported to: a space in which some layer has no choice that they hold is refused at the start.
+
+    Attributes:
+        formats: of `bitfront export -f`; none: everything that can be simulated is searched.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    formats: tuple[str, ...] = ()

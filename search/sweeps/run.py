@@ -1,7 +1,7 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -32,17 +32,25 @@ class EveryTrialFailedError(BitfrontError):
     """No trial of a sweep ended well."""
 
 
-def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContext | None = None, recorded: bool = True) -> SweepOutcome:
+def start(
+    experiment: Experiment,
+    log: LogMode = "auto",
+    *,
+    context: SweepContext | None = None,
+    recorded: bool = True,
+    require: Callable[[Setup], None] = lambda _setup: None,
+) -> SweepOutcome:
     """Run a new sweep.
 
     Args:
         experiment: what to do.
         log: how progress is shown.
         context: what was made of the experiment already; None makes it.
+        require: refuses a setup before the first trial, as `search.exporters.support.require_formats` does.
         recorded: keep the record at the experiment's `track.uri`; otherwise the outcome is all that there is of the sweep.
 
     Raises:
-        InputError: the experiment does not fit the network, the device or the data.
+        InputError: the experiment does not fit the network, the device, the data or the formats of the export.
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
@@ -51,6 +59,7 @@ def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContex
     if context is None:
         context = open_context(experiment, report=phases)
     context = replace(context, setup=replace(context.setup, experiment=experiment))
+    require(context.setup)
     phases("float network on validation", 0, 0)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
