@@ -19,6 +19,7 @@ from hw_models.schema.device_file import Calibration, Compute, Golden, Pair, Pos
 from hw_models.shapes import figure, layer_of, need_columns, read_rows
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 _COLUMNS = ("network", "in_channels", "out_channels", "kernel", "in_size", "out_size", "batch")
 
@@ -92,7 +93,7 @@ def build(device: Device) -> LayerModel:
         pairs = [f"{w}/{a}" for w, a in zip(choices.weight, choices.activation, strict=True)]
         lacking = [pair for pair in pairs if pair not in peaks]
         if lacking:
-            raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {', '.join(peaks)}.")
+            raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {listed(peaks)}.")
         rate = np.array([peaks[pair] for pair in pairs])
         compute = 2 * device.batch * layer.macs / layer.calls / rate
         memory = _traffic_bits(layer, device.batch, choices) / 8 / speed
@@ -181,7 +182,7 @@ def _datasheet_error(device: Device, pair: str, matrix: FloatArray, seconds: Flo
     """Return a sentence on how far off the same layers are when only the datasheet is used."""
     peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     if pair not in peaks:
-        raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {', '.join(peaks)}.")
+        raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {listed(peaks)}.")
     rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     a_bits = code_bits(pair.split("/")[1])

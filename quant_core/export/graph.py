@@ -13,6 +13,7 @@ from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     grouped: dict[str, list[str]] = {}
     for note, name in (*parts.carried, *floats):
         grouped.setdefault(note, []).append(name)
-    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {', '.join(names)}" for note, names in grouped.items()))
+    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items()))
 
 
 def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:

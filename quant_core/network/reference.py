@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError
 from quant_core.util.rng import repeatable
+from quant_core.util.text import listed
 
 SHOWN = 5
 
@@ -44,7 +45,7 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
         ) from error
     affected = [name or "the network itself" for name, module in training if _depends_on_mode(module)]
     if affected and not quiet:
-        warnings.warn(f"in train mode: {_listed(affected)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
+        warnings.warn(f"in train mode: {listed(affected, SHOWN)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
     for name in renormalized:
         _renormalize(reference.get_submodule(name))
     return reference
@@ -96,7 +97,7 @@ def warn_of_noise(model: nn.Module, inputs: Any) -> None:
     with repeatable():
         noisy = noisy_modules(model, tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs))
     if noisy:
-        text = f"random in eval mode: {_listed(noisy)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
+        text = f"random in eval mode: {listed(noisy, SHOWN)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
         warnings.warn(text, NetworkModeWarning, stacklevel=3)
 
 
@@ -120,8 +121,3 @@ def _record_calls(model: nn.Module, inputs: Any, record: dict[str, list[Tensor]]
 
 def _equal(one: list[Tensor], other: list[Tensor] | None) -> bool:
     return other is not None and len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

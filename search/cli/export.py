@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.evaluate import evaluate_command
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.terminal import terminal
 from search.records.units import shown
 
 
@@ -36,15 +36,15 @@ def export_command(
     from search.exporters.flow import export
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(soft_wrap=True)
     written = export(uri, sweep, pick, wanted, out, mlflow_experiment, force=force, allow_dequantized=allow_dequantized, register=register)
     for name, done in written.items():
         checks = ", ".join(
             f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()
         )
-        console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}", markup=False)
+        console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}")
         for note in done.notes:
-            console.print(f"  note: {note}", markup=False)
+            console.print(f"  note: {note}")
 
 
 def apply_command(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from quant_core.spec.layer import layers_to_json
@@ -15,6 +14,7 @@ from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search import tracking
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.terminal import short_name, terminal
 from search.config.key_value import key_value
 from search.records.units import shown, title_of
 
@@ -80,14 +80,14 @@ def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
     """Print the policy layer by layer, its cost, and what solving took."""
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
-        table.add_row(name, str(choice.weight), str(choice.activation))
-    console = Console(highlight=False, soft_wrap=True)
+        table.add_row(short_name(name), str(choice.weight), str(choice.activation))
+    console = terminal(soft_wrap=True)
     console.print(table)
-    console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()), markup=False)
+    console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     proof = "proven optimal" if result["proven"] else f"not proven, gap {result['gap']:.3g}"
     rise, bound = f"{result['estimated_loss_rise']:.6g}", f"no policy within the budget has less than {result['bound']:.6g}"
-    console.print(f"estimated loss rise {rise}: {proof}; {bound}", markup=False)
-    console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations", markup=False)
+    console.print(f"estimated loss rise {rise}: {proof}; {bound}")
+    console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations")
 
 
 def _budget(texts: list[str]) -> dict[str, object]:
