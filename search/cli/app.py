@@ -16,6 +16,7 @@ from search.cli import catalog, devices, evaluate, export, profile, report, solv
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
+READING = {"front", "show", "compare", "ui", "inspect"}  # commands that load no code of the user's or of a record's
 
 app = typer.Typer(
     name="bitfront",
@@ -73,8 +74,9 @@ def main() -> None:
     errors = terminal(stderr=True, soft_wrap=True)
     if logging.lastResort:
         logging.lastResort.addFilter(_made_printable)
-    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may be in the working directory
     debug, arguments = "--debug" in sys.argv, [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not set(arguments[:1]) & READING:  # a user's own `package.module:attribute` may be in the working directory
+        sys.path.append(str(Path.cwd()))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = one_line(errors)

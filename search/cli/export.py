@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Trust, Uri
 from search.cli.terminal import terminal
 from search.records.units import shown
 
@@ -28,6 +28,7 @@ def export_command(
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
+    trust: Trust = False,
 ) -> None:
     """Export one policy of a sweep, verified.
 
@@ -37,7 +38,8 @@ def export_command(
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
     console = terminal(soft_wrap=True)
-    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, force=force, allow_dequantized=allow_dequantized, register=register)
+    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust}
+    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, **options)
     for name, done in written.items():
         checks = ", ".join(
             f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()

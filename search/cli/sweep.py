@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, Uri
+from search.cli.options import DEFAULT_URI, ExperimentName, Log, Trust, Uri
 from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
@@ -38,6 +38,7 @@ def resume_command(
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     log: Log = "auto",
+    trust: Trust = False,
 ) -> None:
     """Continue a stopped or killed sweep to its trial count, without repeating or losing a finished trial.
 
@@ -45,7 +46,7 @@ def resume_command(
     """
     from search.sweeps.run import resume
 
-    _close(resume(uri, sweep, mlflow_experiment, log), uri)
+    _close(resume(uri, sweep, mlflow_experiment, log, trust=trust), uri)
 
 
 def _close(outcome: "SweepOutcome", uri: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bitfront
-from quant_core.qat.rng import private
+from quant_core.util.rng import private
 
 KEYWORDS: dict[str, Any] = {
     "weight": ["int2:channel:mse", "int4:channel:mse", "int8:channel:mse"],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from quant_core.util.errors import InputError
 from search import tracking
 from search.exporters.flow import export
 from search.sweeps.run import resume
@@ -57,7 +58,7 @@ def test_a_killed_one_is_read_with_its_journal_and_closed_by_name() -> None:
 @pytest.mark.parametrize("name", ["stopped", "killed"])
 def test_it_is_resumed_where_it_stopped(name: str) -> None:
     before = tracking.read(URI, name)
-    outcome = resume(URI, name, log="plain")
+    outcome = resume(URI, name, log="plain", trust=True)
     assert (outcome.record.status, len(outcome.record.trials)) == ("finished", 14)
     assert outcome.record.trials[: len(before.trials)] == tuple(
         trial if not new.test else new for trial, new in zip(before.trials, outcome.record.trials, strict=False)
@@ -66,6 +67,8 @@ def test_it_is_resumed_where_it_stopped(name: str) -> None:
 
 @pytest.mark.usefixtures("_store")
 def test_it_is_exported() -> None:
-    written = export(URI, "finished", "knee", ["policy", "safetensors"], Path("out"))
+    with pytest.raises(InputError, match=r"would run code: task.name = .*recorded_task.*add --trust"):
+        export(URI, "finished", "knee", ["policy"], Path("out"))
+    written = export(URI, "finished", "knee", ["policy", "safetensors"], Path("out"), trust=True)
     assert set(written) == {"policy", "safetensors"}
     assert json.loads(Path("out/export.json").read_text())["id"] == "af39e644b7"
