@@ -47,6 +47,7 @@ class Sweep:
         uri: as above.
         task: stands in for the task that the record names.
         context: the network, data and evaluator, where they are at hand; otherwise they are made when they are needed.
+        trust: code that the record names may run, although the sweep was not started here.
 
     >>> import bitfront
     >>> sweep = bitfront.sweep(
@@ -67,9 +68,11 @@ class Sweep:
     ['card', 'policy', 'safetensors']
     """
 
-    def __init__(self, record: SweepRecord, uri: str = "", task: Task | None = None, context: "SweepContext | None" = None) -> None:
+    def __init__(
+        self, record: SweepRecord, uri: str = "", task: Task | None = None, context: "SweepContext | None" = None, *, trust: bool = False
+    ) -> None:
         self.record, self.uri = record, uri
-        self._task, self._context = task, context
+        self._task, self._context, self._trust = task, context, trust
 
     @property
     def name(self) -> str:
@@ -215,8 +218,8 @@ class Sweep:
         with self._opened(checked=False) as context:
             from search.sweeps.run import resume
 
-            outcome = resume(self.uri, self.record.run_id, log=log, context=context)
-        return Sweep(outcome.record, self.uri, self._task, self._context)
+            outcome = resume(self.uri, self.record.run_id, log=log, context=context, trust=self._trust)
+        return Sweep(outcome.record, self.uri, self._task, self._context, trust=self._trust)
 
     def __repr__(self) -> str:
         return f"Sweep({self._summary()})"
@@ -265,9 +268,11 @@ class Sweep:
             import torch
 
             from search.sweeps.context import check_fingerprints, open_context
+            from search.sweeps.trust import require_trust
 
             experiment = loads(self.record.experiment, f"experiment of sweep {self.name}")
             if self._context is None:
+                require_trust(self.record, self._trust, task_given=self._task is not None)
                 self._context = open_context(experiment, self._task)
             elif experiment.run.threads:
                 torch.set_num_threads(experiment.run.threads)

@@ -104,7 +104,7 @@ def sweep(
     return Sweep(outcome.record, uri, opened, context)
 
 
-def load(name: str, *, uri: str | None = None, experiment: str | None = None, task: TaskSource | None = None) -> Sweep:
+def load(name: str, *, uri: str | None = None, experiment: str | None = None, task: TaskSource | None = None, trust: bool = False) -> Sweep:
     """Return a recorded sweep, also of another process or server, and also while it runs. Nothing is written.
 
     Args:
@@ -112,6 +112,7 @@ def load(name: str, *, uri: str | None = None, experiment: str | None = None, ta
         uri: MLflow tracking uri; by default `MLFLOW_TRACKING_URI`, else sqlite:///mlflow.db.
         experiment: the MLflow experiment; needed where a name stands in several.
         task: the task, where the sweep was given an object or a function that no other process can find.
+        trust: code that the record names (its task, ...) may run when a network is asked for, although the sweep was not started here.
 
     Raises:
         InputError: no sweep, or more than one, is called so; lists near names.
@@ -126,4 +127,4 @@ def load(name: str, *, uri: str | None = None, experiment: str | None = None, ta
     place = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_RECORD)
     with unchanged():
         record = tracking.read(place, name, experiment)
-        return Sweep(record, place, None if task is None else open_task(task, {}))
+        return Sweep(record, place, None if task is None else open_task(task, {}), trust=trust)

@@ -13,9 +13,11 @@ from hw_models.schema.codes import expand_all
 from hw_models.schema.device_file import Compute, DeviceFile
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import cut, given, listed
 
 Fault = tuple[toml_text.Path, str]
 TableT = TypeVar("TableT", bound=schema.Table)
+SHOWN, LINE = 20, 400  # faults of one error, and characters of one fault
 
 
 def check(data: dict[str, Any], folder: Path) -> tuple[list[Fault], DeviceFile | None, Compute | None]:
@@ -59,7 +61,7 @@ def _faults(error: ValidationError, prefix: toml_text.Path, model: Model | None)
         elif finding["type"] == "missing":
             message = "needed, but not given"
         else:
-            message += f" (given: {finding['input']!r})" if not isinstance(finding["input"], dict | list) else ""
+            message += f" (given: {given(finding['input'])})" if not isinstance(finding["input"], dict | list) else ""
         yield path, message
 
 
@@ -81,8 +83,8 @@ def _legal_keys(model: Model | None) -> tuple[str, ...]:
 
 def _sources(data: dict[str, Any]) -> Iterator[Fault]:
     """Yield every source id that no `[[source]]` defines."""
-    listed = data.get("source")
-    defined = [source.get("id") for source in listed if isinstance(source, dict)] if isinstance(listed, list) else []
+    sources = data.get("source")
+    defined = [source.get("id") for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
 
     def walk(value: object, path: toml_text.Path) -> Iterator[Fault]:
         if isinstance(value, dict):
@@ -90,7 +92,7 @@ def _sources(data: dict[str, Any]) -> Iterator[Fault]:
                 if key == "source" and path:
                     for name in inner if isinstance(inner, list) else [inner]:
                         if name not in defined:
-                            yield (*path, key), f"source id {name!r} does not exist; known: {', '.join(map(str, defined))}"
+                            yield (*path, key), f"source id {given(name)} does not exist; known: {listed(map(str, defined))}"
                 elif (*path, key) != ("source",):
                     yield from walk(inner, (*path, key))
         elif isinstance(value, list):
@@ -114,32 +116,32 @@ def _contradictions(file: DeviceFile) -> Iterator[Fault]:
         ):
             for code, target in plateau.items():
                 if target not in expand_all(legal):
-                    legal_text = ", ".join(legal)
-                    yield ("capability", n, f"{slot}_plateau", code), f"{target!r} is not among the {slot}s {legal_text}"
+                    yield ("capability", n, f"{slot}_plateau", code), f"{target!r} is not among the {slot}s {listed(legal)}"
         for pair, target in rule.pair_plateau.items():
             if target not in rule.pairs:
-                yield ("capability", n, "pair_plateau", pair), f"{target!r} is not among the pairs {', '.join(rule.pairs) or '(none)'}"
+                yield ("capability", n, "pair_plateau", pair), f"{target!r} is not among the pairs {listed(rule.pairs) or '(none)'}"
 
 
 def _goldens(data: dict[str, Any], model: Model | None, folder: Path) -> Iterator[Fault]:
     """Yield golden checks that the model does not know, and CSV files that are not there."""
     checks = (*GOLDEN_CHECKS, *(model.checks if model else ()))
-    listed = data.get("golden")
-    for index, golden in enumerate(listed if isinstance(listed, list) else []):
+    goldens = data.get("golden")
+    for index, golden in enumerate(goldens if isinstance(goldens, list) else []):
         if not isinstance(golden, dict):
             continue
         if model and golden.get("check") not in checks:
-            yield ("golden", index, "check"), f"unknown check {golden.get('check')!r}; known for this kind: {', '.join(checks)}"
+            yield ("golden", index, "check"), f"unknown check {given(golden.get('check'))}; known for this kind: {listed(checks)}"
         if golden.get("file") and not (folder / str(golden["file"])).is_file():
-            yield ("golden", index, "file"), f"{golden['file']!r} is not in {folder}"
+            yield ("golden", index, "file"), f"{given(golden['file'])} is not in {folder}"
 
 
 def listing(faults: list[Fault], text: str) -> str:
-    """Return one line per fault, `line 12, memory[0].size_bytes: ...`; the line is that of the nearest key in the text."""
+    """Return one line per fault, 20 at most, `line 12, memory[0].size_bytes: ...`; the line is that of the nearest key in the text."""
     places = toml_text.lines_of(text)
     lines = []
     for path, message in faults:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         line = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), 1)
         lines.append((line, f"  line {line}, {key}: {message}"))
-    return "\n".join(text for _, text in sorted(lines))
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([cut(line, LINE) for _, line in sorted(lines)[:SHOWN]] + more)

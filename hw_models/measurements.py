@@ -98,7 +98,7 @@ def read_measurements(path: Path, batch: int) -> tuple[Measurement, ...]:
 
 def _layer(row: dict[str, str]) -> Layer:
     if row["kind"] not in KINDS:
-        raise ValueError(f"kind {row['kind']!r}; legal: {', '.join(KINDS)}")
+        raise ValueError(f"kind {row['kind'][:80]!r}; legal: {', '.join(KINDS)}")
     ci, co, groups, macs = (int(row[name]) for name in _WHOLE)
     sizes = (tuple(int(size) for size in row[name].split("x") if size) for name in _SIZES)
     weight_shape, kernel, stride, dilation, in_size, out_size = sizes

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from quant_core.spec.layer import KINDS, Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -39,7 +40,7 @@ def need_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path)
     """
     missing = [column for column in columns if column not in rows[0]]
     if missing:
-        raise InputError(f"{path}: columns {', '.join(missing)} are missing; given: {', '.join(rows[0])}.")
+        raise InputError(f"{path}: columns {listed(missing)} are missing; given: {listed(rows[0])}.")
 
 
 def need_whole(rows: list[dict[str, str]], columns: Iterable[str], path: Path, least: int = 1) -> None:
@@ -77,7 +78,7 @@ def layer_of(row: Mapping[str, str]) -> Layer:
     """
     kind = row["kind"]
     if kind not in KINDS:
-        raise InputError(f"row {dict(row)}: kind {kind!r}; legal: {', '.join(KINDS)}.")
+        raise InputError(f"row {dict(row)}: kind {kind!r}; legal: {listed(KINDS)}.")
     try:
         ci, co, k, size = (int(row[key]) for key in ("in_channels", "out_channels", "kernel", "in_size"))
         stride = int(row.get("stride") or 1)

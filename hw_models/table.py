@@ -15,6 +15,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 PEAK = frozenset({"peak_activation_bytes"})
 _CHUNK = 2048
@@ -129,8 +130,7 @@ class CostTable:
         for position, (layer, lookup) in enumerate(zip(self.layers, self._lookup, strict=True)):
             choice = policy.get(layer.name)
             if choice is None or choice not in lookup:
-                listed = ", ".join(map(str, self.choices[position][:4]))
-                raise InputError(f"layer {layer.name!r}: {choice} is not in this table; it holds {listed}, ...")
+                raise InputError(f"layer {layer.name!r}: {choice} is not in this table; it holds {listed(self.choices[position], 4)}.")
             row[position] = lookup[choice]
         return row
 
@@ -185,22 +185,22 @@ def build_table(device: Device, layers: Sequence[Layer], choices: Mapping[str, S
     """
     missing = [layer.name for layer in layers if not choices.get(layer.name)]
     if missing or not layers:
-        raise InputError(f"no choices given for layers {', '.join(missing) or '(there are no layers)'}; give at least one each.")
-    listed = tuple(tuple(choices[layer.name]) for layer in layers)
-    runs = _runs(device, layers, listed)
+        raise InputError(f"no choices given for layers {listed(missing) or '(there are no layers)'}; give at least one each.")
+    offered = tuple(tuple(choices[layer.name]) for layer in layers)
+    runs = _runs(device, layers, offered)
     cost_layer = find_model(device.file.identity.kind).build(device)
     verb = "runs and moves as" if moves_as(device) == "run" else "runs as"
     details = tuple(
         _noted(cost_layer(layer, run), run, verb) if layer.calls else LayerCost() for layer, run in zip(layers, runs, strict=True)
     )
-    width = max(map(len, listed))
+    width = max(map(len, offered))
     rows = [_metrics(layer, run, detail) for layer, run, detail in zip(layers, runs, details, strict=True)]
     called = [row for row, layer in zip(rows, layers, strict=True) if layer.calls] or rows
     values = {metric: np.full((len(layers), width), np.inf) for metric in called[0]}
     for position, row in enumerate(rows):
         for metric, matrix in values.items():
-            matrix[position, : len(listed[position])] = row.get(metric, 0.0)
-    return CostTable(device.name, device.batch, tuple(layers), listed, values, _limits(device), details)
+            matrix[position, : len(offered[position])] = row.get(metric, 0.0)
+    return CostTable(device.name, device.batch, tuple(layers), offered, values, _limits(device), details)
 
 
 def cost_policy(device: Device, layers: Sequence[Layer], policy: Mapping[str, LayerPolicy]) -> dict[str, float]:
@@ -211,7 +211,7 @@ def cost_policy(device: Device, layers: Sequence[Layer], policy: Mapping[str, La
     """
     missing = [layer.name for layer in layers if layer.name not in policy]
     if missing:
-        raise InputError(f"the policy has no entry for {', '.join(missing)}; it names {', '.join(policy)}.")
+        raise InputError(f"the policy has no entry for {listed(missing)}; it names {listed(policy)}.")
     return build_table(device, layers, {layer.name: (policy[layer.name],) for layer in layers}).totals(policy)
 
 

@@ -9,6 +9,7 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import listed
 from spaces.space import SLOTS, Dimension, Space
 
 
@@ -44,7 +45,7 @@ def match(layers: Sequence[Layer], pattern: str) -> tuple[str, ...]:
     names = tuple(layer.name for layer in layers if (layer.kind == kind if kind else fnmatch.fnmatchcase(layer.name, pattern)))
     if not names:
         all_names = [layer.name for layer in layers]
-        raise InputError(f"layer pattern {pattern!r} matches nothing; layers: {', '.join(all_names)}.{suggest(pattern, all_names)}")
+        raise InputError(f"layer pattern {pattern!r} matches nothing; layers: {listed(all_names)}.{suggest(pattern, all_names)}")
     return names
 
 
@@ -70,7 +71,7 @@ def restrict(space: Space, names: Sequence[str], slot: str, legal: Sequence[Quan
             continue
         kept = tuple(choice for choice in dimension.choices if choice in legal)
         if not kept:
-            choices, allowed = ", ".join(map(str, dimension.choices)), ", ".join(map(str, legal))
+            choices, allowed = listed(dimension.choices), listed(legal)
             raise InputError(f"{dimension.name}: none of its choices ({choices}) is in the restriction ({allowed}).")
         dimensions.append(replace(dimension, choices=kept))
     return _settled(Space(space.base, tuple(dimensions)))
@@ -86,10 +87,10 @@ def tie(space: Space, names: Sequence[str], slot: str) -> Space:
     free = {name for dimension in touched for name in dimension.layers}
     fixed = [name for name in names if name not in free]
     if fixed:
-        raise InputError(f"cannot tie {', '.join(fixed)}: the {slot} there is fixed; drop the fix or the tie.")
+        raise InputError(f"cannot tie {listed(fixed)}: the {slot} there is fixed; drop the fix or the tie.")
     common = tuple(choice for choice in touched[0].choices if all(choice in dimension.choices for dimension in touched))
     if not common:
-        raise InputError(f"cannot tie {', '.join(names)}: their {slot} choices have nothing in common.")
+        raise InputError(f"cannot tie {listed(names)}: their {slot} choices have nothing in common.")
     merged = Dimension(slot, tuple(name for dimension in touched for name in dimension.layers), common)
     kept = [
         merged if dimension is touched[0] else dimension

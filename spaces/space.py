@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 Values = tuple[int, ...]
 IntArray = NDArray[np.int64]
@@ -47,13 +48,13 @@ class Space:
         named = [(layer, dimension.slot) for dimension in self.dimensions for layer in dimension.layers]
         if len(set(named)) != len(named):
             twice = sorted({f"{layer}.{slot}" for layer, slot in named if named.count((layer, slot)) > 1})
-            raise InputError(f"slots in more than one dimension: {', '.join(twice)}.")
+            raise InputError(f"slots in more than one dimension: {listed(twice)}.")
         missing = sorted({layer for layer, _ in named if layer not in self.base})
         if missing:
-            raise InputError(f"layers {', '.join(missing)} are not in the base policy; known: {', '.join(self.base)}.")
+            raise InputError(f"layers {listed(missing)} are not in the base policy; known: {listed(self.base)}.")
         empty = [dimension.name for dimension in self.dimensions if not dimension.choices]
         if empty:
-            raise InputError(f"no choice is left for {', '.join(empty)}; allow at least one format there.")
+            raise InputError(f"no choice is left for {listed(empty)}; allow at least one format there.")
 
     @property
     def size(self) -> int:
@@ -94,7 +95,7 @@ class Space:
             InputError: the policy is for other layers, or takes a choice that the space does not hold.
         """
         if list(policy) != list(self.base):
-            raise InputError(f"the policy is for other layers ({', '.join(policy)}); this space is for {', '.join(self.base)}.")
+            raise InputError(f"the policy is for other layers ({listed(policy)}); this space is for {listed(self.base)}.")
         values = tuple(self._value(dimension, policy) for dimension in self.dimensions)
         if self.policy(values) != policy:
             name = next(name for name in policy if policy[name] != self.policy(values)[name])
@@ -104,7 +105,7 @@ class Space:
     def _value(self, dimension: Dimension, policy: Policy) -> int:
         spec: QuantSpec = getattr(policy[dimension.layers[0]], dimension.slot)
         if spec not in dimension.choices:
-            raise InputError(f"{dimension.name}: {spec} is not a choice here; legal: {', '.join(map(str, dimension.choices))}.")
+            raise InputError(f"{dimension.name}: {spec} is not a choice here; legal: {listed(map(str, dimension.choices))}.")
         return dimension.choices.index(spec)
 
     @cached_property

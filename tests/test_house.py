@@ -32,7 +32,7 @@ HOMES = {
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15
-WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 4, "able": 0}  # assignments allowed
+WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 2, "able": 0}  # assignments allowed
 WHAT_DOCSTRINGS = 19  # "Return what ...", "Refuse what ...": a noun says more
 LOWER = "lower this number when you remove some"
 OWN_PLACES = {  # tests whose subject is no one module or package of the mirrored name

@@ -14,6 +14,7 @@ from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Compute, Golden, Positive
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 class MacEnergyCompute(Compute):
@@ -58,7 +59,7 @@ def _level(device: Device, name: str) -> tuple[float, float]:
     levels = {level.name: level for level in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
-        raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")
+        raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {listed(levels)}.")
     return level.read_pj_per_bit, level.write_pj_per_bit
 
 

@@ -17,6 +17,7 @@ from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Compute, Golden, NotNegative, Pair, Positive
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 class McuCompute(Compute):
@@ -104,9 +105,7 @@ def _proportional(golden: Golden, key: str, factor: float) -> GoldenComparison:
     """Compare `factor` x the input of every point; the remark says how well a factor fitted to the other points predicts each."""
     lacking = [point.name for point in golden.points if not isinstance(point.given.get(key), int | float)]
     if lacking or not golden.points:
-        raise InputError(
-            f"golden check {golden.name!r}: point {', '.join(lacking) or '(there are none)'} has no number {key!r} in `given`."
-        )
+        raise InputError(f"golden check {golden.name!r}: point {listed(lacking) or '(there are none)'} has no number {key!r} in `given`.")
     inputs = np.array([float(point.given[key]) for point in golden.points])
     expected = np.array([point.expected for point in golden.points])
     ratio = inputs / expected

@@ -7,6 +7,7 @@ from hw_models.models import LayerChoices, LayerCost, LayerModel, Model
 from hw_models.schema.device_file import Compute, Pair, Positive
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 class MpicCompute(Compute):
@@ -28,7 +29,7 @@ def build(device: Device) -> LayerModel:
         pairs = [f"{w}/{a}" for w, a in zip(choices.weight, choices.activation, strict=True)]
         lacking = [pair for pair in pairs if pair not in rates]
         if lacking:
-            raise InputError(f"layer {layer.name!r}: {device.name} states no rate for {lacking[0]}; it has {', '.join(rates)}.")
+            raise InputError(f"layer {layer.name!r}: {device.name} states no rate for {lacking[0]}; it has {listed(rates)}.")
         rate = np.array([rates[pair] for pair in pairs])
         seconds = device.batch * layer.macs / layer.calls / rate / device.clock_hz
         return LayerCost(seconds, seconds, None, {"core": seconds * power} if power else {})

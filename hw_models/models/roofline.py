@@ -22,6 +22,7 @@ from hw_models.schema.device_file import Calibration, Compute, Golden, Pair, Pos
 from hw_models.shapes import figure, layer_of, need_columns, read_rows
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 _COLUMNS = ("network", "in_channels", "out_channels", "kernel", "in_size", "out_size", "batch")
 
@@ -108,7 +109,7 @@ def build(device: Device) -> LayerModel:
         pairs = [f"{w}/{a}" for w, a in zip(choices.weight, choices.activation, strict=True)]
         lacking = [pair for pair in pairs if pair not in peaks]
         if lacking:
-            raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {', '.join(peaks)}.")
+            raise InputError(f"layer {layer.name!r}: {device.name} states no peak for {lacking[0]}; it has {listed(peaks)}.")
         rate = np.array([peaks[pair] for pair in pairs])
         compute = 2 * device.batch * layer.macs / layer.calls / rate
         memory = _traffic_bits(layer, device.batch, choices) / 8 / speed
@@ -195,7 +196,7 @@ def _datasheet_error(device: Device, pair: str, seconds: FloatArray, rows: list[
     """Return a sentence on how far off the same layers are when only the datasheet is used."""
     peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     if pair not in peaks:
-        raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {', '.join(peaks)}.")
+        raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {listed(peaks)}.")
     rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
     w_bits, a_bits = (code_bits(code) for code in pair.split("/"))

@@ -6,6 +6,7 @@ from hw_models.schema.codes import code_of, expand, shorten
 from hw_models.schema.device_file import CapabilityTable
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.text import listed
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Capability:
         text = f"weights {shorten(self.weights)}{_sign(self.weight_sign)}"
         text += f"; activations {shorten(self.activations)}{_sign(self.activation_sign)}"
         if self.pairs is not None:
-            text += f"; only in the pairs {', '.join(f'{w}/{a}' for w, a in sorted(self.pairs))} (plateaus applied)"
+            text += f"; only in the pairs {listed((f'{w}/{a}' for w, a in sorted(self.pairs)), 100)} (plateaus applied)"
         return text
 
 

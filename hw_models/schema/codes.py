@@ -7,6 +7,7 @@ from quant_core.spec.formats import FORMATS
 from quant_core.spec.quant_spec import QuantSpec, make
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import given, listed
 
 _RANGE = re.compile(r"(int|kmeans)(\d+)(?:-(\d+))?")
 
@@ -43,7 +44,7 @@ def expand(text: str) -> tuple[str, ...]:
         return tuple(f"{name}{bits}" for bits in range(low, high + 1))
     if text not in FORMATS or len(FORMATS[text].bits) > 1:
         names = [name if len(entry.bits) == 1 else f"{name}{entry.bits[0]}-{entry.bits[-1]}" for name, entry in FORMATS.items()]
-        raise InputError(f"{text!r} is no number format; known: {', '.join(names)}.{suggest(text, names)}")
+        raise InputError(f"{given(text)} is no number format; known: {listed(names, 40)}.{suggest(text, names)}")
     return (text,)
 
 

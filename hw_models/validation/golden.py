@@ -14,6 +14,7 @@ from hw_models.validation.figures import relative_percent
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 POLICIES = 2000
 _COLUMNS = ("index", "kind", "in_channels", "out_channels", "kernel", "stride", "in_size", "batch", "w_bits", "a_bits", "cycles")
@@ -58,7 +59,7 @@ def _grids(device: Device, golden: Golden) -> tuple[FloatArray, FloatArray, list
     pairs = list(dict.fromkeys((row["w_bits"], row["a_bits"]) for row in rows))
     batches = {row["batch"] for row in rows}
     if batches != {str(device.batch)}:
-        raise InputError(f"{path}: batch {', '.join(sorted(batches))} given; {device.name} runs batches of {device.batch}.")
+        raise InputError(f"{path}: batch {listed(sorted(batches))} given; {device.name} runs batches of {device.batch}.")
     layers = _layers_by_index(rows, path)
     choices = tuple(LayerPolicy(spec_of(f"int{w}"), spec_of(f"int{a}")) for w, a in pairs)
     table = build_table(device, tuple(layers.values()), dict.fromkeys((layer.name for layer in layers.values()), choices))

@@ -16,6 +16,7 @@ from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     grouped: dict[str, list[str]] = {}
     for note, name in (*parts.carried, *floats):
         grouped.setdefault(note, []).append(name)
-    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {', '.join(names)}" for note, names in grouped.items()))
+    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items()))
 
 
 def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False) -> list[str]:

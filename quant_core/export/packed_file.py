@@ -15,6 +15,7 @@ from quant_core.codecs.packing import pack, pack_encoded, unpack
 from quant_core.spec.quant_spec import QuantSpec, parse
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
+from quant_core.util.text import listed
 
 SCHEMA = "bitfront.packed/1"
 _DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
@@ -57,7 +58,7 @@ def save_packed(
     """
     twice = sorted(set(tensors) & set(plain or {}))
     if twice:
-        raise InputError(f"tensors {twice} are given both packed and plain; give each once.")
+        raise InputError(f"tensors {listed(twice)} are given both packed and plain; give each once.")
     stored = {name: tensor.detach().contiguous() for name, tensor in (plain or {}).items()}
     notes = dict(metadata or {}) | {"bitfront": SCHEMA}
     for name, (tensor, spec, axis) in tensors.items():
@@ -119,7 +120,7 @@ def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[s
     entries = {key.removeprefix(prefix): _entry(path, key, text) for key, text in notes.items() if key.startswith(prefix)}
     missing = sorted(set(entries) - set(stored))
     if missing:
-        raise InputError(f"{path}: metadata describe tensors {missing}, which the file does not hold; it is damaged.")
+        raise InputError(f"{path}: metadata describe tensors {listed(missing)}, which the file does not hold; it is damaged.")
     return entries, stored, notes
 
 

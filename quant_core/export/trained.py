@@ -15,6 +15,7 @@ from quant_core.qat.prepare import finalize, float_weights, input_quantizers, qu
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT
+from quant_core.util.text import listed
 
 
 def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:
@@ -40,7 +41,7 @@ def trained(prepared: nn.Module, base: nn.Module, layers: Sequence[Layer], polic
         for layer in stored
         if layer.encoded is not None and layer.policy.weight.bits != policy[layer.layer.name].weight.bits
     ]
-    notes = (f"training stores these weights in more bits than the policy has: {', '.join(other)}",) if other else ()
+    notes = (f"training stores these weights in more bits than the policy has: {listed(other)}",) if other else ()
     return Quantized(simulation, base, stored, example, notes)
 
 

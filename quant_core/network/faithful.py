@@ -13,6 +13,7 @@ from quant_core.network.reference import reference_network
 from quant_core.network.trace import examples
 from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
+from quant_core.util.text import listed
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference of outputs over the largest output, by the type of the outputs. Rounding in folding leaves less than a tenth of it."""
@@ -84,5 +85,4 @@ def _outputs(model: nn.Module, example: Any) -> Tensor:
 
 
 def _unfaithful(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return f"batch norms after {shown} are not folded: the outputs of the float network would change."
+    return f"batch norms after {listed(names, SHOWN)} are not folded: the outputs of the float network would change."

@@ -41,8 +41,8 @@ def shared_layers(model: nn.Module) -> list[str]:
     users = Counter(map(stored_at, parameters))
     names = []
     for name, layer in quantizable(model).items():
-        own = [parameter for key in ("weight", "bias") if (parameter := layer._parameters.get(key)) is not None]
-        if any(users[stored_at(parameter)] > 1 for parameter in own):
+        held = [parameter for key in ("weight", "bias") if (parameter := layer._parameters.get(key)) is not None]
+        if any(users[stored_at(parameter)] > 1 for parameter in held):
             names.append(name)
     return names
 

@@ -43,8 +43,8 @@ def is_torchs_own(module: nn.Module) -> bool:
             return kind.forward is forward and kind._conv_forward is conv_forward
     if is_transformers_conv1d(module):
         return kind.forward is vars(next(base for base in kind.__mro__ if base.__name__ == "Conv1D"))["forward"]
-    own: tuple[Any, ...] = (nn.Linear, nn.Embedding, *_TRANSPOSED)
-    return any(isinstance(module, base) and kind.forward is base.forward for base in own)
+    bases: tuple[Any, ...] = (nn.Linear, nn.Embedding, *_TRANSPOSED)
+    return any(isinstance(module, base) and kind.forward is base.forward for base in bases)
 
 
 def linear_operation(module: Any, weight: Tensor, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
+from quant_core.util.text import listed
 
 SHOWN = 5
 
@@ -44,7 +45,7 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
         ) from error
     affected = [name or "the network itself" for name, module in training if _depends_on_mode(module)]
     if affected and not quiet:
-        warnings.warn(f"in train mode: {_listed(affected)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
+        warnings.warn(f"in train mode: {listed(affected, SHOWN)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
     for name in renormalized:
         _renormalize(reference.get_submodule(name))
     return reference
@@ -55,8 +56,9 @@ def _depends_on_mode(module: nn.Module) -> bool:
     if isinstance(module, _BatchNorm | _InstanceNorm | _DropoutNd | nn.RReLU):
         return True
     code = getattr(type(module).forward, "__code__", None)
-    own = not type(module).__module__.startswith("torch.nn.")
-    return bool(getattr(module, "dropout", 0)) if not own else code is not None and "training" in code.co_names
+    if type(module).__module__.startswith("torch.nn."):
+        return bool(getattr(module, "dropout", 0))
+    return code is not None and "training" in code.co_names
 
 
 def _max_norm(module: nn.Module) -> float | None:
@@ -96,7 +98,7 @@ def warn_of_noise(model: nn.Module, inputs: Any) -> None:
     with repeatable():
         noisy = noisy_modules(model, tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs))
     if noisy:
-        text = f"random in eval mode: {_listed(noisy)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
+        text = f"random in eval mode: {listed(noisy, SHOWN)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
         warnings.warn(text, NetworkModeWarning, stacklevel=3)
 
 
@@ -125,8 +127,3 @@ def _equal(one: list[Tensor], other: list[Tensor] | None) -> bool:
 def _same(one: Tensor, other: Tensor) -> bool:
     """Tell whether two outputs are equal, NaN for NaN."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError, LeftInFloatWarning
+from quant_core.util.text import listed
 
 BINS = 8192
 EMA = 0.01
@@ -145,6 +146,6 @@ def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -
         raise InputError("the calibration split is empty; give at least one batch.")
     unreached = [name for name, statistics in collected.items() if not statistics.count]
     if unreached:
-        text = f"no calibration batch reaches {', '.join(unreached)}: the input stays in float there"
+        text = f"no calibration batch reaches {listed(unreached)}: the input stays in float there"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
     return {name: statistics for name, statistics in collected.items() if statistics.count}

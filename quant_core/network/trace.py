@@ -17,6 +17,7 @@ from quant_core.network.recorder import Operation, TensorRecorder, storage_addre
 from quant_core.network.reference import reference_network
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from quant_core.util.text import listed
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -76,10 +77,10 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
     layers = [_layer(name, modules[name], calls[name], lives) for name in called]
     never = [name for name in modules if name not in calls]
     if never:
-        warnings.warn(f"never called by the example, left in float: {', '.join(never)}", LeftInFloatWarning, stacklevel=2)
+        warnings.warn(f"never called by the example, left in float: {listed(never)}", LeftInFloatWarning, stacklevel=2)
     others = _other_weights(model, modules)
     if others:
-        text = f"weights that belong to no quantizable layer, left in float and not counted: {', '.join(others)}"
+        text = f"weights that belong to no quantizable layer, left in float and not counted: {listed(others)}"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
     return _mark_tied(layers + [_layer(name, modules[name], [], lives) for name in never], owners)
 
@@ -93,7 +94,7 @@ def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]
             continue
         keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in held]
         if keys:
-            named.append(f"{name or 'the network itself'} ({type(module).__name__}: {', '.join(keys)})")
+            named.append(f"{name or 'the network itself'} ({type(module).__name__}: {listed(keys)})")
     return named
 
 

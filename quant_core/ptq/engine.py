@@ -24,6 +24,7 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.cache import BoundedCache, CacheCounts
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 _FLOAT = LayerPolicy()
 
@@ -172,7 +173,7 @@ class PostTraining:
         for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
             for name in names:
                 if name not in others:
-                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(self._layers)}.")
+                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(self._layers)}.")
 
     def _install(self, name: str, quantized: QuantizedWeight) -> None:
         """Let a layer compute with this weight and bias."""

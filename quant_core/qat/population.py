@@ -19,6 +19,7 @@ from quant_core.qat.loop import CheckpointConfig, History, Trainer, TrainingRun
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import listed
 
 PERTURB = (0.8, 1.2)  # factors of a copied value, appendix A of the paper
 SPREAD = 3.0  # members begin with learning rates up to this factor away
@@ -137,7 +138,7 @@ def _advance_all(members: Sequence[Trainer], by: str) -> list[float]:
             errors.append(error)
             continue
         if by not in metrics:
-            raise InputError(f"a population is compared by {by!r}, which is not among what is reported: {', '.join(metrics)}.")
+            raise InputError(f"a population is compared by {by!r}, which is not among what is reported: {listed(metrics)}.")
         scores.append(metrics[by])
     if len(errors) == len(members):
         raise errors[0]

@@ -21,6 +21,7 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
+from quant_core.util.text import listed
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -72,7 +73,7 @@ def prepare(
     for names, others, where in ((policy, modules, "the network"), (modules, policy, "the policy")):
         for name in names:
             if name not in others:
-                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {', '.join(modules)}.")
+                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(modules)}.")
     reached = {
         name: module for name, module in modules.items() if statistics is None or name in statistics or isinstance(module, nn.Embedding)
     }

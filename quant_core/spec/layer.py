@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from quant_core.util.errors import InputError
+from quant_core.util.text import given, listed
 
 KINDS = ("linear", "conv", "depthwise", "conv_transpose", "embedding")
 
@@ -87,18 +88,18 @@ def layers_from_json(data: object) -> tuple[Layer, ...]:
 
 def _layer_from_json(position: int, entry: object) -> Layer:
     if not isinstance(entry, dict):
-        raise InputError(f"layer {position}: {entry!r} given; a table with name, kind, weight_shape, ... is needed.")
-    where = f"layer {entry.get('name', position)!r}"
+        raise InputError(f"layer {position}: {given(entry)} given; a table with name, kind, weight_shape, ... is needed.")
+    where = f"layer {given(entry.get('name', position))}"
     legal = {field.name: field for field in fields(Layer)}
     unknown = sorted(set(entry) - set(legal))
     missing = [name for name, field in legal.items() if field.default is MISSING and name not in entry]
     if unknown or missing:
-        raise InputError(f"{where}: unknown fields: {', '.join(unknown) or 'none'}; missing fields: {', '.join(missing) or 'none'}.")
+        raise InputError(f"{where}: unknown fields: {listed(unknown) or 'none'}; missing fields: {listed(missing) or 'none'}.")
     for key, value in entry.items():
         if not _well_typed(key, value):
-            raise InputError(f"{where}, {key}: {value!r} given; {_needed(key)} is needed.")
+            raise InputError(f"{where}, {key}: {given(value)} given; {_needed(key)} is needed.")
     if entry["kind"] not in KINDS:
-        raise InputError(f"{where}, kind: {entry['kind']!r} given; legal: {', '.join(KINDS)}.")
+        raise InputError(f"{where}, kind: {given(entry['kind'])} given; legal: {listed(KINDS)}.")
     plain: dict[str, Any] = {key: tuple(value) if key in _TUPLES else value for key, value in entry.items()}
     return Layer(**plain)
 

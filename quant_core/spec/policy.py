@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
 from quant_core.util.errors import InputError
+from quant_core.util.text import given
 
 SCHEMA = "bitfront.policy/1"
 
@@ -68,7 +69,7 @@ class Policy(Mapping[str, LayerPolicy]):
         """
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise InputError(f"not a policy of this version: schema {schema!r} given, {SCHEMA!r} needed.")
+            raise InputError(f"not a policy of this version: schema {given(schema)} given, {SCHEMA!r} needed.")
         layers = data.get("layers")
         if not isinstance(layers, dict) or not layers:
             raise InputError(
@@ -79,13 +80,13 @@ class Policy(Mapping[str, LayerPolicy]):
 
 def _layer_from_json(name: str, entry: object) -> LayerPolicy:
     if not isinstance(entry, dict) or not set(entry) <= {"weight", "activation"}:
-        raise InputError(f"policy layer {name!r}: {entry!r} given; a table with 'weight' and 'activation' is needed.")
+        raise InputError(f"policy layer {given(name)}: {given(entry)} given; a table with 'weight' and 'activation' is needed.")
     specs = {}
     for slot, text in entry.items():
         try:
             specs[slot] = parse(str(text))
         except InputError as error:
-            raise InputError(f"policy layer {name!r}, {slot}: {error}") from None
+            raise InputError(f"policy layer {given(name)}, {slot}: {error}") from None
     return LayerPolicy(**specs)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from quant_core.spec.formats import ALIASES, FLOAT_SCALES, FORMATS, INTEGER_SCALES, SCALE_BITS, Format, text_examples
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import given
 
 _SIZED = ("group", "vector")
 _SIZED_TOKEN = re.compile(r"(group|vector)(\d+)")
@@ -114,7 +115,7 @@ def make(format_name: str, bits: int = 0, granularity: str = "", **fields: objec
     """
     name = ALIASES.get(format_name, format_name)
     if name not in FORMATS:
-        raise SpecError(f"unknown format {format_name!r}; known: {', '.join(FORMATS)}.{suggest(format_name, FORMATS)}")
+        raise SpecError(f"unknown format {given(format_name)}; known: {', '.join(FORMATS)}.{suggest(format_name, FORMATS)}")
     info = FORMATS[name]
     defaults: dict[str, object] = {
         "bits": bits or info.bits[0],
@@ -142,25 +143,25 @@ def parse(text: str) -> QuantSpec:
     name = ALIASES.get(name, name)
     if name not in FORMATS or (len(FORMATS[name].bits) > 1 and not numbered):
         allowed = ", ".join(text_examples())
-        raise SpecError(f"{text!r}: {head!r} is no number format; write for example {allowed}.{suggest(head, text_examples())}")
+        raise SpecError(f"{given(text)}: {given(head)} is no number format; write for example {allowed}.{suggest(head, text_examples())}")
     if numbered:
         fields["bits"] = _read_bits(text, name, int(numbered[2]))
     for token in tokens:
         for field, value in _read_token(text, name, token).items():
             target = "coarse" if field == "granularity" and fields.get(field) == "vector" else field
             if target in fields:
-                raise SpecError(f"{text!r}: {token!r} sets {target} a second time; say it once.")
+                raise SpecError(f"{given(text)}: {given(token)} sets {target} a second time; say it once.")
             fields[target] = value
     try:
         return make(name, **fields)  # type: ignore[arg-type]
     except SpecError as error:
-        raise SpecError(f"{text!r}: {error}") from None
+        raise SpecError(f"{given(text)}: {error}") from None
 
 
 def _read_bits(text: str, name: str, bits: int) -> int:
     legal = FORMATS[name].bits
     if bits not in legal:
-        raise SpecError(f"{text!r}: {bits} bits given; {name} takes {legal[0]} to {legal[-1]} bits.")
+        raise SpecError(f"{given(text)}: {bits} bits given; {name} takes {legal[0]} to {legal[-1]} bits.")
     return bits
 
 
@@ -183,7 +184,7 @@ def _read_token(text: str, name: str, token: str) -> dict[str, object]:
     if token == "dynamic":
         return {"dynamic": True}
     allowed = _allowed_tokens(info)
-    raise SpecError(f"{text!r}: {token!r} is not allowed after {name}; allowed: {', '.join(allowed)}.{suggest(token, allowed)}")
+    raise SpecError(f"{given(text)}: {given(token)} is not allowed after {name}; allowed: {', '.join(allowed)}.{suggest(token, allowed)}")
 
 
 def _allowed_tokens(info: Format) -> list[str]:

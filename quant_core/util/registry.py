@@ -6,21 +6,26 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import LONGEST, given, listed
+
+COMPARED = 1000
+"""Names that one is compared with for a suggestion: it takes milliseconds."""
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest of the names, or the empty string."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(name[:LONGEST], list(islice(names, COMPARED)), n=1, cutoff=0.6)
+    return f" Did you mean {given(near[0])}?" if near else ""
 
 
 def unknown(family: str, name: str, names: Iterable[str]) -> InputError:
     """Return the error for a name that `family` does not hold; it lists the names that it holds."""
     allowed = sorted(names)
-    return InputError(f"unknown {family} {name!r}; known: {', '.join(allowed)}.{suggest(name, allowed)}")
+    return InputError(f"unknown {family} {given(name)}; known: {listed(allowed, 40)}.{suggest(name, allowed)}")
 
 
 def load(path: str) -> object:

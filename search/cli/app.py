@@ -1,5 +1,6 @@
 """The `bitfront` command. Each command lives in its own module, which imports what is heavy only when it runs."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
+from quant_core.util.text import printable
 from search.cli import catalog, devices, evaluate, export, profile, report, solve, sweep
+from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
+READING = {"front", "show", "compare", "ui", "inspect"}  # commands that load no code of the user's or of a record's
 
 app = typer.Typer(
     name="bitfront",
@@ -26,7 +29,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bitfront {metadata.version('bitfront')}")
+        say(f"bitfront {metadata.version('bitfront')}")
         raise typer.Exit
 
 
@@ -70,16 +73,19 @@ def main() -> None:
     Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
     """
     keep_pages()
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    sys.path.append(str(Path.cwd()))  # a user's own `package.module:attribute` may be in the working directory
+    errors = terminal(stderr=True, soft_wrap=True)
+    if logging.lastResort:
+        logging.lastResort.addFilter(_made_printable)
     debug, arguments = "--debug" in sys.argv, [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not set(arguments[:1]) & READING:  # a user's own `package.module:attribute` may be in the working directory
+        sys.path.append(str(Path.cwd()))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = one_line(errors)
             app(arguments)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            errors.print("interrupted; a sweep that had begun can be continued: `bitfront resume NAME`", markup=False)
+            errors.print("interrupted; a sweep that had begun can be continued: `bitfront resume NAME`")
         raise
     except Exception as error:
         if debug:
@@ -87,23 +93,26 @@ def main() -> None:
         sys.exit(_report(error, errors))
 
 
-def one_line(console: Console) -> Callable[..., None]:
-    """Return a `warnings.showwarning` that prints our own warnings as one line, and others as Python does."""
-    usual = warnings.showwarning
+def one_line(console: Terminal) -> Callable[..., None]:
+    """Return a `warnings.showwarning` that prints our own warnings as one line, and others in Python's form."""
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_rest: Any) -> None:
         if issubclass(category, BitfrontWarning):
-            console.print(f"warning: {message}", markup=False)
+            console.print(f"warning: {message}")
         else:
-            usual(message, category, *place, **options)
+            console.print(warnings.formatwarning(message, category, filename, lineno), end="")
 
     return show
 
 
-def _report(error: Exception, console: Console) -> int:
+def _made_printable(record: logging.LogRecord) -> bool:
+    """Make the message of a log record printable; a filter that lets every record through."""
+    record.msg, record.args = printable(record.getMessage(), LONGEST), ()
+    return True
+
+
+def _report(error: Exception, console: Terminal) -> int:
     """Print an error; return the exit code."""
     expected = isinstance(error, BitfrontError)
-    console.print(
-        f"error: {error}" if expected else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.", markup=False
-    )
+    console.print(f"error: {error}" if expected else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.")
     return 2 if isinstance(error, InputError) else 1

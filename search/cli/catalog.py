@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.registry import about, unknown
+from search.cli.terminal import say, short_name, terminal
 
 
 def _families() -> dict[str, dict[str, str]]:
@@ -59,7 +59,7 @@ def list_command(
     table.add_column("what")
     for row in families[family].items():
         table.add_row(*row)
-    Console().print(table)
+    terminal().print(table)
 
 
 def init_command(
@@ -75,7 +75,7 @@ def init_command(
     if path.exists() and not force:
         raise InputError(f"{path} exists; give another name, or --force to overwrite it.")
     write_text(path, template())
-    typer.echo(f"wrote {path}; run it with: bitfront sweep {path}")
+    say(f"wrote {path}; run it with: bitfront sweep {path}")
 
 
 def inspect_command(
@@ -96,5 +96,5 @@ def inspect_command(
         return
     table = Table(*rows[0], box=None) if rows else Table(box=None)
     for row in rows:
-        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else short_name(str(value)) for value in row.values()))
+    terminal().print(table)

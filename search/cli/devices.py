@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hw_models.device import Device
@@ -21,6 +20,8 @@ from hw_models.validation.widths import widths
 from quant_core.spec.layer import Layer, layers_from_json
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
+from search.cli.terminal import Terminal, short_name, styled, terminal
 from search.records.units import ENERGY, title_of, unit_of
 
 devices_app = typer.Typer(no_args_is_help=False)
@@ -47,7 +48,7 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
         table.add_column(title, no_wrap=title == "name")
     for identity in identities:
         table.add_row(identity.name, identity.kind, identity.title, identity.process, str(identity.batch))
-    _console().print(table)
+    terminal().print(table)
 
 
 @devices_app.command("show")
@@ -61,9 +62,10 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
     if as_json:
         typer.echo(json.dumps({"file": device.to_json(), "checks": [_plain(check) for check in checks]}, indent=2))
         return
-    console, identity = _console(), device.file.identity
+    console, identity = terminal(), device.file.identity
     clock = f", {identity.clock_hz / 1e6:g} MHz" if identity.clock_hz else ""
-    console.print(f"[bold]{identity.name}[/bold]: {identity.title}\nkind {identity.kind}, {identity.process or 'any process'}{clock}")
+    console.print(styled(identity.name, "bold"), f": {identity.title}", sep="")
+    console.print(f"kind {identity.kind}, {identity.process or 'any process'}{clock}")
     console.print(f"latency_s and energy_j are for one pass of a batch of {identity.batch}; {find_model(identity.kind).about}")
     table = Table("layers", "may take", title="capability")
     for rule in device.file.capability:
@@ -102,7 +104,7 @@ def validate_command(
     if as_json:
         typer.echo(json.dumps([_plain(check) for check in checks], indent=2))
     else:
-        _print_checks(_console(), checks)
+        _print_checks(terminal(), checks)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
@@ -124,7 +126,7 @@ def cost_command(
     target = load_device(device)
     missing = [layer.name for layer in network if layer.name not in choice]
     if missing:
-        raise InputError(f"{policy}: no entry for layers {', '.join(missing)}; it names {', '.join(choice)}.")
+        raise InputError(f"{policy}: no entry for layers {listed(missing)}; it names {listed(choice)}.")
     table = build_table(target, network, {layer.name: (choice[layer.name],) for layer in network})
     totals, rows, excess = table.totals(choice), table.explain(choice), table.excess(choice)
     if as_json:
@@ -162,17 +164,13 @@ def _plain(check: Check) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(check).items()}
 
 
-def _console() -> Console:
-    return Console(highlight=False)
-
-
-def _print_checks(console: Console, checks: list[Check] | tuple[Check, ...]) -> None:
+def _print_checks(console: Terminal, checks: list[Check] | tuple[Check, ...]) -> None:
     table = Table("device", "check", "n", "exact", "mean err", "max err", "tolerance", "rank corr", "", title="golden values")
     for check in checks:
         tolerance = f"{check.tolerance_mean_percent:g} / {check.tolerance_max_percent:g} %"
         rank = "-" if math.isnan(check.rank) else f"{check.rank:.4f}"
         errors = (f"{check.mean_percent:.3g} %", f"{check.max_percent:.3g} %")
-        verdict = "[green]ok[/green]" if check.passed else "[red]FAILED[/red]"
+        verdict = styled("ok", "green") if check.passed else styled("FAILED", "red")
         table.add_row(check.device, check.name, str(check.n), str(check.exact), *errors, tolerance, rank, verdict)
     console.print(table if checks else "no golden values: there are no published figures for this device, so nothing is known of its error")
     for check in checks:
@@ -182,7 +180,7 @@ def _print_checks(console: Console, checks: list[Check] | tuple[Check, ...]) -> 
 
 
 def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, Any]], excess: tuple[str, ...]) -> None:
-    console = _console()
+    console = terminal()
     metrics = [metric for metric in totals if metric in _SHOWN]
     wide = console.width >= _WIDE
     extra = [key for key in ("compute_s", "memory_s", "stall_s") if wide and any(key in row for row in rows)]
@@ -195,7 +193,7 @@ def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, A
     for row in rows:
         figures = [unit_of(key).number(row[key]) if key in row else "" for key in (*metrics, *extra)]
         energy = [ENERGY.number(row["energy_parts_j"].get(part, 0.0)) for part in parts]
-        table.add_row(row["layer"], row["weight"], row["activation"], *figures, *energy, row["note"])
+        table.add_row(short_name(row["layer"]), row["weight"], row["activation"], *figures, *energy, row["note"])
     table.add_section()
     table.add_row("total", "", "", *(unit_of(metric).number(totals[metric]) for metric in metrics))
     console.print(table)
@@ -203,4 +201,4 @@ def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, A
     if device.latency_error:
         console.print(f"{device.name}: {device.latency_error}", soft_wrap=True)
     for sentence in excess:
-        console.print(f"[red]{sentence}[/red]", soft_wrap=True)
+        console.print(styled(sentence, "red"), soft_wrap=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 from search.cli.options import AsJson
+from search.cli.terminal import say, terminal
 from search.config.key_value import task_options
 from search.records.units import shown
 
@@ -70,9 +71,9 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
     for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), ("trained", "accuracy_qat")):
         if f"{key}_valid" in figures:
             table.add_row(name, *(shown("accuracy", figures[f"{key}_{split}"]) for split in ("valid", "test")))
-    Console().print(table)
+    terminal().print(table)
     bits, size, seconds = (shown(metric, figures[metric]) for metric in ("bits_weight_avg", "weight_bytes", "seconds"))
-    typer.echo(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
+    say(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
 
 
 def _check_policy(text: str, path: Path | None) -> None:
@@ -102,8 +103,9 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
         raise InputError(f"cannot read the policy {path}: {error}") from None
     names = [layer.name for layer in layers]
     if sorted(policy) != sorted(names):
-        missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
-        raise InputError(f"{path} is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
+        missing, extra = sorted(set(names) - set(policy)), sorted(set(policy) - set(names))
+        lacks, has = listed(missing) or "nothing", listed(extra) or "nothing"
+        raise InputError(f"{path} is for another network: it lacks {lacks} and has {has} beside it.")
     return Policy({name: policy[name] for name in names})
 
 
@@ -130,7 +132,7 @@ def _trained(
     """Train under the policy, showing every epoch; return `accuracy_ptq_*`, `accuracy_qat_*` and losses."""
     from search.evaluation.stages import qat_metrics
 
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
 
     def report(metrics: dict[str, float]) -> bool:
         console.print(

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Trust, Uri
+from search.cli.terminal import terminal
 from search.records.units import shown
 
 
@@ -28,6 +28,7 @@ def export_command(
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
+    trust: Trust = False,
 ) -> None:
     """Export one policy of a sweep, verified.
 
@@ -36,15 +37,16 @@ def export_command(
     from search.exporters.flow import export
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
-    console = Console(highlight=False, soft_wrap=True)
-    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, force=force, allow_dequantized=allow_dequantized, register=register)
+    console = terminal(soft_wrap=True)
+    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust}
+    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, **options)
     for name, done in written.items():
         checks = ", ".join(
             f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()
         )
-        console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}", markup=False)
+        console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}")
         for note in done.notes:
-            console.print(f"  note: {note}", markup=False)
+            console.print(f"  note: {note}")
 
 
 def apply_command(

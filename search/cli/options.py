@@ -11,4 +11,7 @@ ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow
 Log = Annotated[
     Literal["auto", "plain", "json"], typer.Option("--log", help="Progress: a live line on a terminal (auto), plain lines, or JSON lines.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Let the code run that the record names (its task, ...), although the sweep was not started here.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quant_core.util.errors import InputError
+from search.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
     from hw_models.measurements import Measurement
@@ -44,12 +44,12 @@ def profile_command(
     settings, machine = Settings(batch, threads, repeats), host(threads)
     rows = list(resume(device_name, out, machine, batch))
     todo = plan(read_network(layers), rows, threads)
-    typer.echo(f"{machine.cpu}, {machine.cores} cores, {threads} used: {len(todo)} to measure, {len(rows)} measured before")
+    say(f"{machine.cpu}, {machine.cores} cores, {threads} used: {len(todo)} to measure, {len(rows)} measured before")
     missing = _measure(device_name, out, machine, settings, todo, rows)
     if not rows:
         raise InputError("nothing was measured: this onnxruntime has no kernel for any layer given.")
-    typer.echo(f"wrote {paths(device_name, out)[0]}: {len(rows)} measurements" + (f"; no kernel here for {missing}" if missing else ""))
-    typer.echo(f"use it by its path: bitfront devices show {paths(device_name, out)[0]}")
+    say(f"wrote {paths(device_name, out)[0]}: {len(rows)} measurements" + (f"; no kernel here for {missing}" if missing else ""))
+    say(f"use it by its path: bitfront devices show {paths(device_name, out)[0]}")
 
 
 def _measure(
@@ -61,7 +61,7 @@ def _measure(
 
     missing: dict[str, int] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:  # no thread of its own: CPU time is measured
+    with Progress(*columns, console=terminal(stderr=True), auto_refresh=False) as bar:  # no thread of its own: CPU time is measured
         task = bar.add_task("", total=len(todo))
         try:
             for (layer, mode), row in zip(todo, measure(todo, settings), strict=True):
@@ -72,7 +72,7 @@ def _measure(
                     write(name, out, machine, settings.batch, rows)
                 bar.update(task, advance=1, description=f"{layer.kind} {'x'.join(map(str, layer.weight_shape))} {mode}", refresh=True)
         except KeyboardInterrupt:
-            typer.echo(f"interrupted; {len(rows)} measurements are kept in {out / name}.csv. The same command goes on from here.", err=True)
+            say(f"interrupted; {len(rows)} measurements are kept in {out / name}.csv. The same command goes on from here.", stderr=True)
             raise typer.Exit(130) from None
     return ", ".join(f"{mode} ({count} shapes)" for mode, count in missing.items())
 

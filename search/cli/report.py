@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
 from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.record import SweepRecord
@@ -50,7 +50,7 @@ def front_command(
         return
     _print_front(record, rows)
     if plot:
-        Console(stderr=True).print(f"wrote {plot}", markup=False, highlight=False)
+        say(f"wrote {plot}", stderr=True)
 
 
 def show_command(
@@ -74,12 +74,12 @@ def show_command(
     for title in ("layer", "weight", "activation"):
         table.add_column(title, overflow="fold")
     for layer, choice in trial.policy.items():
-        table.add_row(layer, str(choice.weight), str(choice.activation))
-    console = Console()
+        table.add_row(short_name(layer), str(choice.weight), str(choice.activation))
+    console = terminal()
     console.print(table)
     for name, value in row.items():
         if isinstance(value, float):
-            console.print(f"{name:>20}  {shown(name, value)}", markup=False, highlight=False)
+            console.print(f"{name:>20}  {shown(name, value)}")
 
 
 def compare_command(
@@ -115,7 +115,7 @@ def compare_command(
         return
     for title, rows in _tables(data):
         _print_table(title, rows)
-    Console(stderr=True).print(f"logged as MLflow run {run_id}" + (f"; wrote {html}" if html else ""), markup=False, highlight=False)
+    say(f"logged as MLflow run {run_id}" + (f"; wrote {html}" if html else ""), stderr=True)
 
 
 def ui_command(
@@ -137,12 +137,12 @@ def ui_command(
     base = names.redact(uri) if remote else f"http://{HOST}:{port}"
     process = None if remote else serve(uri, port)
     for experiment_id, title in {row.experiment_id: row.experiment for row in rows}.items():
-        typer.echo(f"fronts of experiment {title}: {link(experiment_id, base)}")
+        say(f"fronts of experiment {title}: {link(experiment_id, base)}")
     for row in rows if sweep else []:
-        typer.echo(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}")
+        say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}")
     if process is None:
         return
-    typer.echo("Ctrl-C ends it.")
+    say("Ctrl-C ends it.")
     try:
         process.wait()
     except KeyboardInterrupt:
@@ -180,15 +180,15 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
         table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
     for i, row in enumerate(rows):
         table.add_row(*(columns[name][1][i] for name in names_shown), style="bold" if row["knee"] else None)
-    console = Console()
+    console = terminal()
     console.print(table if rows else f"{summary}; no policy yet that ended well within the limits")
     accuracy, size = sweep.baseline.get("accuracy_test"), sweep.baseline.get("weight_bytes")
     measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
     measured += [shown("weight_bytes", size)] if size is not None else []
-    console.print(f"float network: {', '.join(measured) or 'not measured'}", highlight=False)
+    console.print(f"float network: {', '.join(measured) or 'not measured'}")
     error = _latency_error(sweep) if "latency_s" in names_shown else ""
     if error:
-        console.print(error, markup=False, highlight=False)
+        console.print(error)
 
 
 def _latency_error(sweep: SweepRecord) -> str:
@@ -234,7 +234,7 @@ def _print_table(title: str, rows: list[dict[str, object]]) -> None:
     for row in rows:
         table.add_row(*(f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
     if rows:
-        Console().print(table)
+        terminal().print(table)
 
 
 def _note(figures: dict[str, float]) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from quant_core.spec.layer import layers_to_json
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search import tracking
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Trust, Uri
+from search.cli.terminal import short_name, terminal
 from search.config.key_value import key_value
 from search.records.units import shown, title_of
 
@@ -34,6 +34,7 @@ def solve_command(
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     as_json: AsJson = False,
+    trust: Trust = False,
 ) -> None:
     """Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again.
 
@@ -42,7 +43,7 @@ def solve_command(
     from search.searchers.base.losses import losses
     from search.searchers.solvers.ranking import optimum
 
-    context, problem = _problem(tracking.read(uri, sweep, mlflow_experiment), _budget(budget))
+    context, problem = _problem(tracking.read(uri, sweep, mlflow_experiment), _budget(budget), trust)
     sensitivities = losses(problem)
     start = time.perf_counter()
     answer = optimum(problem, sensitivities)
@@ -65,11 +66,13 @@ def solve_command(
     typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
 
 
-def _problem(record: "SweepRecord", budget: Mapping[str, object]) -> "tuple[SweepContext, Problem]":
+def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -> "tuple[SweepContext, Problem]":
     """Return a recorded sweep's network, open for evaluation, and its problem under another budget."""
     from search.config.files import loads
     from search.sweeps.context import check_fingerprints, open_context
+    from search.sweeps.trust import require_trust
 
+    require_trust(record, trust)
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
     context = open_context(experiment.with_budget(budget))
     check_fingerprints(record, context.setup, ("weights", "data"))
@@ -80,14 +83,14 @@ def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
     """Print the policy layer by layer, its cost, and what solving took."""
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
-        table.add_row(name, str(choice.weight), str(choice.activation))
-    console = Console(highlight=False, soft_wrap=True)
+        table.add_row(short_name(name), str(choice.weight), str(choice.activation))
+    console = terminal(soft_wrap=True)
     console.print(table)
-    console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()), markup=False)
+    console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     proof = "proven optimal" if result["proven"] else f"not proven, gap {result['gap']:.3g}"
     rise, bound = f"{result['estimated_loss_rise']:.6g}", f"no policy within the budget has less than {result['bound']:.6g}"
-    console.print(f"estimated loss rise {rise}: {proof}; {bound}", markup=False)
-    console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations", markup=False)
+    console.print(f"estimated loss rise {rise}: {proof}; {bound}")
+    console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations")
 
 
 def _budget(texts: list[str]) -> dict[str, object]:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, Uri
+from search.cli.options import DEFAULT_URI, ExperimentName, Log, Trust, Uri
+from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
 
@@ -39,6 +39,7 @@ def resume_command(
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     log: Log = "auto",
+    trust: Trust = False,
 ) -> None:
     """Continue a stopped or killed sweep to its trial count, without repeating or losing a finished trial.
 
@@ -46,29 +47,27 @@ def resume_command(
     """
     from search.sweeps.run import resume
 
-    _close(resume(uri, sweep, mlflow_experiment, log), uri)
+    _close(resume(uri, sweep, mlflow_experiment, log, trust=trust), uri)
 
 
 def _close(outcome: "SweepOutcome", uri: str) -> None:
     """Print the summary to standard error and the sweep's name and run id to standard output."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = terminal(stderr=True, soft_wrap=True)
     record, timings = outcome.record, outcome.timings
     failed = [trial for trial in record.trials if trial.result.failed]
     repeated = sum(trial.repeated >= 0 for trial in record.trials)
     early = sum(trial.result.status == "stopped" for trial in record.trials)
     also = f", {early} stopped early" if early else ""
     counts = f"{len(failed)} failed, {repeated} repeated{also}"
-    console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}", markup=False)
+    console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}")
     for trial in failed[:3]:
-        console.print(f"  trial {trial.number} failed: {trial.result.reason}", markup=False)
+        console.print(f"  trial {trial.number} failed: {trial.result.reason}")
     for line in _timing_lines(timings):
-        console.print(line, markup=False)
+        console.print(line)
     if not outcome.complete:
-        console.print(
-            "MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.", markup=False
-        )
-    console.print(f"next: {_next(record, uri)}", markup=False)
-    typer.echo(f"{record.name} {record.run_id}")
+        console.print("MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.")
+    console.print(f"next: {_next(record, uri)}")
+    say(f"{record.name} {record.run_id}")
 
 
 def _timing_lines(timings: "Timings") -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from quant_core.qat import QatConfig
+from quant_core.util.text import listed
 
 FIDELITIES = Literal["ptq", "qat"]
 RUNGS = Literal["adaround", "qat"]
@@ -45,7 +46,7 @@ class EvaluateSection(BaseModel):
         names = [field.name for field in dataclasses.fields(QatConfig)]
         wrong = sorted(set(self.qat) - set(names))
         if wrong:
-            raise ValueError(f"qat has no field {wrong[0]!r}; known: {', '.join(names)}")
+            raise ValueError(f"qat has no field {wrong[0]!r}; known: {listed(names, 40)}")
         if self.epochs and "epochs" in self.qat:
             raise ValueError(f"epochs = {self.epochs} and qat.epochs = {self.qat['epochs']} given; give one of them")
         _ = self.training

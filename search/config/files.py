@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import given, listed
 from search.config.experiment import Experiment, as_input_error
 from search.config.key_value import key_value, toml_value
 
@@ -35,7 +36,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read the experiment file {path}: {error}. `bitfront init {path}` writes a commented one; "
-            f"these ship with bitfront, by name: {', '.join(packaged())}."
+            f"these ship with bitfront, by name: {listed(packaged(), 40)}."
         ) from error
     return loads(text, str(path), overrides)
 
@@ -106,15 +107,16 @@ def _fault(error: Any) -> tuple[str, str]:
     place = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
         keys = _known_keys(error["loc"][:-1])
-        return place, f"unknown key; known here: {', '.join(keys)}.{suggest(str(error['loc'][-1]), keys)}"
+        return place, f"unknown key; known here: {listed(keys, 40)}.{suggest(str(error['loc'][-1]), keys)}"
     if error["type"] == "missing":
         return place, "is missing; add it (see `bitfront init`)"
     if error["type"] == "model_type":
         keys = _known_keys(error["loc"])
-        return place, f"{error['input']!r} given; this is a section: set its keys, as in {place}.{keys[0]}=...; known: {', '.join(keys)}"
+        example = f"as in {place}.{keys[0]}=...; known: {listed(keys, 40)}"
+        return place, f"{given(error['input'])} given; this is a section: set its keys, {example}"
     message = error["msg"].removeprefix("Value error, ")
     if message.startswith("Input should"):
-        message = f"{error['input']!r} given; i{message[1:]}"
+        message = f"{given(error['input'])} given; i{message[1:]}"
     return place, message
 
 

@@ -21,6 +21,7 @@ from quant_core.export.stored import Quantized
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
+from quant_core.util.text import listed
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare, require_close
 
@@ -80,10 +81,10 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         model = _with_c_layers(network, layers, run, tally)
         comparison = compare(bundle, lambda inputs: forward(model, inputs), examples)
     if tally.wrong:
-        raise BitfrontError(f"the compiled C code gives other integers than torch in {', '.join(tally.wrong)}; report this.")
+        raise BitfrontError(f"the compiled C code gives other integers than torch in {listed(tally.wrong)}; report this.")
     require_close(comparison, bundle.network.stored, "the compiled C code", spare=1)
     carried = [layer.stored.layer.name for layer in layers if layer.bits != layer.stored.policy.weight.bits]
-    notes = (f"weights of other than 8 or 4 bits are carried in the next of these: {', '.join(carried)}",) if carried else ()
+    notes = (f"weights of other than 8 or 4 bits are carried in the next of these: {listed(carried)}",) if carried else ()
     arrays = sum(len(layer.packed()) + 4 * len(layer.bias) + 4 * len(layer.scales) for layer in layers)
     integers = {"integers_compared": tally.compared, "integers_different": 0, "array_bytes": arrays}
     return Exported((FILE, KERNELS), comparison.checks | integers, notes)

@@ -17,6 +17,7 @@ from search.exporters.folder import REPORT, check_target, files_in, put_in_place
 from search.records.front import pick
 from search.records.record import SweepRecord, TrialRecord
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
+from search.sweeps.trust import require_trust
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
     force: bool = False,
     allow_dequantized: bool = False,
     register: str = "",
+    trust: bool = False,
 ) -> dict[str, Exported]:
     """Export one policy of a sweep.
 
@@ -41,17 +43,18 @@ def export(
         force: replace `out` if it exists.
         allow_dequantized: what a format cannot say may be stored as float constants of the quantized values.
         register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
+        trust: code that the record names may run, although the sweep was not started here.
 
     Returns:
         format -> what was written and verified; "mlflow" of what was registered.
 
     Raises:
-        InputError: unknown sweep, policy or format, or `out` exists or cannot be written.
+        InputError: unknown sweep, policy or format, or the sweep is not trusted, or `out` exists or cannot be written.
         BitfrontError: a check failed; nothing is left behind.
     """
 
     def opened() -> Bundle:
-        return replace(open_bundle(uri, ref, choice, experiment), allow_dequantized=allow_dequantized)
+        return replace(open_bundle(uri, ref, choice, experiment, trust=trust), allow_dequantized=allow_dequantized)
 
     return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
 
@@ -84,14 +87,15 @@ def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], regist
     return done
 
 
-def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None) -> Bundle:
+def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None, *, trust: bool = False) -> Bundle:
     """Rebuild the network and the data that the sweep used, quantize by the picked policy (train, where the sweep did) and measure it.
 
     Raises:
-        InputError: no such policy, or weights, data or space are not those of the sweep.
+        InputError: no such policy, or the sweep is not trusted, or weights, data or space are not those of the sweep.
         BitfrontError: the trial failed, or its network is not what was recorded.
     """
     record = tracking.read(uri, ref, experiment_name)
+    require_trust(record, trust)
     return bundle_of(record, pick(record, choice))
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 from search.exporters import Bundle
 
 _PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
@@ -39,7 +40,7 @@ def layer_fault(layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable
 def float_embeddings(bundle: Bundle) -> tuple[str, ...]:
     """Return a note of the embeddings that the policy quantizes and the configuration leaves in float."""
     names = [layer.name for layer in bundle.layers if layer.kind == "embedding" and not bundle.policy[layer.name].weight.is_float]
-    return (f"embeddings stay in float here: {', '.join(names)}",) if names else ()
+    return (f"embeddings stay in float here: {listed(names)}",) if names else ()
 
 
 def public_names(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:

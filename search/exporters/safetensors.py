@@ -16,6 +16,7 @@ from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
+from quant_core.util.text import listed
 from search.exporters import Bundle, Exported
 from search.exporters.verify import compare
 
@@ -68,7 +69,7 @@ def _check_bits(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:
         if name not in read or name not in written or not torch.equal(written[name], read[name])
     ]
     if wrong:
-        raise BitfrontError(f"{WEIGHTS} does not read back as it was written: {', '.join(wrong[:5])}.")
+        raise BitfrontError(f"{WEIGHTS} does not read back as it was written: {listed(wrong[:5])}.")
 
 
 def _sizes(bundle: Bundle, stored: tuple[StoredLayer, ...], folder: Path) -> dict[str, float | str]:

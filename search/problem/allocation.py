@@ -11,6 +11,7 @@ import numpy as np
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import listed
 from search.problem.problem import FloatArray, Problem, Values
 
 RULE = re.compile(r"limit = cost\(all (?P<low>.+?)\) \+ ratio \* \(cost\(all (?P<high>.+?)\) - cost\(all (?P=low)\)\)")
@@ -57,7 +58,7 @@ class Allocation:
             InputError: no such metric, no rule, or the rule is not of the known form.
         """
         if metric not in self.cost:
-            raise InputError(f"unknown metric {metric!r}; the file has {', '.join(self.cost)}.{suggest(metric, self.cost)}")
+            raise InputError(f"unknown metric {metric!r}; the file has {listed(self.cost)}.{suggest(metric, self.cost)}")
         rule = RULE.fullmatch(self.rule)
         if not rule or rule["low"] not in self.choices or rule["high"] not in self.choices:
             raise InputError(
@@ -124,19 +125,19 @@ def read(path: Path) -> Allocation:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"cannot read the problem {path}: {error.strerror}. Give a JSON file with {', '.join(KEYS)}.") from None
+        raise InputError(f"cannot read the problem {path}: {error.strerror}. Give a JSON file with {listed(KEYS)}.") from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}. A problem is a JSON object with {', '.join(KEYS)}.") from None
+        raise InputError(f"{path} is not JSON: {error}. A problem is a JSON object with {listed(KEYS)}.") from None
     missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
     if missing:
-        raise InputError(f"{path}: {', '.join(missing)} missing; a problem has {', '.join(KEYS)} and `limits` or `optimum`.")
+        raise InputError(f"{path}: {listed(missing)} missing; a problem has {listed(KEYS)} and `limits` or `optimum`.")
     choices, layers = tuple(map(str, content["choices"])), tuple(map(str, content["layers"]))
     shape = (len(layers), len(choices))
     limits = {str(metric): float(limit) for metric, limit in content.get("limits", {}).items()}
     cost = {str(metric): _table(path, f"cost.{metric}", rows, shape) for metric, rows in content["cost"].items()}
     for metric, limit in limits.items():
         if metric not in cost or not np.isfinite(limit):
-            raise InputError(f"{path}: limits.{metric} = {limit} given; allowed: a finite number for one of {', '.join(cost)}.")
+            raise InputError(f"{path}: limits.{metric} = {limit} given; allowed: a finite number for one of {listed(cost)}.")
     return Allocation(
         choices=choices,
         layers=layers,

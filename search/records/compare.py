@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 from search.problem.pareto import FloatArray, attainment, coverage, relative_hypervolume
 from search.records.front import Row, figures, front_members, pick, points
 from search.records.record import SweepRecord, TrialRecord
@@ -82,7 +83,7 @@ def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]
     objectives = _common(sweeps, fronts)
     unknown = sorted(set(budgets or {}) - set(objectives[1:]))
     if unknown:
-        raise InputError(f"budget for {', '.join(unknown)} given; the sweeps have in common: {', '.join(objectives[1:])}.")
+        raise InputError(f"budget for {listed(unknown)} given; the sweeps have in common: {listed(objectives[1:])}.")
     clouds = [points(members, objectives) for members in fronts]
     corner = _corner(sweeps, objectives, clouds)
     names = _names(sweeps)
@@ -110,7 +111,7 @@ def _common(sweeps: Sequence[SweepRecord], fronts: Sequence[Sequence[TrialRecord
     wanted = dict.fromkeys(name for sweep in sweeps for name in sweep.objectives if name != "error")
     common = tuple(name for name in wanted if all(name in figures(trial) for members in fronts for trial in members))
     if not common:
-        raise InputError(f"the sweeps have no cost in common; their objectives: {'; '.join(', '.join(s.objectives) for s in sweeps)}.")
+        raise InputError(f"the sweeps have no cost in common; their objectives: {'; '.join(listed(s.objectives) for s in sweeps[:10])}.")
     return ("error", *common)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import listed
 from search.config.key_value import key_value
 from search.problem.pareto import FloatArray, best_under, knee, non_dominated, relative_hypervolume
 from search.records.record import SweepRecord, TrialRecord
@@ -107,7 +108,7 @@ def pick(sweep: SweepRecord, text: str) -> TrialRecord:
     if not matches and text.isdecimal():
         matches = {trial.policy.id: trial for trial in sweep.trials if trial.number == int(text)}
     if len(matches) != 1:
-        what = f"several policies ({', '.join(sorted(matches))})" if matches else "no policy"
+        what = f"several policies ({listed(sorted(matches))})" if matches else "no policy"
         listing = ", ".join(trial.policy.id for trial in members[:12]) or "none yet"
         raise InputError(
             f"{text!r} names {what} of sweep {sweep.name!r}; write knee, best-under:METRIC=LIMIT, a trial number or an id. "
@@ -125,6 +126,6 @@ def _best_under(members: Sequence[TrialRecord], text: str) -> TrialRecord:
     except ValueError:
         bound = math.nan
     if metric not in metrics or math.isnan(bound):
-        raise InputError(f"{text!r} given; write {form} as in best-under:latency_s=0.002, METRIC one of {', '.join(metrics)}.")
+        raise InputError(f"{text!r} given; write {form} as in best-under:latency_s=0.002, METRIC one of {listed(metrics)}.")
     costs = points(members, (metric,))[:, 0]
     return members[best_under(points(members, ("error",))[:, 0], costs, bound)]

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from quant_core.util.text import listed
+
 
 @dataclass(frozen=True)
 class Result:
@@ -50,4 +52,4 @@ def finite_or_failed(result: Result) -> Result:
     wrong = [f"{name} = {value}" for name, value in result.metrics.items() if not math.isfinite(value)]
     if not wrong or result.failed:
         return result
-    return replace(result, metrics={}, status="failed", reason=f"figures that are not finite: {', '.join(wrong)}", epochs=())
+    return replace(result, metrics={}, status="failed", reason=f"figures that are not finite: {listed(wrong)}", epochs=())

@@ -26,6 +26,7 @@ from search.sweeps.phases import LogMode, Phases
 from search.sweeps.progress import Progress
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
+from search.sweeps.trust import remember, require_trust
 
 
 class EveryTrialFailedError(BitfrontError):
@@ -69,21 +70,35 @@ def start(
     tracker: RunRecord = MemoryRecord(header)
     if recorded:
         tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
+        remember(tracker.sweep)
     with _closed_on_error(tracker):
         return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases)
 
 
 def resume(
-    uri: str, ref: str, experiment_name: str | None = None, log: LogMode = "auto", *, context: SweepContext | None = None
+    uri: str,
+    ref: str,
+    experiment_name: str | None = None,
+    log: LogMode = "auto",
+    *,
+    context: SweepContext | None = None,
+    trust: bool = False,
 ) -> SweepOutcome:
-    """Continue a stopped or killed sweep to its trial count; `context` is what was made of its experiment already.
+    """Continue a stopped or killed sweep to its trial count.
+
+    Args:
+        uri, ref, experiment_name: which sweep.
+        log: how progress is shown.
+        context: what was made of its experiment already; None makes it.
+        trust: code that the record names may run, although the sweep was not started here.
 
     Raises:
-        InputError: no such sweep, or weights, data or space are not those of the sweep.
+        InputError: no such sweep, or it is not trusted, or weights, data or space are not those of the sweep.
         BitfrontError: as `start`; or the searcher is not the one that was recorded.
     """
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
+    require_trust(recorded, trust, task_given=context is not None)
     phases = Phases(log)
     context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
     check_fingerprints(recorded, context.setup)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import resolve, suggest
+from quant_core.util.text import listed
 
 if TYPE_CHECKING:
     from search.tasks.task import Task
@@ -93,13 +94,13 @@ def _check_options(name: str, function: Callable[..., object], options: Mapping[
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     allowed = {key: parameter for key, parameter in parameters.items() if parameter.kind in _NAMED}
-    listing = ", ".join(str(parameter) for parameter in allowed.values()) or "none"
+    listing = listed(allowed.values(), 40) or "none"
     for key in options:
         if key not in allowed:
             raise InputError(f"task {name!r} has no option {key!r}; its options: {listing}.{suggest(key, allowed)}")
     missing = [key for key, parameter in allowed.items() if parameter.default is inspect.Parameter.empty and key not in options]
     if missing:
-        raise InputError(f"task {name!r} needs the option {', '.join(missing)}; its options: {listing}.")
+        raise InputError(f"task {name!r} needs the option {listed(missing)}; its options: {listing}.")
 
 
 def _checked(name: str, made: object) -> "Task":
@@ -128,9 +129,9 @@ def _check_split(what: str, split: object) -> None:
     targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
     batched = isinstance(targets, Tensor) and targets.dim() > 0
     if first is None or (batched and not len(targets)):
-        raise InputError(f"{what} is empty; every one of {', '.join(_SPLITS)} needs at least one batch.")
+        raise InputError(f"{what} is empty; every one of {listed(_SPLITS)} needs at least one batch.")
     if not batched:
-        kinds = f" of {', '.join(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
+        kinds = f" of {listed(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
         raise InputError(
             f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
             f"targets a tensor [N, ...] with one entry per example."

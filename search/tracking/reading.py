@@ -13,6 +13,7 @@ from typing import Any
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
+from quant_core.util.text import listed
 from search.records.record import SweepRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
@@ -87,10 +88,10 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
         return matches[0]
     place = names.redact(uri) + (f", experiment {experiment_name!r}" if experiment_name else "")
     if matches:
-        ids = ", ".join(f"{row.run_id} (experiment {row.experiment})" for row in matches)
+        ids = listed(f"{row.run_id} (experiment {row.experiment})" for row in matches)
         raise InputError(f"{len(matches)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
     called = sorted({row.tags.get(names.SWEEP, "") for row in known})
-    hint = f" Known: {', '.join(called[:20])}{', ...' if len(called) > 20 else ''}." if called else " There is no sweep there."
+    hint = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
     raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{hint} Another store goes in as --uri.")
 
 

@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from quant_core.util.errors import InputError
 from search import tracking
 from search.exporters.flow import export
 from search.sweeps.run import resume
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).parent / "recorded"
-URI = "sqlite:///mlflow.db"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of the store, absolute: MLflow keeps the engine of a relative one for the whole process."""
     script = gzip.decompress((RECORDED / "mlflow.sql.gz").read_bytes()).decode()
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.executescript(script.replace("/home/user/project/ml", f"{tmp_path}/ml"))  # artifacts; the journal's path stays as it was
@@ -34,38 +35,38 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(RECORDED / "journal", tmp_path / ".bitfront")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(RECORDED))
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path / "cache"))  # with it the notes of who is trusted
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-@pytest.mark.usefixtures("_store")
 @pytest.mark.parametrize("name", ["finished", "trained"])
-def test_its_front_is_what_it_was(name: str) -> None:
-    command = [sys.executable, "-m", "search", "front", name, "--json"]
+def test_its_front_is_what_it_was(name: str, uri: str) -> None:
+    command = [sys.executable, "-m", "search", "front", name, "--json", "--uri", uri]
     shown = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stdout
     assert json.loads(shown) == json.loads((RECORDED / f"{name}.front.json").read_text())
 
 
-@pytest.mark.usefixtures("_store")
-def test_a_killed_one_is_read_with_its_journal_and_closed_by_name() -> None:
-    before = tracking.read(URI, "killed")
+def test_a_killed_one_is_read_with_its_journal_and_closed_by_name(uri: str) -> None:
+    before = tracking.read(uri, "killed")
     assert (before.status, len(before.trials)) == ("stopped", 6)
-    assert tracking.recover(URI, "killed")
-    assert tracking.read(URI, "killed") == before
+    assert tracking.recover(uri, "killed")
+    assert tracking.read(uri, "killed") == before
     assert not list(Path(".bitfront").glob("*.jsonl")), "all of it was sent"
 
 
-@pytest.mark.usefixtures("_store")
 @pytest.mark.parametrize("name", ["stopped", "killed"])
-def test_it_is_resumed_where_it_stopped(name: str) -> None:
-    before = tracking.read(URI, name)
-    outcome = resume(URI, name, log="plain")
+def test_it_is_resumed_where_it_stopped(name: str, uri: str) -> None:
+    before = tracking.read(uri, name)
+    outcome = resume(uri, name, log="plain", trust=True)
     assert (outcome.record.status, len(outcome.record.trials)) == ("finished", 14)
     assert outcome.record.trials[: len(before.trials)] == tuple(
         trial if not new.test else new for trial, new in zip(before.trials, outcome.record.trials, strict=False)
     )
 
 
-@pytest.mark.usefixtures("_store")
-def test_it_is_exported() -> None:
-    written = export(URI, "finished", "knee", ["policy", "safetensors"], Path("out"))
+def test_it_is_exported(uri: str) -> None:
+    with pytest.raises(InputError, match=r"would run code: task.name = .*recorded_task.*add --trust"):
+        export(uri, "finished", "knee", ["policy"], Path("out"))
+    written = export(uri, "finished", "knee", ["policy", "safetensors"], Path("out"), trust=True)
     assert set(written) == {"policy", "safetensors"}
     assert json.loads(Path("out/export.json").read_text())["id"] == "af39e644b7"

@@ -19,6 +19,7 @@ from hw_models.models.bitfusion.search import energy_pj
 from hw_models.schema.device_file import Compute, MemoryLevel
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 LEVELS = ("dram", "activation_buffer", "weight_buffer", "output_buffer")
 PARTS = ("core", "sram", "dram")
@@ -55,7 +56,7 @@ def _level(device: Device, name: str) -> MemoryLevel:
     levels = {level.name: level for level in device.file.memory}
     level = levels.get(name)
     if level is None or level.read_pj_per_bit is None or level.write_pj_per_bit is None:
-        raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {', '.join(levels)}.")
+        raise InputError(f"device {device.name}: memory level {name!r} with read and write energy is needed; levels: {listed(levels)}.")
     return level
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from quant_core.util.errors import BitfrontError, LeftInFloatWarning
 from search.cli.app import one_line
+from search.cli.terminal import Terminal
 
 MakeExperiment = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -22,7 +22,7 @@ def test_our_own_warnings_are_one_line_each() -> None:
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = one_line(Console(file=out))
+        warnings.showwarning = one_line(Terminal(file=out))
         warnings.warn("never called by the example, left in float: decoder", LeftInFloatWarning, stacklevel=1)
     assert out.getvalue() == "warning: never called by the example, left in float: decoder\n"
 
