@@ -25,8 +25,8 @@ def read_text(path: Path, limit: int = LARGEST_JSON) -> str:
         InputError: it cannot be read, is too large, or is no text.
     """
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: cannot be read: it is absent, or no file.")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: cannot be read: it is no file.")
         with path.open("rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:

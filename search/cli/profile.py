@@ -61,7 +61,7 @@ def _measure(
 
     missing: dict[str, int] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal(stdstderr=True), auto_refresh=False) as bar:  # no thread of its own: CPU time is measured
+    with Progress(*columns, console=terminal(stderr=True), auto_refresh=False) as bar:  # no thread of its own: CPU time is measured
         task = bar.add_task("", total=len(todo))
         try:
             for (layer, mode), row in zip(todo, measure(todo, settings), strict=True):

@@ -74,7 +74,7 @@ def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -
 
     require_trust(record, trust)
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    context = open_context(experiment.with_budget(budget), trust)
+    context = open_context(experiment.with_budget(budget))
     check_fingerprints(record, context.setup, ("weights", "data"))
     return context, context.problem(record.baseline)
 

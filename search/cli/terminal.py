@@ -20,7 +20,7 @@ class Terminal(Console):
     around. Styles are given by `styled`, never by markup.
     """
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as plain text."""
         return super().render_str(printable(text, LONGEST), **(options | {"markup": False, "emoji": False}))
 
