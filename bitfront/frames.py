@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bitfront.units import scaled, title
 from search.records import front as fronts
 from search.records.record import SweepRecord, TrialRecord
+from search.records.units import label, scaled
 
 BASELINE = "baseline"
 FLOAT = "float"
@@ -92,4 +92,4 @@ def _table(rows: Sequence[dict[str, float]], record: SweepRecord) -> pd.DataFram
     """Return figures as columns of one unit; a figure that no row has gets no column."""
     wanted = dict.fromkeys((*_FIRST, *(name for name in record.objectives if name != "error"), *_LAST))
     shown = [name for name in wanted if any(name in row for row in rows)]
-    return pd.DataFrame({title(name): [scaled(name, row.get(name, math.nan)) for row in rows] for name in shown})
+    return pd.DataFrame({label(name): [scaled(name, row.get(name, math.nan)) for row in rows] for name in shown})

@@ -4,8 +4,8 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitfront.units import scaled, title
 from quant_core.spec.policy import Policy
+from search.records.units import label, scaled
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,13 +35,13 @@ class MeasuredPolicy:
 
     def __repr__(self) -> str:
         shown = ("accuracy_float_valid", "accuracy_valid", "accuracy_test", "weight_bytes", "latency_s")
-        figures = [f"{title(name)} {scaled(name, self.metrics[name]):.4g}" for name in shown if name in self.metrics]
+        figures = [f"{label(name)} {scaled(name, self.metrics[name]):.4g}" for name in shown if name in self.metrics]
         return f"MeasuredPolicy({self.id}: {', '.join(figures)}{f'; {self.note}' if self.note else ''})"
 
     def _repr_html_(self) -> str:
         """Return the figures and the layers as tables, for a notebook."""
         figures = "".join(
-            f"<tr><th>{html.escape(title(name))}</th><td>{scaled(name, value):.6g}</td></tr>" for name, value in self.metrics.items()
+            f"<tr><th>{html.escape(label(name))}</th><td>{scaled(name, value):.6g}</td></tr>" for name, value in self.metrics.items()
         )
         layers = "".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(layer.weight))}</td><td>{html.escape(str(layer.activation))}</td></tr>"

@@ -1,6 +1,5 @@
 """One network and one policy, without a search: `quantize` it, or `evaluate` it on a task."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from bitfront.isolation import unchanged
 from bitfront.measured import MeasuredPolicy
 from bitfront.sources import TaskSource, open_task
 from quant_core.export.standalone import standalone
+from quant_core.network.reference import reference_network
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
@@ -53,7 +53,7 @@ def quantize(model: nn.Module, policy: PolicySource, calibration: Any) -> nn.Mod
     """
     with unchanged():
         batches = _batches(calibration)
-        network = in_eval_mode(model)
+        network = reference_network(model, quiet=True)
         layers = trace(network, batches[0])
         engine = PostTraining(network, layers, batches, batches[0])
         return standalone(engine, network, layers, as_policy(policy, layers), batches[0])
@@ -129,11 +129,6 @@ def as_policy(source: PolicySource, layers: Sequence[Layer]) -> Policy:
         missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
         raise InputError(f"the policy is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
     return Policy({name: policy[name] for name in names})
-
-
-def in_eval_mode(model: nn.Module) -> nn.Module:
-    """Return the model, or a copy of it in eval mode where it is in training mode."""
-    return copy.deepcopy(model).eval() if any(module.training for module in model.modules()) else model
 
 
 def _batches(calibration: Any) -> list[Any]:

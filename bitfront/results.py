@@ -14,12 +14,12 @@ from bitfront import frames
 from bitfront.isolation import unchanged
 from bitfront.measured import MeasuredPolicy
 from bitfront.networks import applied
-from bitfront.units import scaled, title
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import unknown
 from search.config.files import loads
 from search.records.record import SweepRecord, TrialRecord
+from search.records.units import label, scaled
 from search.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from search.exporters import Exported
     from search.sweeps.context import SweepContext
-    from search.sweeps.progress import LogMode
+    from search.sweeps.phases import LogMode
 
 Choice = MeasuredPolicy | Policy | str | int
 FIGURES = {"front": "front_figure", "bits": "bits_figure", "hypervolume": "hypervolume_figure"}
@@ -62,7 +62,7 @@ class Sweep:
     >>> sweep.status, len(sweep.trials())
     ('finished', 5)
     >>> list(sweep.front().columns)[:5]
-    ['kind', 'trial', 'accuracy valid [%]', 'accuracy test [%]', 'weights [KiB]']
+    ['kind', 'trial', 'accuracy valid [%]', 'accuracy test [%]', 'weight [KiB]']
     >>> best = sweep.best(max_drop=2.0)
     >>> sorted(sweep.export(best, "out", formats=["safetensors"]))
     ['card', 'policy', 'safetensors']
@@ -130,7 +130,7 @@ class Sweep:
         close = [trial for trial in members if _accuracy(trial) >= reached - max_drop / 100 - TOLERANCE]
         if close:
             trial = min(close, key=lambda member: (frames.figures(member)[by], -_accuracy(member), member.number))
-            return self._measured(trial, f"smallest {title(by).partition(' [')[0]} within {max_drop:g} points of float on validation")
+            return self._measured(trial, f"smallest {label(by).partition(' [')[0]} within {max_drop:g} points of float on validation")
         trial = max(members, key=lambda member: (_accuracy(member), -frames.figures(member)[by], -member.number))
         drop = scaled("accuracy", reached - _accuracy(trial))
         note = f"no policy is within {max_drop:g} points of float on validation; this is the most accurate, {drop:.2f} points below"

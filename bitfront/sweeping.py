@@ -11,7 +11,7 @@ from bitfront.results import Sweep
 from bitfront.sources import TaskSource, open_task, task_name
 from quant_core.spec.quant_spec import QuantSpec
 from search import tracking
-from search.sweeps.progress import LogMode
+from search.sweeps.phases import LogMode, Phases
 
 Choices = str | QuantSpec | Mapping[str, object] | Sequence[str | QuantSpec | Mapping[str, object]]
 
@@ -94,12 +94,13 @@ def sweep(
     uri = absolute(record) if record else ""
     made = experiment_of(task_name(task), keywords | {"record": uri or None}, options or {})
     with unchanged():
+        from search.exporters.required import require_formats
         from search.sweeps.context import open_context
         from search.sweeps.run import start
 
         opened = open_task(task, made.task.options)
-        context = open_context(made, opened)
-        outcome = start(made, log, context=context, recorded=bool(uri))
+        context = open_context(made, opened, Phases(log))
+        outcome = start(made, log, context=context, recorded=bool(uri), require=require_formats)
     return Sweep(outcome.record, uri, opened, context)
 
 

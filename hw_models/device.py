@@ -64,6 +64,14 @@ class Device:
         """Return the capability for a layer; empty where the device does not run layers of this kind."""
         return self._capabilities.get(layer.kind, Capability.nothing())
 
+    @property
+    def latency_error(self) -> str:
+        """How far off a latency is, in words to print beside it; empty where the device file does not state it."""
+        accuracy = self.file.accuracy
+        if accuracy is None:
+            return ""
+        return f"latency is off by {accuracy.latency_mean_percent:.3g} % on average, {accuracy.latency_max_percent:.3g} % at most"
+
     def compute_as(self, kind: type[ComputeT]) -> ComputeT:
         """Return `[compute]` typed as the model's own schema."""
         assert isinstance(self.compute, kind)

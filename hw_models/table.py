@@ -1,7 +1,7 @@
 """`CostTable`: the cost of every choice of every layer, computed once; a policy's cost is then a gather and a sum."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.device import Device
-from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, find_model
+from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, find_model, moves_as
+from hw_models.schema.codes import code_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
@@ -188,7 +189,10 @@ def build_table(device: Device, layers: Sequence[Layer], choices: Mapping[str, S
     offered = tuple(tuple(choices[layer.name]) for layer in layers)
     runs = _runs(device, layers, offered)
     cost_layer = find_model(device.file.identity.kind).build(device)
-    details = tuple(cost_layer(layer, run) if layer.calls else LayerCost() for layer, run in zip(layers, runs, strict=True))
+    verb = "runs and moves as" if moves_as(device) == "run" else "runs as"
+    details = tuple(
+        _noted(cost_layer(layer, run), run, verb) if layer.calls else LayerCost() for layer, run in zip(layers, runs, strict=True)
+    )
     width = max(map(len, offered))
     rows = [_metrics(layer, run, detail) for layer, run, detail in zip(layers, runs, details, strict=True)]
     called = [row for row, layer in zip(rows, layers, strict=True) if layer.calls] or rows
@@ -234,6 +238,16 @@ def _runs(device: Device, layers: Sequence[Layer], listed: Sequence[tuple[LayerP
         rest = [f"... and {len(faults) - _SHOWN} more layers"] if len(faults) > _SHOWN else []
         raise InputError("\n".join([*faults[:_SHOWN], *rest]))
     return runs
+
+
+def _noted(cost: LayerCost, run: LayerChoices, verb: str) -> LayerCost:
+    """Return a cost whose notes also say what a choice runs as, where that is another pair of codes than its own."""
+    notes = []
+    for k, policy in enumerate(run.policies):
+        asked, pair = f"{code_of(policy.weight)}/{code_of(policy.activation)}", f"{run.weight[k]}/{run.activation[k]}"
+        texts = (cost.notes[k] if cost.notes else "", f"{verb} {pair}" if asked != pair else "")
+        notes.append(", ".join(filter(None, texts)))
+    return replace(cost, notes=tuple(notes) if any(notes) else ())
 
 
 def _metrics(layer: Layer, run: LayerChoices, detail: LayerCost) -> dict[str, FloatArray]:

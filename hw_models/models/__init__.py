@@ -7,6 +7,7 @@ A model module exports one `Model`, named here; a device file names it in `ident
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,16 @@ class LayerChoices:
     weight_bits: FloatArray
 
     @cached_property
+    def stored_w_bits(self) -> IntArray:
+        """[K] bits of a weight element as it is stored and moved, BEFORE plateaus, metadata not counted."""
+        return np.array([policy.weight.bits for policy in self.policies], dtype=np.int64)
+
+    @cached_property
+    def stored_a_bits(self) -> IntArray:
+        """[K] bits of an activation element as it is stored and moved, BEFORE plateaus, metadata not counted."""
+        return np.array([policy.activation.bits for policy in self.policies], dtype=np.int64)
+
+    @cached_property
     def w_bits(self) -> IntArray:
         """[K] bits of a weight code, after plateaus."""
         return np.array([code_bits(code) for code in self.weight], dtype=np.int64)
@@ -95,6 +106,7 @@ class GoldenComparison:
         expected, predicted: [n] the published and the predicted figure.
         remarks: lines to print below.
         exact: [n] whether a row of the file agrees in everything it states; None: `expected` and `predicted` say it all.
+        unseen_percent: relative errors, in percent, of figures predicted by a fit that did not see them; None where nothing is fitted.
     """
 
     labels: tuple[str, ...]
@@ -102,6 +114,7 @@ class GoldenComparison:
     predicted: FloatArray
     remarks: tuple[str, ...] = ()
     exact: NDArray[np.bool_] | None = None
+    unseen_percent: FloatArray | None = None
 
 
 def compare_points(golden: Golden, predicted: Sequence[float] | FloatArray, remarks: tuple[str, ...] = ()) -> GoldenComparison:
@@ -123,12 +136,14 @@ class Model:
         build: device -> the function that costs one layer; called once per table.
         checks: the golden checks of this model beside `GOLDEN_CHECKS`: name -> `package.module:function`, or the function itself.
         about: one line for the docs.
+        moves: the bits that weights and activations move at: those `stored`, those of the code that they `run` as, or `none` counted.
     """
 
     compute: type[Compute]
     build: Callable[[Device], LayerModel]
     about: str
     checks: Mapping[str, str | GoldenCheck] = field(default_factory=dict)
+    moves: Literal["stored", "run", "none"] = "stored"
 
 
 def find_model(kind: str) -> Model:
@@ -141,6 +156,11 @@ def find_model(kind: str) -> Model:
     if not isinstance(model, Model):
         raise InputError(f"{kind!r} is {type(model).__name__}; a hw_models.models.Model is needed.")
     return model
+
+
+def moves_as(device: Device) -> Literal["stored", "run", "none"]:
+    """Return the bits that operands move at on a device; calibrated layers were measured with the code that runs."""
+    return "run" if device.file.calibration else find_model(device.file.identity.kind).moves
 
 
 def find_check(kind: str, name: str) -> GoldenCheck:

@@ -4,7 +4,8 @@ A word holds `word_bits` elements of one bit plane; `rows` x `cols` dot-product 
 cycle. Per matrix product of M x K x N: kt = ceil(K / word_bits), mt = ceil(M / rows), nt = ceil(N / cols);
     compute = mt nt kt w a,   activations = M kt a,   weights = N kt w,   cycles = max of the three,
 w and a the planes of weight and activation. An operand that is not serial is loaded and multiplied whole, so up to `parallel_bits`
-of it count as one plane (Stripes: serial activations; UNPU: serial weights; Loom: both).
+of it count as one plane (Stripes: serial activations; UNPU: serial weights; Loom: both). Where a plateau runs a code as a wider one the
+planes that are multiplied are those of the wider code, and the planes that are loaded those that are stored.
 """
 
 import math
@@ -35,7 +36,8 @@ def build(device: Device) -> LayerModel:
     array, seconds, batch = device.compute_as(BitSerialCompute), 1 / device.clock_hz, device.batch
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
-        compute, memory = layer_cycles(array, layer, choices.w_bits, choices.a_bits, batch)
+        compute, _ = layer_cycles(array, layer, choices.w_bits, choices.a_bits, batch)
+        _, memory = layer_cycles(array, layer, choices.stored_w_bits, choices.stored_a_bits, batch)
         return LayerCost(compute * seconds, np.maximum(compute, memory) * seconds, memory * seconds)
 
     return cost

@@ -26,4 +26,5 @@ MODEL = Model(
     build,
     "bit operations = MACs x weight bits x activation bits",
     {"uniform_counts": "hw_models.validation.counts:uniform_counts"},
+    moves="none",
 )

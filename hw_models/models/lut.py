@@ -3,7 +3,8 @@
 The CSV has the columns of `hw_models.shapes`, and either `w_bits, a_bits` (integers) or `weight, activation` (codes); `cycles` or
 `seconds` for one pass of `batch` examples; optionally `joules`, and `weight_sign, activation_sign` (`signed`: the spec is symmetric,
 `unsigned`: affine; empty: either). A shape that was not measured is costed by the file's `[[calibration]]` of that pair and marked
-so, or refused where there is none.
+so, or refused where there is none. A code that was not measured itself takes, by the plateaus of the device file, the entry of the
+one that it runs as, traffic included.
 """
 
 from collections.abc import Iterable, Mapping
@@ -90,4 +91,4 @@ def _unseen(device: Device, layer: Layer, pair: str, same_shape: int) -> str:
     )
 
 
-MODEL = Model(LutCompute, build, "the measured entry; the calibrated roofline where there is none")
+MODEL = Model(LutCompute, build, "the measured entry; the calibrated roofline where there is none", moves="run")

@@ -2,8 +2,8 @@
 
 A w x a multiplier and the accumulation of its product, from Horowitz (ISSCC 2014) by fitting the 8 and 32 bit integer figures:
     E(w, a) = 0.0029948 w a + 0.0010417 (w + a) / 2 + 0.003125 (w + a + 8)  pJ.
-Weights are read once per pass from one level of memory, inputs read and outputs written once in another, at the layer's own
-activation bits. No time: these are energies of parts, not of a machine.
+Weights are read once per pass from one level of memory, inputs read and outputs written once in another, at the bits that are stored
+(the layer's own activation bits), whatever they run as. No time: these are energies of parts, not of a machine.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def build(device: Device) -> LayerModel:
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         w, a = choices.w_bits.astype(np.float64), choices.a_bits.astype(np.float64)
-        moved = device.batch * a * (layer.in_elements * read + layer.out_elements * write)
+        moved = device.batch * choices.stored_a_bits.astype(np.float64) * (layer.in_elements * read + layer.out_elements * write)
         mac = device.batch * layer.macs / layer.calls * mac_pj(compute, w, a)
         parts = {"mac": mac, compute.activations_in: moved, compute.weights_from: choices.weight_bits * weight_read}
         return LayerCost(energy_j={part: pj * 1e-12 for part, pj in parts.items()})

@@ -2,7 +2,8 @@
 
 A shape that was not measured is costed by the calibrated roofline (`roofline.calibrate`) through the shapes of the same kind that
 were measured in the same mode, or through those of every kind where there are fewer than `_ENOUGH`, and marked `interpolated`. A mode
-that has no kernel runs as the nearest one: a signed activation with an unsigned weight as unsigned.
+that has no kernel runs as the nearest one: a signed activation with an unsigned weight as unsigned, 3, 5 or 6 bits as the next wider
+code that was measured, whose bits it also moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,4 +156,5 @@ MODEL = Model(
     build,
     "the measured entry; a roofline calibrated on the other entries where there is none",
     {"interpolation": "hw_models.models.measured:interpolation"},
+    moves="run",
 )

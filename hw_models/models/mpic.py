@@ -37,4 +37,10 @@ def build(device: Device) -> LayerModel:
     return cost
 
 
-MODEL = Model(MpicCompute, build, "cycles = MACs / (MACs per cycle of the pair)", {"rates": "hw_models.validation.mpic:rates_of_uniform"})
+MODEL = Model(
+    MpicCompute,
+    build,
+    "cycles = MACs / (MACs per cycle of the pair)",
+    {"rates": "hw_models.validation.mpic:rates_of_uniform"},
+    moves="none",
+)

@@ -1,14 +1,17 @@
 """`roofline`: peak arithmetic against memory bandwidth (Williams et al., CACM 2009), and a fit of measured layers that corrects it.
 
 Datasheet: t = launch + max(2 MACs / peak of the pair of FORMATS, (input + weight + output bytes) / bandwidth). It is off by a
-factor of ten on real layers, so a pair that was measured is costed by its calibration instead:
+factor of ten on real layers, so a pair that was measured is costed by its calibration instead, non-negative and fitted by relative
+least squares. A processor that waits for memory (`features`, of `lut` and `measured` devices) takes
     t = c0 + c1 MACs + c2 (input bytes + 4 output elements) + c3 weight bytes,
-non-negative, fitted by relative least squares. A device can run a narrow pair as a wider one, so a calibrated pair costs at most
+and a GPU whose layers are too small to fill it (`launch_features`) takes
+    t = c0 + c1 MACs + c4 outputs + c5 depth,
+where an output is a 32-bit write and depth, the products that one output sums, is the loop that no thread can shorten: so layers of
+different kind and size run at different rates. A device can run a narrow pair as a wider one, so a calibrated pair costs at most
 what a wider calibrated pair does, and an uncalibrated one at least what narrower calibrated pairs do.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -45,8 +48,14 @@ def features(layer: Layer, batch: int, weight_bytes: FloatArray, a_bits: FloatAr
     return np.stack([np.ones_like(traffic), np.full_like(traffic, macs), traffic, weight_bytes], axis=1)
 
 
+def launch_features(layer: Layer, batch: int) -> FloatArray:
+    """Return [4]: 1, MACs, outputs, depth (products that one output sums); of one call for one batch."""
+    macs, outputs = layer.macs / max(layer.calls, 1), layer.out_elements
+    return np.array([1.0, batch * macs, float(batch * outputs), macs / max(outputs, 1)])
+
+
 def calibrate(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
-    """Fit t = matrix [n, 4] @ c, c >= 0, to measured `seconds` [n] by relative least squares: min sum (t / seconds - 1)^2.
+    """Fit t = matrix [n, c] @ c, c >= 0, to measured `seconds` [n] by relative least squares: min sum (t / seconds - 1)^2.
 
     Raises:
         InputError: fewer measurements than coefficients, or a time that is not positive.
@@ -69,12 +78,19 @@ def leave_one_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
     return np.array([matrix[i] @ calibrate(matrix[everyone != i], seconds[everyone != i]) for i in everyone])
 
 
+def leave_shape_out(matrix: FloatArray, seconds: FloatArray) -> FloatArray:
+    """Return [n]: the time of each measurement as a fit of those with other features predicts it; equal layers leave together."""
+    alike = (matrix[:, None, :] == matrix[None, :, :]).all(axis=2)
+    return np.array([row @ calibrate(matrix[~same], seconds[~same]) for row, same in zip(matrix, alike, strict=True)])
+
+
 def calibrated_s(fit: Calibration, layer: Layer, batch: int, choices: LayerChoices) -> FloatArray:
     """Return [K] seconds of one call by one calibration."""
     a_bits = np.full(len(choices.policies), float(code_bits(fit.pair.split("/")[1])))
     weight_bytes = np.full(len(a_bits), layer.weights * code_bits(fit.pair.split("/")[0]) / 8)
     fitted = np.array([fit.c0_s, fit.c1_s_per_mac, fit.c2_s_per_byte, fit.c3_s_per_byte])
-    seconds: FloatArray = features(layer, batch, weight_bytes, a_bits) @ fitted
+    launched = launch_features(layer, batch) @ np.array([0.0, 0.0, fit.c4_s_per_output, fit.c5_s_per_depth])
+    seconds: FloatArray = features(layer, batch, weight_bytes, a_bits) @ fitted + launched
     return seconds
 
 
@@ -115,11 +131,11 @@ def _bytes_per_s(device: Device) -> float:
 
 
 def _traffic_bits(layer: Layer, batch: int, choices: LayerChoices) -> FloatArray:
-    """Return [K] bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
+    """Return [K] STORED bits moved by one call: every input, output and weight once; an embedding reads only the rows it looks up."""
     if layer.kind == "embedding":
         looked_up = batch * layer.out_elements
-        return choices.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * choices.w_bits
-    return batch * (layer.in_elements + layer.out_elements) * choices.a_bits + choices.weight_bits
+        return choices.weight_bits * min(1.0, looked_up / layer.weights) + looked_up * choices.stored_w_bits
+    return batch * (layer.in_elements + layer.out_elements) * choices.stored_a_bits + choices.weight_bits
 
 
 def _corrected(device: Device, layer: Layer, choices: LayerChoices, datasheet: FloatArray) -> FloatArray:
@@ -142,8 +158,8 @@ def _within(narrow: Sequence[str], wide: str) -> bool:
 def measured_layers(device: Device, golden: Golden) -> GoldenComparison:
     """Check a calibration by leave-one-out on the measured layers (`given`: the column and the pair of codes).
 
-    The figure of a layer is the prediction of a fit of all other layers. The remarks add how well one network's fit predicts another
-    network's sum, and how far off the datasheet alone is.
+    The figure of a layer is the prediction of a fit of all other layers. The remarks add how well layers of other shapes predict it (the
+    networks repeat shapes), how well one network's fit predicts another network's sum, and how far off the datasheet alone is.
 
     Raises:
         InputError: the file lacks a column.
@@ -154,16 +170,14 @@ def measured_layers(device: Device, golden: Golden) -> GoldenComparison:
     column = f"{pair.split('/')[0]}_ms"
     need_columns(rows, (*_COLUMNS, column), path)
     seconds = np.array([figure(row, column, path) * 1e-3 for row in rows])
-    matrix = np.concatenate([_row_features(row, pair, path) for row in rows])
+    layers = [layer_of({"kind": "conv", **row}) for row in rows]
+    matrix = np.stack([launch_features(layer, int(figure(row, "batch", path))) for layer, row in zip(layers, rows, strict=True)])
     labels = tuple(f"{row['network']} {row.get('index', n)}" for n, row in enumerate(rows))
-    remarks = (_transfer(rows, matrix, seconds), _datasheet_error(device, pair, matrix, seconds, rows))
-    return GoldenComparison(labels, seconds, leave_one_out(matrix, seconds), tuple(remark for remark in remarks if remark))
-
-
-def _row_features(row: dict[str, str], pair: str, path: Path) -> FloatArray:
-    layer = layer_of({"kind": "conv", **row})
-    w_bits, a_bits = (code_bits(code) for code in pair.split("/"))
-    return features(layer, int(figure(row, "batch", path)), np.array([layer.weights * w_bits / 8]), np.array([float(a_bits)]))
+    unseen = 100 * np.abs(leave_shape_out(matrix, seconds) / seconds - 1)
+    by_shape = f"every layer of the shape left out: mean error {unseen.mean():.2f} %, max {unseen.max():.1f} %"
+    remarks = (by_shape, _transfer(rows, matrix, seconds), _datasheet_error(device, pair, seconds, rows, layers))
+    kept = tuple(remark for remark in remarks if remark)
+    return GoldenComparison(labels, seconds, leave_one_out(matrix, seconds), kept, unseen_percent=unseen)
 
 
 def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArray) -> str:
@@ -178,19 +192,18 @@ def _transfer(rows: list[dict[str, str]], matrix: FloatArray, seconds: FloatArra
     return f"fit of {names[0]} predicts the sum of {names[1]} within {100 * abs(error):.2f} %"
 
 
-def _datasheet_error(device: Device, pair: str, matrix: FloatArray, seconds: FloatArray, rows: list[dict[str, str]]) -> str:
+def _datasheet_error(device: Device, pair: str, seconds: FloatArray, rows: list[dict[str, str]], layers: list[Layer]) -> str:
     """Return a sentence on how far off the same layers are when only the datasheet is used."""
     peaks = {peak.pair: peak.ops_per_s for peak in device.compute_as(RooflineCompute).peak}
     if pair not in peaks:
         raise InputError(f"device {device.name}: a check of {pair!r}, which has no peak; metric takes one of {listed(peaks)}.")
     rate, speed = peaks[pair], _bytes_per_s(device)
     launch = device.file.overhead.launch_s if device.file.overhead else 0.0
-    a_bits = code_bits(pair.split("/")[1])
-    layers = [layer_of({"kind": "conv", **row}) for row in rows]
-    moved = np.array(
-        [int(row["batch"]) * (layer.in_elements + layer.out_elements) * a_bits / 8 for row, layer in zip(rows, layers, strict=True)]
-    )
-    times = launch + np.maximum(2 * matrix[:, 1] / rate, (moved + matrix[:, 3]) / speed)
+    w_bits, a_bits = (code_bits(code) for code in pair.split("/"))
+    batch = np.array([int(row["batch"]) for row in rows])
+    macs, weights = (np.array([getattr(layer, name) for layer in layers]) for name in ("macs", "weights"))
+    moved = batch * np.array([layer.in_elements + layer.out_elements for layer in layers]) * a_bits / 8
+    times = launch + np.maximum(2 * batch * macs / rate, (moved + weights * w_bits / 8) / speed)
     error = np.abs(times / seconds - 1).mean()
     return f"UNCALIBRATED (datasheet peak and bandwidth): mean error {100 * error:.0f} %"
 
@@ -198,6 +211,6 @@ def _datasheet_error(device: Device, pair: str, matrix: FloatArray, seconds: Flo
 MODEL = Model(
     RooflineCompute,
     build,
-    "t = c0 + c1 MACs + c2 (in + 4 out) + c3 weights where measured",
+    "t = c0 + c1 MACs + c4 outputs + c5 depth where measured",
     {"measured_layers": "hw_models.models.roofline:measured_layers"},
 )

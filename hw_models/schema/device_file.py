@@ -108,13 +108,23 @@ class Overhead(Table):
 
 
 class Calibration(Table):
-    """A fitted t = c0 + c1 MACs + c2 (input bytes + 4 output elements) + c3 weight bytes, for one pair of codes."""
+    """A fitted t = c0 + c1 MACs + c2 (input bytes + 4 output elements) + c3 weight bytes + c4 outputs + c5 depth, for one pair of codes."""
 
     pair: Pair
     c0_s: NotNegative
     c1_s_per_mac: NotNegative
-    c2_s_per_byte: NotNegative
-    c3_s_per_byte: NotNegative
+    c2_s_per_byte: NotNegative = 0.0
+    c3_s_per_byte: NotNegative = 0.0
+    c4_s_per_output: NotNegative = 0.0
+    c5_s_per_depth: NotNegative = 0.0
+    source: SourceIds
+
+
+class Accuracy(Table):
+    """How far off the latency of a layer or network is that the fit of the model did not see; `hw_models.validation` computes it."""
+
+    latency_mean_percent: NotNegative
+    latency_max_percent: NotNegative
     source: SourceIds
 
 
@@ -167,6 +177,7 @@ class DeviceFile(Table):
     energy: Energy | None = None
     overhead: Overhead | None = None
     calibration: tuple[Calibration, ...] = ()
+    accuracy: Accuracy | None = None
     constraints: Constraints | None = None
     source: Annotated[tuple[Source, ...], Field(min_length=1)]
     golden: tuple[Golden, ...] = ()

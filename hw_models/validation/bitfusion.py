@@ -4,7 +4,7 @@ import numpy as np
 
 from hw_models.device import Device
 from hw_models.models import GoldenComparison, compare_points
-from hw_models.models.bitfusion.machine import Array, LayerWorkload, native_bits
+from hw_models.models.bitfusion.machine import Array, LayerWorkload
 from hw_models.models.bitfusion.model import array_of
 from hw_models.models.bitfusion.search import FIELDS, schedule
 from hw_models.schema.codes import spec_of
@@ -62,7 +62,6 @@ def _schedule(array: Array, row: Row) -> tuple[int, ...]:
     machine = Array(rows, cols, bandwidth, act, weight, out, core, array.act_pj, array.weight_pj, array.out_pj, array.dram_pj)
     kernel, size, stride, ci, co, a, w, batch = (int(row[name]) for name in _WORK)
     workload = LayerWorkload(batch, size, size, ci, co, (kernel, kernel), (stride, stride), im2col=row["im2col"] != "0")
-    a, w = (int(bits) for bits in native_bits(np.array([a, w])))
     try:
         return schedule(machine, workload, a, w)
     except InputError as error:

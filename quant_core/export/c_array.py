@@ -1,6 +1,5 @@
 """A C header with a network's integer weights, scales, biases and a layer table, in the layouts of CMSIS-NN (int8 and int4, NHWC)."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core.export.c_integers import fitted
+from quant_core.export.c_names import comment, identifiers, string
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
 
 KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
 _PER_LINE = 24
-_MOST_SHIFT = 16
 
 TYPES = """#include <stddef.h>
 #include <stdint.h>
@@ -78,7 +80,8 @@ class CLayer:
         stored: the quantized layer.
         integers: the weight in its own shape.
         bits: 8 or 4, of the array.
-        scales: one, or one per output channel; negative where a batch norm's gain is.
+        scales: one, or one per output channel; negative where a batch norm's gain is. Larger than those of the policy where 32 bits
+            could not hold the bias beside the channel's own scale.
         bias: int32, in steps of input scale x weight scale / 2^shift.
         shift: the bits that sums have to spare; without them biases would be coarse where the input scale is large.
         offset: taken from the codes of an unsigned input to make them int8.
@@ -93,11 +96,6 @@ class CLayer:
     shift: int
     offset: int
     padding: tuple[int, int]
-
-    @property
-    def identifier(self) -> str:
-        """The layer's name as a part of C names."""
-        return re.sub(r"\W", "_", self.stored.layer.name)
 
     def packed(self) -> NDArray[np.uint8]:
         """Return the bytes of the weight in its CMSIS-NN layout."""
@@ -125,21 +123,27 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
     """
     called = [stored for stored in network.stored if stored.layer.calls]
     modules = {stored.layer.name: network.base.get_submodule(stored.layer.name) for stored in called}
-    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in called if (fault := _fault(modules[stored.layer.name], stored))]
+    faults = [
+        f"layer {stored.layer.name!r}: {fault}"
+        for stored in called
+        if (fault := refusal(modules[stored.layer.name], stored.layer, stored.policy))
+    ]
     if faults:
         raise InputError("; ".join(faults) + ".")
     return tuple(_layer(modules[stored.layer.name], stored) for stored in called)
 
 
-def _fault(module: Any, stored: StoredLayer) -> str:
-    layer, weight, activation = stored.layer, stored.policy.weight, stored.policy.activation
+def refusal(module: Any, layer: Layer, policy: LayerPolicy) -> str:
+    """Return why integer engines for microcontrollers cannot run a layer under a policy, or ""."""
+    weight, activation = policy.weight, policy.activation
     if layer.kind not in KINDS or len(layer.kernel) not in (0, 2) or layer.channel_axis != 0:
         return f"{type(module).__name__} has no integer kernel; linear, 2-d convolution and depthwise convolution have"
     if layer.kernel and (module.padding_mode != "zeros" or layer.tied_to):
         return f"padding mode {module.padding_mode!r}; zeros are needed"
     if weight.format != "int" or weight.granularity not in ("tensor", "channel") or not weight.symmetric or not 2 <= weight.bits <= 8:
         return f"weight {weight}; int2 to int8, symmetric, by tensor or channel are needed"
-    if stored.grid is None or activation.bits > 8:
+    static = activation.format == "int" and activation.granularity == "tensor" and not activation.dynamic
+    if not static or activation.bits > 8:
         return f"activation {activation}; a range from calibration of at most 8 bits is needed, as int8:tensor"
     return ""
 
@@ -152,12 +156,9 @@ def _layer(module: Any, stored: StoredLayer) -> CLayer:
     integers = (stored.encoded.codes.numpy().astype(np.int64) + stored.encoded.low).reshape(stored.layer.weight_shape)
     scales = stored.encoded.scale.numpy().reshape(-1)
     bias = np.zeros(stored.layer.out_channels) if stored.bias is None else stored.bias.numpy().astype(np.float64)
-    bias = bias / (scales.astype(np.float64) * scale)
-    largest = np.abs(integers).reshape(len(bias), -1).sum(axis=1) * max(high - zero_point, zero_point - low) + np.abs(bias) + 1
-    shift = int(np.clip(np.floor(31 - np.log2(largest.max())), 0, _MOST_SHIFT))
-    rounded = np.clip(np.rint(bias * 2.0**shift), -(2**31), 2**31 - 1).astype(np.int64)
+    held = fitted(integers, scales, bias, scale, max(high - zero_point, zero_point - low), stored.layer.name)
     bits, offset = 4 if stored.policy.weight.bits <= 4 else 8, 128 if low >= 0 else 0
-    return CLayer(stored, integers, bits, scales, rounded, shift, offset, _padding(module, stored))
+    return CLayer(stored, held.weights, bits, held.scales, held.bias, held.shift, offset, _padding(module, stored))
 
 
 def _padding(module: Any, stored: StoredLayer) -> tuple[int, int]:
@@ -170,31 +171,31 @@ def _padding(module: Any, stored: StoredLayer) -> tuple[int, int]:
 
 
 def header(layers: Sequence[CLayer], title: str) -> str:
-    """Return the text of `bitfront_model.h`."""
-    parts = [f"/* {title} Written by bitfront. */", "#ifndef BITFRONT_MODEL_H", "#define BITFRONT_MODEL_H", TYPES]
-    for layer in layers:
+    """Return the text of `bitfront_model.h`; it is ASCII, whatever the layers are called."""
+    parts = [f"/* {comment(title)} Written by bitfront. */", "#ifndef BITFRONT_MODEL_H", "#define BITFRONT_MODEL_H", TYPES]
+    names = identifiers([layer.stored.layer.name for layer in layers])
+    for layer, name in zip(layers, names, strict=True):
         scales = [f"{value:.8e}f" for value in layer.scales]
+        bias = [str(value) if value > -(2**31) else "INT32_MIN" for value in layer.bias]
         parts += [
-            _array("uint8_t", f"bitfront_{layer.identifier}_weights", [str(value) for value in layer.packed()]),
-            _array("float", f"bitfront_{layer.identifier}_scales", scales),
-            _array(
-                "int32_t", f"bitfront_{layer.identifier}_bias", [str(value) if value > -(2**31) else "INT32_MIN" for value in layer.bias]
-            ),
+            _array("uint8_t", f"bitfront_{name}_weights", [str(value) for value in layer.packed()]),
+            _array("float", f"bitfront_{name}_scales", scales),
+            _array("int32_t", f"bitfront_{name}_bias", bias),
         ]
-    rows = ",\n".join(_row(layer) for layer in layers)
+    rows = ",\n".join(_row(layer, name) for layer, name in zip(layers, names, strict=True))
     parts += [f"static const bitfront_layer bitfront_layers[] = {{\n{rows}\n}};", f"enum {{ BITFRONT_LAYERS = {len(layers)} }};", "#endif"]
     return "\n".join(parts) + "\n"
 
 
-def _row(c_layer: CLayer) -> str:
+def _row(c_layer: CLayer, name: str) -> str:
     layer, grid = c_layer.stored.layer, c_layer.stored.grid
     assert grid is not None
     kernel, stride, dilation = (value or (1, 1) for value in (layer.kernel, layer.stride, layer.dilation))
     shape = (KINDS[layer.kind], layer.in_channels, layer.out_channels, *kernel, *stride, *c_layer.padding, *dilation, layer.groups)
     numbers = ", ".join(map(str, (*shape, c_layer.bits, len(c_layer.scales))))
-    arrays = ", ".join(f"bitfront_{c_layer.identifier}_{array}" for array in ("weights", "scales", "bias"))
+    arrays = ", ".join(f"bitfront_{name}_{array}" for array in ("weights", "scales", "bias"))
     codes = ", ".join(str(value - c_layer.offset) for value in grid[1:])
-    return f'    {{"{layer.name}", {numbers}, {arrays}, {grid[0]:.9e}f, {codes}, {c_layer.shift}}}'
+    return f"    {{{string(layer.name)}, {numbers}, {arrays}, {grid[0]:.9e}f, {codes}, {c_layer.shift}}}"
 
 
 def _array(kind: str, name: str, values: Sequence[str]) -> str:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from quant_core.codecs.qparams import QParams
 from quant_core.export import tagging
 from quant_core.export.carriers import IR, OPSET, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
+from quant_core.export.passes import drop_unread, reads, rename, shorten
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.text import listed
 
@@ -44,7 +47,11 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
         InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
         BitfrontError: the graph is not valid.
     """
-    faults = [f"layer {stored.layer.name!r}: {fault}" for stored in network.stored for fault in _faults(stored, allow_dequantized)]
+    faults = [
+        f"layer {stored.layer.name!r}: {fault}"
+        for stored in network.stored
+        for fault in refusals(stored.layer, stored.policy, allow_dequantized)
+    ]
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
     by_name = {stored.layer.name: stored for stored in network.stored}
@@ -70,13 +77,13 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items()))
 
 
-def _faults(stored: StoredLayer, allow_dequantized: bool) -> list[str]:
-    """Return the parts of a layer that ONNX cannot represent."""
-    faults = []
-    if stored.encoded is not None and not allow_dequantized and (fault := refusal(stored.policy.weight)):
+def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False) -> list[str]:
+    """Return the parts of a layer's policy that ONNX cannot represent."""
+    faults, activation = [], policy.activation
+    if not policy.weight.is_float and not allow_dequantized and (fault := refusal(policy.weight)):
         faults.append(fault)
-    activation = stored.policy.activation
-    if not activation.is_float and stored.grid is None and stored.layer.calls and stored.layer.kind != "embedding":
+    static = activation.format == "int" and activation.granularity == "tensor" and not activation.dynamic
+    if not activation.is_float and not static and layer.calls and layer.kind != "embedding":
         faults.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
     return faults
 
@@ -85,15 +92,13 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
     """Put the quantized weights and the grids of the activations where the tags are. Equal weights and grids are stored once."""
     all_parts, nodes, renamed, outputs = GraphParts(), [], dict[str, str](), dict[object, str]()
     for node in graph.node:
-        inputs = [renamed.get(name, name) for name in node.input]
-        del node.input[:]
-        node.input.extend(inputs)
+        rename(node, renamed)
         if node.domain != tagging.DOMAIN:
             nodes.append(node)
             continue
         layer = stored[helper.get_node_attr_value(node, "layer").decode()]
         is_weight = node.op_type == tagging.WEIGHT
-        key = (layer.owner, layer.policy.weight) if is_weight else (inputs[0], layer.grid)
+        key = (layer.owner, layer.policy.weight) if is_weight else (node.input[0], layer.grid)
         if key in outputs:
             renamed[node.output[0]] = outputs[key]
             continue
@@ -101,7 +106,7 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
         prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(outputs)}"
         if is_weight and any(constant.name == f"{prefix}.codes" for constant in all_parts.constants):
             prefix = f"{layer.layer.name}.weight"
-        parts = weight(layer, prefix, node.output[0]) if is_weight else _activation(layer, inputs[0], prefix, node.output[0])
+        parts = _tag_parts(node, layer, prefix)
         nodes += parts.nodes
         all_parts.add(parts)
     for output in graph.output:
@@ -109,6 +114,22 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
     del graph.node[:]
     graph.node.extend(nodes)
     return all_parts
+
+
+def _tag_parts(node: onnx.NodeProto, layer: StoredLayer, prefix: str) -> GraphParts:
+    """Return what stands for a tag; where the network computes in another type than float32, between casts."""
+    source, output, kind = node.input[0], node.output[0], helper.get_node_attr_value(node, "type")
+    single = kind == TensorProto.FLOAT
+    inner, casts = output if single else f"{output}.float32", GraphParts()
+    if node.op_type == tagging.WEIGHT:
+        parts = weight(layer, prefix, inner)
+    else:
+        source = source if single else casts.node("Cast", [source], f"{output}.source", to=TensorProto.FLOAT)
+        parts = _activation(layer, source, prefix, inner)
+    parts.nodes = casts.nodes + parts.nodes
+    if not single:
+        parts.node("Cast", [inner], output, to=kind)
+    return parts
 
 
 def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> GraphParts:
@@ -143,29 +164,6 @@ def divisor(grid: QParams) -> np.float32:
     return min(near, key=lambda candidate: int((np.rint(halves / candidate) != wanted).sum()))
 
 
-def _shorten(graph: onnx.GraphProto) -> None:
-    """Number the inner values: their names, after the path of each module, take more bytes than small layers."""
-    fixed = {value.name for value in (*graph.initializer, *graph.input, *graph.output)} | {""}
-    short: dict[str, str] = {}
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                if name not in fixed:
-                    names[i] = short.setdefault(name, f"v{len(short)}")
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Drop nodes whose outputs are unused: copies of a weight that two layers share."""
-    read = {value.name for value in graph.output}
-    used = []
-    for node in reversed(graph.node):  # users before producers
-        if read & set(node.output):
-            used.append(node)
-            read |= set(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(used))
-
-
 def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     """Add the constants, drop unused values, set the versions, check.
 
@@ -173,13 +171,13 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
         BitfrontError: the graph is not valid.
     """
     graph = model.graph
-    _drop_unread(graph)
-    used = {name for node in graph.node for name in node.input}
+    drop_unread(graph)
+    used = {name for node in graph.node for name in reads(node)}
     constants = [constant for constant in (*graph.initializer, *parts.constants) if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(constants)
     del graph.value_info[:]
-    _shorten(graph)
+    shorten(graph)
     model.ir_version = max((IR, *(carrier.ir for carrier in parts.carriers)))
     opset = max((OPSET, *(carrier.opset for carrier in parts.carriers)))
     del model.opset_import[:]

@@ -75,7 +75,21 @@ def save_packed(
         stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
         entry = Entry(str(spec), tuple(tensor.shape), axis, str(tensor.dtype).removeprefix("torch."))
         notes[f"tensor.{name}"] = json.dumps(_short(entry))
-    write_bytes(path, save(stored, metadata=notes))
+    write_bytes(path, _canonical(save(stored, metadata=notes)))
+
+
+def _canonical(data: bytes) -> bytes:
+    """Return a safetensors file with its metadata in the order of their names: the library writes another order in every process.
+
+    The header is JSON behind its length in 8 bytes, little-endian, filled up by spaces to a multiple of 8 bytes; offsets of tensors count
+    from its end (https://github.com/huggingface/safetensors#format).
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    notes = dict(sorted(header.pop("__metadata__").items()))
+    text = json.dumps({"__metadata__": notes, **header}, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _short(entry: Entry) -> dict[str, object]:

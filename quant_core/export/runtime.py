@@ -9,8 +9,8 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
+from quant_core.export.tagging import tensor_leaves
 from quant_core.util.errors import BitfrontError
 
 
@@ -19,7 +19,7 @@ class Session:
 
     Args:
         model: path of a file, or its bytes.
-        names: names of the graph's inputs in the order of the leaves of a batch.
+        names: names of the graph's inputs in the order of the tensors of a batch.
         threads: of one operator.
         fuse: let it fuse DequantizeLinear, operator and QuantizeLinear into integer operators, as it does by default.
 
@@ -42,12 +42,21 @@ class Session:
 
     def __call__(self, inputs: Any) -> Tensor:
         """Return the outputs of one batch of model inputs."""
-        leaves = tree_flatten(inputs)[0]
-        return torch.from_numpy(self.arrays({name: leaf.numpy() for name, leaf in zip(self._names, leaves, strict=True)}))
+        tensors = tensor_leaves(inputs)
+        return torch.from_numpy(self.arrays({name: tensor.numpy() for name, tensor in zip(self._names, tensors, strict=True)}))
 
     def arrays(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Return the output for inputs by name."""
-        outputs: NDArray[Any] = self._session.run(None, {name: value for name, value in inputs.items() if name in self._input_names})[0]
+        """Return the output for inputs by name.
+
+        Raises:
+            BitfrontError: an operator fails.
+        """
+        read = {name: value for name, value in inputs.items() if name in self._input_names}
+        try:
+            outputs: NDArray[Any] = self._session.run(None, read)[0]
+        except Exception as error:  # its errors share no base class
+            reason = str(error).partition("Status Message: ")[2] or str(error)
+            raise BitfrontError(f"onnxruntime {onnxruntime.__version__} fails in a run: {reason.splitlines()[0].rstrip('.')}") from error
         return outputs
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
+from torch import Tensor
+from torch.nn import functional
 from torch.onnx import symbolic_helper
+from torch.overrides import TorchFunctionMode
 
 _END = 2**62
 
@@ -23,6 +26,36 @@ def more_operators(opset: int) -> Iterator[None]:
     finally:
         for name in symbolics:
             registry.unregister_custom_op_symbolic(name, opset)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let attention compute by operators that the exporter has: without torch's fused kernels, with every group's heads repeated."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with _RepeatedHeads():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _RepeatedHeads(TorchFunctionMode):
+    """Turns attention of grouped queries (`enable_gqa`) into that of as many heads of keys and values as of queries."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`; attention of groups with its keys and values repeated."""
+        kwargs = dict(kwargs or {})
+        if func is functional.scaled_dot_product_attention and kwargs.pop("enable_gqa", False):
+            query, key, value = (*args, *(kwargs.pop(name) for name in ("query", "key", "value")[len(args) :]))[:3]
+            times = int(query.shape[-3]) // int(key.shape[-3])
+            return func(query, _repeated(key, times), _repeated(value, times), *args[3:], **kwargs)
+        return func(*args, **kwargs)
+
+
+def _repeated(heads: Tensor, times: int) -> Tensor:
+    """Return [..., heads, T, E] with every head `times` times in a row."""
+    return heads.unsqueeze(-3).expand(*[-1] * (heads.dim() - 2), times, -1, -1).flatten(-4, -3)
 
 
 def _diff(graph: Any, x: Any, _n: Any, axis: Any, before: Any, after: Any) -> Any:

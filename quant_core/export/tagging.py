@@ -11,35 +11,44 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from quant_core.export.symbolics import more_operators
+from quant_core.export.passes import explicit_pads, holds_bfloat16
+from quant_core.export.symbolics import more_operators, plain_attention
 from quant_core.network.forward import forward, with_first_input
-from quant_core.util.errors import InputError
+from quant_core.network.trace import is_transformers_conv1d
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.quiet import quiet_stdout
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20
+_INSTEAD = "Use safetensors, or torchao or vllm for transformers"
+_BFLOAT16 = (
+    "ONNX cannot represent this network: it computes in bfloat16 (its weights, its inputs, or under autocast), for which onnxruntime has "
+    "no kernels on a CPU; search and export it in float32, as model.float() and without autocast, or use safetensors."
+)
+_TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.float64: TensorProto.DOUBLE}
 
 
 class _Tag(torch.autograd.Function):
     """The identity; in the graph a node of domain `bitfront`."""
 
     @staticmethod
-    def forward(_context: Any, x: Tensor, _kind: str, _layer: str) -> Tensor:
+    def forward(_context: Any, x: Tensor, _kind: str, _layer: str, _type: int) -> Tensor:
         """Return a copy."""
         return x.clone()
 
     @staticmethod
-    def symbolic(graph: Any, x: Any, kind: str, layer: str) -> Any:
+    def symbolic(graph: Any, x: Any, kind: str, layer: str, dtype: int) -> Any:
         """Return the node."""
-        return graph.op(f"{DOMAIN}::{kind}", x, layer_s=layer).setType(x.type())
+        return graph.op(f"{DOMAIN}::{kind}", x, layer_s=layer, type_i=dtype).setType(x.type())
 
 
 def _tag(x: Tensor, kind: str, layer: str) -> Tensor:
-    tagged: Tensor = _Tag.apply(x, kind, layer)  # type: ignore[no-untyped-call]
+    tagged: Tensor = _Tag.apply(x, kind, layer, _TYPES.get(x.dtype, TensorProto.FLOAT))  # type: ignore[no-untyped-call]
     return tagged
 
 
@@ -53,14 +62,17 @@ class _TaggedWeight(nn.Module):
 
 
 class _Flat(nn.Module):
-    """A network called with the leaves of its inputs, one argument each."""
+    """A network called with the tensors of its inputs, one argument each; all else in a batch (None, numbers, flags) is constant."""
 
-    def __init__(self, model: nn.Module, structure: TreeSpec) -> None:
+    def __init__(self, model: nn.Module, example: Any) -> None:
         super().__init__()
-        self.model, self.structure = model, structure
+        leaves, self.structure = tree_flatten(example)
+        self.model, self.constants = model, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
-    def forward(self, *leaves: Tensor) -> Tensor:
-        return forward(self.model, tree_unflatten(list(leaves), self.structure))
+    def forward(self, *tensors: Tensor) -> Tensor:
+        rest = iter(tensors)
+        leaves = [next(rest) if constant is None else constant[0] for constant in self.constants]
+        return forward(self.model, tree_unflatten(leaves, self.structure))
 
 
 def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Collection[str]) -> onnx.ModelProto:
@@ -72,30 +84,37 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
         weights, inputs: names of the layers whose weight, whose input is tagged.
 
     Raises:
-        InputError: torch.onnx cannot map an operator of the network.
+        InputError: torch.onnx cannot map an operator of the network, or onnxruntime has no kernels for its type.
     """
-    leaves, structure = tree_flatten(example)
-    names = input_names(example)
-    flat = _Flat(_tagged(model, weights, inputs), structure).eval()
+    names, tensors = input_names(example), tensor_leaves(example)
+    if any(tensor.dtype == torch.bfloat16 for tensor in (*model.parameters(), *model.buffers(), *tensors)):
+        raise InputError(_BFLOAT16)
+    batched = [name for name, tensor in zip(names, tensors, strict=True) if tensor.dim()]
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET):
+        with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_attention():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
-                flat,
-                tuple(leaves),
+                _Flat(_tagged(model, weights, inputs), example).eval(),
+                tuple(tensors),
                 buffer,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=TRACED_OPSET,
                 custom_opsets={DOMAIN: 1} if weights or inputs else None,
                 input_names=names,
                 output_names=["output"],
-                dynamic_axes={name: {0: "batch"} for name in (*names, "output")},
+                dynamic_axes={name: {0: "batch"} for name in (*batched, "output")},
             )
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"ONNX cannot represent this network: {reason}. Use safetensors, or torchao or vllm for transformers.") from error
-    return onnx.load_from_string(buffer.getvalue())
+    except BitfrontError:
+        raise
+    except Exception as error:  # an operator's mapping may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"ONNX cannot represent this network: {reason}. {_INSTEAD}.") from error
+    graph = onnx.load_from_string(buffer.getvalue())
+    if holds_bfloat16(graph.graph):
+        raise InputError(_BFLOAT16)
+    explicit_pads(graph.graph)
+    return graph
 
 
 @contextmanager
@@ -105,22 +124,42 @@ def _nowhere() -> Iterator[None]:
         yield
 
 
+def tensor_leaves(batch: Any) -> list[Tensor]:
+    """Return the tensors of a batch, in order."""
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+
+
 def input_names(example: Any) -> list[str]:
-    """Return the graph's names of the leaves of a batch: the keys of a dict, `input` for a single tensor, else `input0`, ..."""
-    if isinstance(example, dict) and all(isinstance(value, Tensor) for value in example.values()):
-        return [str(key) for key in example]
-    count = len(tree_flatten(example)[0])
+    """Return the graph's names of the tensors of a batch: the keys of a dict, `input` for a single tensor, else `input0`, ..."""
+    count = len(tensor_leaves(example))
+    if isinstance(example, dict) and sum(isinstance(value, Tensor) for value in example.values()) == count:
+        return [str(key) for key, value in example.items() if isinstance(value, Tensor)]
     return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
 
 
 def _tagged(model: nn.Module, weights: Collection[str], inputs: Collection[str]) -> nn.Module:
     model = copy.deepcopy(model)
     modules = dict(model.named_modules())
+    for module in modules.values():
+        if type(module).__qualname__ == "Conv1D" and is_transformers_conv1d(module):
+            module.forward = _ProductOfAnyAxes(module)
     for name in weights:
         parametrize.register_parametrization(modules[name], "weight", _TaggedWeight(name), unsafe=True)
     for name in inputs:
         modules[name].register_forward_pre_hook(_tag_input(name), with_kwargs=True)
     return model
+
+
+class _ProductOfAnyAxes:
+    """x W + b in place of transformers' Conv1D.forward, which flattens x between the quantizer and the product: onnxruntime 1.32 moves the
+    quantizer behind such a Reshape and then fails (output_dtype INT8 does not match y_zero_point type UINT8)."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.matmul(x, self.module.weight) + self.module.bias
+        return product
 
 
 def _tag_input(name: str) -> Any:

@@ -11,7 +11,7 @@ from quant_core.network.fold import fold_batch_norm, foldable_norms
 from quant_core.network.forward import forward
 from quant_core.network.reference import reference_network
 from quant_core.network.trace import examples
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
 
@@ -22,7 +22,7 @@ CHECKED = 4
 SHOWN = 5
 
 
-class UnfaithfulFoldWarning(UserWarning):
+class UnfaithfulFoldWarning(BitfrontWarning):
     """Batch norms that could not be folded without changing the network; the message names the layers."""
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.trace import is_transformers_conv1d
 
 POSITIONS = 16_384
+LARGEST_MATRIX = 4096
+"""Inputs of a patch up to which the K x K matrix is held: 64 MiB."""
+SAMPLE_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 128, 2048
 
 
 def weight_rows(module: Any, weight: Tensor) -> Tensor:
@@ -57,21 +61,62 @@ def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
     return x.movedim(0, -1)[chosen].movedim(-1, 0).flatten(2)
 
 
-def second_moments(model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Any], *, centered: bool) -> dict[str, Tensor]:
-    """Return, per module, the mean outer product of its patches, [groups, K, K], in one pass; with `centered` their covariance.
+@dataclass(frozen=True, eq=False)
+class InputMoments:
+    """The second moments M of a layer's input patches over the calibration data, or their covariance.
 
-    At most 16,384 (or 8 K, where that is more) positions of each module are used.
+    Attributes:
+        matrix: [groups, K, K], exact; None where K is too large to hold it.
+        rows: [groups, n, K], a sample of the patches (less their mean, for a covariance) in its place: M is their mean outer product.
     """
-    moments = {
-        name: _Moments(module, max(1, max(POSITIONS, 8 * _patch_size(module)) // max(len(batches), 1))) for name, module in modules.items()
-    }
-    with torch.no_grad(), watched_inputs(modules, lambda name, x: moments[name].update(x)):
+
+    matrix: Tensor | None = None
+    rows: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes for part in (self.matrix, self.rows) if part is not None)
+
+    def times(self, values: Tensor) -> Tensor:
+        """Return `values` [groups, O, K] times M."""
+        if self.matrix is not None:
+            return values @ self.matrix
+        assert self.rows is not None
+        return (values @ self.rows.transpose(1, 2)) @ self.rows / max(self.rows.shape[1], 1)
+
+    def energy(self, values: Tensor) -> Tensor:
+        """Return v M v for every row v of `values` [groups, O, K], as [groups, O]."""
+        if self.matrix is not None:
+            return (self.times(values) * values).sum(dim=2)
+        assert self.rows is not None
+        return (values @ self.rows.transpose(1, 2)).square().sum(dim=2) / max(self.rows.shape[1], 1)
+
+
+def second_moments(
+    model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Any], *, centered: bool, largest: int = LARGEST_MATRIX
+) -> dict[str, InputMoments]:
+    """Return the second moments of the patches that reach each module, in one pass; with `centered` their covariance.
+
+    At most 16,384 (or 8 K, where that is more) positions of each module are used. Where K is above `largest`, a random sample of patches
+    stands for the matrix: 64 MiB of them, between 128 and 2,048.
+    """
+    gathered = {name: _moments_of(module, len(batches), largest) for name, module in modules.items()}
+    with torch.no_grad(), watched_inputs(modules, lambda name, x: gathered[name].update(x)):
         for inputs in batches:
             forward(model, inputs)
-    return {name: sums.result(centered) for name, sums in moments.items()}
+    return {name: moments.result(centered) for name, moments in gathered.items()}
 
 
-class _Moments:
+def _moments_of(module: Any, batches: int, largest: int) -> "_Matrix | _Sample":
+    groups, _, size = weight_rows(module, module.weight).shape
+    if size <= largest:
+        return _Matrix(module, max(1, max(POSITIONS, 8 * size) // max(batches, 1)))
+    rows = min(max(SAMPLE_BYTES // (4 * groups * size), FEWEST_ROWS), MOST_ROWS)
+    return _Sample(module, max(1, -(-rows // max(batches, 1))))
+
+
+class _Matrix:
     """Sums over the patches that reach one module."""
 
     def __init__(self, module: nn.Module, limit: int) -> None:
@@ -86,14 +131,28 @@ class _Moments:
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
 
-    def result(self, centered: bool) -> Tensor:
+    def result(self, centered: bool) -> InputMoments:
         moments = torch.as_tensor(self._outer) / max(self._count, 1)
         mean = torch.as_tensor(self._sum) / max(self._count, 1)
-        return moments - mean[:, :, None] * mean[:, None, :] if centered else moments
+        return InputMoments(moments - mean[:, :, None] * mean[:, None, :] if centered else moments)
 
 
-def _patch_size(module: Any) -> int:
-    return weight_rows(module, module.weight).shape[2]
+class _Sample:
+    """Some of the patches that reach one module, as many of every batch."""
+
+    def __init__(self, module: nn.Module, limit: int) -> None:
+        self._module, self._limit = module, limit
+        self._rows: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        self._rows.append(patches(self._module, x, self._limit).to(torch.float32).clone())
+
+    def result(self, centered: bool) -> InputMoments:
+        if not self._rows:
+            return InputMoments(rows=torch.zeros(1, 0, 1))
+        rows = torch.cat(self._rows, dim=1)
+        self._rows.clear()
+        return InputMoments(rows=rows.sub_(rows.mean(dim=1, keepdim=True)) if centered else rows)
 
 
 def _choice(count: int, limit: int) -> Tensor:

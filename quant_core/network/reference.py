@@ -12,14 +12,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from quant_core.network.forward import forward
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
 
 SHOWN = 5
 
 
-class NetworkModeWarning(UserWarning):
+class NetworkModeWarning(BitfrontWarning):
     """The network was given in a state in which it would be measured wrongly; the message says what was done."""
 
 
@@ -80,7 +80,7 @@ def noisy_modules(model: nn.Module, inputs: Any) -> list[str]:
     """
     records: tuple[dict[str, list[Tensor]], ...] = ({}, {})
     with torch.inference_mode():
-        if torch.equal(forward(model, inputs), forward(model, inputs)):
+        if _same(forward(model, inputs), forward(model, inputs)):
             return []
         for record in records:
             _record_calls(model, inputs, record)
@@ -120,4 +120,9 @@ def _record_calls(model: nn.Module, inputs: Any, record: dict[str, list[Tensor]]
 
 
 def _equal(one: list[Tensor], other: list[Tensor] | None) -> bool:
-    return other is not None and len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return other is not None and len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two outputs are equal, NaN for NaN."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from quant_core.clipping.kernels import search_rows
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
-from quant_core.network.moments import weight_from_rows, weight_rows
+from quant_core.network.moments import InputMoments, weight_from_rows, weight_rows
 from quant_core.spec.quant_spec import QuantSpec
 
 ZETA, GAMMA = 1.1, -0.1
@@ -27,10 +27,10 @@ SWEEPS = 20
 PAIRED = 64
 
 
-def adaround(module: nn.Module, weight: Tensor, spec: QuantSpec, channel_axis: int, moments: Tensor) -> Encoded:
+def adaround(module: nn.Module, weight: Tensor, spec: QuantSpec, channel_axis: int, moments: InputMoments) -> Encoded:
     """Return `weight` encoded on the grid that `spec` gives it, each value rounded down or up.
 
-    The expected squared output error, with `moments` [groups, K, K] of the input patches, is never above that of rounding to nearest.
+    The expected squared output error, with the `moments` of the input patches, is never above that of rounding to nearest.
     It costs 600 groups x outputs x K^2 multiply-adds and a sweep of flips: 0.3 s for 96 outputs of 256 inputs on one core, a minute
     or more for the largest layers of an ImageNet network.
     """
@@ -50,10 +50,10 @@ def adaround(module: nn.Module, weight: Tensor, spec: QuantSpec, channel_axis: i
     return replace(encoded, codes=codes.movedim(channel_axis, 0).reshape(encoded.codes.shape).to(encoded.codes.dtype))
 
 
-def round_up(error: Tensor, step: Tensor, moments: Tensor) -> Tensor:
+def round_up(error: Tensor, step: Tensor, moments: InputMoments) -> Tensor:
     """Return h in {0, 1} [G, O, K] that makes sum d M d^T of d = error + h step small, and never above that of rounding to nearest.
 
-    `error` is that of rounding everything down; `step` is 0 where there is no choice; `moments` M is [G, K, K].
+    `error` is that of rounding everything down; `step` is 0 where there is no choice; `moments` are of G groups of K inputs.
     """
     nearest = (-error >= step / 2).float() * (step > 0)
     soft = _relax(error, step, moments, max(_objective(error + nearest * step, moments), 1e-30))
@@ -61,11 +61,11 @@ def round_up(error: Tensor, step: Tensor, moments: Tensor) -> Tensor:
     return min((nearest, *flipped), key=lambda h: _objective(error + h * step, moments))
 
 
-def _objective(d: Tensor, moments: Tensor) -> float:
-    return float(((d @ moments) * d).sum())
+def _objective(d: Tensor, moments: InputMoments) -> float:
+    return float(moments.energy(d).sum())
 
 
-def _relax(error: Tensor, step: Tensor, moments: Tensor, scale: float) -> Tensor:
+def _relax(error: Tensor, step: Tensor, moments: InputMoments, scale: float) -> Tensor:
     """Optimise the rectified sigmoid h(V) (equation 23) by Adam; equation 25's regulariser starts after the warm-up, beta from 20 to 2."""
     fraction = torch.where(step > 0, -error / step.clamp_min(1e-30), torch.full_like(step, 0.5)).clamp(1e-3, 1 - 1e-3)
     v = torch.log((fraction - GAMMA) / (ZETA - fraction)).requires_grad_()
@@ -74,7 +74,7 @@ def _relax(error: Tensor, step: Tensor, moments: Tensor, scale: float) -> Tensor
         with torch.no_grad():
             s = torch.sigmoid(v)
             h = (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
-            gradient = 2 * ((error + step * h) @ moments) * step * (v.numel() / scale)
+            gradient = 2 * moments.times(error + step * h) * step * (v.numel() / scale)
             progress = (i / STEPS - WARM_UP) / (1 - WARM_UP)
             if progress >= 0:
                 beta = 2 + 9 * (1 + math.cos(progress * math.pi))
@@ -85,12 +85,14 @@ def _relax(error: Tensor, step: Tensor, moments: Tensor, scale: float) -> Tensor
     return ((torch.sigmoid(v.detach()) * (ZETA - GAMMA) + GAMMA) >= 0.5).float() * (step > 0)
 
 
-def _flip(error: Tensor, step: Tensor, moments: Tensor, start: Tensor) -> Tensor:
-    """Flip single weights of each output while its error falls."""
+def _flip(error: Tensor, step: Tensor, moments: InputMoments, start: Tensor) -> Tensor:
+    """Flip single weights of each output while its error falls; left out where the moments are a sample."""
+    if moments.matrix is None:
+        return start
     h = start.cpu().numpy().copy()
-    gradient = ((error + start * step) @ moments).cpu().numpy()
+    gradient = moments.times(error + start * step).cpu().numpy()
     for group in range(len(h)):
-        search_rows(_flip_rows, h[group], gradient[group], step[group].cpu().numpy(), moments[group].cpu().numpy())
+        search_rows(_flip_rows, h[group], gradient[group], step[group].cpu().numpy(), moments.matrix[group].cpu().numpy())
     return torch.from_numpy(h).to(start.device)
 
 

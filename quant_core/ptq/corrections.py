@@ -14,7 +14,7 @@ from quant_core.network.dataflow import Dataflow, record
 from quant_core.network.fold import TRANSPOSED, per_output
 from quant_core.network.forward import forward
 from quant_core.network.linearity import Response, response_kind, weight_response
-from quant_core.network.moments import weight_rows
+from quant_core.network.moments import InputMoments, weight_rows
 from quant_core.network.statistics import TensorStatistics
 from quant_core.network.trace import first_example, is_transformers_conv1d
 from quant_core.spec.layer import Layer
@@ -46,12 +46,14 @@ def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStat
     return torch.as_tensor(total / max(positions, 1))
 
 
-def match_variance(encoded: Encoded, spec: QuantSpec, module: nn.Module, weight: Tensor, channel_axis: int, moments: Tensor) -> Encoded:
+def match_variance(
+    encoded: Encoded, spec: QuantSpec, module: nn.Module, weight: Tensor, channel_axis: int, moments: InputMoments
+) -> Encoded:
     """Return `encoded` with its float scales multiplied so that the layer's outputs keep their variance.
 
     Rounding to least squared error shrinks weights, and the outputs of layer after layer with them; Banner et al. (NeurIPS 2019, section
-    3.3) restore the variance of the weights, here it is that of the outputs, w M w with the covariance M of the input patches
-    [groups, K, K]. The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
+    3.3) restore the variance of the weights, here it is that of the outputs, w M w with the covariance M of the input patches.
+    The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
     as they are. The codes stay, so the storage does too.
     """
     scales = _float_scales(encoded, spec)
@@ -79,10 +81,9 @@ def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
     return encoded.scale if spec.scale in ("fp32", "fp16") else None
 
 
-def _row_energy(module: nn.Module, weight: Tensor, moments: Tensor) -> Tensor:
+def _row_energy(module: nn.Module, weight: Tensor, moments: InputMoments) -> Tensor:
     """Return w M w summed over the output channels that share a row of the encoded weight."""
-    rows = weight_rows(module, weight.float())
-    energy = ((rows @ moments) * rows).sum(dim=2)
+    energy = moments.energy(weight_rows(module, weight.float()))
     return energy.sum(dim=0) if isinstance(module, TRANSPOSED) else energy.flatten()
 
 

@@ -13,7 +13,7 @@ from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
 from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
-from quant_core.network.moments import second_moments
+from quant_core.network.moments import InputMoments, second_moments
 from quant_core.network.statistics import collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
@@ -55,7 +55,8 @@ class PostTraining:
 
     Calibration takes at most two passes over the batches, whatever the limit of the cache: one for the statistics, when the engine is
     made, and one for the second moments of all layers, before the first policy that needs them is applied (`reestimate` adds its own).
-    The second moments stay: 4 K^2 bytes for a layer of K inputs per output. So do the codes of the weights that are applied.
+    The second moments stay: 4 K^2 bytes for a layer of K inputs per output up to 4,096, and a sample of
+    64 MiB above. So do the codes of the weights that are applied.
 
     Args:
         model: trained, float; it is not touched. A copy in which batch norms are folded must give its outputs (see
@@ -103,7 +104,7 @@ class PostTraining:
         self._batches = list(batches)
         self.statistics = collect(self.model, layers, self._batches)
         self._cache: BoundedCache[QuantizedWeight] = BoundedCache(cache_bytes)
-        self._covariances: dict[str, Tensor] | None = None
+        self._covariances: dict[str, InputMoments] | None = None
         self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
         tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
         self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
@@ -211,7 +212,7 @@ class PostTraining:
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
         return not spec.is_float and name in self._measured and (self._scale_correction or spec.rounding == "adaround")
 
-    def _gather_moments(self) -> dict[str, Tensor]:
+    def _gather_moments(self) -> dict[str, InputMoments]:
         """Return the covariances of the input patches of all measured layers in the float network. The first call runs over the batches."""
         if self._covariances is None:
             modules, applied = {name: self._modules[name] for name in self._measured}, dict(self._applied)

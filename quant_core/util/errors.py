@@ -5,8 +5,12 @@ class BitfrontError(Exception):
     """Something failed while it ran (exit code 1)."""
 
 
-class LeftInFloatWarning(UserWarning):
-    """Something of the network is left in float; the message names it. The command line shows it as one line."""
+class BitfrontWarning(UserWarning):
+    """Something that the user should know, in one sentence; the command line shows it as one line."""
+
+
+class LeftInFloatWarning(BitfrontWarning):
+    """Something of the network is left in float; the message names it."""
 
 
 class InputError(BitfrontError, ValueError):

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from quant_core.util.allocator import keep_pages
+from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
 from search.cli import catalog, devices, evaluate, export, profile, report, solve, sweep
 from search.cli.terminal import LONGEST, Terminal, say, terminal
@@ -71,6 +72,7 @@ def main() -> None:
 
     Errors fit on one screen, without a traceback unless `--debug` is given, which may stand anywhere.
     """
+    keep_pages()
     errors = terminal(stderr=True, soft_wrap=True)
     if logging.lastResort:
         logging.lastResort.addFilter(_made_printable)
@@ -95,7 +97,7 @@ def one_line(console: Terminal) -> Callable[..., None]:
     """Return a `warnings.showwarning` that prints our own warnings as one line, and others in Python's form."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_rest: Any) -> None:
-        if issubclass(category, LeftInFloatWarning):
+        if issubclass(category, BitfrontWarning):
             console.print(f"warning: {message}")
         else:
             console.print(warnings.formatwarning(message, category, filename, lineno), end="")

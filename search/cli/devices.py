@@ -16,6 +16,7 @@ from hw_models.models import find_model
 from hw_models.shapes import read_layers
 from hw_models.table import build_table
 from hw_models.validation.run import Check, validate
+from hw_models.validation.widths import widths
 from quant_core.spec.layer import Layer, layers_from_json
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
@@ -72,6 +73,10 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
         layer = Layer("", rule.layers[0], 1, 1, (1, 1), (1,), (1,), 1)
         table.add_row(", ".join(rule.layers), str(device.legal(layer)))
     console.print(table)
+    runs, stored, moved = widths(device)
+    console.print(f"codes run as: {runs}; stored as: {stored}; moved: {moved}", soft_wrap=True)
+    if device.latency_error:
+        console.print(f"{device.latency_error}; of layers and networks that the fit of the model did not see", soft_wrap=True)
     facts = Table("key", "value", title="numbers")
     for section, content in device.to_json().items():
         if section not in ("schema", "identity", "capability", "source", "golden"):
@@ -126,7 +131,8 @@ def cost_command(
     table = build_table(target, network, {layer.name: (choice[layer.name],) for layer in network})
     totals, rows, excess = table.totals(choice), table.explain(choice), table.excess(choice)
     if as_json:
-        report = {"device": target.name, "batch": target.batch, "policy": choice.id, "totals": totals, "layers": rows}
+        report = {"device": target.name, "latency_error": target.latency_error, "batch": target.batch, "policy": choice.id}
+        report |= {"totals": totals, "layers": rows}
         typer.echo(json.dumps(report | {"limits": dict(table.limits), "excess": excess}, indent=2))
     else:
         _print_cost(target, totals, rows, excess)
@@ -184,5 +190,7 @@ def _print_cost(device: Device, totals: dict[str, float], rows: list[dict[str, A
     table.add_row("total", "", "", *(unit_of(metric).number(totals[metric]) for metric in metrics))
     console.print(table)
     console.print(f"{device.name}: time and energy are for one pass of a batch of {device.batch}; activations are the peak, the rest sums")
+    if device.latency_error:
+        console.print(f"{device.name}: {device.latency_error}", soft_wrap=True)
     for sentence in excess:
         console.print(styled(sentence, "red"), soft_wrap=True)

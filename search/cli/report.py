@@ -8,8 +8,10 @@ import typer
 from rich import box
 from rich.table import Table
 
+from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
+from quant_core.util.reading import parse_toml
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
@@ -184,6 +186,19 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
     measured += [shown("weight_bytes", size)] if size is not None else []
     console.print(f"float network: {', '.join(measured) or 'not measured'}")
+    error = _latency_error(sweep) if "latency_s" in names_shown else ""
+    if error:
+        console.print(error)
+
+
+def _latency_error(sweep: SweepRecord) -> str:
+    """Return how far off the latencies of a sweep are; empty where its device is not one that ships: a record's path is not opened."""
+    try:
+        device = parse_toml(sweep.experiment, "experiment").get("device", {}).get("name")
+    except (InputError, AttributeError):
+        return ""
+    error = load_device(device).latency_error if device in device_names() else ""
+    return f"{device}: {error}" if error else ""
 
 
 def _column(name: str, values: list[object]) -> tuple[str, list[str]]:

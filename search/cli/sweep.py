@@ -27,10 +27,11 @@ def sweep_command(
     Example: `bitfront sweep digits search.trials=40 search.searcher=tpe`
     """
     from search.config.files import load
+    from search.exporters.required import require_formats
     from search.sweeps.run import start
 
     loaded = load(experiment, overrides or [])
-    _close(start(loaded, log), loaded.track.uri)
+    _close(start(loaded, log, require=require_formats), loaded.track.uri)
 
 
 def resume_command(

@@ -1,4 +1,4 @@
-"""The section of an experiment on the evaluation of a policy: fidelity, training, the ladder, sizes of the splits."""
+"""The sections of an experiment on the evaluation of a policy (fidelity, training, ladder, sizes of the splits) and its formats."""
 
 import dataclasses
 from typing import Any, Literal
@@ -38,6 +38,7 @@ class EvaluateSection(BaseModel):
     valid: int = Field(default=0, ge=0)
     test: int = Field(default=0, ge=0)
     bias_correction: bool = True
+    scale_correction: bool = True
     cache_mib: int = Field(default=256, ge=1)
 
     @model_validator(mode="after")
@@ -67,3 +68,15 @@ class EvaluateSection(BaseModel):
             InputError: a value of `qat` that is not legal.
         """
         return QatConfig(**(self.qat | ({"epochs": self.epochs} if self.epochs else {})))
+
+
+class ExportSection(BaseModel):
+    """The formats that the front is to be exported to: a space in which some layer has no choice that they hold is refused at the start.
+
+    Attributes:
+        formats: of `bitfront export -f`; none: everything that can be simulated is searched.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    formats: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from pydantic import (
 from quant_core.spec.formats import FORMATS
 from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
 from quant_core.util.errors import InputError
-from search.config.evaluation import EvaluateSection
+from search.config.evaluation import EvaluateSection, ExportSection
 from search.config.file_forms import ChoicesForm, LimitForm
 from search.config.schedulers import check, split
 
@@ -254,6 +254,7 @@ class Experiment(_Section):
     evaluate: EvaluateSection = EvaluateSection()
     track: TrackSection = TrackSection()
     run: RunSection = RunSection()
+    export: ExportSection = ExportSection()
 
     @model_validator(mode="before")
     @classmethod

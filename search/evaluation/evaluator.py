@@ -58,7 +58,13 @@ class Evaluator:
         warn_of_noise(task.model, self.calib[0])
         cache_bytes = section.cache_mib * 2**20
         self.engine = PostTraining(
-            task.model, self._layers, self.calib, self.calib[0], bias_correction=section.bias_correction, cache_bytes=cache_bytes
+            task.model,
+            self._layers,
+            self.calib,
+            self.calib[0],
+            bias_correction=section.bias_correction,
+            scale_correction=section.scale_correction,
+            cache_bytes=cache_bytes,
         )
 
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class Sensitivity:
         calib: inputs of the calibration batches; the first `EXAMPLES` examples are used, in whole batches.
         key: of the cache file, see `search.sweeps.fingerprints.sensitivity_key`.
         class_axis: axis of the outputs that holds the logits of classes; None: the outputs are values.
+        report: is told after every dimension how many are done, and how many there are in all, over all batches.
         evaluations: forward passes spent, each over the examples; 0 when the figures came from disk.
     """
 
@@ -55,6 +56,9 @@ class Sensitivity:
     method: Literal["forward", "fisher"] = "forward"
     class_axis: int | None = None
     evaluations: int = 0
+    report: Callable[[int, int], None] = lambda _done, _total: None
+    _steps: int = field(default=0, init=False)
+    _total: int = field(default=0, init=False)
 
     def __call__(self) -> tuple[FloatArray, ...]:
         """Return per dimension [K_d] the rise of the divergence against every dimension at its widest choice.
@@ -91,6 +95,7 @@ class Sensitivity:
             self.engine.restore()
             reference = [forward(self.engine.model, inputs) for inputs in batches]
             compare = _comparison(reference, self.class_axis)
+            self._steps, self._total = 0, len(batches) * len(self.space.dimensions)
             for inputs, wanted in zip(batches, reference, strict=True):
                 sums = [total + rises for total, rises in zip(sums, self._rises(inputs, wanted, widest, compare), strict=True)]
                 count += compare(wanted, wanted)[1]
@@ -127,6 +132,8 @@ class Sensitivity:
                         unread = {name: LayerPolicy(weight=policy[name].weight) for name in done}
                         rises[k] = compare(forward(self.engine.apply(Policy(dict(policy) | unread)), inputs), wanted)[0] - base
             per_dimension.append(rises)
+            self._steps += 1
+            self.report(self._steps, self._total)
         return per_dimension
 
     def _widest(self) -> list[int]:

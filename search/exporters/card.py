@@ -62,7 +62,9 @@ def _accuracy(bundle: Bundle) -> str:
 
 def _cost(bundle: Bundle) -> str:
     device = bundle.experiment.device.name
-    rows = [f"| {metric} | {value:.6g} |" for metric, value in bundle.trial.result.cost.items()]
+    error = load_device(device).latency_error
+    beside = {"latency_s": f" ({error})"} if error else {}
+    rows = [f"| {metric} | {value:.6g}{beside.get(metric, '')} |" for metric, value in bundle.trial.result.cost.items()]
     table = f"## Cost on {device}\n\n| metric | modelled |\n|---|---|\n" + "\n".join(rows)
     checks = [
         f"- {check.name}: {check.n} figures, error {check.mean_percent:.2f} % on average, {check.max_percent:.1f} % at most"

@@ -21,20 +21,20 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
     """
     faults = []
     for layer in bundle.layers:
-        choice = bundle.policy[layer.name]
-        if layer.kind == "linear":
-            refusal = fault(choice, layer.in_channels) if layer.calls else ""
-        else:
-            refusal = (
-                ""
-                if layer.kind == "embedding" or choice == LayerPolicy()
-                else f"{runtime} quantizes linear layers, this is a {layer.kind}; use onnx"
-            )
-        if refusal:
+        if refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
             faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
         raise InputError("; ".join(faults) + ".")
     return tuple(layer for layer in bundle.layers if layer.kind == "linear")
+
+
+def layer_fault(layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> str:
+    """Return why the configuration of `runtime` cannot hold a layer, or "": `fault` (policy, inputs) judges linear layers."""
+    if layer.kind == "linear":
+        return fault(policy, layer.in_channels) if layer.calls else ""
+    if layer.kind == "embedding" or policy == LayerPolicy():
+        return ""
+    return f"{runtime} quantizes linear layers, this is a {layer.kind}; use onnx"
 
 
 def float_embeddings(bundle: Bundle) -> tuple[str, ...]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils._pytree import tree_flatten
 
 from quant_core.export.runtime import Session, read_model, versions
-from quant_core.export.tagging import input_names
+from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.util.errors import BitfrontError
 from quant_core.util.process import environment
 from search.exporters import Bundle, Exported, onnx_qdq
@@ -111,8 +110,7 @@ def _signature(inputs: Mapping[str, NDArray[Any]], outputs: NDArray[Any]) -> Mod
 
 
 def _arrays(batch: Any) -> Arrays:
-    leaves = tree_flatten(batch)[0]
-    return {name: leaf.numpy() for name, leaf in zip(input_names(batch), leaves, strict=True)}
+    return {name: tensor.numpy() for name, tensor in zip(input_names(batch), tensor_leaves(batch), strict=True)}
 
 
 def _loaded(uri: str, address: str, inputs: Arrays, folder: Path) -> NDArray[Any]:

@@ -39,20 +39,41 @@ def export(bundle: Bundle, folder: Path) -> Exported:
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:
-    """Return why compressed-tensors has no scheme for a linear layer of so many inputs, or ""."""
+    """Return why compressed-tensors in vLLM has no scheme for a linear layer of so many inputs, or "".
+
+    These are the conditions of `CompressedTensorsConfig._get_scheme_from_parts` (vllm/model_executor/layers/quantization/
+    compressed_tensors/compressed_tensors.py): W4A16 and W8A16 by channel or group; W8A8 with one weight scale per tensor or channel and
+    inputs by static tensor or dynamic token; W4A8 by channel or group with inputs by dynamic token; NVFP4 and MXFP4 weights with 16-bit
+    inputs. Integer weights are symmetric, integer inputs either.
+    """
     weight, activation = policy.weight, policy.activation
-    if weight.is_float and not activation.is_float:
-        return f"activation {activation} with a float weight has no scheme; quantize the weight too"
-    plain = weight.format == "int" and weight.granularity in ("tensor", "channel", "group") and weight.bits in (4, 8)
-    if not (weight.is_float or plain or weight.format in ("nvfp4", "mxfp4")):
+    if weight.is_float:
+        return "" if activation.is_float else f"activation {activation} with a float weight has no scheme; quantize the weight too"
+    if weight.format in ("nvfp4", "mxfp4"):
+        return "" if activation.is_float else f"vLLM has no scheme for activation {activation} with weight {weight}; use float"
+    if weight.format != "int" or weight.bits not in (4, 8) or weight.granularity not in ("tensor", "channel", "group"):
         return f"vLLM has no kernel for weight {weight}; use int4 or int8 by tensor, channel or group, nvfp4 or mxfp4"
+    if not weight.symmetric:
+        return f"vLLM has no scheme for affine weight {weight}; use a symmetric one, int{weight.bits}:channel"
     if weight.granularity == "group" and inputs % weight.block:
         return f"groups of {weight.block} do not divide {inputs} inputs; use int{weight.bits}:channel"
-    if not activation.is_float and (
-        activation.format != "int" or activation.bits != 8 or activation.granularity not in ("tensor", "token")
-    ):
+    return _integer_fault(weight, activation)
+
+
+def _integer_fault(weight: QuantSpec, activation: QuantSpec) -> str:
+    """Return why there is no scheme for inputs `activation` with a symmetric weight of 4 or 8 bits, or ""."""
+    token = activation.granularity == "token"
+    static = activation.granularity == "tensor" and not activation.dynamic
+    if not activation.is_float and (activation.format != "int" or activation.bits != 8 or not (token or static)):
         return f"vLLM has no kernel for activation {activation}; use int8:token, int8:tensor or float"
-    return ""
+    pair = f"vLLM has no scheme for weight {weight} with activation {activation}"
+    if activation.is_float:
+        return f"{pair}; use int{weight.bits}:channel or groups" if weight.granularity == "tensor" else ""
+    if weight.bits == 8:
+        return f"{pair}; use int8:channel, or float activations" if weight.granularity == "group" else ""
+    if weight.granularity == "tensor":
+        return f"{pair}; use int4:channel with int8:token"
+    return "" if token else f"{pair}; use int8:token or float"
 
 
 def quantization_config(policies: dict[str, LayerPolicy]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ UNITS: Mapping[str, Unit] = {
     "bits_weight_avg": Unit("", 1.0, 3, decimals=True),
     "bits_activation_avg": Unit("", 1.0, 3, decimals=True),
 }
-_TITLES = {"macs": "MACs", "bits_weight_avg": "bits", "bits_activation_avg": "activation bits"}
+_TITLES = {"macs": "MACs", "bits_weight_avg": "bits per weight", "bits_activation_avg": "bits per activation"}
 
 
 def unit_of(metric: str) -> Unit:
@@ -60,6 +60,11 @@ def label(metric: str) -> str:
     """Return the title of an axis or a column, with the unit in brackets."""
     name = unit_of(metric).name
     return title_of(metric) + (f" [{name}]" if name else "")
+
+
+def scaled(metric: str, value: float) -> float:
+    """Return a value in the metric's unit."""
+    return value / unit_of(metric).size
 
 
 def shown(metric: str, value: float | None) -> str:

@@ -12,6 +12,7 @@ from search.evaluation.sensitivity import Sensitivity
 from search.problem.problem import Problem
 from search.records.record import SweepRecord
 from search.sweeps.fingerprints import sensitivity_key, training_key
+from search.sweeps.phases import Report, silent
 from search.sweeps.setup import Setup, build_problem, population, prepare
 from search.tasks.task import Task
 
@@ -29,18 +30,26 @@ class SweepContext:
         return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
 
 
-def open_context(experiment: Experiment, task: Task | None = None) -> SweepContext:
-    """Prepare everything that an experiment needs before its first trial; `task` stands in for the one that the experiment names."""
+def open_context(experiment: Experiment, task: Task | None = None, report: Report = silent) -> SweepContext:
+    """Prepare everything that an experiment needs before its first trial.
+
+    Args:
+        experiment: what is to be done.
+        task: stands in for the one that the experiment names.
+        report: is told the phases: loading, calibrating, and later the sensitivities.
+    """
+    report(f"loading task {experiment.task.name}", 0, 0)
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment, task)
+    report(f"calibrating {len(setup.layers)} layers", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
     key = training_key(setup.task, setup.fingerprints, section, trained_by)
     evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
     key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
-    return SweepContext(
-        setup, evaluator, Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
-    )
+    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
+    sensitivity.report = lambda done, total: report("sensitivities", done, total)
+    return SweepContext(setup, evaluator, sensitivity)
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:

@@ -4,14 +4,12 @@ import json
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
 
+from search.sweeps.phases import LogMode, clock_text
 from search.sweeps.sweep import Sweep
-
-LogMode = Literal["auto", "plain", "json", "none"]
 
 
 class Progress:
@@ -81,7 +79,7 @@ class Progress:
     def _text(self, now: float) -> str:
         state = self.state(now)
         best = f"{state['best_accuracy']:.2%}" if state["best_accuracy"] is not None else "none yet"
-        left = f"{state['seconds_left']:.0f} s left" if state["seconds_left"] is not None else "..."
+        left = f"{clock_text(state['seconds_left'])} left" if state["seconds_left"] is not None else "..."
         counts = f"trial {state['done']}/{state['trials']} | failed {state['failed']} | repeated {state['repeated']}"
         counts += f" | stopped early {state['stopped']}" if state["stopped"] else ""
         work = f"retried {state['retried']} | workers busy {state['busy']}/{state['workers']}"

@@ -1,7 +1,7 @@
 """Run a sweep from start to end, or take one up again: setup, searcher, backend, record, the final front on the test split."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +22,8 @@ from search.sweeps.final import evaluate_front_on_test
 from search.sweeps.interrupt import StopSignal
 from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
-from search.sweeps.progress import LogMode, Progress
+from search.sweeps.phases import LogMode, Phases
+from search.sweeps.progress import Progress
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
 from search.sweeps.trust import remember, require_trust
@@ -32,22 +33,35 @@ class EveryTrialFailedError(BitfrontError):
     """No trial of a sweep ended well."""
 
 
-def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContext | None = None, recorded: bool = True) -> SweepOutcome:
+def start(
+    experiment: Experiment,
+    log: LogMode = "auto",
+    *,
+    context: SweepContext | None = None,
+    recorded: bool = True,
+    require: Callable[[Setup], None] = lambda _setup: None,
+) -> SweepOutcome:
     """Run a new sweep.
 
     Args:
         experiment: what to do.
         log: how progress is shown.
         context: what was made of the experiment already; None makes it.
+        require: refuses a setup before the first trial, as `search.exporters.support.require_formats` does.
         recorded: keep the record at the experiment's `track.uri`; otherwise the outcome is all that there is of the sweep.
 
     Raises:
-        InputError: the experiment does not fit the network, the device or the data.
+        InputError: the experiment does not fit the network, the device, the data or the formats of the export.
         BitfrontError: the float network fails, or every trial failed.
     """
     begun = time.perf_counter()
     experiment = _with_present_names(experiment)
-    context = replace(context, setup=replace(context.setup, experiment=experiment)) if context else open_context(experiment)
+    phases = Phases(log)
+    if context is None:
+        context = open_context(experiment, report=phases)
+    context = replace(context, setup=replace(context.setup, experiment=experiment))
+    require(context.setup)
+    phases("float network on validation", 0, 0)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
     problem = context.problem(baseline)
@@ -58,7 +72,7 @@ def start(experiment: Experiment, log: LogMode = "auto", *, context: SweepContex
         tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
         remember(tracker.sweep)
     with _closed_on_error(tracker):
-        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, log)
+        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases)
 
 
 def resume(
@@ -85,7 +99,8 @@ def resume(
     begun = time.perf_counter()
     recorded = tracking.read(uri, ref, experiment_name)
     require_trust(recorded, trust, task_given=context is not None)
-    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"))
+    phases = Phases(log)
+    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
     check_fingerprints(recorded, context.setup)
     problem = context.problem(recorded.baseline)
     searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
@@ -93,7 +108,7 @@ def resume(
     with _closed_on_error(tracker):
         sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
-        return _finish(context, sweep, backend, tracker, begun, log)
+        return _finish(context, sweep, backend, tracker, begun, phases)
 
 
 def _with_present_names(experiment: Experiment) -> Experiment:
@@ -192,11 +207,11 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
         yield
 
 
-def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, log: LogMode) -> SweepOutcome:
+def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record."""
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
     sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
-    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, log) as progress:
+    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
         backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
@@ -205,8 +220,9 @@ def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunR
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
     if sweep.done:
-        evaluate_front_on_test(context.evaluator, sweep, tracker)
+        evaluate_front_on_test(context.evaluator, sweep, tracker, phases)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
+    phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
     complete = tracker.finish(status)

@@ -146,7 +146,7 @@ def to_tags(key: str, value: object) -> dict[str, str]:
 
 
 def from_tags(tags: Mapping[str, str], key: str) -> Any:
-    """Read what `to_tags` wrote; None where the key is absent.
+    """Return the value that `to_tags` cut into tags; None where the key is absent.
 
     Raises:
         BitfrontError: a part is missing or damaged, or larger than any record.

@@ -11,7 +11,7 @@ SEND_S = 10.0
 
 
 def recover(uri: str, ref: str, experiment_name: str | None = None) -> bool:
-    """Send what a writer that died on this machine left of a sweep, and set the sweep to stopped; tell whether there was anything.
+    """Send the journal of a writer that died on this machine, and set its sweep to stopped; tell whether there was a journal.
 
     A sweep that is being written is left alone. A store that does not answer is a warning: the journal stays for the next time.
 

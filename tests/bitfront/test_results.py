@@ -12,9 +12,9 @@ import torch
 
 import bitfront
 from bitfront import frames
-from bitfront.units import scaled, title
 from quant_core.spec.policy import LayerPolicy
 from search.evaluation.measure import measure
+from search.records.units import label, scaled
 
 
 def relabelled(sweep: bitfront.Sweep, accuracies: dict[int, float], float_accuracy: float) -> bitfront.Sweep:
@@ -36,7 +36,7 @@ def test_the_front_is_a_table_with_units(sweep: bitfront.Sweep) -> None:
         "trial",
         "accuracy valid [%]",
         "accuracy test [%]",
-        "weights [KiB]",
+        "weight [KiB]",
         "latency [ms]",
         "bits per weight",
         "fidelity",
@@ -51,15 +51,15 @@ def test_the_front_is_a_table_with_units(sweep: bitfront.Sweep) -> None:
     members = {trial.policy.id: trial for trial in frames.front_members(sweep.record)}
     front = table[table["kind"] == "front"]
     assert set(front.index) == set(members)
-    assert list(front["weights [KiB]"]) == sorted(front["weights [KiB]"])
+    assert list(front["weight [KiB]"]) == sorted(front["weight [KiB]"])
     for name, row in front.iterrows():
         trial = members[str(name)]
         assert row["accuracy valid [%]"] == pytest.approx(100 * trial.result.metrics["accuracy"])
         assert row["accuracy test [%]"] == pytest.approx(100 * trial.test["accuracy"])
-        assert row["weights [KiB]"] == pytest.approx(trial.result.cost["weight_bytes"] / 1024)
+        assert row["weight [KiB]"] == pytest.approx(trial.result.cost["weight_bytes"] / 1024)
         assert row["latency [ms]"] == pytest.approx(1e3 * trial.result.cost["latency_s"])
     floats = table.loc["float"]
-    assert floats["weights [KiB]"] == pytest.approx(4 * (12 * 24 + 24 * 24 + 24 * 3) / 1024)
+    assert floats["weight [KiB]"] == pytest.approx(4 * (12 * 24 + 24 * 24 + 24 * 3) / 1024)
     assert floats["accuracy test [%]"] == pytest.approx(100 * sweep.record.baseline["accuracy_test"])
     assert floats["trial"] is pd.NA
 
@@ -87,7 +87,7 @@ def test_best_is_the_smallest_within_the_drop(sweep: bitfront.Sweep) -> None:
     expected = next(trial for trial in members if trial.result.metrics["accuracy"] >= limit - 1e-9)
     best = sweep.best(max_drop=2.0)
     assert best.trial == expected.number
-    assert best.note == "smallest weights within 2 points of float on validation"
+    assert best.note == "smallest weight within 2 points of float on validation"
     assert best["accuracy_float_valid"] == sweep.record.baseline["accuracy_valid"]
     assert best["weight_bytes"] == expected.result.cost["weight_bytes"]
 
@@ -181,7 +181,8 @@ def test_results_are_short_in_text_and_tables_in_a_notebook(sweep: bitfront.Swee
 
 
 def test_units() -> None:
-    assert (title("energy_j"), scaled("energy_j", 0.002)) == ("energy [mJ]", 2.0)
-    assert (title("peak_activation_bytes"), scaled("peak_activation_bytes", 2048)) == ("peak activation [KiB]", 2.0)
-    assert (title("bits_weight_avg"), scaled("bits_weight_avg", 4.5)) == ("bits per weight", 4.5)
+    assert label("energy_j") == "energy [mJ]"
+    assert scaled("energy_j", 0.002) == pytest.approx(2.0)
+    assert (label("peak_activation_bytes"), scaled("peak_activation_bytes", 2048)) == ("peak activation [KiB]", 2.0)
+    assert (label("bits_weight_avg"), scaled("bits_weight_avg", 4.5)) == ("bits per weight", 4.5)
     assert math.isclose(scaled("accuracy_test", 0.5), 50)

@@ -7,6 +7,7 @@ import pytest
 
 from hw_models.loading import device_names, load_device
 from hw_models.validation.run import Check, validate
+from hw_models.validation.widths import widths_row
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "hardware.md"
 
@@ -26,3 +27,8 @@ def test_the_docs_state_every_check(name: str) -> None:
         for remark in check.remarks:
             figures = [word for word in remark.split() if word.replace(".", "").isdigit() and "." in word]
             assert all(figure in DOCS.read_text(encoding="utf-8") for figure in figures), remark
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_the_docs_state_what_runs_and_what_is_stored(name: str) -> None:
+    assert widths_row(load_device(name)) in DOCS.read_text(encoding="utf-8").splitlines()

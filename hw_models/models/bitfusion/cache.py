@@ -1,4 +1,4 @@
-"""Schedules of one layer shape for every pair of native bits, kept in memory and, by hash, in the user's cache folder."""
+"""Schedules of one layer shape for every pair of stored bits, kept in memory and, by hash, in the user's cache folder."""
 
 import contextlib
 import hashlib
@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache, lru_cache
+from itertools import product
 from pathlib import Path
 
 from hw_models.models.bitfusion import machine, search
-from hw_models.models.bitfusion.machine import NATIVE, Array, LayerWorkload
+from hw_models.models.bitfusion.machine import Array, LayerWorkload
 from hw_models.models.bitfusion.search import FIELDS, schedule
 from quant_core.util.errors import InputError
 from quant_core.util.files import cache_folder, write_text
@@ -32,13 +33,13 @@ def cache_path(array: Array, workload: LayerWorkload, widest: int) -> Path:
 
 @lru_cache(maxsize=4096)
 def schedules(array: Array, workload: LayerWorkload, widest: int) -> Mapping[Pair, tuple[int, ...]]:
-    """Return (activation bits, weight bits) -> the figures `search.FIELDS`, for every pair of native bits up to `widest`.
+    """Return (activation bits, weight bits) -> the figures `search.FIELDS`, for every pair of stored bits from 1 to `widest`.
 
     Raises:
         InputError: not even the smallest tile of the workload fits the buffers.
     """
     path = cache_path(array, workload, widest)
-    pairs = [(a, w) for a in NATIVE for w in NATIVE if max(a, w) <= widest]
+    pairs = list(product(range(1, widest + 1), range(1, widest + 1)))
     rows = _read(path, len(pairs))
     if rows is None:
         rows = [schedule(array, workload, a, w) for a, w in pairs]

@@ -1,7 +1,8 @@
 """The Bit Fusion array (Sharma et al., ISCA 2018) and the workload that it runs, as plain numbers: footprints, cycles, energies.
 
 N x M fusion units hold 16 2-bit multipliers each, which fuse into PF = floor(8 / a) floor(8 / w) products of a x w bits per cycle.
-The N PF products of a column are summed, so N PF input channels and M output channels are worked on at once.
+The N PF products of a column are summed, so N PF input channels and M output channels are worked on at once. Only the products run at
+the fused width: operands are stored, moved and read at their own bits (1 bit runs as 2, but 1 is stored).
 """
 
 import math
@@ -14,7 +15,6 @@ from quant_core.spec.layer import Layer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-NATIVE = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,14 @@ class LayerWorkload:
 
 
 def native_bits(bits: Ints) -> Ints:
-    """Return the native bits that the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
+    """Return the fused width that the array runs `bits` as: 1 as 2, 3 as 4, 5 to 7 as 8, more in passes of 8."""
     eights = -(-bits // 8) * 8
     return np.where(bits <= 2, 2, np.where(bits <= 4, 4, eights))
 
 
 def fusion(a: Ints, w: Ints) -> tuple[Ints, Ints]:
-    """Return (products per cycle of a fusion unit, passes), for native bits."""
+    """Return (products per cycle of a fusion unit, passes), for operands stored at `a` and `w` bits."""
+    a, w = native_bits(a), native_bits(w)
     passes = -(-a // 8) * -(-w // 8)
     return (8 // np.minimum(a, 8)) * (8 // np.minimum(w, 8)), passes
 

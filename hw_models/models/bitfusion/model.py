@@ -1,19 +1,20 @@
 """`bitfusion`: a spatial array of 2-bit bricks that fuse into wider multipliers (Sharma et al., Bit Fusion, ISCA 2018).
 
-The schedule of a layer is found by `search.schedule`. The array runs 1 bit as 2, 3 as 4, 5 to 7 as 8, and more in passes of 8.
-With few channels a narrow mode can pad more than it saves, so that its schedule is slower, or moves more bits, than that of a wider
-mode. So that more bits never look cheaper, a pair of equal bits is charged at least what narrower equal pairs are, and a pair of
-unequal bits what its schedule costs, but at least what narrower pairs and at most what the equal pair that contains it is charged
-(the array can run it as that). The notes say where. Groups, and so the channels of a depthwise layer, run one after the other.
+The schedule of a layer is found by `search.schedule`. The array runs 1 bit as 2, 3 as 4, 5 to 7 as 8, and more in passes of 8, but
+stores and moves every operand at its own bits. With few channels a narrow mode can pad more than it saves, so that its schedule is
+slower, or moves more bits, than that of a wider mode. So that more bits never look cheaper, a pair of equal bits is charged at least
+what narrower equal pairs are, and a pair of unequal bits what its schedule costs, but at least what narrower pairs and at most what
+the equal pair that contains it is charged (the array can run it as that). The notes say where. Groups, and so the channels of a
+depthwise layer, run one after the other.
 """
 
 import numpy as np
 from pydantic import Field
 
 from hw_models.device import Device
-from hw_models.models import FloatArray, LayerChoices, LayerCost, LayerModel, Model
+from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, LayerModel, Model
 from hw_models.models.bitfusion.cache import schedules
-from hw_models.models.bitfusion.machine import NATIVE, Array, LayerWorkload, native_bits, workload_of
+from hw_models.models.bitfusion.machine import Array, LayerWorkload, native_bits, workload_of
 from hw_models.models.bitfusion.search import energy_pj
 from hw_models.schema.device_file import Compute, MemoryLevel
 from quant_core.spec.layer import Layer
@@ -69,9 +70,9 @@ def build(device: Device) -> LayerModel:
 
     def cost(layer: Layer, choices: LayerChoices) -> LayerCost:
         workload, groups = workload_of(layer, device.batch, channels)
-        a, w = native_bits(choices.a_bits), native_bits(choices.w_bits)
-        at = (np.searchsorted(NATIVE, a), np.searchsorted(NATIVE, w))
-        cycles, picojoules = _grid(array, workload, max(8, int(a.max()), int(w.max())))
+        a, w = _moved_bits(choices.stored_a_bits, choices.a_bits), _moved_bits(choices.stored_w_bits, choices.w_bits)
+        at = (a - 1, w - 1)
+        cycles, picojoules = _grid(array, workload, -(-int(max(a.max(), w.max())) // 8) * 8)
         energy = picojoules.sum(axis=0)
         total, spent = charged(cycles[1]), charged(energy)
         compute, memory = np.minimum(cycles[0], total), cycles[2]
@@ -84,13 +85,17 @@ def build(device: Device) -> LayerModel:
     return cost
 
 
+def _moved_bits(stored: IntArray, run: IntArray) -> IntArray:
+    """Return [K] bits that an operand moves at: its own, or those that it runs as where the file widens it to another mode."""
+    return np.where(native_bits(stored) == native_bits(run), stored, run)
+
+
 def _grid(array: Array, workload: LayerWorkload, widest: int) -> tuple[FloatArray, FloatArray]:
-    """Return (compute, all, DRAM cycles) and (core, SRAM, DRAM) pJ, each [3, G, G] over native (activation, weight) bits."""
-    side = sum(bits <= widest for bits in NATIVE)
+    """Return (compute, all, DRAM cycles) and (core, SRAM, DRAM) pJ, each [3, G, G] over 1 to G stored (activation, weight) bits."""
     fields = np.array(list(schedules(array, workload, widest).values())).T
     compute, traffic = fields[0] - fields[1], fields[-2:].sum(axis=0)
-    cycles = np.stack([compute, fields[0], traffic / array.dram_bits_per_cycle]).reshape(3, side, side)
-    return cycles, energy_pj(array, compute, fields[2:]).reshape(3, side, side)
+    cycles = np.stack([compute, fields[0], traffic / array.dram_bits_per_cycle]).reshape(3, widest, widest)
+    return cycles, energy_pj(array, compute, fields[2:]).reshape(3, widest, widest)
 
 
 def charged(costs: FloatArray) -> FloatArray:

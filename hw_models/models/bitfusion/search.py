@@ -8,7 +8,8 @@ long as all that the inner loops touched is still in the buffer; from the first 
     cycles = compute + max(0, ceil(mid / bw) - compute) + ceil(first / bw) + ceil(last / bw)
 
 first: the largest resident footprints of the three operands, filled before the array can start; last: that of the output, drained at
-the end; mid: all other traffic, hidden behind compute where it can be. Outputs are 32 bits, and count as read and written.
+the end; mid: all other traffic, hidden behind compute where it can be. Outputs are 32 bits, and count as read and written. Footprints,
+traffic and buffer accesses are in STORED bits (any from 1 on); the fused width only sets how many products a cycle makes.
 The search is exact: tiles whose lower bound exceeds the best schedule found so far are left out, nothing else is.
 """
 
@@ -41,7 +42,7 @@ FIELDS = (
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """T ways to cut some workload, under one pair of bits, that fit the buffers.
+    """T ways to cut some workload, under one pair of stored bits, that fit the buffers.
 
     Attributes:
         trips: [5, T] tiles per loop.
@@ -64,7 +65,7 @@ def sizes(extent: int) -> list[int]:
 
 
 def cut(array: Array, workload: LayerWorkload, a: int, w: int) -> Tiles:
-    """Return every way to cut `workload` whose tiles fit.
+    """Return every way to cut `workload` whose tiles fit, for `a` and `w` stored bits.
 
     Raises:
         InputError: not even the smallest tile fits.
@@ -144,7 +145,7 @@ def walk(array: Array, tiles: Tiles, pick: Ints, order: Ints) -> tuple[Ints, Int
 
 
 def schedule(array: Array, workload: LayerWorkload, a: int, w: int) -> tuple[int, ...]:
-    """Return the `FIELDS` of the best schedule at native bits `a` and `w`.
+    """Return the `FIELDS` of the best schedule for operands stored at `a` and `w` bits.
 
     Raises:
         InputError: not even the smallest tile fits.

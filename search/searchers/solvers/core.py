@@ -108,7 +108,10 @@ def make_core(problem: Problem, losses: Sequence[FloatArray], dominated: bool) -
     whole = Core(tuple(joint), tuple(costs), budget, tuple(np.arange(len(table)) for table in joint), tuple(rest for _, rest in pieces))
     kept = [np.flatnonzero(np.isfinite(table)) for table in joint]
     if not dominated:
-        kept = [_undominated(np.concatenate([row[None], table]).T) for row, table in zip(joint, costs, strict=True)]
+        kept = [
+            _undominated(np.concatenate([_ranks(row, rest)[None], table]).T)
+            for row, rest, table in zip(joint, whole.rest, costs, strict=True)
+        ]
     return fix(whole.keep(kept), None, []) if all(map(len, kept)) else None
 
 
@@ -119,6 +122,15 @@ def _undominated(points: FloatArray) -> IntArray:
     """
     finite = np.flatnonzero(np.isfinite(points[:, 0]))
     return finite[non_dominated(points[finite])] if len(finite) <= MOST_COMPARED else finite
+
+
+def _ranks(table: FloatArray, rest: FloatArray) -> FloatArray:
+    """Return [J]: the ranks of the losses in two parts, equal where both parts are; inf where a loss is not finite."""
+    order = np.lexsort((rest, table))
+    steps = (np.diff(table[order]) > 0) | (np.diff(rest[order]) != 0)
+    ranks = np.zeros(len(table))
+    ranks[order] = np.concatenate([[0], np.cumsum(steps)])
+    return np.where(np.isfinite(table), ranks, np.inf)
 
 
 def fix(core: Core, best: Sequence[int] | None, multipliers: Sequence[FloatArray]) -> Core | None:

@@ -4,22 +4,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from search.problem.pareto import BoolArray
 from search.problem.problem import FloatArray, IntArray
 from search.searchers.solvers.core import ROUNDING, Core
 
-FEW = 500
-"""Partial points below which none is compared with another."""
-CELLS = {1: 4096, 2: 512, 3: 64}
-"""Cells per cost of the grid, by the number of limits."""
-MARGIN = 1e-11
-"""Share of a budget by which a cost must be less to count as less: more than rounding takes when costs are summed in another order."""
 MOST_STATES = 50_000
 """Partial points at a site above which the enumeration ends without an answer."""
 
 
 def best_below(
-    core: Core, upper: float, multipliers: Sequence[FloatArray], accept: Callable[[tuple[int, ...]], bool], dominance: bool
+    core: Core, upper: float, multipliers: Sequence[FloatArray], accept: Callable[[tuple[int, ...]], bool]
 ) -> tuple[tuple[int, ...] | None, bool]:
     """Return the accepted point with the least loss of all whose loss is at most `upper`, and whether all of them were looked at.
 
@@ -43,8 +36,6 @@ def best_below(
         cost = (cost[:, None, :] + core.costs[s].T[None]).reshape(len(loss), len(core.budget))
         within = (cost <= core.budget).all(axis=1) & (loss[:, None] + cost @ price.T + rest[n + 1] <= limit).all(axis=1)
         index = np.flatnonzero(within)
-        if dominance:
-            index = index[~_dominated(loss[index], cost[index], core.budget)]
         if len(index) > MOST_STATES:
             return None, False
         loss, cost = loss[index], cost[index]
@@ -63,24 +54,3 @@ def _trace(core: Core, order: Sequence[int], steps: Sequence[tuple[IntArray, Int
         chosen[s] = int(core.choices[s][choice[state]])
         state = int(parent[state])
     return tuple(chosen)
-
-
-def _dominated(loss: FloatArray, cost: FloatArray, budget: FloatArray) -> BoolArray:
-    """Tell which partial points another one beats in loss and, by more than rounding, in every cost: the least loss per cell of a grid.
-
-    A point is compared with the cells below its own in every cost; of those that share a cell all stay.
-    """
-    if len(loss) < FEW or len(budget) not in CELLS:
-        return np.zeros(len(loss), dtype=np.bool_)
-    cells = CELLS[len(budget)]
-    high = cost.max(axis=0)
-    width = np.where(high > 0, high, 1.0) / (cells - 1)
-    at = (cost / width).astype(np.int64)
-    below = np.floor((cost - MARGIN * budget) / width).astype(np.int64)  # index -1: the row of inf at the end
-    grid = np.full((cells + 1,) * len(budget), np.inf)
-    np.minimum.at(grid, tuple(at.T), loss)
-    for axis in range(len(budget)):
-        inner = np.moveaxis(grid, axis, 0)[:-1]
-        np.minimum.accumulate(inner, axis=0, out=inner)
-    dominated: BoolArray = grid[tuple(np.maximum(below - 1, -1).T)] < loss
-    return dominated

@@ -157,7 +157,7 @@ class _Search:
             return chosen not in banned and self._problem.feasible(point_of(self._problem, chosen))
 
         banned = set(self._cuts)
-        better, complete = best_below(self.core, upper - slack, spread, accepted, dominance=not banned)
+        better, complete = best_below(self.core, upper - slack, spread, accepted)
         if better is not None:
             self.best = better
         if complete:

@@ -1,9 +1,8 @@
 """The calls of HiGHS, all of them: its compiled code prints debug lines on standard output, where only results belong."""
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
+from scipy.sparse import csr_array
 
 from quant_core.util.quiet import quiet_stdout
 from search.problem.problem import FloatArray, IntArray
@@ -16,15 +15,16 @@ def integer_program(
     objective: FloatArray, whole: IntArray, bounds: Bounds, constraints: list[LinearConstraint], nodes: int
 ) -> OptimizeResult:
     """Return scipy's result of the least `objective` with the variables of `whole` integer, relative gap 0, after at most `nodes` nodes."""
-    options: Any = {"mip_rel_gap": 0.0, "node_limit": nodes}
     with quiet_stdout():
-        return milp(objective, integrality=whole, bounds=bounds, constraints=constraints, options=options)
+        return milp(objective, integrality=whole, bounds=bounds, constraints=constraints, options={"mip_rel_gap": 0.0, "node_limit": nodes})
 
 
-def prices(objective: FloatArray, rows: FloatArray, budget: FloatArray, ones: Any) -> FloatArray:
+def prices(objective: FloatArray, rows: FloatArray, budget: FloatArray, ones: csr_array) -> FloatArray:
     """Return [M] >= 0: the dual values of `rows` x <= `budget` in the linear program with `ones` x = 1, x >= 0; zeros where it fails."""
     with quiet_stdout():
-        result = linprog(objective, A_ub=rows, b_ub=budget, A_eq=ones, b_eq=np.ones(ones.shape[0]), bounds=(0, None), method="highs")
+        result = linprog(  # type: ignore[call-overload]  # the stubs know dense matrices only
+            objective, A_ub=rows, b_ub=budget, A_eq=ones, b_eq=np.ones(ones.shape[0]), bounds=(0, None), method="highs"
+        )
     if result.x is None:
         return np.zeros(len(budget))
     duals: FloatArray = np.maximum(-np.asarray(result.ineqlin.marginals, dtype=np.float64), 0.0)

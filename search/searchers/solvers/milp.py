@@ -66,10 +66,10 @@ class Program:
     def solve(self, cuts: Sequence[Values], nodes: int) -> Values | None:
         """Return the best point that is none of `cuts` and keeps the limits within the solver's tolerance.
 
-        Choices that an answer excludes are removed and the program is solved again at the scale of the rest: an outlier would put
+        Choices and pairs that an answer excludes are removed and the program is solved again at the scale of the rest: an outlier would put
         the differences that matter below HiGHS's absolute gap.
         """
-        left = [np.ones(len(table), dtype=np.bool_) for table in self._joint]
+        left = [np.ones(table.shape, dtype=np.bool_) for table in (*self._joint, *self._pairs.values())]
         point, before = None, np.inf
         for _ in range(ROUNDS):
             objective = self._objective(left)
@@ -83,7 +83,7 @@ class Program:
             if not self._problem.feasible(better):
                 return better
             point = better if point is None or self._loss(better) < self._loss(point) else point
-            left = [kept & (low <= self._loss(point)) for kept, low in zip(left, self._least(left), strict=True)]
+            left = self._within(left, self._loss(point))
         return point
 
     def _solved(self, objective: FloatArray, left: Sequence[BoolArray], cuts: Sequence[Values], nodes: int) -> FloatArray | None:
@@ -97,30 +97,29 @@ class Program:
             rows = self._matrix([(n, column, 1.0) for n, point in enumerate(cuts) for column in self._columns(point)], len(cuts))
             constraints.append(LinearConstraint(rows, -np.inf, len(self._joint) - 1.0))
         upper, whole = np.ones(self._width), np.zeros(self._width, dtype=np.int64)
-        upper[: self._start[-1]] = np.concatenate(left)
+        upper[:] = np.concatenate([kept.ravel() for kept in left])
         whole[: self._start[-1]] = 1
         x: FloatArray | None = integer_program(objective, whole, Bounds(0, upper), constraints, nodes).x
         return x
 
     def _objective(self, left: Sequence[BoolArray]) -> FloatArray:
-        """Return [width]: the losses and terms above the least of those left, 0 where a choice is not."""
-        parts = [_above(table, kept) for table, kept in zip(self._joint, left, strict=True)]
-        parts += [_above(table, np.logical_and.outer(left[s], left[t])).ravel() for (s, t), table in self._pairs.items()]
-        return np.concatenate(parts)
+        """Return [width]: the losses and terms above the least of those left, 0 where one is not."""
+        tables = (*self._joint, *self._pairs.values())
+        return np.concatenate([np.where(kept, table - table[kept].min(), 0.0).ravel() for table, kept in zip(tables, left, strict=True)])
 
-    def _least(self, left: Sequence[BoolArray]) -> list[FloatArray]:
-        """Return per site [J] a bound on the loss of the points with each choice, a little low for the rounding of its sum."""
-        lows = [table.copy() for table in self._joint]
-        base, size = sum(float(table[kept].min()) for table, kept in zip(lows, left, strict=True)), 0.0
-        rises = [table - table[kept].min() for table, kept in zip(lows, left, strict=True)]
-        for (s, t), table in self._pairs.items():
-            inside = np.where(np.logical_and.outer(left[s], left[t]), table, np.inf)
-            least = float(inside.min())
-            base, size = base + least, size + abs(least)
-            rises[s] = rises[s] + inside.min(axis=1) - least
-            rises[t] = rises[t] + inside.min(axis=0) - least
-        size += sum(float(np.abs(table[kept]).max()) for table, kept in zip(lows, left, strict=True))
-        return [base + rise - 1e-12 * size for rise in rises]
+    def _within(self, left: Sequence[BoolArray], upper: float) -> list[BoolArray]:
+        """Return what is left of the choices and terms: all that a point with a loss of at most `upper` can have."""
+        tables = [np.where(kept, table, np.inf) for table, kept in zip((*self._joint, *self._pairs.values()), left, strict=True)]
+        least = [float(table.min()) for table in tables]
+        size = sum(abs(low) for low in least) + abs(upper)
+        rises = [table - low for table, low in zip(tables, least, strict=True)]
+        singles, terms = rises[: len(self._joint)], rises[len(self._joint) :]
+        whole = [table.copy() for table in singles]
+        for (s, t), table in zip(self._pairs, terms, strict=True):
+            whole[s] += table.min(axis=1)
+            whole[t] += table.min(axis=0)
+        joined = [table + singles[s][:, None] + singles[t] for (s, t), table in zip(self._pairs, terms, strict=True)]
+        return [rise <= upper - sum(least) + 1e-12 * size for rise in (*whole, *joined)]
 
     def _loss(self, point: Values) -> float:
         """Return the sum of losses and terms of a point."""
@@ -163,11 +162,6 @@ class Program:
     def _matrix(self, entries: Sequence[tuple[int, int, float]], rows: int | None = None) -> csr_array:
         at, column, value = (np.array(part) for part in zip(*entries, strict=True))
         return csr_array(coo_array((value, (at, column)), shape=(rows or int(at.max()) + 1, self._width)))
-
-
-def _above(table: FloatArray, kept: BoolArray) -> FloatArray:
-    """Return a table above the least of its kept entries, 0 where an entry is not kept."""
-    return np.where(kept, table - table[kept].min(), 0.0)
 
 
 def _by_site(problem: Problem, pairs: Pairs, joint: Sequence[FloatArray]) -> dict[tuple[int, int], FloatArray]:

@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from quant_core.spec.policy import Policy
+from quant_core.util.allocator import keep_pages
 from search.records.result import Result
 from search.sweeps.backend import PolicyEvaluator
 from search.sweeps.ray.schedulers import SCORE
@@ -28,6 +29,7 @@ class PolicyTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], evaluator: PolicyEvaluator, threads: int, timeout_s: float, scored: str) -> None:
         """Keep this actor's private copy of the evaluator; `scored` is what a scheduler compares, "" without one."""
+        keep_pages()
         if threads:
             torch.set_num_threads(threads)
         self._evaluator, self._timeout_s, self._scored, self._failed = evaluator, timeout_s, scored, False

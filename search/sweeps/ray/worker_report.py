@@ -22,7 +22,7 @@ class WorkerReport:
 
     @classmethod
     def loads(cls, text: str) -> "WorkerReport":
-        """Read what `dumps` wrote."""
+        """Return the report that `dumps` made text of."""
         data = json.loads(text)
         result = Result(**{**data["result"], "epochs": tuple(data["result"]["epochs"])})
         return cls(result, data["worker"], CacheCounts(**data["weights"]), CacheCounts(**data["ranges"]))

@@ -97,3 +97,12 @@ def test_an_array_without_units_is_refused() -> None:
     for key in ("rows", "cols", "word_bits"):
         with pytest.raises(InputError, match=rf"compute\.{key}: Input should be greater than or equal to 1"):
             parse_device("\n".join(f"{key} = 0" if line.startswith(f"{key} ") else line for line in text.splitlines()))
+
+
+def test_a_plateau_multiplies_the_planes_it_runs_as_and_loads_those_stored(toy: str) -> None:
+    layer = layer_of({"layer": "a", "kind": "linear", "in_channels": "64", "out_channels": "40", "kernel": "1", "in_size": "1"})
+    choices = tuple(LayerPolicy(parse(f"int{bits}"), parse("int8")) for bits in (3, 4))
+    narrow, wide = (build_table(parse_device(toy), (layer,), {"a": choices}).explain({"a": choice})[0] for choice in choices)
+    assert narrow["compute_s"] == wide["compute_s"]
+    assert (narrow["memory_s"], wide["memory_s"]) == pytest.approx((40 * 3e-6, 40 * 4e-6), rel=1e-12)
+    assert (narrow["note"], wide["note"]) == ("runs as int4/int8", "")

@@ -95,3 +95,14 @@ def test_a_table_at_another_batch_is_refused(tmp_path: Path) -> None:
 def test_a_table_without_times_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="columns cycles are missing"):
         cost_policy(device(tmp_path, rows=ROWS.replace("seconds", "minutes")), (conv(),), policy("int8", "int8"))
+
+
+def test_bits_that_were_not_measured_say_what_they_are_taken_for(tmp_path: Path) -> None:
+    device(tmp_path)
+    plateau = 'activations = ["int8", "float"]\nweight_plateau = { int1-7 = "int8" }'
+    (tmp_path / "mine.toml").write_text(FILE.replace('activations = ["int8", "float"]', plateau))
+    mine = load_device(tmp_path / "mine.toml")
+    for bits in (3, 5, 6):
+        choice = policy(f"int{bits}", "int8:affine")
+        (row,) = build_table(mine, (conv(),), {"a": tuple(choice.values())}).explain(choice)
+        assert (row["latency_s"], row["note"]) == (0.001, "runs and moves as int8/int8")

@@ -61,7 +61,15 @@ def explain(device: Device, layer: Layer, text: str) -> tuple[float, str]:
     ],
 )
 def test_the_signs_choose_the_entry(device: Device, text: str, mode: Mode) -> None:
-    assert explain(device, LAYERS[0], text) == (time_of(LAYERS[0], mode), "")
+    note = "runs and moves as int8/int8" if "int5" in text else ""
+    assert explain(device, LAYERS[0], text) == (time_of(LAYERS[0], mode), note)
+
+
+def test_bits_that_were_not_measured_say_what_they_are_taken_for(device: Device) -> None:
+    for bits in (3, 5, 6):
+        seconds, note = explain(device, LAYERS[0], f"weight=int{bits}:channel,activation=int{bits}:tensor:affine")
+        assert (seconds, note) == (time_of(LAYERS[0], U8S8), "runs and moves as int8/int8")
+    assert explain(device, conv(24), "weight=int3:channel,activation=int8:tensor:affine")[1] == "interpolated, runs and moves as int8/int8"
 
 
 def test_calls_multiply_the_measured_time(device: Device) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hw_models.device import FOLDER, Device
 from hw_models.loading import load_device, parse_device
-from hw_models.models.roofline import calibrate, leave_one_out
+from hw_models.models.roofline import calibrate, leave_one_out, leave_shape_out
 from hw_models.shapes import layer_of
 from hw_models.table import cost_policy
 from hw_models.validation.run import validate
@@ -24,30 +24,34 @@ def measured(pair_bits: int) -> tuple[Array, Array, list[str]]:
         rows = list(csv.DictReader(stream))
     matrix = []
     for row in rows:
-        ci, co, k, size, out, batch = (int(row[key]) for key in ("in_channels", "out_channels", "kernel", "in_size", "out_size", "batch"))
-        weights = ci * co * k * k
-        traffic = batch * size * size * ci * pair_bits / 8 + 4 * batch * out * out * co
-        matrix.append([1.0, batch * out * out * weights, traffic, weights * pair_bits / 8])
+        ci, co, k, out, batch = (int(row[key]) for key in ("in_channels", "out_channels", "kernel", "out_size", "batch"))
+        outputs = batch * out * out * co
+        matrix.append([1.0, outputs * ci * k * k, outputs, ci * k * k])
     seconds = np.array([float(row[f"int{pair_bits}_ms"]) * 1e-3 for row in rows])
     return np.array(matrix), seconds, [row["network"] for row in rows]
 
 
 def least_squares(matrix: Array, seconds: Array) -> Array:
-    """Return the unconstrained relative least-squares fit."""
+    """Return the unconstrained relative least-squares fit of the given columns."""
     scaled = matrix / seconds[:, None]
     unit = scaled.max(axis=0)
     coefficients: Array = np.linalg.lstsq(scaled / unit, np.ones(len(seconds)), rcond=None)[0] / unit
     return coefficients
 
 
-@pytest.mark.parametrize(("bits", "bound"), [(8, 0.08), (4, 0.11)])
-def test_the_calibration_of_the_t4_is_the_fit_of_its_measured_layers(bits: int, bound: float) -> None:
+@pytest.mark.parametrize(("bits", "bound", "worst"), [(8, 0.06, 0.22), (4, 0.08, 0.34)])
+def test_the_calibration_of_the_t4_is_the_fit_of_its_measured_layers(bits: int, bound: float, worst: float) -> None:
     matrix, seconds, network = measured(bits)
     fitted = calibrate(matrix, seconds)
-    assert fitted == pytest.approx(least_squares(matrix, seconds), rel=1e-9)
+    used = fitted > 0  # of int4, the launch comes to nothing
+    assert used.sum() == {8: 4, 4: 3}[bits]
+    assert fitted[used] == pytest.approx(least_squares(matrix[:, used], seconds), rel=1e-9)
     (shipped,) = (calibration for calibration in load_device("t4").file.calibration if calibration.pair == f"int{bits}/int{bits}")
-    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c2_s_per_byte, shipped.c3_s_per_byte] == pytest.approx(fitted.tolist(), rel=1e-5)
-    assert np.abs(leave_one_out(matrix, seconds) / seconds - 1).mean() <= bound
+    assert [shipped.c0_s, shipped.c1_s_per_mac, shipped.c4_s_per_output, shipped.c5_s_per_depth] == pytest.approx(fitted.tolist(), rel=1e-5)
+    assert (shipped.c2_s_per_byte, shipped.c3_s_per_byte) == (0.0, 0.0)
+    error = np.abs(leave_one_out(matrix, seconds) / seconds - 1)
+    assert error.mean() <= bound
+    assert error.max() <= worst
     first = np.array([name == "resnet18" for name in network])
     assert first.sum() == 19
     total = (matrix[~first] @ calibrate(matrix[first], seconds[first])).sum()
@@ -125,3 +129,22 @@ def test_a_check_that_the_file_cannot_run_says_what_is_missing() -> None:
         validate(parse_device("\n".join(line for line in text.splitlines() if not line.startswith("bytes_per_s"))))
     with pytest.raises(InputError, match="a check of 'int8/int3', which has no peak; metric takes one of"):
         validate(parse_device(text.replace('metric = "int8/int8"', 'metric = "int8/int3"')))
+
+
+def test_equal_shapes_leave_together() -> None:
+    matrix, seconds, _ = measured(8)
+    predicted = leave_shape_out(matrix, seconds)
+    for i in (0, 40):
+        others = (matrix != matrix[i]).any(axis=1)
+        assert others.sum() < len(matrix) - 1
+        assert predicted[i] == pytest.approx(float(matrix[i] @ calibrate(matrix[others], seconds[others])), rel=1e-12)
+
+
+def test_traffic_of_the_datasheet_is_that_of_the_stored_bits() -> None:
+    """An int3 runs as int4 on an a100, but 3 bits of it move; a layer that waits for memory shows it."""
+    layer = replace(LAYER, macs=1)
+    policies = {bits: LayerPolicy(parse(f"int{bits}:channel"), parse(f"int{bits}")) for bits in (3, 4)}
+    times = {bits: cost_policy(load_device("a100"), (layer,), {"a": policy})["latency_s"] for bits, policy in policies.items()}
+    moved = (layer.in_elements + layer.out_elements) * 3 + policies[3].weight.storage_bits(layer.weight_shape)
+    assert times[3] == pytest.approx(moved / 8 / 1555e9, rel=1e-12)
+    assert times[3] < times[4]

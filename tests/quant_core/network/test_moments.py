@@ -61,6 +61,34 @@ def test_second_moments_and_covariance() -> None:
     batches = [torch.randn(7, 4) for _ in range(3)]
     seen = torch.cat(batches).relu()
     moments = second_moments(model, {"1": model[1]}, batches, centered=False)["1"]
-    torch.testing.assert_close(moments[0], seen.t() @ seen / 21)
+    assert moments.matrix is not None
+    torch.testing.assert_close(moments.matrix[0], seen.t() @ seen / 21)
     covariance = second_moments(model, {"1": model[1]}, batches, centered=True)["1"]
-    torch.testing.assert_close(covariance[0], torch.cov(seen.t(), correction=0))
+    assert covariance.matrix is not None
+    torch.testing.assert_close(covariance.matrix[0], torch.cov(seen.t(), correction=0))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_sample_stands_for_a_matrix_that_is_too_large(centered: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1, groups=2))
+    batches = [torch.randn(12, 6, 9, 9) + 0.5 for _ in range(4)]
+    modules = {"0": model[0]}
+    exact = second_moments(model, modules, batches, centered=centered)["0"]
+    sampled = second_moments(model, modules, batches, centered=centered, largest=26)["0"]
+    assert sampled.matrix is None
+    assert sampled.rows is not None
+    assert sampled.rows.shape == (2, 2048, 27)
+    rows = weight_rows(model[0], model[0].weight.detach())
+    torch.testing.assert_close(sampled.energy(rows), exact.energy(rows), rtol=0.15, atol=0.0)
+    torch.testing.assert_close((sampled.times(rows) * rows).sum(dim=2), sampled.energy(rows))
+    torch.testing.assert_close((exact.times(rows) * rows).sum(dim=2), exact.energy(rows))
+
+
+def test_the_memory_of_a_wide_layer_is_bounded() -> None:
+    """65,536 inputs: the matrix would take 16 GiB."""
+    model = nn.Sequential(nn.Conv2d(1024, 2, 8))
+    moments = second_moments(model, {"0": model[0]}, [torch.randn(8, 1024, 8, 8) for _ in range(3)], centered=True)["0"]
+    assert moments.rows is not None
+    assert moments.rows.shape == (1, 24, 65_536)
+    assert second_moments(model, {"0": model[0]}, [], centered=True)["0"].rows is not None

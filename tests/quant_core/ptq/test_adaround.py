@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quant_core import parse
 from quant_core.clipping import ranges
 from quant_core.codecs.quantize import decode, fake_quantize
-from quant_core.network.moments import second_moments
+from quant_core.network.moments import InputMoments, second_moments
 from quant_core.ptq.adaround import adaround, round_up
 
 
@@ -31,7 +31,7 @@ def test_close_to_the_best_of_all_roundings() -> None:
             return ((d @ moments) * d).sum(dim=2)
 
         best = float(objectives(every).min())
-        ratios.append(float(objectives(round_up(error, step, moments))) / best)
+        ratios.append(float(objectives(round_up(error, step, InputMoments(moments)))) / best)
         plain.append(float(objectives((-error >= step / 2).float())) / best)
     assert min(ratios) > 1 - 1e-5
     assert all(ratio <= nearest + 1e-5 for ratio, nearest in zip(ratios, plain, strict=True))
@@ -63,7 +63,7 @@ def test_every_weight_goes_to_a_neighbour_on_the_grid() -> None:
     module = nn.Linear(24, 16)
     weight, spec = module.weight.detach(), parse("int4:channel:mse:adaround")
     scale = ranges(weight, spec)[1][:, None] / 7
-    codes = decode(adaround(module, weight, spec, 0, _moments(24, 0)), spec, (16, 24)) / scale
+    codes = decode(adaround(module, weight, spec, 0, InputMoments(_moments(24, 0))), spec, (16, 24)) / scale
     torch.testing.assert_close(codes, codes.round(), atol=1e-4, rtol=0)
     inside = (weight / scale).clamp(-8, 7)
     assert ((codes - inside).abs() < 1 + 1e-4).all()

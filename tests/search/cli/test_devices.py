@@ -56,7 +56,10 @@ def test_show_prints_capability_sources_and_measured_error() -> None:
     shown = run("devices", "show", "t4").stdout
     assert "weights int4, int8, float, int1-3, int5-7" in shown
     assert "Yao et al., HAWQ-V3" in shown
-    assert "7.67 %" in shown
+    assert "5.77 %" in shown
+    assert "codes run as: int1-3 as int4, int5-7 as int8; int4/int8 as int8/int8" in shown
+    assert "stored as: own bits, packed; moved: as what runs" in shown
+    assert "latency is off by 7.72 % on average, 33.3 % at most" in shown
     assert "UNCALIBRATED (datasheet peak and bandwidth): mean error 94 %" in shown
     data = json.loads(run("devices", "show", "pynq-z1-bismo", "--json").stdout)
     assert data["file"]["identity"]["kind"] == "bitserial"
@@ -108,7 +111,10 @@ def test_cost_exits_one_past_a_hard_limit(policy_file: Path) -> None:
     shown = run("cost", str(policy_file), "--device", "stm32h743-tinyengine")
     assert shown.exit_code == 1
     assert "peak_activation_bytes 1404928 is over the 524288 of stm32h743-tinyengine; layer '3' needs most." in shown.stdout
-    assert json.loads(run("cost", str(policy_file), "--device", "stm32h743-tinyengine", "--json").stdout)["excess"]
+    data = json.loads(run("cost", str(policy_file), "--device", "stm32h743-tinyengine", "--json").stdout)
+    assert data["excess"]
+    assert data["latency_error"] in shown.stdout
+    assert data["latency_error"] == load_device("stm32h743-tinyengine").latency_error != ""
 
 
 def test_cost_takes_the_layers_from_a_file_where_the_policy_has_none(tmp_path: Path, policy: Policy, network: tuple[Layer, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from typer.testing import CliRunner
 
 from quant_core.util.errors import InputError
 from search import tracking
-from search.cli.report import compare_command, front_command, show_command, ui_command
-from search.records.front import front_members
+from search.cli.report import _latency_error, _print_front, compare_command, front_command, show_command, ui_command
+from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord
 from search.report.publish import publish
 from search.tracking import names
@@ -128,3 +129,15 @@ def test_ui_prints_where_to_look(store_uri: str, app: typer.Typer, make_sweep: M
     base = "http://127.0.0.1:5055/#/experiments/1/runs"
     assert f"fronts of experiment bitfront: {base}?viewStateShareKey=bitfront&compareRunsMode=CHART\n" in text
     assert f"sweep one: {base}/{run_id}\n" in text
+
+
+@pytest.mark.parametrize(("device", "printed"), [("t4", True), ("a100", False), ("../../etc/passwd", False)])
+def test_the_front_says_how_far_off_its_latencies_are(
+    make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str], device: str, printed: bool
+) -> None:
+    sweep = replace(make_sweep("one", trials=9), experiment=f'[device]\nname = "{device}"\n')
+    rows = front_rows(sweep, front_members(sweep))
+    _print_front(sweep, [row | {"latency_s": 1e-3} for row in rows])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ("t4: latency is off by 7.72 % on average, 33.3 % at most" in text) == printed
+    assert _latency_error(replace(sweep, experiment="no TOML [")) == ""

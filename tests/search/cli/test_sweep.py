@@ -24,7 +24,11 @@ def test_sweep_front_show_export_apply(run: Run, tmp_path: Path, experiment: Mak
     assert done.returncode == 0, done.stderr
     name, run_id = done.stdout.splitlines()[-1].split(" ")
     assert name == "one"
-    assert json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))["trials"] == 16
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    phases = [line["phase"].split()[0] for line in lines if "phase" in line]
+    assert list(dict.fromkeys(phases)) == ["loading", "calibrating", "float", "sensitivities", "test", "report"]
+    assert "phase" in lines[0], "before anything else is done"
+    assert next(line for line in lines if "trials" in line)["trials"] == 16
     rows = json.loads(run("front", run_id, "--json").stdout)
     keys = (
         "id trial accuracy_valid accuracy_test accuracy_float_test latency_s energy_j weight_bytes float_weight_bytes bits_weight_avg knee"

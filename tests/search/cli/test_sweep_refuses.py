@@ -32,7 +32,7 @@ BAD_EXPERIMENTS = {
     "task that is not there": (('"own_task:make"', '"own_task:mak"'), "has no 'mak'.*Did you mean 'make'"),
     "task that returns something else": (
         ('"own_task:make"', '"own_task:not_a_task"'),
-        "gave a int; it must return a search.tasks.task",
+        "gave a int; it must return a bitfront.Task",
     ),
     "unknown task option": (("options = {}", "options = { sede = 1 }"), "no option 'sede'.*Did you mean 'seed'"),
     "missing data": (('"own_task:make"', '"fashion_mnist"'), "train-images-idx3-ubyte|BITFRONT_DATA"),

@@ -16,6 +16,7 @@ def test_template_is_valid_and_says_the_defaults() -> None:
     assert written.evaluate == plain.evaluate
     assert written.track == plain.track
     assert written.run == plain.run
+    assert written.export == plain.export
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "examples").glob("*.toml")), ids=lambda path: path.name)

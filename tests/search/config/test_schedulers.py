@@ -1,4 +1,4 @@
-"""Schedulers: which go with which experiment, and what they compare. Trials that they stop on a cluster: test_ray_schedulers.py."""
+"""Schedulers: which go with which experiment, and what they compare. Stopped trials: tests/search/sweeps/ray/test_schedulers.py."""
 
 from types import SimpleNamespace
 from typing import Any

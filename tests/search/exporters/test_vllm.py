@@ -39,7 +39,40 @@ def test_compressed_tensors_reads_what_was_written(quiet: None, library: Any) ->
         ("weight=int4:group32", "groups of 32 do not divide 48 inputs"),
         ("weight=float,activation=int8:token", "quantize the weight too"),
         ("weight=int8:channel,activation=int4:token", "use int8:token, int8:tensor or float"),
+        ("weight=int8:channel,activation=int8:tensor:dynamic", "activation int8:tensor:dynamic; use int8:token, int8:tensor or float"),
+        ("weight=int4:channel:affine", "affine weight int4:channel:affine; use a symmetric one, int4:channel"),
+        ("weight=int8:tensor", "weight int8:tensor with activation float; use int8:channel or groups"),
+        ("weight=int8:group16,activation=int8:token", "weight int8:group16 with activation int8:token; use int8:channel"),
+        ("weight=int4:channel,activation=int8:tensor", "weight int4:channel with activation int8:tensor; use int8:token or float"),
+        ("weight=int4:tensor,activation=int8:token", "use int4:channel with int8:token"),
+        ("weight=nvfp4,activation=int8:token", "activation int8:token with weight nvfp4; use float"),
     ],
 )
 def test_unsupported_specs_are_named(text: str, message: str) -> None:
     assert message in vllm.fault(parse_layer_policy(text), 48)
+
+
+ACTIVATIONS = ("float", "int8:token", "int8:tensor", "int8:tensor:affine", "int8:token:affine", "int8:tensor:dynamic")
+TOKEN = {"int8:token", "int8:token:affine"}
+STATIC = {"int8:tensor", "int8:tensor:affine"}
+ACCEPTED = {  # of each weight, by the conditions of vLLM's `CompressedTensorsConfig`
+    "float": {"float"},
+    "int4:tensor": set(),
+    "int8:tensor": TOKEN | STATIC,
+    "int4:channel": {"float"} | TOKEN,
+    "int8:channel": {"float"} | TOKEN | STATIC,
+    "int4:group32": {"float"} | TOKEN,
+    "int8:group32": {"float"},
+    "int4:channel:affine": set(),
+    "int8:channel:affine": set(),
+    "int8:tensor:affine": set(),
+    "int4:group32:affine": set(),
+    "nvfp4": {"float"},
+    "mxfp4": {"float"},
+}
+
+
+@pytest.mark.parametrize("weight", ACCEPTED)
+def test_what_vllm_has_a_scheme_for_is_accepted_and_nothing_else(weight: str) -> None:
+    policies = {activation: parse_layer_policy(f"weight={weight},activation={activation}") for activation in ACTIVATIONS}
+    assert {activation for activation, policy in policies.items() if not vllm.fault(policy, 128)} == ACCEPTED[weight]

@@ -36,7 +36,7 @@ def test_titles_name_the_unit_once() -> None:
         "weight [KiB]",
         "latency [ms]",
         "error [%]",
-        "bits",
+        "bits per weight",
     ]
     assert title_of("peak_activation_bytes") == "peak activation"
     assert unit_of("weight_bytes").size == 1024

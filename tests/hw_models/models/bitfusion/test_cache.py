@@ -23,11 +23,11 @@ def test_schedules_are_read_back_from_the_cache_and_a_damaged_file_is_replaced(o
     path.write_text("[[1, 2")
     schedules.cache_clear()
     assert schedules(ARRAY, work, 8) == first
-    assert len(json.loads(path.read_text())) == 9
+    assert len(json.loads(path.read_text())) == 64
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("BITFRONT_CACHE", str(blocked))
-    assert len(schedules(ARRAY, LayerWorkload(1, 2, 2, 8, 8), 8)) == 9
+    assert len(schedules(ARRAY, LayerWorkload(1, 2, 2, 8, 8), 8)) == 64

@@ -16,6 +16,8 @@ def test_bits_run_as_native_bits() -> None:
     factor, passes = fusion(np.array([2, 4, 8, 16]), np.array([2, 2, 8, 16]))
     assert factor.tolist() == [16, 8, 1, 1]
     assert passes.tolist() == [1, 1, 1, 4]
+    narrow, _ = fusion(np.array([1, 3, 5, 6, 7]), np.array([1, 1, 8, 3, 7]))
+    assert narrow.tolist() == [16, 8, 1, 2, 1]
 
 
 def test_layers_become_the_work_of_the_array() -> None:

@@ -38,14 +38,35 @@ def test_sixteen_bits_take_four_times_the_compute_of_eight(device: Device) -> No
     assert rows[1]["compute_s"] == pytest.approx(4 * rows[0]["compute_s"])
 
 
-def test_the_narrow_codes_cost_what_their_native_mode_does(device: Device) -> None:
+def test_the_narrow_codes_run_as_their_fused_mode_and_move_their_own_bits(device: Device) -> None:
     layer = conv(64, 64, 3, 16)
     texts = {"int1:channel": 2, "binary": 2, "ternary": 2, "int3:channel": 4, "int5:channel": 8, "int9:channel": 16}
-    for text, native in texts.items():
+    for text, fused in texts.items():
         narrow = LayerPolicy(parse(text), make("int", 8, "tensor"))
-        table = build_table(device, (layer,), {"x": (narrow, of_bits(native, 8))})
-        assert table.values["latency_s"][0, 0] == table.values["latency_s"][0, 1]
-        assert table.values["energy_j"][0, 0] == table.values["energy_j"][0, 1]
+        policies = (narrow, of_bits(fused, 8))
+        table = build_table(device, (layer,), {"x": policies})
+        own, run = (table.explain({"x": policy})[0] for policy in policies)
+        assert own["compute_s"] == run["compute_s"]
+        stored = narrow.weight.bits
+        assert (own["memory_s"] < run["memory_s"]) == (stored < fused)
+        assert (own["energy_j"] < run["energy_j"]) == (stored < fused)
+        assert own["latency_s"] <= run["latency_s"]
+
+
+def test_traffic_that_bounds_a_layer_falls_with_the_stored_bits(device: Device) -> None:
+    layer = conv(4096, 4096, 1, 1, kind="linear")
+    table = build_table(device, (layer,), {"x": [of_bits(w, 8) for w in range(1, 9)]})
+    latency = table.values["latency_s"][0]
+    weight_cycles = 4096 * 4096 / 192  # of one bit of every weight; the rest of the traffic is the same for all
+    assert np.diff(latency) * device.clock_hz == pytest.approx(weight_cycles, rel=0.02)
+
+
+def test_a_file_that_widens_a_code_to_another_mode_moves_what_it_runs_as(device: Device) -> None:
+    text = device.to_toml().replace('int1 = "int2"', 'int1 = "int4"', 1)
+    assert text != device.to_toml()
+    policies = (of_bits(1, 8), of_bits(4, 8))
+    table = build_table(parse_device(text), (conv(64, 64, 3, 16),), {"x": policies})
+    assert table.values["energy_j"][0, 0] == table.values["energy_j"][0, 1]
 
 
 @pytest.mark.parametrize("batch_of", ["mobilenet", "small"])

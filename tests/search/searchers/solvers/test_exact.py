@@ -143,6 +143,19 @@ def test_an_outlier_that_every_answer_has_hides_no_difference() -> None:
     assert one.values == other.values
 
 
+def test_what_rounding_takes_from_a_joint_loss_counts() -> None:
+    """Weight and activation of one layer: 1e8 beside millionths of millions, in a sum of two floats a difference of 1e-9 is lost."""
+    weight, activation = np.array([1e8, 3e8]), np.array([5e-9, 2e-9, 1e-9, 4e-9])
+    costs = {"time": (np.array([[3.0, 3, 9, 3], [9, 9, 9, 9]]), *(np.array([1.0, 0.0]) for _ in range(9)))}
+    costs["energy"] = costs["time"]
+    problem = Problem((2, 4, *(2,) * 9), ("error",), ((0, 1), *((d,) for d in range(2, 11))), costs, {"time": 6.0, "energy": 6.0})
+    losses = (weight, activation, *(np.array([0.0, 1e-9 * 2**-d]) for d in range(9)))
+    answer = solve_exactly(problem, losses)
+    assert answer is not None
+    kept = [tuple(map(int, point)) for point in everything(problem) if problem.feasible(point)]
+    assert answer.values == min(kept, key=lambda point: fraction(losses, point))
+
+
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no room for the enumeration."""
     monkeypatch.setattr(enumeration, "MOST_STATES", 1)
@@ -184,7 +197,8 @@ def test_costs_that_highs_cannot_tell_from_the_limit(monkeypatch: pytest.MonkeyP
     answer = solve_exactly(problem, losses)
     assert answer is not None
     assert answer.loss == pytest.approx(least, rel=1e-12)
-    monkeypatch.setattr(exact, "RETRIES", 1)
+    monkeypatch.setattr(exact, "RETRIES", 2)
+    monkeypatch.setattr(exact, "ROUNDS", 3)
     narrow(monkeypatch)
     answer = solve_exactly(problem, losses)
     assert answer is not None

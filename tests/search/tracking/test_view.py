@@ -72,12 +72,12 @@ class Browser:
         return str(self.script("return document.body.innerText"))
 
     def wait(self, code: str, seconds: float = 90.0) -> Any:
-        """Return what a piece of script gives once it gives something."""
+        """Return the value of a piece of script once it is a true one."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found = self.script(code)
-            if found:
-                return found
+            value = self.script(code)
+            if value:
+                return value
             time.sleep(0.3)
         self.picture("failed")
         raise AssertionError(f"{code!r} gave nothing in {seconds} s; the page says: {self.text()[:1500]}")
@@ -110,9 +110,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        found = Browser(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("chromium"))
-        yield found
-        found.close()
+        chromium = Browser(f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("chromium"))
+        yield chromium
+        chromium.close()
         driver.terminate()
 
 

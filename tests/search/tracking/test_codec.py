@@ -27,7 +27,6 @@ from search.tracking.codec import (
     trial_from_json,
     trial_to_json,
 )
-from search.tracking.names import redact
 
 MakeSweep = Callable[..., SweepRecord]
 
@@ -82,13 +81,6 @@ def test_a_lost_part_is_an_error_and_an_absent_key_is_none() -> None:
     del tags["key.1"]
     with pytest.raises(BitfrontError, match=r"tag 'key' is damaged .*restore it from a backup"):
         from_tags(tags, "key")
-
-
-def test_redact_blanks_out_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pa55word")
-    text = "cannot reach postgresql+psycopg2://user:p%40ss@db:5432/x or https://token@host/; pa55word was given"
-    assert redact(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/; *** was given"
-    assert redact("sqlite:///home/me@work/mlflow.db") == "sqlite:///home/me@work/mlflow.db"
 
 
 def test_what_inflates_without_limit_is_refused() -> None:

@@ -18,8 +18,8 @@ VARIABLES = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
 def load(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((FILES / name).read_text())
-    return found
+    content: dict[str, Any] = yaml.safe_load((FILES / name).read_text())
+    return content
 
 
 def test_the_ray_file_fits_rays_own_schema() -> None:
@@ -49,7 +49,7 @@ def test_the_rayjob_has_what_kuberay_requires() -> None:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         named = {volume["name"] for volume in pod["volumes"]}
-        assert {mount["name"] for each in pod["containers"] for mount in each["volumeMounts"]} == named
+        assert {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]} == named
     (workers,) = cluster["workerGroupSpecs"]
     assert {"groupName", "replicas", "minReplicas", "maxReplicas"} <= set(workers)
     trials = re.search(r"run\.workers=(\d+)", data["spec"]["entrypoint"])

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,13 +19,11 @@ import pytest
 
 from quant_core.util.errors import BitfrontError
 from search import tracking
-from search.records.record import SweepRecord
-from search.tracking import names
 from search.tracking.server import serve
+from tests.search.tracking.cases import MakeSweep, expected
 
 pytestmark = pytest.mark.postgres
-MakeSweep = Callable[..., SweepRecord]
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 PROGRAMS = os.pathsep.join([os.environ["PATH"], *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)])  # Debian's
 USER, PASSWORD = "alice", "open-sesame-77"
 
@@ -141,11 +138,6 @@ def uri(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"http://127.0.0.1:{gate.server_address[1]}"
 
 
-def expected(sweep: SweepRecord, run_id: str) -> SweepRecord:
-    trials = tuple(replace(t, result=replace(t.result, reason=names.redact(t.result.reason))) for t in sweep.trials)
-    return replace(sweep, run_id=run_id, experiment=names.redact(sweep.experiment), trials=trials)
-
-
 def test_a_sweep_reads_back_through_the_server(uri: str, make_sweep: MakeSweep) -> None:
     from search.tracking.client import MlflowClient
 
@@ -157,7 +149,7 @@ def test_a_sweep_reads_back_through_the_server(uri: str, make_sweep: MakeSweep) 
     assert tracker.finish("finished")
     assert tracking.read(uri, "served") == expected(sweep, tracker.run_id)
     assert tracking.read(uri, tracker.run_id, "bitfront").name == "served"
-    assert {each.path for each in MlflowClient(uri).list_artifacts(tracker.run_id)} == {"experiment.toml", "front.json"}
+    assert {artifact.path for artifact in MlflowClient(uri).list_artifacts(tracker.run_id)} == {"experiment.toml", "front.json"}
     for path in Path().rglob("*"):
         assert not path.is_file() or PASSWORD.encode() not in path.read_bytes()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
-HERE = Path(__file__).parent
+HELPERS, ROOT = Path(__file__).parents[2], Path(__file__).parents[4]
 EXPERIMENT = """
 name = "{name}"
 [task]
@@ -36,7 +36,7 @@ workers = 2
 
 def bitfront(folder: Path, *arguments: str) -> str:
     environment = os.environ | {
-        "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+        "PYTHONPATH": f"{HELPERS}:{ROOT}",
         "BITFRONT_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",

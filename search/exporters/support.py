@@ -1,0 +1,81 @@
+"""The layers, choices and networks that a format of export cannot hold, known before anything is searched: no network is run or quantized.
+
+A function per format, of (float module, layer, its policy), gives the reason, or "" where the format holds the layer. The exporters refuse
+by the same functions.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from quant_core.export import c_array as integers
+from quant_core.export import graph
+from quant_core.export.tagging import traced
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.util.errors import InputError
+from quant_core.util.registry import resolve
+from search.exporters import EXPORTERS, torchao, vllm
+from search.exporters.linear import layer_fault
+
+Refusal = Callable[[nn.Module, Layer, LayerPolicy], str]
+
+
+def _c_array(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return integers.refusal(module, layer, policy) if layer.calls else ""
+
+
+def _onnx(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return "; ".join(graph.refusals(layer, policy)) if layer.calls else ""
+
+
+def _torchao(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "torchao", torchao.fault)
+
+
+def _vllm(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "vLLM", vllm.fault)
+
+
+REFUSALS: dict[str, Refusal] = {"c-array": _c_array, "onnx": _onnx, "torchao": _torchao, "vllm": _vllm}
+"""All other formats hold every policy."""
+
+
+def check_formats(
+    formats: Sequence[str], model: nn.Module, example: Any, layers: Sequence[Layer], choices: Mapping[str, Sequence[LayerPolicy]]
+) -> None:
+    """Refuse a search whose every policy some asked format refuses.
+
+    Args:
+        formats: names of `EXPORTERS`, or "package.module:function", which are not checked.
+        model, example: the float network and one batch of its inputs; the ONNX format traces them.
+        layers, choices: of the space.
+
+    Raises:
+        InputError: an unknown format, a network that it cannot hold, or a layer none of whose choices it can; every one is named.
+    """
+    faults = []
+    for name in formats:
+        resolve(EXPORTERS, "export format", name)
+        faults += _layer_faults(name, model, layers, choices)
+    if faults:
+        raise InputError(f"{'; '.join(faults)}. Allow such layers a choice that is held, or leave the format out of [export] formats.")
+    if "onnx" in formats:
+        traced(model, example, (), ())
+
+
+def _layer_faults(name: str, model: nn.Module, layers: Sequence[Layer], choices: Mapping[str, Sequence[LayerPolicy]]) -> list[str]:
+    """Return a fault per reason, with the first of the layers that it holds for."""
+    if name not in REFUSALS:
+        return []
+    refused: dict[str, list[str]] = {}
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        reasons = [REFUSALS[name](module, layer, policy) for policy in choices[layer.name]]
+        if reasons and all(reasons):
+            refused.setdefault(reasons[0], []).append(layer.name)
+    return [
+        f"format {name} holds no choice of layer {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in refused.items()
+    ]

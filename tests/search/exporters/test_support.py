@@ -1,0 +1,84 @@
+"""What formats cannot hold, known before a search."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quant_core.network.trace import trace
+from quant_core.spec.policy import LayerPolicy, parse_layer_policy
+from quant_core.util.errors import InputError
+from search.exporters import EXPORTERS
+from search.exporters.support import REFUSALS, check_formats
+
+X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.Linear(5, 2)).eval()
+
+
+def check(formats: tuple[str, ...], *texts: str, model: nn.Module | None = None, x: Tensor = X) -> None:
+    model = model or network()
+    layers = trace(model, x)
+    choices: dict[str, list[LayerPolicy]] = {layer.name: [parse_layer_policy(text) for text in texts] for layer in layers}
+    check_formats(formats, model, x, layers, choices)
+
+
+STATIC, TOKEN = "weight=int8:channel,activation=int8:tensor", "weight=int8:channel,activation=int8:token"
+
+
+@pytest.mark.parametrize(
+    ("formats", "texts"),
+    [
+        (("policy", "safetensors", "card"), (TOKEN, "weight=kmeans4:tensor")),
+        (("onnx", "c-array"), (STATIC,)),
+        (("onnx", "c-array"), (TOKEN, STATIC)),
+        (("torchao", "vllm"), ("weight=int3:channel", "weight=float")),
+    ],
+)
+def test_a_choice_per_layer_is_enough(formats: tuple[str, ...], texts: tuple[str, ...]) -> None:
+    check(formats, *texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("onnx", TOKEN, r"format onnx holds no choice of layer '0' and 2 more: the range of activation int8:token changes"),
+        ("onnx", "weight=mxfp4", r"format onnx holds no choice of layer '0' and 2 more: ONNX has no operator for mxfp4; use nvfp4"),
+        ("c-array", TOKEN, r"format c-array holds no choice of layer '0' and 2 more: activation int8:token; a range from calibration"),
+        ("vllm", STATIC, r"format vllm holds no choice of layer '0': vLLM quantizes linear layers, this is a conv; use onnx\. Allow"),
+        ("torchao", "weight=float,activation=int8:tensor", r"torchao quantizes linear.*layer '3' and 1 more: torchao has no configuration"),
+        ("onxx", STATIC, "unknown export format 'onxx'.*Did you mean 'onnx'"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_one_sentence(name: str, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check((name,), text)
+
+
+def test_a_network_that_onnx_cannot_represent_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 3)).bfloat16().eval()
+    with pytest.raises(InputError, match="ONNX cannot represent this network: it computes in bfloat16"):
+        check(("safetensors", "onnx"), STATIC, model=model, x=torch.rand(4, 6).bfloat16())
+    check(("safetensors",), STATIC, model=model, x=torch.rand(4, 6).bfloat16())
+
+
+def test_every_checked_format_is_one_of_export() -> None:
+    assert set(REFUSALS) < set(EXPORTERS)
+
+
+@pytest.mark.parametrize(("formats", "code"), [('["onnx"]', 2), ('["safetensors"]', 0)])
+def test_a_sweep_is_refused_before_its_first_trial(
+    bitfront: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: str, code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = '[task]\nname = "own_task:make"\n[space]\nweight = ["int8:channel"]\nactivation = ["int8:token", "int4:token"]\n'
+    text += '[device]\nname = "counts"\n[search]\nsearcher = "random"\ntrials = 2\n'
+    (tmp_path / "sweep.toml").write_text(f"{text}[export]\nformats = {formats}\n")
+    done = bitfront("sweep", "sweep.toml")
+    assert done.returncode == code, done.stderr
+    assert ("format onnx holds no choice of layer '0' and 2 more: the range of activation int8:token" in done.stderr) == (code == 2)

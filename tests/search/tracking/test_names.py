@@ -1,0 +1,41 @@
+"""Credentials are blanked out in everything that is written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.tracking import names
+from tests.search.tracking.cases import MakeSweep, run
+
+pytestmark = pytest.mark.usefixtures("hasty")
+
+
+def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pa55word-env")
+    sweep = make_sweep("secret", trials=12)
+    run(store_uri, replace(sweep, experiment=sweep.experiment + "# pa55word-env"))
+    written = [path for path in Path().rglob("*") if path.is_file()]
+    assert len(written) > 5
+    for word in (b"s3cret-word", b"hunter2-word", b"pa55word-env"):
+        assert not [path for path in written if word in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("at postgresql://bob:hunter2@db:5432/x, then", "at postgresql://***@db:5432/x, then"),
+        ("postgresql://db/x?user=bob&password=hunter2&sslmode=require", "postgresql://db/x?user=bob&password=***&sslmode=require"),
+        ("https://host/path?TOKEN=abc", "https://host/path?TOKEN=***"),
+        ("https://host/path?tokens=3&note=a@b", "https://host/path?tokens=3&note=a@b"),
+    ],
+)
+def test_addresses_are_blanked(given: str, shown: str) -> None:
+    assert names.redact(given) == shown
+
+
+def test_redact_blanks_out_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pa55word")
+    text = "cannot reach postgresql+psycopg2://user:p%40ss@db:5432/x or https://token@host/; pa55word was given"
+    assert names.redact(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/; *** was given"
+    assert names.redact("sqlite:///home/me@work/mlflow.db") == "sqlite:///home/me@work/mlflow.db"
