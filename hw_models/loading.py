@@ -1,11 +1,11 @@
 """Read a device: one that ships with bitfront by name, or the user's own file by path. A file is checked as a whole before it is used."""
 
-import tomllib
 from pathlib import Path
 
 from hw_models.device import FOLDER, Device, DeviceError
 from hw_models.faults import check, listing
 from quant_core.util.errors import InputError
+from quant_core.util.reading import LARGEST_TOML, parse_toml, read_text
 from quant_core.util.registry import unknown
 
 
@@ -28,9 +28,9 @@ def load_device(name_or_path: str | Path) -> Device:
     if not path.is_file():
         raise InputError(f"{unknown('device', str(name_or_path), device_names())} Your own goes in as the path of a TOML file.")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeviceError(f"{path}: cannot be read as text: {error}") from None
+        text = read_text(path, LARGEST_TOML)
+    except InputError as error:
+        raise DeviceError(str(error)) from None
     return parse_device(text, path.parent, str(path))
 
 
@@ -41,9 +41,9 @@ def parse_device(text: str, folder: Path = FOLDER, where: str = "device") -> Dev
         DeviceError: listing every fault with its line and key.
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DeviceError(f"{where}: not TOML: {error}") from None
+        data = parse_toml(text, where)
+    except InputError as error:
+        raise DeviceError(str(error)) from None
     faults, file, compute = check(data, folder)
     if file is None or compute is None or faults:
         raise DeviceError(f"{where}: {len(faults)} fault{'s' * (len(faults) > 1)}\n{listing(faults, text)}")

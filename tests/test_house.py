@@ -36,6 +36,7 @@ WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 2, "able": 0}  # 
 WHAT_DOCSTRINGS = 19  # "Return what ...", "Refuse what ...": a noun says more
 LOWER = "lower this number when you remove some"
 OWN_PLACES = {  # tests whose subject is no one module or package of the mirrored name
+    "tests/search/test_hostile_records.py": "experiments, device files, journals and tags of strangers",
     "tests/bitfront/test_examples.py": "the examples in the docstrings of all modules",
     "tests/bitfront/test_notebook.py": "docs/tutorial.ipynb",
     "tests/bitfront/test_wheel.py": "the built distribution",

@@ -9,7 +9,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
 from quant_core.util.text import given, listed
 
-_RANGE = re.compile(r"(int|kmeans)(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"(int|kmeans)(\d{1,9})(?:-(\d{1,9}))?")
 
 
 def code_of(spec: QuantSpec) -> str:

@@ -15,9 +15,14 @@ from quant_core.codecs.packing import pack, pack_encoded, unpack
 from quant_core.spec.quant_spec import QuantSpec, parse
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
-from quant_core.util.text import listed
+from quant_core.util.reading import parse_json
+from quant_core.util.text import cut, given, listed
 
 SCHEMA = "bitfront.packed/1"
+LARGEST = 2**31 - 1
+"""Of one size in a shape."""
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
+"""Errors of the safetensors library and of torch on a file that is none of theirs, or has a dtype that torch does not know."""
 _DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
@@ -114,25 +119,42 @@ def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[s
         with safe_open(path, framework="pt") as source:
             notes: dict[str, str] = dict(source.metadata() or {})
             stored = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file: {error}") from None
+    except _UNREADABLE as error:
+        raise InputError(f"{path} is no safetensors file: {cut(str(error), 500)}") from None
     prefix = "tensor."
     entries = {key.removeprefix(prefix): _entry(path, key, text) for key, text in notes.items() if key.startswith(prefix)}
     missing = sorted(set(entries) - set(stored))
+    wrong = [name for name in entries if name in stored and (stored[name].dtype, stored[name].dim()) != (torch.uint8, 1)]
     if missing:
         raise InputError(f"{path}: metadata describe tensors {listed(missing)}, which the file does not hold; it is damaged.")
+    if wrong:
+        raise InputError(f"{path}: packed tensors {listed(wrong)} are not stored as rows of bytes; the file is damaged.")
     return entries, stored, notes
 
 
 def _entry(path: Path, key: str, text: str) -> Entry:
     try:
-        raw = _DEFAULTS | json.loads(text)
-        entry = Entry(str(parse(raw["spec"])), tuple(int(size) for size in raw["shape"]), int(raw["channel_axis"]), str(raw["dtype"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: metadata {key!r} is no packed tensor: {error}") from None
+        raw = _DEFAULTS | parse_json(text, "its value")
+        entry = Entry(str(parse(_text(raw["spec"]))), tuple(map(_size, raw["shape"])), int(raw["channel_axis"]), _text(raw["dtype"]))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: metadata {given(key)} is no packed tensor: {cut(str(error), 500)}") from None
     if entry.dtype not in _DTYPES or not -len(entry.shape) <= entry.channel_axis < max(1, len(entry.shape)):
-        raise InputError(f"{path}: metadata {key!r} has dtype {entry.dtype!r} and channel axis {entry.channel_axis}; it is damaged.")
+        raise InputError(
+            f"{path}: metadata {given(key)} has dtype {given(entry.dtype)} and channel axis {entry.channel_axis}; it is damaged."
+        )
     return entry
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{given(value)} given where a text is needed")
+    return value
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise TypeError(f"size {given(value)} given; a whole number from 0 to {LARGEST} is needed")
+    return value
 
 
 def _unpacked(name: str, stored: Tensor, entry: Entry | None) -> Tensor:

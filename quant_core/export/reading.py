@@ -1,7 +1,6 @@
 """The files of a safetensors export read back into a network: packed weights, biases, and quantizers of the inputs."""
 
 import copy
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from quant_core.network.forward import with_first_input
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
 from quant_core.spec.quant_spec import SpecError, parse
 from quant_core.util.errors import InputError
+from quant_core.util.reading import read_json
+from quant_core.util.text import listed
 
 WEIGHTS, ACTIVATIONS = "model.safetensors", "activations.json"
 COUNTS = ".num_batches_tracked"
@@ -37,7 +38,7 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     if _unshared(model, tensors):  # training leaves batch norms in place
         model = copy.deepcopy(network).eval()
     if wrong := _unshared(model, tensors):
-        raise InputError(f"{folder / WEIGHTS} is of another network: {', '.join(wrong[:5])} stand in one of the two only.")
+        raise InputError(f"{folder / WEIGHTS} is of another network: {listed(wrong, 5)} stand in one of the two only.")
     for name, tensor in tensors.items():
         _put(model, name, tensor)
     for name, entry in grids["inputs"].items():
@@ -56,9 +57,9 @@ def _unshared(model: nn.Module, tensors: Collection[str]) -> list[str]:
 
 def _grids(path: Path) -> dict[str, Any]:
     try:
-        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        written: dict[str, Any] = read_json(path)
         for entry in written["inputs"].values():
-            parse(entry["spec"])
+            parse(str(entry["spec"]))
         return {"tied": dict(written["tied"]), "inputs": written["inputs"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         raise InputError(f"cannot read {path}: {type(error).__name__}: {error}. Give the folder of a safetensors export.") from error

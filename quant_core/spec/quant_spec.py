@@ -11,8 +11,8 @@ from quant_core.util.registry import suggest
 from quant_core.util.text import given
 
 _SIZED = ("group", "vector")
-_SIZED_TOKEN = re.compile(r"(group|vector)(\d+)")
-_NUMBERED_HEAD = re.compile(r"(int|kmeans)(\d+)")
+_SIZED_TOKEN = re.compile(r"(group|vector)(\d{1,9})")
+_NUMBERED_HEAD = re.compile(r"(int|kmeans)(\d{1,9})")
 
 
 class SpecError(InputError):

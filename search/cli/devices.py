@@ -20,6 +20,7 @@ from hw_models.validation.widths import widths
 from quant_core.spec.layer import Layer, layers_from_json
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
+from quant_core.util.reading import read_json
 from quant_core.util.text import listed
 from search.cli.terminal import Terminal, short_name, styled, terminal
 from search.records.units import ENERGY, title_of, unit_of
@@ -121,7 +122,7 @@ def cost_command(
 
     Example: `bitfront cost out/digits/policy.json --device stm32h743-cmsis-nn`
     """
-    data = _read_json(policy)
+    data = read_json(policy)
     network, choice = _network(data, policy, layers), Policy.from_json(data)
     target = load_device(device)
     missing = [layer.name for layer in network if layer.name not in choice]
@@ -139,20 +140,11 @@ def cost_command(
         raise typer.Exit(1)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}.") from None
-
-
 def _network(data: Any, policy: Path, layers: Path | None) -> tuple[Layer, ...]:
     """Return the layers that the policy is for, from `--layers` or from the policy file itself."""
     if layers is not None and layers.suffix == ".csv":
         return read_layers(layers)
-    network = _read_json(layers) if layers is not None else data
+    network = read_json(layers) if layers is not None else data
     network = network.get("network") if isinstance(network, dict) else network
     if network is None:
         raise InputError(f"{layers or policy}: no 'network' in it; give the network's layers with --layers FILE (JSON or CSV).")

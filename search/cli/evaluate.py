@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from quant_core.util.errors import InputError
+from quant_core.util.reading import read_json
 from quant_core.util.text import listed
 from search.cli.options import AsJson
 from search.cli.terminal import say, terminal
@@ -98,8 +99,8 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
     if path is None:
         return uniform_policy(layers, parse_layer_policy(text))
     try:
-        policy = Policy.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        policy = Policy.from_json(read_json(path))
+    except InputError as error:
         raise InputError(f"cannot read the policy {path}: {error}") from None
     names = [layer.name for layer in layers]
     if sorted(policy) != sorted(names):

@@ -1,6 +1,5 @@
 """`bitfront profile`: measure a network's layers on this machine, and write a device file of it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quant_core.util.errors import InputError
+from quant_core.util.reading import read_json
 from search.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ def read_network(path: Path | None) -> "tuple[Layer, ...]":
         return read_layers(path or FOLDER / "resnet18-layers.csv")
     if path.suffix == ".toml":
         return _layers_of_experiment(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the layers {path}: {error}") from None
+    data = read_json(path)
     network = data.get("network") if isinstance(data, dict) else data
     if network is None:
         raise InputError(f"{path}: no 'network' in it; give a policy.json as `bitfront export` writes it, or a list of layers.")

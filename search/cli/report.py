@@ -1,7 +1,6 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
+from quant_core.util.reading import parse_toml
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
@@ -194,8 +194,8 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
 def _latency_error(sweep: SweepRecord) -> str:
     """Return how far off the latencies of a sweep are; empty where its device is not one that ships: a record's path is not opened."""
     try:
-        device = tomllib.loads(sweep.experiment).get("device", {}).get("name")
-    except (tomllib.TOMLDecodeError, AttributeError):
+        device = parse_toml(sweep.experiment, "experiment").get("device", {}).get("name")
+    except (InputError, AttributeError):
         return ""
     error = load_device(device).latency_error if device in device_names() else ""
     return f"{device}: {error}" if error else ""

@@ -3,7 +3,6 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -247,7 +246,7 @@ class RunSection(_Section):
 class Experiment(_Section):
     """The whole experiment file."""
 
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,100}$")
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]{0,100}$")
     task: TaskSection
     space: SpaceSection
     device: DeviceSection
@@ -268,6 +267,13 @@ class Experiment(_Section):
         if scheduler and run.get("scheduler", scheduler) != scheduler:
             raise ValueError(f"searcher = {search['searcher']!r} and run.scheduler = {run['scheduler']!r} given; name one scheduler")
         return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_folder(cls, name: str) -> str:
+        if name in (".", ".."):
+            raise ValueError(f"{name!r} given; a name with a letter or a digit is needed: it names folders")
+        return name
 
     @field_validator("run")
     @classmethod
@@ -290,9 +296,3 @@ class Experiment(_Section):
         except ValidationError as error:
             faults = [(".".join(map(str, fault["loc"][2:])), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
             raise InputError("; ".join(f"budget {place}: {message}" for place, message in faults)) from None
-
-
-def as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:
-    """Return one error that lists every fault (where, what)."""
-    lines = "\n".join(f"  [{where}] {what}" for where, what in faults)
-    return InputError(f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{lines}")

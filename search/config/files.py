@@ -1,6 +1,5 @@
 """Reading and writing experiment files: TOML text, command-line overrides, every fault reported at once with its place."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,11 +9,13 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from quant_core.util.errors import InputError
+from quant_core.util.reading import check_depth, parse_toml
 from quant_core.util.registry import suggest
-from quant_core.util.text import given, listed
-from search.config.experiment import Experiment, as_input_error
+from quant_core.util.text import cut, given, listed
+from search.config.experiment import Experiment
 from search.config.key_value import key_value, toml_value
 
+FAULTS, FAULT = 20, 600  # faults of one error, and characters of one fault
 EXPERIMENTS = Path(str(resources.files("search.config"))) / "experiments"
 
 
@@ -47,12 +48,10 @@ def loads(text: str, place: str = "experiment", overrides: Sequence[str] = ()) -
     Raises:
         InputError: as `load`.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{place} is not valid TOML: {error}") from None
+    data = parse_toml(text, place)
     for override in overrides:
         _override(data, override)
+    check_depth(data, place)
     return from_data(data, place)
 
 
@@ -65,7 +64,14 @@ def from_data(data: Mapping[str, Any], place: str) -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        raise as_input_error(place, [_fault(fault) for fault in error.errors()]) from None
+        raise _as_input_error(place, [_fault(fault) for fault in error.errors()]) from None
+
+
+def _as_input_error(place: Path | str, faults: Sequence[tuple[str, str]]) -> InputError:
+    """Return one error that lists the faults (where, what): 20 of them at most, each cut where it is very long."""
+    lines = [cut(f"  [{where}] {what}", FAULT) for where, what in faults[:FAULTS]]
+    more = [f"  and {len(faults) - FAULTS} more"] if len(faults) > FAULTS else []
+    return InputError("\n".join([f"{place}: {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *lines, *more]))
 
 
 def dumps(experiment: Experiment) -> str:

@@ -28,7 +28,7 @@ def toml_value(text: str) -> object:
     """Return a value that is written as in TOML (`3`, `"a"`, `[1, 2]`); text that is no TOML is returned as it is."""
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return table["value"] if len(table) == 1 else text  # several lines are no value
 

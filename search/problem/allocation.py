@@ -126,7 +126,7 @@ def read(path: Path) -> Allocation:
         content = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the problem {path}: {error.strerror}. Give a JSON file with {listed(KEYS)}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}. A problem is a JSON object with {listed(KEYS)}.") from None
     missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
     if missing:

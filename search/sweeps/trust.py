@@ -85,8 +85,7 @@ def _note(record: SweepRecord) -> Path:
     """
     if not RUN_ID.fullmatch(record.run_id):
         raise InputError(f"{given(record.run_id)} is no MLflow run id (32 hexadecimal digits).")
-    own = os.environ.get("BITFRONT_CACHE")
-    folder = cache_folder() if own else Path(platformdirs.user_state_dir("bitfront", appauthor=False))
+    folder = cache_folder() if os.environ.get("BITFRONT_CACHE") else Path(platformdirs.user_state_dir("bitfront", appauthor=False))
     return folder / "trusted-sweeps" / record.run_id
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.files import replacing
 from quant_core.util.process import Shared, environment, log_levels
 from search.tracking.names import QUIET, redact
 
@@ -122,19 +123,16 @@ def _make_tables(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or "?" in uri or path.name == ":memory:" or (path.exists() and path.stat().st_size):
         return
-    temporary = path.with_name(f".{path.name}.new")
-    for ending in ("", "-journal", "-wal", "-shm"):
-        temporary.with_name(temporary.name + ending).unlink(missing_ok=True)
-    new = f"sqlite:///{temporary}"
-    MlflowClient(tracking_uri=new, registry_uri=new).search_experiments(max_results=1)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        new = f"sqlite:///{temporary}"
+        MlflowClient(tracking_uri=new, registry_uri=new).search_experiments(max_results=1)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise BitfrontError(f"cannot write {path}: {error.strerror}; make its folder writable or start elsewhere.") from None
     try:

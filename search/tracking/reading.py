@@ -4,6 +4,7 @@ A SQLite store is read with plain SQL (three tables that have stood since MLflow
 mlflow takes; every other store, and a SQLite file whose tables look otherwise, is read through MLflow's client. Both give the same.
 """
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
 from search.records.record import SweepRecord
@@ -19,6 +20,7 @@ from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
 from search.tracking.spool import FOLDER, Spool
 
+log = logging.getLogger("bitfront.tracking")
 _SQLITE = "sqlite:///"
 
 
@@ -106,14 +108,24 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     """Put a sweep together from its runs and from the lines that MLflow does not have yet."""
     tags = dict(parent.tags)
     for line in lines:
-        tags |= line["tags"] if line["op"] == "tags" else {names.STATUS: line["status"]} if line["op"] == "status" else {}
+        tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
     layers = layer_names(from_tags(tags, names.LAYERS))
     data = [record for row in children if (record := from_tags(row.tags, names.RECORD))]
-    data += [line["trial"] for line in lines if line["op"] == "trial"]
+    data += [line["trial"] for line in lines if line.get("op") == "trial" and _is_trial(line["trial"], layers)]
     trials = {trial.number: trial for trial in (trial_from_json(entry, layers) for entry in data)}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
     return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
+
+
+def _is_trial(data: Json, layers: Sequence[str]) -> bool:
+    """Tell whether a journal's trial can be read; one that cannot is left out, with a warning."""
+    try:
+        trial_from_json(data, layers)
+    except BitfrontError as error:
+        log.warning("a trial of the journal is left out: %s", error)
+        return False
+    return True
 
 
 def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:

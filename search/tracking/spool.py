@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import time
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quant_core.util.errors import BitfrontError, InputError
-from search.tracking.codec import Json, dumps
+from quant_core.util.files import write_bytes, write_text
+from search.tracking.codec import MAX_BYTES, Json, dumps
+
+log = logging.getLogger("bitfront.tracking")
 
 FOLDER = Path(".bitfront")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -21,6 +25,27 @@ def is_inside(name: str) -> bool:
     """Tell whether a relative path stays in the folder that it starts from."""
     path = Path(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def stays_inside(folder: Path, name: str) -> bool:
+    """Tell whether a file of this name is in `folder` also when links are followed: neither the folder nor one below it is a link."""
+    if not is_inside(name):
+        return False
+    places = [folder, *(folder / parent for parent in Path(name).parents)]
+    return not any(place.is_symlink() for place in places)
+
+
+def is_sound(line: Json) -> bool:
+    """Tell whether a line holds what its readers take from it without asking."""
+    kind = line.get("op")
+    if kind == "tags":
+        tags = line.get("tags")
+        return isinstance(tags, dict) and all(isinstance(text, str) for text in tags.values())
+    if kind == "artifact":
+        return isinstance(line.get("name"), str) and is_inside(line["name"])
+    if kind == "trial":
+        return isinstance(line.get("trial"), dict)
+    return kind != "status" or isinstance(line.get("status"), str)
 
 
 class Spool:
@@ -39,6 +64,7 @@ class Spool:
         self.files = folder / run_id
         self._sent_path = folder / f"{run_id}.sent"
         self._handle = -1
+        self._damaged: set[int] = set()
 
     def acquire(self) -> None:
         """Take the spool for this process, making it where it is absent.
@@ -107,13 +133,15 @@ class Spool:
     @property
     def sent(self) -> int:
         """Bytes that MLflow has."""
-        return int(self._sent_path.read_text()) if self._sent_path.exists() else 0
+        try:
+            offset = int(self._sent_path.read_text())
+            return offset if 0 <= offset <= self.path.stat().st_size else 0
+        except (OSError, ValueError):  # absent or damaged: a replay changes nothing
+            return 0
 
     def mark_sent(self, offset: int) -> None:
         """Note that MLflow has everything up to `offset`. Losing this note costs a replay, which changes nothing."""
-        temporary = self._sent_path.with_suffix(".tmp")
-        temporary.write_text(str(offset))
-        temporary.replace(self._sent_path)
+        write_text(self._sent_path, str(offset))
 
     def unsent(self, limit: int | None = None) -> tuple[list[Json], int]:
         """Return up to `limit` whole lines that MLflow does not have yet, and the offset behind them."""
@@ -126,7 +154,9 @@ class Spool:
             for raw in file:
                 if not raw.endswith(b"\n") or (limit is not None and len(lines) == limit):
                     break
-                lines.append(json.loads(raw))
+                line = self._read(raw, end)
+                if line is not None:
+                    lines.append(line)
                 end += len(raw)
         return lines, end
 
@@ -140,22 +170,21 @@ class Spool:
         if not is_inside(name):
             raise InputError(f"artifact name {name!r} given; a relative path without '..' is needed.")
         target = self.files / name
-        temporary = target.with_name(target.name + ".tmp")
+        if not stays_inside(self.files, name):
+            raise InputError(f"artifact {name!r}: {target.parent} is a link to another folder; remove it.")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            return temporary.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise self._unwritable(target, error) from None
+            write_bytes(target, content)
+        except InputError as error:
+            raise self._unwritable(target, error.__cause__ or error) from None
+        return target
 
     def _remove_artifacts(self) -> None:
         """Remove the artifacts that the journal names, and the folders that are empty then."""
         names = {line["name"] for line in self._lines() if line.get("op") == "artifact"}
         folders = set()
-        for path in (self.files / name for name in names if is_inside(name)):
-            path.unlink(missing_ok=True)
+        for path in (self.files / name for name in names if stays_inside(self.files, name)):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             folders |= {folder for folder in path.parents if folder == self.files or self.files in folder.parents}
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             with contextlib.suppress(OSError):  # another file is in it, or it is gone
@@ -163,12 +192,35 @@ class Spool:
 
     def _lines(self) -> Iterator[Json]:
         """Yield every whole line of the journal."""
+        offset = 0
         with self.path.open("rb") as file:
-            yield from (json.loads(raw) for raw in file if raw.endswith(b"\n"))
+            for raw in file:
+                line = self._read(raw, offset) if raw.endswith(b"\n") else None
+                offset += len(raw)
+                if line is not None:
+                    yield line
+
+    def _read(self, raw: bytes, offset: int) -> Json | None:
+        """Return the line that begins at `offset`; None, with a warning, where it is damaged."""
+        try:
+            line = json.loads(raw) if len(raw) <= MAX_BYTES else None
+            if isinstance(line, dict) and is_sound(line):
+                return line
+            reason = "no record"
+        except (ValueError, RecursionError) as error:
+            reason = type(error).__name__
+        if offset not in self._damaged:
+            self._damaged.add(offset)
+            with self.path.open("rb") as file:
+                number = file.read(offset).count(b"\n") + 1
+            log.warning("%s, line %d is damaged (%s) and is left out.", self.path, number, reason)
+        return None
 
     @staticmethod
-    def _unwritable(path: Path, error: OSError) -> BitfrontError:
-        return BitfrontError(f"cannot write {path}: {error.strerror}; free some space there, then resume the sweep.")
+    def _unwritable(path: Path, error: BaseException) -> BitfrontError:
+        return BitfrontError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; free some space there, then resume the sweep."
+        )
 
     def release(self, *, remove: bool) -> None:
         """Let go of the spool; `remove` deletes it first, once MLflow has everything."""

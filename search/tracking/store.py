@@ -12,6 +12,7 @@ from typing import Any
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
 from search.tracking.codec import Json, from_tags, layer_names, to_tags, trial_from_json
+from search.tracking.spool import stays_inside
 from search.tracking.view import TAG, state
 
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
@@ -63,7 +64,7 @@ class Store:
                 self._trial(line, shown)
                 ended.add(number)
             elif line["op"] == "artifact" and last_use[line["name"]] == i:
-                self._artifact(files / line["name"], line["name"])
+                self._artifact(files, line["name"])
             elif line["op"] == "front" and line is fronts[-1]:
                 self._json(self._who.run_id, "front.json", line["rows"])
             else:
@@ -172,8 +173,9 @@ class Store:
             else:
                 self._client.log_artifact(run_id, str(path), parent)
 
-    def _artifact(self, path: Path, name: str) -> None:
-        if path.exists():  # otherwise a replay: it was sent and removed
+    def _artifact(self, files: Path, name: str) -> None:
+        path = files / name
+        if stays_inside(files, name) and path.is_file() and not path.is_symlink():  # otherwise a replay: it was sent and removed
             self._client.log_artifact(self._who.run_id, str(path), str(Path(name).parent) if "/" in name else None)
 
     def _status(self, line: Json) -> None:

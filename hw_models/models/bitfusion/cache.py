@@ -52,6 +52,6 @@ def _read(path: Path, count: int) -> list[tuple[int, ...]] | None:
     """Return the cached rows, or None where there are none or the file is damaged."""
     try:
         rows = [tuple(int(value) for value in row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return rows if len(rows) == count and all(len(row) == len(FIELDS) for row in rows) else None

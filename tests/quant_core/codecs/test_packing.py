@@ -95,7 +95,7 @@ def test_bad_files_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(InputError, match="'w': 1 NaN"):
         save_packed(path, {"w": (torch.tensor([[float("nan")]]), parse("int8"), 0)})
-    with pytest.raises(InputError, match=r"\['w'\] are given both"):
+    with pytest.raises(InputError, match=r"tensors w are given both"):
         save_packed(path, {"w": (weight(2, 2), parse("int8"), 0)}, plain={"w": weight(2)})
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="is no file"):
@@ -113,7 +113,7 @@ def test_damaged_metadata_are_named(tmp_path: Path) -> None:
         ("w", good | {"dtype": "int8"}, "it is damaged"),
         ("w", good | {"channel_axis": 5}, "it is damaged"),
         ("w", good | {"shape": [3, 3]}, "tensor 'w': 8 bytes given"),
-        ("other", good, r"\['other'\], which the file does not hold"),
+        ("other", good, r"tensors other, which the file does not hold"),
     ):
         save_file({"w": torch.zeros(8, dtype=torch.uint8)}, path, metadata={f"tensor.{name}": json.dumps(entry)})
         assert "w" in load_file(path)

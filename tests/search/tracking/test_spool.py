@@ -18,7 +18,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def test_lines_come_back_in_order_until_they_are_sent(spool: Spool) -> None:
-    lines = [{"op": "trial", "n": n} for n in range(5)]
+    lines = [{"op": "note", "n": n} for n in range(5)]
     for line in lines:
         spool.append(line)
     first, offset = spool.unsent(2)
