@@ -1,4 +1,4 @@
-"""Spaces at their edges: one choice per slot, one layer, every layer fixed. A sweep of one policy, by every searcher, from start to export."""
+"""One choice per slot, one layer, every layer fixed: a sweep of one policy, by every searcher, from start to export."""
 
 from pathlib import Path
 from typing import Any
