@@ -1,16 +1,22 @@
-"""A training run on disk: everything that the next step depends on, in one file that is whole or absent."""
+"""A training run on disk: everything that the next step depends on, in one file that is whole or absent and holds its own hash."""
 
+import hashlib
 import io
 import pickle
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
 
-SCHEMA = "bitfront.qat/1"
+SCHEMA = "bitfront.qat/2"
 State = dict[str, object]
+
+
+class DamagedCheckpointError(InputError):
+    """A file that does not hold what `save` wrote into it."""
 
 
 def save(path: Path, identity: str, state: State) -> None:
@@ -25,7 +31,7 @@ def save(path: Path, identity: str, state: State) -> None:
         InputError: the place cannot be written.
     """
     buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, "identity": identity, "state": state}, buffer)
+    torch.save({"schema": SCHEMA, "identity": identity, "sha256": content_hash([identity, state]), "state": state}, buffer)
     write_bytes(path, buffer.getvalue())
 
 
@@ -33,19 +39,42 @@ def load(path: Path, identity: str) -> State | None:
     """Return the state that `save` wrote, or None where there is no file.
 
     Raises:
-        InputError: it is no checkpoint, or one of another run.
+        DamagedCheckpointError: it is no checkpoint, or not as it was written.
+        InputError: it is the checkpoint of another run.
     """
     if not path.exists():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is no checkpoint of quantization-aware training ({error}); delete it or give another path.") from error
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise DamagedCheckpointError(
+            f"{path} is no checkpoint of quantization-aware training ({reason}); delete it or give another path."
+        ) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no checkpoint of {SCHEMA}; delete it or give another path.")
-    if content["identity"] != identity:
-        raise InputError(
-            f"{path} is the checkpoint of another run ({content['identity']}; this is {identity}); delete it or give another path."
-        )
-    state: State = content["state"]
+        raise DamagedCheckpointError(f"{path} is no checkpoint of {SCHEMA}; delete it or give another path.")
+    state, other = content.get("state"), content.get("identity")
+    if not isinstance(state, dict) or content.get("sha256") != content_hash([other, state]):
+        raise DamagedCheckpointError(f"{path} does not hold what its hash says; delete it or give another path.")
+    if other != identity:
+        raise InputError(f"{path} is the checkpoint of another run ({other}; this is {identity}); delete it or give another path.")
     return state
+
+
+def content_hash(content: object) -> str:
+    """Return the SHA-256 of nested dicts, lists and tuples of tensors and plain values."""
+    digest = hashlib.sha256()
+    _feed(digest, content)
+    return digest.hexdigest()
+
+
+def _feed(digest: "hashlib._Hash", content: object) -> None:
+    if isinstance(content, Tensor):
+        digest.update(f"{content.dtype}{tuple(content.shape)}".encode())
+        digest.update(content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(content, dict | list | tuple):
+        digest.update(f"{type(content) is dict}{len(content)}".encode())
+        for part in (part for item in content.items() for part in item) if isinstance(content, dict) else content:
+            _feed(digest, part)
+    else:
+        digest.update(f"{type(content).__name__}{content!r}\0".encode())

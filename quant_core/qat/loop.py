@@ -33,10 +33,18 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """The file that holds the state of a training run, and after how many steps it is written (0: after every epoch)."""
+    """The file that holds the state of a training run.
+
+    Attributes:
+        path: of the file.
+        every: after how many steps it is written; 0: after every epoch.
+        cached: the file is bitfront's own, in its cache folder: where it is damaged or of another run, the training starts anew and
+            replaces it. Otherwise such a file is refused.
+    """
 
     path: Path
     every: int = 0
+    cached: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +122,7 @@ def epochs(model: nn.Module, run: TrainingRun, teacher: nn.Module | None = None)
     distillation = Distillation(model, teacher, config.temperature) if teacher is not None and config.distill else None
     try:
         trainer = Trainer(model, run, distillation)
-        generators = trainer.resume(run.checkpoint.path) if run.checkpoint else None
+        generators = trainer.resume(run.checkpoint) if run.checkpoint else None
         yield from trainer.progress.history
         while trainer.unfinished:
             yield trainer.advance(generators)
@@ -258,15 +266,35 @@ class Trainer:
         """Write the state to a file."""
         checkpoint.save(path, self.identity, self._state() | {"rng": rng.capture()})
 
-    def resume(self, path: Path) -> rng.State | None:
-        """Restore the state of a file, if there is one; return the states of the random generators where it is inside an epoch."""
-        state: Any = checkpoint.load(path, self.identity)
-        if state is None:
+    def resume(self, config: CheckpointConfig) -> rng.State | None:
+        """Restore the state of a file, if there is one; return the states of the random generators where it is inside an epoch.
+
+        Raises:
+            InputError: the file is damaged or of another run, and not cached.
+        """
+        before = copy.deepcopy(self._state()) if config.cached and config.path.exists() else None
+        try:
+            state: Any = checkpoint.load(config.path, self.identity)
+            if state is None:
+                return None
+            self._set_state(state)
+            self._require_numbers(config.path)
+            generators: rng.State = state["rng"]
+        except (InputError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            if before is None:
+                raise
+            self._set_state(before)
+            logger.warning("%s is not used (%s): training anew", config.path, str(error).partition("\n")[0])
             return None
-        self._set_state(state)
-        logger.info("qat: resuming at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, path)
-        generators: rng.State = state["rng"]
+        logger.info("qat: resuming at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, config.path)
         return generators if self.progress.position else None
+
+    def _require_numbers(self, path: Path) -> None:
+        """Refuse a restored network that holds NaN: training never ends so."""
+        tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
+        name = next((name for name, value in tensors.items() if value.is_floating_point() and bool(value.isnan().any())), "")
+        if name:
+            raise checkpoint.DamagedCheckpointError(f"{path} holds NaN in {name}; delete it or give another path.")
 
     def take_over(self, other: "Trainer", lr_factor: float, distill: float) -> None:
         """Copy the state of another trainer of the same network, with its learning rate times `lr_factor` and another `distill`."""

@@ -107,7 +107,7 @@ def _trained(
 ) -> Trainer:
     """Return the best member at the end of the training, from the checkpoint where it holds it."""
     if checkpoint:
-        members[0].resume(checkpoint.path)
+        members[0].resume(checkpoint)
     if not members[0].unfinished:
         return members[0]
     epochs, scores = members[0].config.epochs, [0.0]

@@ -1,7 +1,6 @@
 """Quantization-aware training of a task's network, and what it gives: float, post-training and trained accuracy side by side."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from quant_core.qat.loop import CheckpointConfig, TrainingRun, epochs, supervise
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
+from quant_core.util.cache_key import cache_key
 from quant_core.util.files import cache_folder
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
@@ -20,6 +20,8 @@ from search.tasks.task import Batch, Task
 
 Metrics = dict[str, float]
 Report = Callable[[Metrics], bool]
+EVALUATION_CODE = ("quant_core", "search.evaluation")
+"""Code that decides about trained weights and sensitivities."""
 MOST_KEPT = 64
 """Training runs that the cache folder holds."""
 
@@ -64,8 +66,8 @@ def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -
     with contextlib.suppress(FileNotFoundError):  # another process removed one first
         for path in sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
-    name = hashlib.sha256(repr((key, [policy.to_json() for policy in policies], config)).encode()).hexdigest()[:32]
-    return CheckpointConfig(folder / f"{name}.pt")
+    name = cache_key("qat", EVALUATION_CODE, key, [policy.to_json() for policy in policies], config)
+    return CheckpointConfig(folder / f"{name}.pt", cached=True)
 
 
 def training(

@@ -11,6 +11,7 @@ from quant_core.util.registry import load, resolve, suggest
 from search.config.schedulers import RAY
 from search.problem.problem import Problem, Searcher
 from search.problem.repair import repair_name
+from search.searchers.single import SinglePointSearcher
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",
@@ -50,6 +51,8 @@ def build(name: str, problem: Problem, seed: int = 0, trials: int = 100, options
         raise InputError(f"searcher {name!r} has no option {wrong[0]!r}; {takes}.{suggest(wrong[0], allowed)}")
     if trials < 1:
         raise InputError(f"trials = {trials} given; at least 1 is needed.")
+    if problem.size == 1:
+        return SinglePointSearcher(problem)
     if problem.sensitivity is not None:  # it may cost evaluations, so it is called once at most
         problem = replace(problem, sensitivity=cache(problem.sensitivity))
     return make(problem, seed=seed, trials=trials, **values)

@@ -1,5 +1,6 @@
 """What a sweep is bound to: hashes of weights, data and space, and the keys of what is cached for it."""
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
@@ -15,11 +16,9 @@ from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
+from search.evaluation.training import EVALUATION_CODE
 from search.tasks.task import Batch, Task
 from spaces.space import Space
-
-EVALUATION_CODE = ("quant_core", "search.evaluation")
-"""Code that decides about trained weights and sensitivities."""
 
 
 def hash_tensors(tensors: Iterable[object]) -> str:
@@ -73,11 +72,37 @@ def task_probe(task: Task) -> tuple[str, ...]:
     return ()
 
 
+def training_probe(task: Task) -> tuple[str, ...]:
+    """Return the task's behaviour in training on one batch, to four digits: loss and sum of the gradients' norms of a copy in train mode.
+
+    Tasks of equal outputs in eval mode that differ in dropout, or in the gradients of their loss, differ here. Empty where it fails,
+    which the training reports.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), repeatable():
+            model = copy.deepcopy(task.model).train()
+            for inputs, targets in itertools.islice(task.train, 1):
+                loss = task.loss(forward(model, inputs), targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+                norms = sum(float(p.grad.double().norm()) for p in model.parameters() if p.grad is not None)
+                return f"{float(loss.detach()):.3e}", f"{norms:.3e}"
+    except Exception:
+        return ()
+    return ()
+
+
 def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: PopulationConfig | None) -> str:
     """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained."""
     if "qat" not in (section.fidelity, *section.ladder):
         return ""
-    bound = (fingerprints["weights"], fingerprints["data"], hash_splits(task.train), task_probe(task))
+    bound = (
+        fingerprints["weights"],
+        fingerprints["data"],
+        hash_splits(task.train),
+        task_probe(task),
+        training_probe(task),
+        str(task.model),
+    )
     return cache_key("qat", EVALUATION_CODE, *bound, section, population)
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from quant_core.util.cache_key import cache_key
 from quant_core.util.errors import InputError
 from quant_core.util.files import cache_folder
 
@@ -32,22 +33,24 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def trained(name: str, recipe: Recipe, train: Callable[[], State]) -> State:
+def trained(name: str, recipe: Recipe, train: Callable[[], State], code: tuple[str, ...] = ()) -> State:
     """Return the weights that `recipe` gives: from the cache, or trained now and put there.
 
-    The file is named after the hash of the recipe, so another recipe trains anew; it carries the recipe and the hash of its tensors, so a
-    damaged file is noticed and trained anew. It is written under a temporary name and renamed: a reader sees all of it or nothing.
+    The file is named after the hash of recipe and code, so that another of either trains anew; it carries the recipe and the hash of its
+    tensors, so a damaged file is noticed and trained anew. It is written under a temporary name and renamed: a reader sees all of it or
+    nothing.
 
     Args:
         name: what is trained, the start of the file name.
         recipe: everything the weights depend on, as JSON types: network, data hash, hyper-parameters, seed.
         train: makes the weights when the cache lacks them.
+        code: modules and packages that train; a change in them trains anew.
 
     Raises:
         InputError: the cache folder cannot be written.
     """
     text = json.dumps(recipe, sort_keys=True)
-    path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+    path = cache_folder() / f"{name}-{cache_key('trained', code, name, text)}.safetensors"
     kept = _read(path, text)
     if kept is not None:
         return kept

@@ -160,7 +160,7 @@ def halves(weight: Tensor, heads: int) -> Tensor:
 
 def _sampled(model: Any, n: int, length: int, seed: int) -> Tensor:
     recipe = {"weights": digest(model.state_dict()), "sequences": n, "length": length, "seed": seed, "temperature": 1.0}
-    return trained("stories260k-text", recipe, lambda: {"tokens": sample(model, n, length, seed)})["tokens"]
+    return trained("stories260k-text", recipe, lambda: {"tokens": sample(model, n, length, seed)}, (__name__,))["tokens"]
 
 
 def sample(model: Any, n: int, length: int, seed: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The recipe by which bitfront trains its own networks: SGD with momentum, a one-cycle learning rate, small random shifts and flips."""
 
+import copy
 import logging
 import math
 import time
@@ -16,6 +17,7 @@ from search.tasks.images import Images, Scale
 from search.tasks.splits import whole
 
 logger = logging.getLogger(__name__)
+PROBED = 8
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,16 @@ def fit(name: str, make: Callable[[], nn.Module], images: Images, scale: Scale, 
             _train(name, trainee, images, scale, recipe)
         return dict(trainee.state_dict())
 
-    model.load_state_dict(trained(name, {**asdict(recipe), **asdict(scale), "network": str(model), "data": data}, train))
+    bound = {**asdict(recipe), **asdict(scale), "network": str(model), "probe": _probe(model, images, scale), "data": data}
+    model.load_state_dict(trained(name, bound, train, (__name__, "search.tasks.images")))
     return model.eval()
+
+
+def _probe(model: nn.Module, images: Images, scale: Scale) -> str:
+    """Return the mean and the spread of the untrained network's outputs on a few images: equal prints do not mean equal networks."""
+    with torch.no_grad():
+        outputs = copy.deepcopy(model).eval()(scale(images.pixels[:PROBED])).double()
+    return f"{float(outputs.mean()):.3e} {float(outputs.std()):.3e}"
 
 
 @contextmanager

@@ -130,4 +130,6 @@ class ProposalHistory:
 
 def all_points(problem: Problem) -> IntArray:
     """Return every point [N, D] of a small space, over the limits or not."""
+    if not problem.cardinalities:  # numpy has no index of zero dimensions
+        return np.zeros((1, 0), dtype=np.int64)
     return np.stack(np.unravel_index(np.arange(problem.size), problem.cardinalities), axis=1).astype(np.int64)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quant_core import InputError
+from quant_core.qat import checkpoint
 from quant_core.qat.loop import CheckpointConfig
 from tests.quant_core.qat.loop_cases import CONFIG, data, run, same
 
@@ -65,11 +66,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(after: int, method: str, tmp_pat
     loader: DataLoader[Any] = DataLoader(Noisy(), batch_size=16, shuffle=True)
     config = replace(CONFIG, method=method, epochs=2, freeze_after=0.5, clip=1.0)
     straight, history = run(config, loader, text="weight=int3:channel:stochastic,activation=int4:tensor:ema")
-    checkpoint = CheckpointConfig(tmp_path / "run.pt", every=2)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
+    saving = CheckpointConfig(tmp_path / "run.pt", every=2)
+    options: dict[str, Any] = {"checkpoint": saving, "text": "weight=int3:channel:stochastic,activation=int4:tensor:ema"}
     with pytest.raises(Interrupted):
         run(config, Failing(loader, after), **options)
-    assert checkpoint.path.exists()
+    assert saving.path.exists()
     torch.manual_seed(1234)
     resumed, again = run(config, loader, **options)
     assert same(straight, resumed)
@@ -134,13 +135,45 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    checkpoint = CheckpointConfig(tmp_path / "run.pt")
-    run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
+    saving = CheckpointConfig(tmp_path / "run.pt")
+    run(replace(CONFIG, epochs=1), checkpoint=saving)
     with pytest.raises(InputError, match=r"is the checkpoint of another run .*'seed': 0.*this is .*'seed': 3"):
-        run(replace(CONFIG, epochs=1, seed=3), checkpoint=checkpoint)
-    checkpoint.path.write_bytes(b"nonsense")
+        run(replace(CONFIG, epochs=1, seed=3), checkpoint=saving)
+    saving.path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no checkpoint of quantization-aware training"):
-        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
-    torch.save({"a": 1}, checkpoint.path)
-    with pytest.raises(InputError, match=r"is no checkpoint of bitfront\.qat/1"):
-        run(replace(CONFIG, epochs=1), checkpoint=checkpoint)
+        run(replace(CONFIG, epochs=1), checkpoint=saving)
+    torch.save({"a": 1}, saving.path)
+    with pytest.raises(InputError, match=r"is no checkpoint of bitfront\.qat/2"):
+        run(replace(CONFIG, epochs=1), checkpoint=saving)
+
+
+def rewritten(path: Path, change: str) -> None:
+    """Damage a checkpoint; "shapes" and "nan" keep its hash right."""
+    content = torch.load(path, weights_only=True)
+    model = content["state"]["model"]
+    name = next(name for name in model if name.endswith("original"))
+    model[name] = torch.zeros(2, 3) if change == "shapes" else torch.full_like(model[name], float("nan"))
+    checkpoint.save(path, content["identity"], content["state"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "flipped", "object", "shapes", "nan", "other run"])
+def test_a_damaged_file_of_the_cache_means_training_again(damage: str, tmp_path: Path) -> None:
+    saving, config = CheckpointConfig(tmp_path / "run.pt", cached=True), replace(CONFIG, epochs=1)
+    fresh, history = run(config, checkpoint=saving)
+    whole = saving.path.read_bytes()
+    middle = len(whole) // 2
+    texts = {"cut": whole[:middle], "zeros": bytes(len(whole)), "empty": b""}
+    texts["flipped"] = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    if damage == "object":
+        torch.save({"a": Path}, saving.path)
+    elif damage == "other run":
+        run(replace(config, seed=3), checkpoint=replace(saving, path=tmp_path / "other.pt"))
+        (tmp_path / "other.pt").replace(saving.path)
+    elif damage in texts:
+        saving.path.write_bytes(texts[damage])
+    else:
+        rewritten(saving.path, damage)
+    again, anew = run(config, checkpoint=saving)
+    assert same(fresh, again)
+    assert [metrics["loss"] for metrics in anew] == [metrics["loss"] for metrics in history]
+    assert checkpoint.load(saving.path, torch.load(saving.path, weights_only=True)["identity"]) is not None
