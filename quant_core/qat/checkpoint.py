@@ -3,16 +3,33 @@
 import hashlib
 import io
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
 
 SCHEMA = "bitfront.qat/2"
 State = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """The file that holds the state of a training run.
+
+    Attributes:
+        path: of the file.
+        every: after how many steps it is written; 0: after every epoch.
+        cached: the file is bitfront's own, in its cache folder: where it is damaged or of another run, the training starts anew and
+            replaces it. Otherwise such a file is refused.
+    """
+
+    path: Path
+    every: int = 0
+    cached: bool = False
 
 
 class DamagedCheckpointError(InputError):
@@ -59,6 +76,17 @@ def load(path: Path, identity: str) -> State | None:
     if other != identity:
         raise InputError(f"{path} is the checkpoint of another run ({other}; this is {identity}); delete it or give another path.")
     return state
+
+
+def require_numbers(path: Path, model: nn.Module) -> None:
+    """Refuse a network restored from `path` that holds NaN: training never ends so.
+
+    Raises:
+        DamagedCheckpointError: with the name of the first such tensor.
+    """
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and bool(value.isnan().any()):
+            raise DamagedCheckpointError(f"{path} holds NaN in {name}; delete it or give another path.")
 
 
 def content_hash(content: object) -> str:

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from quant_core.network.forward import forward, to_device
 from quant_core.qat import QatConfig, QatError, checkpoint
 from quant_core.qat.batch_norm import BATCHES, reestimate, tracked
+from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation
 from quant_core.qat.optimizers import make_optimizer, make_schedule
@@ -29,22 +30,6 @@ logger = logging.getLogger(__name__)
 Step = Callable[[nn.Module, Any], Tensor]
 Report = Callable[[nn.Module, dict[str, float]], bool]
 History = list[dict[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointConfig:
-    """The file that holds the state of a training run.
-
-    Attributes:
-        path: of the file.
-        every: after how many steps it is written; 0: after every epoch.
-        cached: the file is bitfront's own, in its cache folder: where it is damaged or of another run, the training starts anew and
-            replaces it. Otherwise such a file is refused.
-    """
-
-    path: Path
-    every: int = 0
-    cached: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +263,7 @@ class Trainer:
             if state is None:
                 return None
             self._set_state(state)
-            self._require_numbers(config.path)
+            checkpoint.require_numbers(config.path, self.model)
             generators: rng.State = state["rng"]
         except (InputError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             if before is None:
@@ -288,13 +273,6 @@ class Trainer:
             return None
         logger.info("qat: resuming at epoch %d, batch %d of %s", self.progress.epoch + 1, self.progress.position + 1, config.path)
         return generators if self.progress.position else None
-
-    def _require_numbers(self, path: Path) -> None:
-        """Refuse a restored network that holds NaN: training never ends so."""
-        tensors = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
-        name = next((name for name, value in tensors.items() if value.is_floating_point() and bool(value.isnan().any())), "")
-        if name:
-            raise checkpoint.DamagedCheckpointError(f"{path} holds NaN in {name}; delete it or give another path.")
 
     def take_over(self, other: "Trainer", lr_factor: float, distill: float) -> None:
         """Copy the state of another trainer of the same network, with its learning rate times `lr_factor` and another `distill`."""

@@ -10,7 +10,7 @@ from quant_core.export.stored import Quantized, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.reference import reference_network, warn_of_noise
 from quant_core.ptq.engine import PostTraining
-from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.population import PopulationConfig
 from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting

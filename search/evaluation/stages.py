@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.prepare import finalize
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import CheckpointConfig, TrainingRun, epochs, supervised
+from quant_core.qat.checkpoint import CheckpointConfig
+from quant_core.qat.loop import TrainingRun, epochs, supervised
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy

@@ -11,7 +11,7 @@ from quant_core.util.registry import load, resolve, suggest
 from search.config.schedulers import RAY
 from search.problem.problem import Problem, Searcher
 from search.problem.repair import repair_name
-from search.searchers.single import SinglePointSearcher
+from search.searchers.base.single import SinglePointSearcher
 
 SEARCHERS: dict[str, str] = {
     "uniform": "search.searchers.uniform:UniformSearcher",

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quant_core import InputError
 from quant_core.qat import checkpoint
-from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.checkpoint import CheckpointConfig
 from tests.quant_core.qat.loop_cases import CONFIG, data, run, same
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +83,7 @@ CHILD = f"""
 import os, signal, sys, torch
 sys.path.insert(0, {str(ROOT)!r})
 from tests.quant_core.qat import loop_cases as t
-from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.checkpoint import CheckpointConfig
 from pathlib import Path
 
 path, moment, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from quant_core import InputError, Policy, parse_layer_policy
 from quant_core.network.trace import quantizable
 from quant_core.qat import QatConfig, QatError
-from quant_core.qat.loop import CheckpointConfig, Trainer, TrainingRun, supervised
+from quant_core.qat.checkpoint import CheckpointConfig
+from quant_core.qat.loop import Trainer, TrainingRun, supervised
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import train as plain
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import CheckpointConfig
+from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.prepare import float_weights
 from quant_core.spec.policy import Policy, parse_layer_policy
 from search.config.evaluation import EvaluateSection
