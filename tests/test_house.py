@@ -32,7 +32,7 @@ HOMES = {
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15
-WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 2, "able": 0}  # assignments allowed
+WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 1, "able": 0}  # assignments allowed
 WHAT_DOCSTRINGS = 19  # "Return what ...", "Refuse what ...": a noun says more
 LOWER = "lower this number when you remove some"
 OWN_PLACES = {  # tests whose subject is no one module or package of the mirrored name
@@ -47,6 +47,7 @@ OWN_PLACES = {  # tests whose subject is no one module or package of the mirrore
     "tests/search/config/test_packaged.py": "the experiments in the wheel against examples/",
     "tests/search/exporters/test_all_formats.py": "every format through every exporter",
     "tests/search/exporters/test_same_bytes.py": "two exports by every format",
+    "tests/search/sweeps/test_edges.py": "sweeps of one policy",
     "tests/search/tracking/test_foreign.py": "a store that somebody else made",
     "tests/search/test_recorded.py": "sweeps that version 0.1.0 recorded",
 }

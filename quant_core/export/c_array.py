@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from quant_core.export.c_integers import fitted
@@ -13,6 +14,7 @@ from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
+from quant_core.util.text import first_fault
 
 KINDS = {"linear": 0, "conv": 1, "depthwise": 2}
 _PER_LINE = 24
@@ -129,13 +131,15 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
         if (fault := refusal(modules[stored.layer.name], stored.layer, stored.policy))
     ]
     if faults:
-        raise InputError("; ".join(faults) + ".")
+        raise InputError(f"{first_fault(faults)}.")
     return tuple(_layer(modules[stored.layer.name], stored) for stored in called)
 
 
 def refusal(module: Any, layer: Layer, policy: LayerPolicy) -> str:
     """Return why integer engines for microcontrollers cannot run a layer under a policy, or ""."""
     weight, activation = policy.weight, policy.activation
+    if module.weight.dtype == torch.bfloat16:
+        return "its weight is in bfloat16; float32 is needed, as model.float() gives"
     if layer.kind not in KINDS or len(layer.kernel) not in (0, 2) or layer.channel_axis != 0:
         return f"{type(module).__name__} has no integer kernel; linear, 2-d convolution and depthwise convolution have"
     if layer.kernel and (module.padding_mode != "zeros" or layer.tied_to):

@@ -1,7 +1,7 @@
 """Text for people: names and messages from outside made printable and short, so that they cannot steer a terminal or flood it."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 SHOWN = 10
@@ -37,6 +37,16 @@ def listed(names: Iterable[object], limit: int = SHOWN) -> str:
     text = ", ".join(cut(str(name)) for name in islice(rest, limit))
     more = sum(1 for _ in rest)
     return f"{text} and {more} more" if more else text
+
+
+def first_fault(faults: Sequence[str]) -> str:
+    """Return the first fault of several layers, and how many layers more have one.
+
+    >>> first_fault(["layer 'a': k-means", "layer 'b': k-means"])
+    "layer 'a': k-means (and 1 more layer)"
+    """
+    more = len(faults) - 1
+    return faults[0] + (f" (and {more} more layer{'s' * (more > 1)})" if more else "")
 
 
 def cut(text: str, limit: int = LONGEST) -> str:

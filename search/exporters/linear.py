@@ -7,7 +7,7 @@ from torch import nn
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
-from quant_core.util.text import listed
+from quant_core.util.text import first_fault, listed
 from search.exporters import Bundle
 
 _PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
@@ -24,7 +24,7 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
         if refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
             faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
-        raise InputError("; ".join(faults) + ".")
+        raise InputError(f"{first_fault(faults)}.")
     return tuple(layer for layer in bundle.layers if layer.kind == "linear")
 
 

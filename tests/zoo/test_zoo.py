@@ -23,16 +23,7 @@ from tests.zoo.zoo_networks import NETWORKS, SLOW, made
 PART = 64
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 EVERY_NETWORK = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS])
-PER_LAYER = "refuses with a sentence per layer instead of one"
-FAULTS = {
-    ("encoder", "c-array"): "AttributeError: '_InC' object has no attribute 'weight' (torch's fast path)",
-    ("llama", "onnx"): "AssertionError: scaled_dot_product_attention with enable_gqa",
-    ("bfloat16", "c-array"): "TypeError: Got unsupported ScalarType BFloat16",
-    **dict.fromkeys(
-        [(name, "torchao") for name in ("mobilenet", "densenet", "lora", "encoder", "bert", "gpt2", "llama", "repvgg")], PER_LAYER
-    ),
-    **dict.fromkeys([("bert", "c-array"), ("gpt2", "c-array"), ("repvgg", "vllm")], PER_LAYER),
-}
+FAULTS: dict[tuple[str, str], str] = {}
 """(network, format) -> how the exporter still fails."""
 
 
