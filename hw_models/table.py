@@ -256,7 +256,7 @@ def _metrics(layer: Layer, run: LayerChoices, detail: LayerCost) -> dict[str, Fl
     w_bits = np.array([choice.weight.bits for choice in run.policies], dtype=np.float64)
     a_bits = np.array([choice.activation.bits for choice in run.policies], dtype=np.float64)
     metrics = {
-        "weight_bytes": np.zeros(count) if layer.tied_to else run.weight_bits / 8,
+        "weight_bytes": 4.0 * layer.held_elements + (np.zeros(count) if layer.tied_to else run.weight_bits / 8),
         "peak_activation_bytes": np.array([live_bits(layer, choice) / 8 if layer.calls else 0.0 for choice in run.policies]),
         "macs": np.full(count, float(layer.macs)),
         "bit_ops": layer.macs * w_bits * a_bits,

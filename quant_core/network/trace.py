@@ -2,14 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils._pytree import tree_leaves, tree_map
 
 from quant_core.network.forward import first_input, forward
@@ -74,20 +74,37 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
         )
     calls, lives = _run(model, modules, first_example(inputs))
     called = [name for name, _ in sorted(calls.items(), key=lambda item: item[1][0].start)]
-    layers = [_layer(name, modules[name], calls[name], lives) for name in called]
     never = [name for name in modules if name not in calls]
+    layers = [_layer(name, modules[name], calls.get(name, []), lives) for name in (*called, *never)]
+    held = held_parameters(modules)
+    layers = [replace(layer, held_elements=sum(parameter.numel() for parameter in held[layer.name].values())) for layer in layers]
     if never:
         warnings.warn(f"never called by the example, left in float: {listed(never)}", LeftInFloatWarning, stacklevel=2)
     others = _other_weights(model, modules)
     if others:
         text = f"weights that belong to no quantizable layer, left in float and not counted: {listed(others)}"
         warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    return _mark_tied(layers + [_layer(name, modules[name], [], lives) for name in never], owners)
+    beside = [f"{name} ({type(modules[name]).__name__}: {listed(parameters)})" for name, parameters in held.items() if parameters]
+    if beside:
+        text = f"parameters that layers hold beside weight and bias, left in float and counted as float32: {listed(beside)}"
+        warnings.warn(text, LeftInFloatWarning, stacklevel=2)
+    return _mark_tied(layers, owners)
+
+
+def held_parameters(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Parameter]]:
+    """Return layer -> the parameters that it holds beside weight and bias, and that no other layer holds: of a low-rank adapter, say."""
+    weights = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")}
+    held: dict[str, dict[str, nn.Parameter]] = {}
+    for name, module in modules.items():
+        free = {} if is_parametrized(module) else {key: p for key, p in module.named_parameters() if id(p) not in weights}
+        held[name] = free
+        weights |= {id(parameter) for parameter in free.values()}
+    return held
 
 
 def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
-    held = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")}
+    held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
     named: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, ParametrizationList):  # of a layer whose weight is computed in each call, which the engine refuses

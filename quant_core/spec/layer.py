@@ -26,6 +26,7 @@ class Layer:
         calls: how often one forward pass runs the layer; 0 for a layer that is never called.
         live_elements: elements of other activations alive while the layer runs (residual branches).
         tied_to: name of the earlier layer that holds the very same weight (tied embeddings), or "". Its bytes count once, there.
+        held_elements: elements of the parameters that a subclass holds beside weight and bias (a low-rank adapter); they stay in float32.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layer:
     calls: int = 1
     live_elements: int = 0
     tied_to: str = ""
+    held_elements: int = 0
 
     @property
     def weights(self) -> int:

@@ -7,14 +7,20 @@ from quant_core.spec.policy import Policy
 
 
 def float_bytes(layers: Sequence[Layer]) -> float:
-    """Return the bytes of all weights in float32."""
-    return sum(4.0 * layer.weights for layer in layers if not layer.tied_to)
+    """Return the bytes of all weights in float32, with those that subclasses of layers hold beside them."""
+    return sum(4.0 * layer.weights for layer in layers if not layer.tied_to) + held_bytes(layers)
 
 
 def weight_bytes(layers: Sequence[Layer], policy: Policy) -> float:
-    """Return the bytes of all weights under a policy, with scales, zero points, codebooks and exponents."""
+    """Return the bytes of all weights under a policy, with scales, zero points, codebooks and exponents, and with what stays in float."""
     owners = [layer for layer in layers if not layer.tied_to]
-    return sum(policy[layer.name].weight.storage_bits(layer.weight_shape, layer.channel_axis) for layer in owners) / 8
+    stored = sum(policy[layer.name].weight.storage_bits(layer.weight_shape, layer.channel_axis) for layer in owners) / 8
+    return stored + held_bytes(layers)
+
+
+def held_bytes(layers: Sequence[Layer]) -> float:
+    """Return the bytes of the parameters that subclasses of layers hold beside weight and bias: they stay in float32."""
+    return sum(4.0 * layer.held_elements for layer in layers)
 
 
 def average_bits(layers: Sequence[Layer], policy: Policy) -> dict[str, float]:

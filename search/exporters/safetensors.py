@@ -13,7 +13,7 @@ from quant_core.export.stored import StoredLayer
 from quant_core.network.forward import forward
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
-from quant_core.spec.size import weight_bytes
+from quant_core.spec.size import held_bytes, weight_bytes
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from quant_core.util.text import listed
@@ -87,7 +87,7 @@ def _sizes(bundle: Bundle, stored: tuple[StoredLayer, ...], folder: Path) -> dic
         for layer in stored
         if layer.layer.tied_to and f"{layer.layer.name}.weight" in read
     )
-    promised = weight_bytes(bundle.layers, held) + rest
+    promised = weight_bytes(bundle.layers, held) - held_bytes(bundle.layers) + rest  # the rest holds them
     data = (folder / WEIGHTS).read_bytes()
     header = 8 + int.from_bytes(data[:8], "little")
     if len(data) - header > (1 + SLACK) * promised + twice + 64:

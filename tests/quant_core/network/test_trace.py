@@ -2,8 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hw_models.loading import load_device
+from hw_models.table import cost_policy
 from quant_core.network.trace import trace
+from quant_core.spec.policy import parse_layer_policy
+from quant_core.spec.size import float_bytes, weight_bytes
 from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from spaces.rules import uniform_policy
 
 
 class Residual(nn.Module):
@@ -165,3 +170,25 @@ def test_network_that_fails_says_on_what() -> None:
 def test_lazy_modules_are_refused() -> None:
     with pytest.raises(InputError, match="lazy modules whose weights are not made yet; run it once"):
         trace(nn.LazyLinear(2), torch.randn(4, 5))
+
+
+def test_what_a_subclass_holds_beside_its_weight_is_named_and_counted() -> None:
+    class LowRank(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 4)
+            self.a, self.scale = nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.ones(3))
+            self.inner = nn.Linear(4, 2, bias=False)  # a layer of its own
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (x @ self.a.t()).sum() * self.scale.sum() + self.inner(super().forward(x)).sum()
+
+    model = nn.Sequential(LowRank(), nn.Linear(4, 2)).eval()
+    with pytest.warns(
+        LeftInFloatWarning, match=r"beside weight and bias, .* counted as float32: 0 \(LowRank: a, scale\)"
+    ):
+        layers = trace(model, torch.randn(3, 6))
+    assert {layer.name: layer.held_elements for layer in layers} == {"0": 15, "0.inner": 0, "1": 0}
+    assert float_bytes(layers) == 4 * (24 + 15 + 8 + 8)
+    int4 = uniform_policy(layers, parse_layer_policy("weight=int4:tensor,activation=int8:tensor"))
+    assert weight_bytes(layers, int4) == (4 * (24 + 8 + 8) + 3 * 32) / 8 + 4 * 15
+    assert cost_policy(load_device("counts"), layers, int4)["weight_bytes"] == weight_bytes(layers, int4)
