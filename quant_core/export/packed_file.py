@@ -1,7 +1,8 @@
 """Packed tensors in a safetensors file: the bytes of `pack`, and beside them the spec, shape, channel axis and dtype of each tensor."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from quant_core.util.text import cut, given, listed
 SCHEMA = "bitfront.packed/1"
 LARGEST = 2**31 - 1
 """Of one size in a shape."""
+MOST_ELEMENTS = 2**48
 _UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
 """Errors of the safetensors library and of torch on a file that is none of theirs, or has a dtype that torch does not know."""
 _DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
@@ -135,7 +137,7 @@ def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[s
 def _entry(path: Path, key: str, text: str) -> Entry:
     try:
         raw = _DEFAULTS | parse_json(text, "its value")
-        entry = Entry(str(parse(_text(raw["spec"]))), tuple(map(_size, raw["shape"])), int(raw["channel_axis"]), _text(raw["dtype"]))
+        entry = Entry(str(parse(_text(raw["spec"]))), _shape(raw["shape"]), int(raw["channel_axis"]), _text(raw["dtype"]))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: metadata {given(key)} is no packed tensor: {cut(str(error), 500)}") from None
     if entry.dtype not in _DTYPES or not -len(entry.shape) <= entry.channel_axis < max(1, len(entry.shape)):
@@ -143,6 +145,14 @@ def _entry(path: Path, key: str, text: str) -> Entry:
             f"{path}: metadata {given(key)} has dtype {given(entry.dtype)} and channel axis {entry.channel_axis}; it is damaged."
         )
     return entry
+
+
+def _shape(sizes: Iterable[object]) -> tuple[int, ...]:
+    """Return a shape whose strides are numbers of 64 bits, also where one of its sizes is 0."""
+    shape = tuple(map(_size, sizes))
+    if math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
+        raise ValueError(f"shape {given(shape)} has more elements than any tensor")
+    return shape
 
 
 def _text(value: object) -> str:

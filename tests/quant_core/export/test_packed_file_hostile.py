@@ -97,6 +97,7 @@ def test_any_metadata(tmp_path: Path, key: str, value: Any) -> None:
         ('{"spec": "int8", "shape": [true]}', "a whole number from 0"),
         ('{"spec": "int8", "shape": [1.5]}', "a whole number from 0"),
         ('{"spec": "int8", "shape": [0, 99999999999999]}', "a whole number from 0"),
+        ('{"spec": "int8", "shape": [0, 4, 2147483647, 2147483647]}', "more elements than any tensor"),
         ('{"spec": "int8", "shape": [NaN]}', "NaN given in JSON"),
         ('{"spec": "int8", "spec": "int8", "shape": [4]}', "'spec' stands twice"),
         ('{"spec": "int8", "shape": ' + DEEP + "}", "nested too deeply"),

@@ -183,9 +183,7 @@ def test_what_a_subclass_holds_beside_its_weight_is_named_and_counted() -> None:
             return super().forward(x) + (x @ self.a.t()).sum() * self.scale.sum() + self.inner(super().forward(x)).sum()
 
     model = nn.Sequential(LowRank(), nn.Linear(4, 2)).eval()
-    with pytest.warns(
-        LeftInFloatWarning, match=r"beside weight and bias, .* counted as float32: 0 \(LowRank: a, scale\)"
-    ):
+    with pytest.warns(LeftInFloatWarning, match=r"beside weight and bias, .* counted as float32: 0 \(LowRank: a, scale\)"):
         layers = trace(model, torch.randn(3, 6))
     assert {layer.name: layer.held_elements for layer in layers} == {"0": 15, "0.inner": 0, "1": 0}
     assert float_bytes(layers) == 4 * (24 + 15 + 8 + 8)
