@@ -1,9 +1,15 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# In CI the same examples every time, and no limit of time per example; elsewhere every run tries new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
