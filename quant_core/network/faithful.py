@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.fold import fold_batch_norm, foldable_norms
-from quant_core.network.forward import forward
+from quant_core.network.forward import first_examples, forward
 from quant_core.network.reference import reference_network
-from quant_core.network.trace import examples
 from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
@@ -39,7 +38,7 @@ def fold_faithfully(model: nn.Module, example: Any) -> nn.Module:
     Raises:
         BitfrontError: a copy without any fold gives other outputs than the network: it is not a function of its inputs.
     """
-    reference, example = reference_network(model, quiet=True), examples(example, CHECKED)
+    reference, example = reference_network(model, quiet=True), first_examples(example, CHECKED)
     expected = _outputs(reference, example)
     folded = fold_batch_norm(reference, example)
     if difference(_outputs(folded, example), expected) <= _tolerance(expected):

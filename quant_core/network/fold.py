@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quant_core.network.dataflow import record
-from quant_core.network.forward import forward, watched_inputs
+from quant_core.network.forward import first_example, forward, watched_inputs
 from quant_core.network.linearity import has_hooks, is_torchs_own, response_kind
 from quant_core.network.recorder import stored_at
-from quant_core.network.trace import first_example, is_transformers_conv1d, quantizable
+from quant_core.network.trace import is_transformers_conv1d, quantizable
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from quant_core.util.errors import BitfrontError
 
@@ -68,3 +69,13 @@ def to_device(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, tuple | list):
         return type(inputs)(to_device(value, device) for value in inputs)
     return inputs
+
+
+def first_example(inputs: Any) -> Any:
+    """Cut a batch of inputs down to its first example, keeping its structure."""
+    return first_examples(inputs, 1)
+
+
+def first_examples(inputs: Any, count: int) -> Any:
+    """Cut a batch of inputs down to its first examples, keeping its structure."""
+    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)

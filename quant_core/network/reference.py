@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from quant_core.network.forward import forward
+from quant_core.network.forward import first_example, forward
 from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
@@ -96,7 +96,7 @@ def noisy_modules(model: nn.Module, inputs: Any) -> list[str]:
 def warn_of_noise(model: nn.Module, inputs: Any) -> None:
     """Warn where the network gives other outputs on equal inputs, naming the modules; every figure then starts from the same noise."""
     with repeatable():
-        noisy = noisy_modules(model, tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs))
+        noisy = noisy_modules(model, first_example(inputs))
     if noisy:
         text = f"random in eval mode: {listed(noisy, SHOWN)} (dropout or noise that stays on). Figures repeat, but are those of one draw."
         warnings.warn(text, NetworkModeWarning, stacklevel=3)

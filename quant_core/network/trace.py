@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from quant_core.network.forward import first_input, forward
+from quant_core.network.forward import first_example, first_input, forward
 from quant_core.network.recorder import Operation, TensorRecorder, storage_address, stored_at
 from quant_core.network.reference import reference_network
 from quant_core.spec.layer import Layer
@@ -36,16 +36,6 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, nn.Embedding, *_CONVOLUTIONS)) or is_transformers_conv1d(module)
     }
-
-
-def first_example(inputs: Any) -> Any:
-    """Cut a batch of inputs down to its first example, keeping its structure."""
-    return examples(inputs, 1)
-
-
-def examples(inputs: Any, count: int) -> Any:
-    """Cut a batch of inputs down to its first examples, keeping its structure."""
-    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def trace(model: nn.Module, inputs: Any) -> list[Layer]:

@@ -12,11 +12,11 @@ from quant_core.codecs.quantize import decode
 from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.network.dataflow import Dataflow, record
 from quant_core.network.fold import TRANSPOSED, per_output
-from quant_core.network.forward import forward
+from quant_core.network.forward import first_example, forward
 from quant_core.network.linearity import Response, response_kind, weight_response
 from quant_core.network.moments import InputMoments, weight_rows
 from quant_core.network.statistics import TensorStatistics
-from quant_core.network.trace import first_example, is_transformers_conv1d
+from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import QuantSpec
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from quant_core.network.forward import forward
+from quant_core.network.forward import first_examples, forward
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.tasks.task import Batch, Task
@@ -25,13 +24,9 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
         for inputs, targets in batches:
             if left <= 0:
                 break
-            taken.append((_cut(inputs, left), targets[:left]))
+            taken.append((first_examples(inputs, left), targets[:left]))
             left -= len(targets)
         return taken
-
-
-def _cut(inputs: Any, count: int) -> Any:
-    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
 
 
 def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:

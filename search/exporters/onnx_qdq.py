@@ -10,8 +10,7 @@ from quant_core.export.norms import norms_into_scales
 from quant_core.export.runtime import Session
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.tagging import input_names
-from quant_core.network.forward import forward
-from quant_core.network.trace import first_example
+from quant_core.network.forward import first_example, forward
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_bytes

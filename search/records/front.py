@@ -14,9 +14,9 @@ from search.records.record import SweepRecord, TrialRecord
 Row = dict[str, object]
 
 
-def figures(trial: TrialRecord) -> dict[str, float]:
+def figures(trial: TrialRecord) -> Mapping[str, float]:
     """Return everything measured on validation and everything costed, by name."""
-    return {**trial.result.cost, **trial.result.metrics}
+    return trial.result.figures
 
 
 def points(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> FloatArray:
