@@ -47,11 +47,17 @@ def hash_data(task: Task, report: Callable[[int], None] | None = None) -> str:
         task: from `search.tasks.stream.sized`, hashed as it is read.
         report: is told the examples read so far.
     """
-    digest, before = hashlib.sha256(), 0
+    digest, before, last = hashlib.sha256(), 0, 0
+
+    def told(count: int) -> None:
+        nonlocal last
+        last = before + count
+        if report:
+            report(last)
+
     for name in HASHED:
-        split = opened(task, name)
-        digest.update(split.fingerprint(lambda count, before=before: report(before + count) if report else None).encode())
-        before += split.examples
+        digest.update(opened(task, name).fingerprint(told).encode())
+        before = last
     return DATA_VERSION + digest.hexdigest()[:16]
 
 

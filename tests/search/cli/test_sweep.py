@@ -107,7 +107,7 @@ def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(
     assert process.stderr
     assert process.stdout
     for line in process.stderr:
-        if line.startswith("{") and json.loads(line)["done"] >= 8:
+        if line.startswith("{") and "trials" in json.loads(line) and json.loads(line)["done"] >= 8:
             break
     process.send_signal(signal.SIGINT)
     rest, stdout = process.stderr.read(), process.stdout.read()
