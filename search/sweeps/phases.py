@@ -1,5 +1,6 @@
 """What a run does outside of its trials, from the first second: one line per phase, with how far it is and the time left."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -49,6 +50,21 @@ class Phases:
         else:
             text = phase + (f": {done} of {total}" if total else "") + (f", {clock_text(left)} left" if left else "")
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def stopping(self, running: int, hint: str) -> None:
+        """Say what a first Ctrl-C waits for, and how the sweep goes on."""
+        trials = "the running trial" if running <= 1 else f"{running} running trials"
+        self._note(f"stopping: waiting for the end of {trials}; Ctrl-C again ends at once. {hint[0].upper()}{hint[1:]}.")
+
+    def interrupted(self, hint: str) -> None:
+        """Say in which phase a run was ended, and how the sweep goes on."""
+        self._note(f"interrupted in phase {self._phase!r}: {hint}.")
+
+    def _note(self, text: str) -> None:
+        if self.mode == "none":
+            return
+        with contextlib.suppress(RuntimeError):  # a signal arrived while the console was writing
+            self.console.print(json.dumps({"note": text}) if self.mode == "json" else text, soft_wrap=True, highlight=False, markup=False)
 
 
 def clock_text(seconds: float) -> str:

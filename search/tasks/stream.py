@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontWarning, InputError
 from search.config.evaluation import EvaluateSection
 from search.tasks.reading import AGAIN, Figures, Pass, check_readable, feed, own_fingerprint, raw
 from search.tasks.task import Batch, Task
@@ -19,7 +19,7 @@ STAYS = ("train", "test")
 """Splits whose kept batches are not sent to workers: training reads the first there, the second is judged by the driver."""
 
 
-class FewExamplesWarning(UserWarning):
+class FewExamplesWarning(BitfrontWarning):
     """A split has fewer examples than the experiment asks for."""
 
 
