@@ -1,5 +1,6 @@
 """Ctrl-C: the first asks to stop after the running trial, the second ends at once."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class StopSignal:
     Outside the main thread, where Python allows no handlers, signals stay as they are.
 
     Args:
-        tell: is called at the first signal, to say what is waited for.
+        tell: is called at the first signal, in a thread of its own, to say what is waited for.
     """
 
     def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
@@ -40,7 +41,7 @@ class StopSignal:
         if self._stopping:
             raise KeyboardInterrupt
         self._stopping = True
-        self._tell()
+        _thread.start_new_thread(self._tell, ())  # the main thread may be in the middle of writing
 
 
 def resume_hint(name: str, uri: str) -> str:

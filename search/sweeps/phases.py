@@ -1,6 +1,5 @@
 """What a run does outside of its trials, from the first second: one line per phase, with how far it is and the time left."""
 
-import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -61,9 +60,7 @@ class Phases:
         self._note(f"interrupted in phase {self._phase!r}: {hint}.")
 
     def _note(self, text: str) -> None:
-        if self.mode == "none":
-            return
-        with contextlib.suppress(RuntimeError):  # a signal arrived while the console was writing
+        if self.mode != "none":
             self.console.print(json.dumps({"note": text}) if self.mode == "json" else text, soft_wrap=True, highlight=False, markup=False)
 
 

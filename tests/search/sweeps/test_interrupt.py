@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -10,11 +11,18 @@ from search.sweeps.interrupt import StopSignal, resume_hint
 
 def test_the_first_signal_is_told_and_the_second_ends_at_once() -> None:
     told: list[str] = []
+    heard = threading.Event()
+
+    def tell() -> None:
+        told.append("waits")
+        heard.set()
+
     before = signal.getsignal(signal.SIGINT)
-    with StopSignal(lambda: told.append("waits")) as stopping:
+    with StopSignal(tell) as stopping:
         assert not stopping()
         os.kill(os.getpid(), signal.SIGINT)
         assert stopping()
+        assert heard.wait(30)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert told == ["waits"]
