@@ -90,17 +90,17 @@ class StreamedBatches:
     def _half(self, buffer: list[Batch], generator: torch.Generator, *, last: bool = False) -> Any:
         """Yield half of a buffer, or all of the `last` one, at random; return what is left of it."""
         if not self.size:
-            order = torch.randperm(len(buffer), generator=generator).tolist()
-            given = len(buffer) if last else (len(buffer) + 1) // 2
-            yield from (buffer[position] for position in order[:given])
-            return [buffer[position] for position in order[given:]]
+            positions = torch.randperm(len(buffer), generator=generator).tolist()
+            half = len(buffer) if last else (len(buffer) + 1) // 2
+            yield from (buffer[position] for position in positions[:half])
+            return [buffer[position] for position in positions[half:]]
         inputs, targets = (torch.cat(parts) for parts in zip(*buffer, strict=True))
         buffer.clear()
         order = torch.randperm(len(targets), generator=generator)
-        given = len(order) // self.size if last else len(order) // self.size // 2
-        for picked in order[: given * self.size].split(self.size) if given else ():
+        count = len(order) // self.size if last else len(order) // self.size // 2
+        for picked in torch.split(order[: count * self.size], self.size) if count else ():
             yield inputs[picked], targets[picked]
-        rest = order[given * self.size :]
+        rest = order[count * self.size :]
         return [] if last else [(inputs[rest], targets[rest])]
 
 

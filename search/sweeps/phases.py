@@ -51,7 +51,7 @@ class Phases:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def stopping(self, running: int, hint: str) -> None:
-        """Say what a first Ctrl-C waits for, and how the sweep goes on."""
+        """Name the trials that a first Ctrl-C waits for, and say how the sweep goes on."""
         trials = "the running trial" if running <= 1 else f"{running} running trials"
         self._note(f"stopping: waiting for the end of {trials}; Ctrl-C again ends at once. {hint[0].upper()}{hint[1:]}.")
 

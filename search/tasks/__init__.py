@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import resolve, suggest
@@ -116,7 +116,7 @@ def _checked(name: str, made: object) -> "Task":
         what = type(made.model if isinstance(made, Task) else made).__name__
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
     try:
-        splits = {split: _checked_split(made, split) for split in SPLITS}
+        splits: dict[str, Any] = {split: _checked_split(made, split) for split in SPLITS}
     except InputError as error:
         raise InputError(f"task {name!r}: its {error}") from None
     return replace(made, model=reference_network(made.model), **splits)

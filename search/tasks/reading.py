@@ -80,7 +80,7 @@ class Pass:
         return inputs, targets
 
     def figures(self) -> Figures:
-        """Return what was read so far."""
+        """Return the figures of the batches read so far."""
         alike = len(self._layouts) == 1 and None not in self._layouts
         return Figures(self.batches, self.examples, self.bytes, self._size, alike, self._digest.hexdigest() if self._digest else "")
 
@@ -106,7 +106,7 @@ def feed(digest: "hashlib._Hash", batch: object) -> None:
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
             digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
-            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(leaf, bool | int | float | str):
             digest.update(repr(leaf).encode())
 
@@ -127,7 +127,7 @@ def own_fingerprint(source: object) -> str:
 
 
 def check_readable(what: str, source: object) -> None:
-    """Refuse what gives no batches, or gives them once.
+    """Refuse a source that gives no batches, or gives them once.
 
     Raises:
         InputError: it is no iterable, or an iterator.

@@ -112,11 +112,11 @@ class Stream:
             self._kept = self._open = None
 
     def fingerprint(self, report: Callable[[int], None] | None = None) -> str:
-        """Return what names the contents: the data set's own fingerprint and a hash of the first batch, or a hash of all that is read."""
-        own = own_fingerprint(self.source)
-        if not own:
+        """Return the hash of all that is read; of the first batch and the data set's own fingerprint where it has one."""
+        text = own_fingerprint(self.source)
+        if not text:
             return self.whole(report).digest
-        digest = hashlib.sha256(repr((own, self.examples)).encode())
+        digest = hashlib.sha256(repr((text, self.examples)).encode())
         feed(digest, self.first())
         return digest.hexdigest()
 
@@ -175,7 +175,7 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the open pass, and the batches that a worker does not need."""
         sent = self._kept is None or isinstance(self.source, list | tuple) or self.name not in STAYS
-        dropped = {} if sent else {"_kept": [], "_complete": None}
+        dropped: dict[str, Any] = {} if sent else {"_kept": [], "_complete": None}
         return {**self.__dict__, "_open": None, "hashed": False, **dropped}
 
 
@@ -196,4 +196,5 @@ def opened(task: Task, name: Split) -> Stream:
 
 def sized(task: Task, section: EvaluateSection, *, hashed: bool = False) -> Task:
     """Return the task with every split of the size that the section asks for, hashed as it is read where that is wanted."""
-    return replace(task, **{name: split_of(task, name, section, hashed=hashed) for name in SPLITS})
+    splits: dict[str, Any] = {name: split_of(task, name, section, hashed=hashed) for name in SPLITS}
+    return replace(task, **splits)
