@@ -19,7 +19,7 @@ POSITIONS = 16_384
 LARGEST_MATRIX = 4096
 """Inputs of a patch up to which the K x K matrix is held: 64 MiB."""
 SAMPLE_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 128, 2048
-_BLOCK = 512
+_BLOCK, _PIECE = 512, 2**25
 
 
 def weight_rows(module: Any, weight: Tensor) -> Tensor:
@@ -91,7 +91,8 @@ class InputMoments:
     def energy(self, values: Tensor) -> Tensor:
         """Return v M v for every row v of `values` [groups, O, K], as [groups, O]."""
         if self.matrix is not None:
-            return (self.times(values) * values).sum(dim=2)
+            parts = values.split(max(1, _PIECE // (values.shape[0] * values.shape[2])), dim=1)
+            return torch.cat([(self.times(part) * part).sum(dim=2) for part in parts], dim=1)
         assert self.rows is not None
         return (values @ self.rows.transpose(1, 2)).square().sum(dim=2) / max(self.rows.shape[1], 1)
 
@@ -136,7 +137,7 @@ def second_moments(
 
     At most 16,384 (or 8 K, where that is more) positions of each module are used. Where K is above `largest`, a random sample of patches
     stands for the matrix: 64 MiB of them, between 128 and 2,048. Matrices beyond `limit` bytes are summed up in `file`; where the disk is
-    full, 128 patches stand for each of the rest, with a `SpillWarning`.
+    full, 128 patches stand for each of the rest that is larger, with a `SpillWarning`.
     """
     plan = _Plan(largest, limit, file)
     gathered = {name: plan.moments_of(module, len(batches)) for name, module in modules.items()}
@@ -158,21 +159,20 @@ class _Plan:
 
     def moments_of(self, module: Any, batches: int) -> "_Matrix | _Sample":
         groups, _, size = weight_rows(module, module.weight).shape
-        needed = 4 * groups * size * size
+        needed, positions = 4 * groups * size * size, max(1, max(POSITIONS, 8 * size) // max(batches, 1))
         if size > self._largest:
             rows = min(max(SAMPLE_BYTES // (4 * groups * size), FEWEST_ROWS), MOST_ROWS)
-        elif self._file is None or needed <= self._left:
-            self._left -= needed
-            return _Matrix(module, max(1, max(POSITIONS, 8 * size) // max(batches, 1)))
-        else:
+            self._left -= 4 * groups * size * rows
+            return _Sample(module, max(1, -(-rows // max(batches, 1))))
+        if self._file is not None and needed > self._left:
             try:
-                place = self._file.reserve((groups, size, size), torch.float32, module.weight.device)
-                return _Matrix(module, max(1, max(POSITIONS, 8 * size) // max(batches, 1)), self._file, place)
+                return _Matrix(module, positions, self._file, self._file.reserve((groups, size, size), torch.float32, module.weight.device))
             except OSError as error:
-                self._refused.append(error.strerror or str(error))
-                rows = FEWEST_ROWS
-        self._left -= 4 * groups * size * rows
-        return _Sample(module, max(1, -(-rows // max(batches, 1))))
+                if size > FEWEST_ROWS:
+                    self._refused.append(error.strerror or str(error))
+                    return _Sample(module, max(1, -(-FEWEST_ROWS // max(batches, 1))))
+        self._left -= needed
+        return _Matrix(module, positions)
 
     def warn(self) -> None:
         """Say where the disk was full."""

@@ -106,6 +106,11 @@ class PostTraining:
         for name, module in self._modules.items():
             module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process has the moments of all planned layers, and calibrates no more."""
+        self._gather_moments(self._planned)
+        return self.__dict__
+
     @property
     def counts(self) -> CacheCounts:
         """The counts of the cache of quantized weights."""

@@ -4,6 +4,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,11 @@ class WeightStore:
         self._codes: dict[Key, PackedWeight] = {}
         self._resident: OrderedDict[Key, PackedWeight] = OrderedDict()
         self._code_bytes, self._full = 0, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process has all codes, and decodes them anew."""
+        counts = replace(self.counts, bytes=self._code_bytes)
+        return self.__dict__ | {"_values": OrderedDict(), "counts": counts}
 
     @property
     def limit(self) -> int:
