@@ -287,7 +287,7 @@ def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _parameters(module: nn.Module) -> QuantizedWeight:
-    """Return what the module computes with now."""
+    """Return the weight and the bias that the module computes with now."""
     bias = module._parameters.get("bias")
     return QuantizedWeight(module.get_parameter("weight").detach(), None if bias is None else bias.detach())
 
