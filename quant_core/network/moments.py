@@ -91,7 +91,8 @@ class InputMoments:
     def energy(self, values: Tensor) -> Tensor:
         """Return v M v for every row v of `values` [groups, O, K], as [groups, O]."""
         if self.matrix is not None:
-            parts = values.split(max(1, _PIECE // (values.shape[0] * values.shape[2])), dim=1)
+            step = max(1, _PIECE // (values.shape[0] * values.shape[2]))
+            parts = [values[:, first : first + step] for first in range(0, max(1, values.shape[1]), step)]
             return torch.cat([(self.times(part) * part).sum(dim=2) for part in parts], dim=1)
         assert self.rows is not None
         return (values @ self.rows.transpose(1, 2)).square().sum(dim=2) / max(self.rows.shape[1], 1)

@@ -72,7 +72,7 @@ class PackedWeight:
         packed = self._part("codes", file)
         assert packed is not None
         codes = unpack_codes(packed, self._bits, self._shape, self._dtype)
-        return replace(Encoded(codes, self._low), **{name: self._part(name, file) for name in _FIELDS})
+        return Encoded(codes, self._low, *(self._part(name, file) for name in _FIELDS))
 
     def _part(self, name: str, file: SpillFile) -> Tensor | None:
         part = self._parts.get(name)
