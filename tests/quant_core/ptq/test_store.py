@@ -114,7 +114,7 @@ def test_a_full_disk_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("quant_core.util.spill._allocate", full)
-    layers = Layers(700)
+    layers = Layers(300)
     with pytest.warns(SpillWarning, match=r"\(No space left on device\) and are encoded again when needed; raise cache_mib, or set TMPDIR"):
         layers.weight("a")
     for name in "bab":
