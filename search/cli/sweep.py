@@ -81,9 +81,10 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
         f"seconds: {timings.total_s:.1f} in all; trials {timings.loop_s:.1f}: {loop}; test split and report {timings.test_s:.1f}; "
         f"{timings.retried} attempts made again",
         f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, "
-        f"{shown('cache_bytes', weights.bytes)}; statistics {shown('cache_bytes', timings.statistics_bytes)}, "
+        f"{shown('cache_bytes', weights.bytes)} in memory, {shown('cache_bytes', weights.spilled)} on disk; "
+        f"statistics {shown('cache_bytes', timings.statistics_bytes)}, "
         f"activation ranges {ranges.hits} hits, {ranges.misses} misses; "
-        f"{timings.sensitivity_evaluations} forward passes for sensitivities",
+        f"{timings.calibration_passes} calibration passes, {timings.sensitivity_evaluations} forward passes for sensitivities",
     )
 
 

@@ -1,7 +1,7 @@
 """`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
+from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
 from quant_core.util.errors import BitfrontError, InputError
@@ -43,10 +44,17 @@ class Evaluator:
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
         population: trains every policy by a population; None by the section's configuration alone.
+        specs: layer name -> the specs that its weight can have, see `PostTraining`; None: any.
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
+        self,
+        task: Task,
+        layers: Iterable[Layer],
+        section: EvaluateSection,
+        key: str = "",
+        population: PopulationConfig | None = None,
+        specs: Mapping[str, Collection[QuantSpec]] | None = None,
     ) -> None:
         task = replace(sized(task, section), model=reference_network(task.model))
         self._task, self._section, self._key, self._population = task, section, key, population
@@ -65,6 +73,7 @@ class Evaluator:
             bias_correction=section.bias_correction,
             scale_correction=section.scale_correction,
             cache_bytes=cache_bytes,
+            specs=specs,
         )
 
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:

@@ -121,7 +121,7 @@ class Sensitivity:
         inputs are not quantized meanwhile.
         """
         modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
-        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs)
+        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs, self.engine.cache_bytes)
         base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):
             done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))
