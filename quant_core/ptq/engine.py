@@ -117,6 +117,11 @@ class PostTraining:
             module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
 
     @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in network order."""
+        return tuple(self._layers.values())
+
+    @property
     def counts(self) -> CacheCounts:
         """The counts of the cache of quantized weights."""
         return self._cache.counts
@@ -168,6 +173,17 @@ class PostTraining:
             quantized = self._cached(name, spec)
         assert quantized.encoded is not None
         return quantized.encoded
+
+    @contextmanager
+    def weight_as(self, name: str, spec: QuantSpec) -> Iterator[None]:
+        """Let one layer compute with its weight (and bias) under `spec` within the block, whatever policy is applied."""
+        applied = self._applied[name]
+        is_float = spec.is_float or not self._layers[name].calls
+        self._install(name, self._floats[name] if is_float else self._cached(name, spec))
+        try:
+            yield
+        finally:
+            self._install(name, applied)
 
     def _require_same_layers(self, policy: Policy) -> None:
         for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
