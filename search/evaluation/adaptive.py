@@ -19,6 +19,8 @@ from spaces.space import Space
 
 PART = 16
 """Examples per backward pass."""
+DRAWS = 2
+"""Random directions per example."""
 GRADIENT_EXAMPLES = 64
 """Most examples that gradients are taken of, but for the rest of a part."""
 FEW = 64
@@ -104,16 +106,16 @@ def estimated(engine: PostTraining, space: Space, reference: Reference, spent: S
     parts = reference.parts(PART, GRADIENT_EXAMPLES)
     taken = sum(map(examples_of, parts))
     try:
-        rows = projections(engine, space, parts, lambda outputs: compare.direction(outputs, generator))
+        rows = projections(engine, space, parts, lambda outputs: compare.direction(outputs, generator), DRAWS)
     except (RuntimeError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     else:
         reason = "" if any(row.any() for row in rows) else "every gradient is zero"
     if reason:
         raise NoGradientError(f"the network gives no gradients ({reason}); set evaluate.sensitivity = 'forward'.")
-    cost = projection_passes(engine, space) * taken / reference.examples
-    spent.add(evaluations=math.ceil(cost), equivalents=cost, backward_passes=len(parts))
-    scale = reference.distributions * taken / reference.examples
+    cost = projection_passes(engine, space, DRAWS) * taken / reference.examples
+    spent.add(evaluations=math.ceil(cost), equivalents=cost, backward_passes=DRAWS * len(parts))
+    scale = DRAWS * reference.distributions * taken / reference.examples
     rises, errors = [], []
     for row, k in zip(rows, widest_choices(space), strict=True):
         halves = 0.5 * (row**2 - row[:, [k]] ** 2)
