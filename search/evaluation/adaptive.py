@@ -96,14 +96,16 @@ class GradientEstimates:
     blind: tuple[int, ...]
 
 
-def estimated(engine: PostTraining, space: Space, reference: Reference, spent: Spent) -> GradientEstimates:
-    """Return the rises to second order, from gradients on at most about `GRADIENT_EXAMPLES` examples.
+def estimated(
+    engine: PostTraining, space: Space, reference: Reference, spent: Spent, examples: int = GRADIENT_EXAMPLES
+) -> GradientEstimates:
+    """Return the rises to second order, from gradients on `examples` examples, rounded up to parts.
 
     Raises:
         NoGradientError: the network cannot be differentiated, or every gradient is zero.
     """
     compare, generator = reference.compare, torch.Generator().manual_seed(0)
-    parts = reference.parts(PART, GRADIENT_EXAMPLES)
+    parts = reference.parts(min(PART, examples), examples)
     taken = sum(map(examples_of, parts))
     try:
         rows = projections(engine, space, parts, lambda outputs: compare.direction(outputs, generator), DRAWS)
@@ -153,7 +155,8 @@ def adaptive(
     if search.all_passes <= passes:
         return exact(engine, space, reference, spent, report)
     try:
-        gradients = estimated(engine, space, reference, spent)
+        share = 0.5 * passes / projection_passes(engine, space, DRAWS)
+        gradients = estimated(engine, space, reference, spent, max(1, min(GRADIENT_EXAMPLES, int(share * reference.examples))))
     except NoGradientError as error:
         warnings.warn(f"{error} Every choice is measured instead.", stacklevel=2)
         return exact(engine, space, reference, spent, report)

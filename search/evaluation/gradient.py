@@ -17,13 +17,13 @@ Direction = Callable[[Tensor], Tensor]
 
 
 def projections(engine: PostTraining, space: Space, parts: Sequence[Any], direction: Direction, draws: int = 1) -> tuple[FloatArray, ...]:
-    """Return per dimension [draws * N, K_d], one row per example and draw: v' J e, how far a choice alone moves the outputs along a random direction v.
+    """Return per dimension [draws * N, K_d], one row per example and draw: v' J e, the move along v by a choice alone.
 
-    J is the Jacobian of the outputs, e the error of the weights that ship, with their corrected biases, or of the quantized inputs. Where
-    v has the covariance H of `direction`, half the mean square of a column is the Gauss-Newton form 0.5 e' J' H J e (Martens,
-    "New insights and perspectives on the natural gradient method", JMLR 2020, section 8), off-diagonal terms included: the divergence to
-    second order in e. One backward pass per part and draw gives the gradients of all layers; every weight choice adds one call of its
-    layer per part.
+    v is a random direction of the outputs, J their Jacobian, e the error of the weights that ship, with their corrected biases, or of the
+    quantized inputs. Where v has the covariance H of `direction`, half the mean square of a column is the Gauss-Newton form
+    0.5 e' J' H J e (Martens, "New insights and perspectives on the natural gradient method", JMLR 2020, section 8), off-diagonal terms
+    included: the divergence to second order in e. One backward pass per part and draw gives the gradients of all layers; every weight
+    choice adds one call of its layer per part.
 
     Args:
         engine: its private network is used; it is left in float.

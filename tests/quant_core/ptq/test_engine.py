@@ -259,6 +259,21 @@ def test_export_encodes_no_weight_again(cache_bytes: int, monkeypatch: pytest.Mo
     assert len(encoded) == len(stored) == len(layers)
 
 
+def test_one_weight_is_lent_for_a_block_whatever_is_applied() -> None:
+    model, batches = CASES.branching(), CASES.images()
+    engine, two = CASES.engine(model, batches), parse("int2:channel:mse")
+    applied = CASES.uniform(model, batches, WEIGHT4)
+    before = engine.apply(applied)(batches[0])
+    for name in applied:
+        expected = engine.apply(Policy(dict(applied) | {name: LayerPolicy(weight=two)}))(batches[0])
+        engine.apply(applied)
+        with engine.weight_as(name, two):
+            assert torch.equal(engine.model(batches[0]), expected)
+            assert not torch.equal(expected, before)
+        assert torch.equal(engine.model(batches[0]), before)
+    assert [layer.name for layer in engine.layers] == list(applied)
+
+
 def test_codes_asked_for_under_a_quantized_input_come_with_the_same_bias() -> None:
     """The mean shift of a layer's output is that of its float input, also where `encoded` is the first to need it."""
     model, batches = CASES.branching(), CASES.images()

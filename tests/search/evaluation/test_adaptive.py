@@ -68,7 +68,8 @@ def test_few_choices_and_a_large_budget_are_measured_exactly() -> None:
     many = prepared(Deep(16))
     rises, spent = exactly(many)
     exhaustive, all_spent = run(many, 1.0 + spent.equivalents)
-    assert same(exhaustive, rises) and all_spent.backward_passes == 0
+    assert same(exhaustive, rises)
+    assert all_spent.backward_passes == 0
     assert not same(run(many, 15.0)[0], rises)
 
 
@@ -85,7 +86,8 @@ def test_measured_choices_are_true_and_the_rest_is_near() -> None:
     torch.manual_seed(0)
     case = prepared(Deep(20))
     rises, (mixed, spent) = exactly(case)[0], run(case, 25.0)
-    assert 20.0 < spent.equivalents <= 25.0 and spent.backward_passes == 2 * DRAWS
+    assert 20.0 < spent.equivalents <= 25.0
+    assert spent.backward_passes == 2 * DRAWS
     pairs = [(a, b) for row, other in zip(rises, mixed, strict=True) for a, b in zip(row, other, strict=True) if a > 0]
     equal = sum(abs(a - b) <= 1e-6 * abs(a) + 1e-12 for a, b in pairs)
     assert 20 < equal < len(pairs)
@@ -123,10 +125,6 @@ class Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.head(self.deep(x)) * 16).round()
-
-
-def detached(x: Tensor) -> Tensor:
-    return torch.relu_(x.detach())
 
 
 def test_without_gradients_every_choice_is_measured_and_gradient_says_why() -> None:
@@ -172,8 +170,17 @@ def test_examples_are_added_until_the_order_is_stable() -> None:
     assert all(np.isfinite(row).all() for row in rises)
 
 
+@pytest.mark.parametrize("passes", [3.0, 8.0, 16.0])
+def test_gradients_take_at_most_half_of_the_passes(passes: float) -> None:
+    torch.manual_seed(0)
+    spent = run(prepared(Deep(16)), passes)[1]
+    assert spent.equivalents <= passes
+    assert spent.backward_passes > 0
+
+
 def test_progress_ends_at_the_passes() -> None:
     torch.manual_seed(0)
     steps: list[tuple[int, int]] = []
     adaptive(*prepared(Deep(20)), 25.0, Spent(), lambda done, total: steps.append((done, total)))
-    assert steps[-1] == (25, 25) and steps == sorted(steps)
+    assert steps == sorted(steps)
+    assert steps[-1] == (25, 25)

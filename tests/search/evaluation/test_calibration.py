@@ -22,7 +22,8 @@ def test_a_power_law_per_slot_is_recovered_from_some_measurements() -> None:
     estimates = calibrated(RISES, ERRORS, SLOTS, WIDEST | measured)
     for d, row in enumerate(estimates.rises):
         np.testing.assert_allclose(row[:3], [truth(SLOTS[d], rise) for rise in RISES[d][:3]], rtol=0.1)
-        assert row[3] == 0.0 and estimates.spreads[d][3] == 0.0
+        assert row[3] == 0.0
+        assert estimates.spreads[d][3] == 0.0
     assert all(estimates.spreads[d][k] == 0.0 and estimates.rises[d][k] == measured[d, k] for d, k in measured)
     assert max(estimates.spreads[1][:3]) < SPREAD
 
@@ -48,7 +49,8 @@ def test_the_budget_of_passes_is_kept_and_the_cheap_and_doubtful_come_first() ->
     for budget in (0.0, 0.5, 3.0, 9.0, 1000.0):
         picked = worth_measuring(estimates, COSTS, SLOTS, shares, budget)
         assert sum(shares[d] for d, _ in picked) <= budget
-        assert len(set(picked)) == len(picked) and not set(picked) & set(WIDEST)
+        assert len(set(picked)) == len(picked)
+        assert not set(picked) & set(WIDEST)
     assert len(worth_measuring(estimates, COSTS, SLOTS, shares, 1000.0)) == 3 * len(SLOTS)
     (first, *_) = worth_measuring(estimates, COSTS, SLOTS, [1.0] * 7 + [0.1] + [1.0] * 8, 3.0)
     assert first[0] == 7

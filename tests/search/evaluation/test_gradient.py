@@ -90,7 +90,8 @@ def test_projections_of_a_linear_network_are_its_effects(case: str) -> None:
         np.testing.assert_allclose(row, np.concatenate([effect[d] for effect in wanted]), atol=1e-5)
     assert all(np.abs(row).max() > 1e-3 for row in rows)
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in engine.model.parameters())
-    assert not model.training and torch.equal(engine.model(inputs), engine.restore()(inputs))
+    assert not model.training
+    assert torch.equal(engine.model(inputs), engine.restore()(inputs))
 
 
 def test_an_embedding_has_a_weight_and_no_input() -> None:
