@@ -51,7 +51,7 @@ def projections(engine: PostTraining, space: Space, parts: Sequence[Any], direct
 
 
 def projection_passes(engine: PostTraining, space: Space, draws: int = 1) -> float:
-    """Return what `projections` costs in forward passes over its examples: forward, backward, a call of a layer per weight choice."""
+    """Return the cost of `projections` in forward passes over its examples: forward, backward, a layer per weight choice."""
     macs = {layer.name: layer.macs for layer in engine.layers}
     total = max(1, sum(macs.values()))
     weights = [dimension for dimension in space.dimensions if dimension.slot == "weight"]
