@@ -124,8 +124,8 @@ def correlation(space: Space, slot: str, rises: Sequence[FloatArray], measured: 
     """Return Spearman's rank correlation over all choices of a slot but the widest."""
     widest = widest_choices(space)
     members = [d for d, dimension in enumerate(space.dimensions) if dimension.slot == slot]
-    columns = [np.concatenate([np.delete(rows[d], widest[d]) for d in members]) for rows in (rises, measured)]
-    return float(spearmanr(*columns).statistic)
+    columns = [[float(rise) for d in members for rise in np.delete(rows[d], widest[d])] for rows in (rises, measured)]
+    return float(spearmanr(columns[0], columns[1]).statistic)
 
 
 def runs(name: str, places: Places, examples: int, keep: Path | None) -> list[Run]:
@@ -140,9 +140,9 @@ def runs(name: str, places: Places, examples: int, keep: Path | None) -> list[Ru
         measured = measured or rises
         divergences = tuple(plan_divergence(context, plan, reference) for plan in planned(context, rises))
         baseline = baseline or dict(enumerate(divergences))
-        ranks = [correlation(space, slot, rises, measured) for slot in ("weight", "activation")]
+        weights, activations = (correlation(space, slot, rises, measured) for slot in ("weight", "activation"))
         regrets = tuple(divergence - baseline[i] for i, divergence in enumerate(divergences))
-        rows.append(Run(name, method, spent.equivalents, seconds / unit, *ranks, divergences, regrets))
+        rows.append(Run(name, method, spent.equivalents, seconds / unit, weights, activations, divergences, regrets))
         print(line(rows[-1]), flush=True)
     return rows
 

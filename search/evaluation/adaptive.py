@@ -199,14 +199,15 @@ class _Measurements:
 
     def _measure(self, picked: Sequence[Choice]) -> dict[Choice, float]:
         """Measure choices on as many batches as it takes until their order is stable."""
+        previous: FloatArray | None = None
         choices: dict[int, list[int]] = {}
         for d, k in sorted(picked):
             choices.setdefault(d, []).append(k)
-        sums, count, previous = np.zeros(len(picked)), 0, None
+        sums, count = np.zeros(len(picked)), 0
         with torch.inference_mode():
             for inputs, wanted in zip(self._reference.batches, self._reference.outputs, strict=True):
                 share = examples_of(inputs) / self._reference.examples
-                rises = self._one_out.rises(inputs, wanted, choices, lambda cost, share=share: self._done(cost * share))
+                rises = self._one_out.rises(inputs, wanted, choices, self._done_on(share))
                 self._done(share)
                 sums = sums + np.array([rises[d][k] for d, k in sorted(picked)])
                 count += self._reference.compare(wanted, wanted)[1]
@@ -215,6 +216,9 @@ class _Measurements:
                 previous = sums
         self._spent.add(evaluations=1 + len(picked))
         return dict(zip(sorted(picked), (sums / count).tolist(), strict=True))
+
+    def _done_on(self, share: float) -> Callable[[float], None]:
+        return lambda cost: self._done(cost * share)
 
     def _done(self, cost: float) -> None:
         self._spent.add(equivalents=cost)
@@ -236,5 +240,5 @@ def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
     """Return Spearman's rank correlation; 0 of fewer than three values."""
     if len(a) < 3:
         return 0.0
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (a, b)]
-    return float(np.corrcoef(ranks)[0, 1])
+    ranks = np.stack([np.argsort(np.argsort(values, kind="stable")) for values in (a, b)]) - (len(a) - 1) / 2
+    return float(ranks[0] @ ranks[1] / (ranks[0] @ ranks[0]))

@@ -96,7 +96,8 @@ class _Recorder:
             watched = value + self._zero  # a tensor of this layer alone, which nothing writes into
             if dimension is not None:
                 seen = watched.detach()
-                watched.register_hook(self._gathered(lambda gradients: self._score_input(name, dimension, seen, gradients)))
+                score = self._gathered(lambda gradients: self._score_input(name, dimension, seen, gradients))
+                watched.register_hook(score)  # type: ignore[no-untyped-call]
             return watched
 
         return lambda _module, args, kwargs: with_first_input(args, kwargs, anchored)
@@ -111,7 +112,8 @@ class _Recorder:
             if dimension is not None:
                 args, kwargs = with_first_input(args, kwargs, lambda value: value.detach())
                 call = (args, kwargs)
-                watched.register_hook(self._gathered(lambda gradients: self._score_weight(name, dimension, module, call, gradients)))
+                score = self._gathered(lambda gradients: self._score_weight(name, dimension, module, call, gradients))
+                watched.register_hook(score)  # type: ignore[no-untyped-call]
             return watched
 
         return hook
