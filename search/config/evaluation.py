@@ -24,6 +24,7 @@ class EvaluateSection(BaseModel):
         sensitivity: how the searchers' estimates are made: "forward" measures one choice at a time; "gradient" and "fisher" score all
             by one backward pass; "auto" scores all by gradients and measures those that matter (`search.evaluation.adaptive`).
         sensitivity_passes: what "auto" may spend, in forward passes over the examples (at most 512 of the calibration split).
+        data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
 
@@ -43,6 +44,7 @@ class EvaluateSection(BaseModel):
     bias_correction: bool = True
     scale_correction: bool = True
     cache_mib: int = Field(default=256, ge=1)
+    data_mib: int = Field(default=512, ge=0)
 
     @model_validator(mode="after")
     def _qat_is_known(self) -> "EvaluateSection":
