@@ -1,11 +1,9 @@
 """`PostTraining`: applies policies to a private copy of a network without training, so that a trial is one forward pass and little else."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
@@ -18,6 +16,7 @@ from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
 from quant_core.ptq.corrections import match_variance, output_shift, response_of, takes_gain
+from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
@@ -84,11 +83,11 @@ class PostTraining:
         self.model = fold_faithfully(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
-            _require_plain_weight(name, module)
+            require_plain_weight(name, module)
         if equalize:
-            _unshare(self._modules)
+            unshare(self._modules)
             equalize_layers(self.model, layers, example)
-        self._floats = {name: QuantizedWeight(*_own_parameters(module)) for name, module in self._modules.items()}
+        self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
         self._batches = list(batches)
         self.calibration_passes, self.cache_bytes = 0, cache_bytes
         self.statistics = self._collected()
@@ -110,6 +109,11 @@ class PostTraining:
         """A copy in another process has the moments of all planned layers, and calibrates no more."""
         self._gather_moments(self._planned)
         return self.__dict__
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in network order."""
+        return tuple(self._layers.values())
 
     @property
     def counts(self) -> CacheCounts:
@@ -157,6 +161,17 @@ class PostTraining:
         without regard to their inputs: no AdaRound, no correction.
         """
         return self._store.encoded((name, spec), lambda: self._quantize(name, spec))
+
+    @contextmanager
+    def weight_as(self, name: str, spec: QuantSpec) -> Iterator[None]:
+        """Let one layer compute with its weight (and bias) under `spec` within the block, whatever policy is applied."""
+        applied = installed(self._modules[name])
+        is_float = spec.is_float or not self._layers[name].calls
+        self._install(name, self._floats[name] if is_float else self._cached(name, spec))
+        try:
+            yield
+        finally:
+            self._install(name, applied)
 
     def _require_same_layers(self, policy: Policy) -> None:
         for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
@@ -214,15 +229,15 @@ class PostTraining:
         if have.issuperset(needed):
             return
         modules = {name: self._modules[name] for name in self._measured if name not in have and (name in needed or name in self._planned)}
-        installed = {name: _parameters(self._modules[name]) for name, spec in self._specs.items() if not spec.is_float}
+        applied = {name: installed(self._modules[name]) for name, spec in self._specs.items() if not spec.is_float}
         limit = self.cache_bytes // 2 - sum(moments.nbytes for moments in self._covariances)
         try:
-            for name in installed:
+            for name in applied:
                 self._install(name, self._floats[name])
             with self._inputs_in_float():
                 moments = second_moments(self.model, modules, self._batches, centered=True, limit=limit, file=self._file)
         finally:
-            for name, quantized in installed.items():
+            for name, quantized in applied.items():
                 self._install(name, quantized)
         self.calibration_passes += 1
         self._covariances.append(moments)
@@ -262,37 +277,3 @@ class PostTraining:
             return None if quantizer is None else with_first_input(args, kwargs, quantizer)
 
         return hook
-
-
-def seeded(name: str, spec: QuantSpec) -> torch.Generator:
-    """Return the random numbers of one layer under one spec: the same in every process."""
-    digest = hashlib.sha256(f"{name}|{spec}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-def _require_plain_weight(name: str, module: nn.Module) -> None:
-    if module._parameters.get("weight") is None:
-        advice = "fix it with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm"
-        raise InputError(f"layer {name!r}: its weight is no parameter but computed in each call; {advice}.")
-    for which, parameter in module.named_parameters(recurse=False):
-        if not bool(torch.isfinite(parameter).all()):
-            raise InputError(f"layer {name!r}: its {which} (with its batch norm folded in) holds NaN or infinity; repair the network.")
-
-
-def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Give the module parameters of its own (a tied weight can then be set per layer) and return their float values."""
-    weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
-    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-    return weight, None if bias is None else bias.detach()
-
-
-def _parameters(module: nn.Module) -> QuantizedWeight:
-    """Return the weight and the bias that the module computes with now."""
-    bias = module._parameters.get("bias")
-    return QuantizedWeight(module.get_parameter("weight").detach(), None if bias is None else bias.detach())
-
-
-def _unshare(modules: Mapping[str, nn.Module]) -> None:
-    """Copy the parameters of layers, as they are to be written to; tied ones stay tied."""
-    for parameter in {id(parameter): parameter for module in modules.values() for parameter in module.parameters(recurse=False)}.values():
-        parameter.data = parameter.data.clone()

@@ -51,7 +51,8 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     key = training_key(setup.task, setup.fingerprints, section, trained_by)
     evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, weight_specs(setup.space, section.ladder))
     key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
-    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
+    axis, passes = setup.task.logits_axis, section.sensitivity_passes
+    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, axis, passes)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)
     return SweepContext(setup, evaluator, sensitivity)
 

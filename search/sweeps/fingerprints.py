@@ -146,5 +146,5 @@ def sensitivity_key(task: Task, fingerprints: Mapping[str, str], section: Evalua
     """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter."""
     choices = [(d.layers, d.slot, [str(choice) for choice in d.choices]) for d in space.dimensions]
     bound = (fingerprints["weights"], fingerprints["data"], task_probe(task), space.base.to_json(), choices)
-    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity)
+    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity, section.sensitivity_passes)
     return cache_key("sensitivity", (*EVALUATION_CODE, "spaces"), *bound, *options)

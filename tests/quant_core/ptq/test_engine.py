@@ -15,7 +15,8 @@ from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import encode, fake_quantize
 from quant_core.export.stored import post_training
 from quant_core.network.trace import trace
-from quant_core.ptq.engine import PostTraining, seeded
+from quant_core.ptq.engine import PostTraining
+from quant_core.ptq.parameters import seeded
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import LeftInFloatWarning
 
@@ -259,6 +260,21 @@ def test_export_encodes_no_weight_again(cache_bytes: int, monkeypatch: pytest.Mo
     engine.apply(policy)
     stored = post_training(engine, model, layers, policy, batches[0]).stored
     assert len(encoded) == len(stored) == len(layers)
+
+
+def test_one_weight_is_lent_for_a_block_whatever_is_applied() -> None:
+    model, batches = CASES.branching(), CASES.images()
+    engine, two = CASES.engine(model, batches), parse("int2:channel:mse")
+    applied = CASES.uniform(model, batches, WEIGHT4)
+    before = engine.apply(applied)(batches[0])
+    for name in applied:
+        expected = engine.apply(Policy(dict(applied) | {name: LayerPolicy(weight=two)}))(batches[0])
+        engine.apply(applied)
+        with engine.weight_as(name, two):
+            assert torch.equal(engine.model(batches[0]), expected)
+            assert not torch.equal(expected, before)
+        assert torch.equal(engine.model(batches[0]), before)
+    assert [layer.name for layer in engine.layers] == list(applied)
 
 
 def test_codes_asked_for_under_a_quantized_input_come_with_the_same_bias() -> None:
