@@ -22,6 +22,7 @@ from quant_core.ptq.corrections import match_variance, output_shift, response_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util import rng
 from quant_core.util.cache import BoundedCache, CacheCounts
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
@@ -261,7 +262,7 @@ class PostTraining:
 def seeded(name: str, spec: QuantSpec) -> torch.Generator:
     """Return the random numbers of one layer under one spec: the same in every process."""
     digest = hashlib.sha256(f"{name}|{spec}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    return rng.generator(int.from_bytes(digest[:7]))
 
 
 def _require_plain_weight(name: str, module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, Trust, Uri
+from search.cli.options import DEFAULT_URI, Device, Dtype, ExperimentName, Log, Threads, Trust, Uri, run_changes
 from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
@@ -21,6 +21,9 @@ def sweep_command(
     ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the file, as section.key=value.")] = None,
     log: Log = "auto",
+    device: Device = "",
+    dtype: Dtype = "",
+    threads: Threads = None,
 ) -> None:
     """Run a sweep: uniform policies first, then the searcher's. Ctrl-C stops after the running trial; `bitfront resume` continues.
 
@@ -30,7 +33,8 @@ def sweep_command(
     from search.exporters.required import require_formats
     from search.sweeps.run import start
 
-    loaded = load(experiment, overrides or [])
+    changes = [f"run.{key}={value}" for key, value in run_changes(device, dtype, threads).items()]
+    loaded = load(experiment, [*(overrides or []), *changes])
     _close(start(loaded, log, require=require_formats), loaded.track.uri)
 
 

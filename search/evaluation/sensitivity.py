@@ -16,6 +16,7 @@ from quant_core.network.forward import forward
 from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.util import rng
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
 from search.evaluation.fisher import PASSES, fisher_scores
@@ -106,7 +107,7 @@ class Sensitivity:
         batches = self._batches()
         with torch.inference_mode():
             reference = [forward(self.engine.restore(), inputs) for inputs in batches]
-        compare, generator = _comparison(reference, self.class_axis), torch.Generator().manual_seed(0)
+        compare, generator = _comparison(reference, self.class_axis), rng.generator(0)
         count = sum(compare(wanted, wanted)[1] for wanted in reference)
         parts = [part for inputs in batches for part in _parts(inputs)]
         scores = fisher_scores(self.engine, self.space, parts, lambda outputs: compare.sampled_nll(outputs, generator))
@@ -179,7 +180,7 @@ class _ClassDivergence:
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         rows = outputs.log_softmax(dim=self.axis).movedim(self.axis, -1).flatten(end_dim=-2)
-        labels = torch.multinomial(rows.detach().exp(), 1, generator=generator)
+        labels = torch.multinomial(rows.detach().exp().to(generator.device), 1, generator=generator).to(rows.device)
         return -rows.gather(1, labels).sum()
 
 
@@ -193,7 +194,7 @@ class _ValueDivergence:
         return float((outputs.double() - wanted.double()).square().sum()) / (2 * self.variance), wanted.numel()
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator)).sum() / self.variance**0.5
+        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs.device)).sum() / self.variance**0.5
         return noise
 
 

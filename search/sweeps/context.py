@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from quant_core.util.devices import CPU, device_named, shown
 from quant_core.util.errors import InputError
 from search.config.experiment import Experiment
 from search.evaluation.evaluator import Evaluator
@@ -42,14 +43,20 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment, task)
-    report(f"calibrating {len(setup.layers)} layers", 0, 0)
+    device = device_named(experiment.run.device, setup.task.model)
+    report(f"calibrating {len(setup.layers)} layers{'' if device == CPU else f' on {shown(device)}'}", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
-    key = training_key(setup.task, setup.fingerprints, section, trained_by)
-    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
-    key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
+    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by), device)
+    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, device=device, dtype=experiment.run.dtype)
+    key = _there(sensitivity_key(setup.task, setup.fingerprints, section, setup.space), device)
     sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)
     return SweepContext(setup, evaluator, sensitivity)
+
+
+def _there(key: str, device: torch.device) -> str:
+    """Return the key of what is cached for one kind of device: another one rounds sums otherwise."""
+    return key if device == CPU or not key else f"{key}-{device.type}"
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:
