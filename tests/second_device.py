@@ -63,7 +63,8 @@ def _allocate(elements: int, dtype: torch.dtype) -> Tensor:
     managed.dtype = _Type(_CODES.get(dtype, 2 if dtype.is_floating_point else 0), 8 * size, 1)
     managed.shape, managed.strides, managed.byte_offset = ctypes.addressof(length), None, 0
     managed.context, managed.deleter = None, _FREE
-    return torch.from_dlpack(_capsule(block, b"dltensor", None))
+    with torch.inference_mode(False):  # `parameter.data = tensor` takes tensors of inference mode on torch's built-in devices only
+        return torch.from_dlpack(_capsule(block, b"dltensor", None))
 
 
 def _strided(x: Tensor, like: Tensor) -> Tensor:
@@ -153,6 +154,31 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     return tree_map(_as_twin, out)
 
 
+class _Module:
+    """`torch.twin`: the functions that torch looks for in the module of a device."""
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Nothing to seed: numbers without a generator come from that of the CPU."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
 def _clone_storage(storage: Any) -> Any:
     """Clone a storage, which `copy.deepcopy` of a network does: torch would ask an allocator that this device does not have."""
     if storage.device.type != NAME:
@@ -169,7 +195,7 @@ _CLONE = torch.UntypedStorage.clone
 def install() -> torch.device:
     """Make the device, once per process; return it."""
     if not _installed:
-        _setup_privateuseone_for_python_backend(NAME)
+        _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
         torch.UntypedStorage.clone = _clone_storage
         library = torch.library.Library("_", "IMPL")
         library.fallback(_run, "PrivateUse1")

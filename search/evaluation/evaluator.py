@@ -19,7 +19,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
-from quant_core.util.devices import device_of, placed, precision
+from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
@@ -131,6 +131,11 @@ class Evaluator:
             if len(history) < config.epochs:
                 yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
         self._trained = ((*after, policy), prepared.eval(), tuple(history))
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are computed."""
+        return device_of(self._task.model) or CPU
 
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return copies of the engine's hits and misses: quantized weights, ranges of activations."""
