@@ -3,8 +3,8 @@
     python -m benchmarks.qat --batch 64 --steps 20
 
 A step is forward, backward and SGD. The kinds take turns, one step each; the table has the median CPU time of the process (one thread)
-and its ratio to the float step. Peers that are not installed are left out. With `--device cuda` steps run there, the time is that of the wall
-clock up to the end of the device's work, and torch.ao, whose kernels are for the CPU, is left out.
+and its ratio to the float step. Peers that are not installed are left out. With `--device cuda` steps run there, the time is that of the
+wall clock up to the end of the device's work, and torch.ao, whose kernels are for the CPU, is left out.
 """
 
 import argparse

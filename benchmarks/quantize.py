@@ -1,8 +1,8 @@
 """The speed of every number format: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--device cuda] [--no-peers] [--json]`.
 
 GB/s of input (bytes read once) of quantize and dequantize of a float32 matrix, by wall clock and by process CPU time, beside a copy into a
-preallocated tensor (the limit), torch's own kernel, and the other libraries that are installed. Best of a few runs, all in one process. On a
-GPU the wall clock counts, up to the end of its work; the searches of clipping are then measured there alone.
+preallocated tensor (the limit), torch's own kernel, and the other libraries that are installed. Best of a few runs, all in one process.
+On a GPU the wall clock counts, up to the end of its work; the searches of clipping are then measured there alone.
 """
 
 import argparse

@@ -37,7 +37,11 @@ FORMATS = (
 )
 POLICIES = (
     *("weight=int4:channel:mse,activation=int8:tensor:ema", "weight=int4:group8:octav,activation=int8:token"),
-    *("weight=mx6,activation=mx6", "weight=int3:channel:adaround,activation=int4:tensor:mse:dynamic", "weight=kmeans4:tensor,activation=float"),
+    *(
+        "weight=mx6,activation=mx6",
+        "weight=int3:channel:adaround,activation=int4:tensor:mse:dynamic",
+        "weight=kmeans4:tensor,activation=float",
+    ),
     *("weight=nvfp4,activation=int8:tensor:kl", "weight=ternary:twn,activation=int8:tensor:octav"),
 )
 TRAINED = {
@@ -190,9 +194,7 @@ def test_an_epoch_of_training_is_that_of_the_cpu(method: str, task: Task, device
 
 
 @pytest.mark.parametrize("fidelity", ["ptq", "qat"])
-def test_an_export_is_of_the_cpu_and_leaves_the_engine_where_it_is(
-    fidelity: str, task: Task, device: torch.device, tmp_path: Path
-) -> None:
+def test_an_export_is_of_the_cpu_and_leaves_the_engine_where_it_is(fidelity: str, task: Task, device: torch.device, tmp_path: Path) -> None:
     layers, section = trace(task.model, task.calib[0][0]), EvaluateSection(epochs=1)  # type: ignore[index]
     evaluator, policy = Evaluator(task, layers, section, device=device), uniform(task, POLICIES[0])
     accuracy = evaluator.metrics(policy, "valid", fidelity)["loss"]

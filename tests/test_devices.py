@@ -51,7 +51,14 @@ PLACED_LATER = {  # factory calls without a device, by module: how many, and whe
     "quant_core/qat/pact.py": (1, "`prepare` moves quantizers to their layer"),
     "quant_core/qat/ste.py": (2, "`prepare` moves quantizers to their layer"),
 }
-NUMERICAL = ("quant_core/clipping/", "quant_core/codecs/", "quant_core/network/", "quant_core/ptq/", "quant_core/qat/", "search/evaluation/")
+NUMERICAL = (
+    "quant_core/clipping/",
+    "quant_core/codecs/",
+    "quant_core/network/",
+    "quant_core/ptq/",
+    "quant_core/qat/",
+    "search/evaluation/",
+)
 
 
 def _where(path: Path) -> str:

@@ -19,7 +19,7 @@ _STEPS = 30
 
 def pieces(x: Tensor) -> Iterator[Tensor]:
     """Yield the rows of `x` [B, n] in pieces of 16 million elements, or of one row."""
-    yield from x.split(max(_PIECE // max(x.shape[1], 1), 1))
+    yield from torch.split(x, max(_PIECE // max(x.shape[1], 1), 1))
 
 
 def minmax(x: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:

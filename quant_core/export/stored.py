@@ -76,14 +76,15 @@ def on_cpu(network: Quantized) -> Quantized:
     if device_of(network.simulation) in (None, CPU):
         return network
     simulation, base = (copy.deepcopy(part).to(CPU) for part in (network.simulation, network.base))
-    return replace(network, simulation=simulation, base=base, stored=tuple(map(_on_cpu, network.stored)), example=to_device(network.example, CPU))
+    return replace(
+        network, simulation=simulation, base=base, stored=tuple(map(_on_cpu, network.stored)), example=to_device(network.example, CPU)
+    )
 
 
 def _on_cpu(layer: StoredLayer) -> StoredLayer:
     encoded, bias = layer.encoded, layer.bias
     if encoded is not None:
-        tensors = {field.name: getattr(encoded, field.name) for field in fields(encoded)}
-        encoded = replace(encoded, **{name: value.to(CPU) for name, value in tensors.items() if isinstance(value, Tensor)})
+        encoded = Encoded(*(to_device(getattr(encoded, field.name), CPU) for field in fields(encoded)))
     return replace(layer, weight=layer.weight.to(CPU), encoded=encoded, bias=None if bias is None else bias.to(CPU))
 
 

@@ -121,7 +121,7 @@ def binned(x: Tensor, per_width: float) -> tuple[int, NDArray[np.float64], NDArr
     It runs where `x` is; only the bins come to the CPU.
     """
     counts, sums = (torch.zeros(BINS, dtype=torch.float64, device=x.device) for _ in range(2))
-    for piece in x.reshape(-1).split(_PIECE):
+    for piece in torch.split(x.reshape(-1), _PIECE):
         values = piece.to(torch.float64)
         bins = (values * per_width).floor_().clamp_(-_HALF, _HALF - 1).to(torch.int64) + _HALF
         counts += torch.bincount(bins, minlength=BINS)

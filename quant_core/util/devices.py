@@ -89,10 +89,10 @@ def relocated(value: Value, device: torch.device | str, pickler: ModuleType) -> 
     Args:
         value: what `pickler` can pickle.
         device: of the copy.
-        pickler: `pickle`, or a module like it.
+        pickler: `pickle`, or a module that writes what `pickle` reads.
     """
     content = io.BytesIO()
     torch.save(value, content, pickle_module=pickler)
     content.seek(0)
-    moved: Value = torch.load(content, map_location=str(device), pickle_module=pickler, weights_only=False)
+    moved: Value = torch.load(content, map_location=str(device), weights_only=False)
     return moved

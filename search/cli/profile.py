@@ -45,8 +45,8 @@ def profile_command(
 
     if device != "cpu":
         raise InputError(
-            f"--device {given(device)} given: onnxruntime's kernels on the CPU are measured, and CPU time is counted. For a GPU take a device "
-            f"file of it (`bitfront devices`), or measure it and write one (docs/device-files.md)."
+            f"--device {given(device)} given: onnxruntime's kernels on the CPU are measured, in CPU time. For a GPU take a device file of "
+            f"it (`bitfront devices`), or measure it yourself and write one (docs/device-files.md)."
         )
     settings, machine = Settings(batch, threads, repeats), host(threads)
     rows = list(resume(device_name, out, machine, batch))

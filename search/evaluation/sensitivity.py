@@ -194,7 +194,9 @@ class _ValueDivergence:
         return float((outputs.double() - wanted.double()).square().sum()) / (2 * self.variance), wanted.numel()
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs.device)).sum() / self.variance**0.5
+        noise: Tensor = (
+            outputs * torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs.device)
+        ).sum() / self.variance**0.5
         return noise
 
 

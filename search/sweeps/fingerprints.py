@@ -65,9 +65,9 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
-                targets = to_device(targets, outputs.device)
-                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(outputs, targets))
-                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(outputs, targets).double().mean()))
+                judged = outputs, to_device(targets, outputs.device)
+                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(*judged))
+                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(*judged).double().mean()))
             except Exception:
                 return ()
     return ()
