@@ -94,7 +94,7 @@ def _clipped(x: F32, spec: QuantSpec) -> Ranges:
 
 
 def _clipped_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """Return what `_clipped` does, in float32, where `x` [B, n] is."""
+    """Return the range of every row of `x` [B, n] as `_clipped`, in float32, where `x` is."""
     if x.numel() == 0:
         return x.new_zeros(len(x)), x.new_zeros(len(x))
     ends = []

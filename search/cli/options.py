@@ -23,5 +23,5 @@ Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Torch thr
 
 
 def run_changes(device: str, dtype: str, threads: int | None) -> dict[str, object]:
-    """Return what the three options change of an experiment's `[run]`: those that stand on the command line."""
+    """Return the values of `[run]` that stand on the command line."""
     return {key: value for key, value in (("device", device), ("dtype", dtype), ("threads", threads)) if value not in ("", None)}

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from quant_core.util.devices import CPU, placed
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import resolve
 from search import tracking
@@ -121,7 +122,8 @@ def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | N
     notes = _require_recorded(trial, metrics["valid"]["accuracy"])
     network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
-    return Bundle(trial.policy, setup.layers, experiment, setup.task, network, record, trial, metrics)
+    task = replace(setup.task, model=placed(setup.task.model, CPU))
+    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics)
 
 
 def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:
