@@ -48,6 +48,7 @@ PLACED_LATER = {  # factory calls without a device, by module: how many, and whe
     "quant_core/codecs/packing.py": (1, "read from a file"),
     "quant_core/codecs/sign_sums.py": (2, "under a test of the device"),
     "quant_core/qat/lsq.py": (2, "`prepare` moves quantizers to their layer"),
+    "search/evaluation/shuffling.py": (2, "positions within data that is held on the CPU"),
     "quant_core/qat/pact.py": (1, "`prepare` moves quantizers to their layer"),
     "quant_core/qat/ste.py": (2, "`prepare` moves quantizers to their layer"),
 }
