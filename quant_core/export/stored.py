@@ -1,7 +1,8 @@
 """`Quantized`: a quantized network with the codes, scales, bias and activation grid of every layer, exactly those of the simulation."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
 from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import fold_batch_norm
+from quant_core.network.forward import to_device
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import BitfrontError
 
 
@@ -67,6 +70,23 @@ class Quantized:
     def plain(self) -> nn.Module:
         """A network that holds the weights and biases of `stored` and quantizes no input."""
         return installed(self.base, self.stored)
+
+
+def on_cpu(network: Quantized) -> Quantized:
+    """Return the network with copies of all its tensors on the CPU, where exporters work; itself where it is there."""
+    if device_of(network.simulation) in (None, CPU):
+        return network
+    simulation, base = (copy.deepcopy(part).to(CPU) for part in (network.simulation, network.base))
+    return replace(
+        network, simulation=simulation, base=base, stored=tuple(map(_on_cpu, network.stored)), example=to_device(network.example, CPU)
+    )
+
+
+def _on_cpu(layer: StoredLayer) -> StoredLayer:
+    encoded, bias = layer.encoded, layer.bias
+    if encoded is not None:
+        encoded = Encoded(*(to_device(getattr(encoded, field.name), CPU) for field in fields(encoded)))
+    return replace(layer, weight=layer.weight.to(CPU), encoded=encoded, bias=None if bias is None else bias.to(CPU))
 
 
 def post_training(engine: PostTraining, network: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from quant_core.network.fold import TRANSPOSED
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.trace import is_transformers_conv1d
+from quant_core.util import rng
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 POSITIONS = 16_384
@@ -242,7 +243,7 @@ class _Sample:
 
 
 def _choice(count: int, limit: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:limit]
+    return torch.randperm(count, generator=rng.generator(count))[:limit]
 
 
 def _groups(module: Any) -> int:

@@ -70,7 +70,8 @@ def _renormalize(module: Any) -> None:
     """Scale rows of a norm above `max_norm` as `torch.nn.functional.embedding` does, once and for all."""
     with torch.no_grad():
         module.weight.data = module.weight.data.clone()
-        torch.embedding_renorm_(module.weight.data, torch.arange(len(module.weight)), module.max_norm, module.norm_type)
+        rows = torch.arange(len(module.weight), device=module.weight.device)
+        torch.embedding_renorm_(module.weight.data, rows, module.max_norm, module.norm_type)
     module.max_norm = None
 
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from quant_core.ptq.store import QuantizedWeight
 from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util import rng
 from quant_core.util.errors import InputError
 
 
 def seeded(name: str, spec: QuantSpec) -> torch.Generator:
     """Return the random numbers of one layer under one spec: the same in every process."""
     digest = hashlib.sha256(f"{name}|{spec}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+    return rng.generator(int.from_bytes(digest[:7]))
 
 
 def require_plain_weight(name: str, module: nn.Module) -> None:

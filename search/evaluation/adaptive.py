@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from quant_core.ptq.engine import PostTraining
+from quant_core.util import rng
 from quant_core.util.errors import BitfrontError
 from search.evaluation.calibration import calibrated, worth_measuring
 from search.evaluation.divergence import Reference, examples_of
@@ -104,7 +105,7 @@ def estimated(
     Raises:
         NoGradientError: the network cannot be differentiated, or every gradient is zero.
     """
-    compare, generator = reference.compare, torch.Generator().manual_seed(0)
+    compare, generator = reference.compare, rng.generator(0)
     parts = reference.parts(min(PART, examples), examples)
     taken = sum(map(examples_of, parts))
     try:

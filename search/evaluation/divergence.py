@@ -24,7 +24,7 @@ class ClassDivergence:
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return the summed negative log-likelihood of labels drawn from the outputs."""
         rows = outputs.log_softmax(dim=self.axis).movedim(self.axis, -1).flatten(end_dim=-2)
-        labels = torch.multinomial(rows.detach().exp(), 1, generator=generator)
+        labels = torch.multinomial(rows.detach().exp().to(generator.device), 1, generator=generator).to(rows.device)
         return -rows.gather(1, labels).sum()
 
     def direction(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -34,7 +34,7 @@ class ClassDivergence:
         that of the gradient of a sampled label does.
         """
         p = outputs.softmax(dim=self.axis)
-        scaled = p.sqrt() * torch.randn(outputs.shape, generator=generator).to(outputs)
+        scaled = p.sqrt() * _noise(outputs, generator)
         return scaled - p * scaled.sum(dim=self.axis, keepdim=True)
 
 
@@ -50,16 +50,21 @@ class ValueDivergence:
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return a sum whose gradient is that of the negative log-likelihood of values drawn around the outputs."""
-        noise: Tensor = (outputs * torch.randn(outputs.shape, generator=generator)).sum() / self.variance**0.5
+        noise: Tensor = (outputs * _noise(outputs, generator)).sum() / self.variance**0.5
         return noise
 
     def direction(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return random v of the outputs' shape with E[v v'] = I / variance, the Hessian of the divergence in the values."""
-        scaled: Tensor = torch.randn(outputs.shape, generator=generator).to(outputs) / self.variance**0.5
+        scaled: Tensor = _noise(outputs, generator) / self.variance**0.5
         return scaled
 
 
 Divergence = ClassDivergence | ValueDivergence
+
+
+def _noise(outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal values of the outputs' shape, drawn where the generator is."""
+    return torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 
 from quant_core.network.forward import forward
 from quant_core.ptq.engine import PostTraining
+from quant_core.util import rng
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
 from search.evaluation.adaptive import PART, Spent, adaptive, estimated, exact
@@ -111,7 +112,7 @@ class Sensitivity:
         return exact(self.engine, self.space, reference, self.spent, self.report)
 
     def _scored(self, reference: Reference) -> tuple[FloatArray, ...]:
-        generator, compare, parts = torch.Generator().manual_seed(0), reference.compare, reference.parts(PART)
+        generator, compare, parts = rng.generator(0), reference.compare, reference.parts(PART)
         scores = fisher_scores(self.engine, self.space, parts, lambda outputs: compare.sampled_nll(outputs, generator))
         self.spent.add(evaluations=PASSES - 1, equivalents=PASSES, backward_passes=len(parts))
         widest = widest_choices(self.space)
