@@ -58,7 +58,7 @@ def _row(name: str, tensor: Tensor, entry: Entry | None) -> Row:
     if count:
         spec = parse(entry.spec)
         try:
-            scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, shape, channel_axis=entry.channel_axis))
+            scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, entry.coded_shape, channel_axis=entry.channel_axis))
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
     if scales is None:

@@ -12,6 +12,7 @@ from quant_core.codecs import Encoded
 from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
 from quant_core.network.fold import fold_batch_norm
+from quant_core.network.parameters import layer_module
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
@@ -87,7 +88,7 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
     model = engine.apply(policy)
     rows = []
     for layer in layers:
-        module, wanted = model.get_submodule(layer.name), policy[layer.name]
+        module, wanted = layer_module(model, layer), policy[layer.name]
         weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
         if not layer.calls:
             wanted = LayerPolicy(FLOAT, FLOAT)
@@ -115,7 +116,7 @@ def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
     """Return a copy of `model` that holds the weights and biases of `stored`; inputs of layers are not quantized."""
     model = copy.deepcopy(model)
     for layer in stored:
-        module = model.get_submodule(layer.layer.name)
+        module = layer_module(model, layer.layer)
         module.register_parameter("weight", nn.Parameter(layer.weight, requires_grad=False))
         if "bias" in module._parameters:
             module.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias, requires_grad=False))

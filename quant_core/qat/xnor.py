@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.kernels.packed_signs import binary_conv2d, binary_linear
+from quant_core.network.parameters import holder
 from quant_core.qat.prepare import input_quantizers
 from quant_core.qat.ste import FormatInput
 
@@ -20,7 +21,7 @@ def with_xnor(model: nn.Module) -> nn.Module:
     binary = [
         name
         for name, quantizer in input_quantizers(model).items()
-        if isinstance(quantizer, FormatInput) and quantizer.spec.format == "binary"
+        if isinstance(quantizer, FormatInput) and quantizer.spec.format == "binary" and holder(model, name)[1] == "weight"
     ]
     for name in binary:
         layer = model.get_submodule(name)

@@ -132,10 +132,16 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """The choices of every layer, before the rules."""
+    """The choices of every layer, before the rules.
+
+    Attributes:
+        parameters: shell patterns of parameters of two or more axes that shall be layers too, as ["*.position_table"]; weights that take
+            part in a matrix product are layers without being named.
+    """
 
     weight: Choices
     activation: Choices
+    parameters: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 
 

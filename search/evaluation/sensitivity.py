@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quant_core.network.forward import forward
+from quant_core.network.parameters import own_modules
 from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import LayerPolicy, Policy
@@ -120,7 +121,7 @@ class Sensitivity:
         Layers that run before the changed one are not computed again: they return what they did under the widest choices, and their
         inputs are not quantized meanwhile.
         """
-        modules = {name: self.engine.model.get_submodule(name) for name in self.space.base}
+        modules = own_modules(self.engine.model, self.engine.layers)
         prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs)
         base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):

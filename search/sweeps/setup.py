@@ -20,7 +20,7 @@ from quant_core.util.registry import unknown
 from search import tasks
 from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
 from search.config.schedulers import POPULATION
-from search.evaluation.measure import first_inputs
+from search.evaluation.measure import traced_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.fingerprints import hash_space, hash_splits, hash_tensors
@@ -56,7 +56,8 @@ def prepare(experiment: Experiment, task: Task | None = None) -> Setup:
         InputError: anything in the experiment that does not fit the network or the device.
     """
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
-    layers = tuple(trace(task.model, first_inputs(task)))
+    inputs = traced_inputs(task)
+    layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
     table = build_table(device, layers, space.layer_choices)
