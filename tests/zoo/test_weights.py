@@ -23,7 +23,10 @@ from spaces.rules import uniform_policy
 from tests.zoo.weight_networks import MAKERS, SLOW, made
 
 EVERY_NETWORK = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MAKERS])
-pytestmark = pytest.mark.filterwarnings("ignore::quant_core.util.errors.LeftInFloatWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::quant_core.util.errors.LeftInFloatWarning"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> Tensor:
