@@ -16,7 +16,7 @@ from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
-from quant_core.util.text import listed
+from quant_core.util.text import cut, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,4 +186,4 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BitfrontError(f"the ONNX graph is not valid: {error}") from error
+        raise BitfrontError(f"the ONNX graph is not valid: {cut(str(error), 300)}") from error

@@ -219,13 +219,15 @@ def put_weight(module: nn.Module, weight: Tensor) -> None:
 
 def to_matrix(stack: Tensor, contraction_axis: int) -> Tensor:
     """Return a stack of matrices of any shape as [all other axes, contraction axis]; a view where it can be one."""
-    return stack.movedim(contraction_axis, -1).reshape(-1, stack.shape[contraction_axis])
+    others = [axis for axis in range(stack.dim()) if axis != contraction_axis]
+    return stack.permute(*others, contraction_axis).reshape(-1, stack.shape[contraction_axis])
 
 
 def from_matrix(matrix: Tensor, shape: tuple[int, ...], contraction_axis: int) -> Tensor:
     """Invert `to_matrix`."""
-    others = [size for axis, size in enumerate(shape) if axis != contraction_axis]
-    return matrix.reshape(*others, shape[contraction_axis]).movedim(-1, contraction_axis)
+    others = [axis for axis in range(len(shape)) if axis != contraction_axis]
+    order = [len(others) if axis == contraction_axis else others.index(axis) for axis in range(len(shape))]
+    return matrix.reshape(*(shape[axis] for axis in others), shape[contraction_axis]).permute(order)
 
 
 def matrix_shape(shape: tuple[int, ...], contraction_axis: int) -> tuple[int, int]:
