@@ -150,9 +150,7 @@ def test_weights_of_other_modules_are_layers_and_what_is_left_in_float_is_named(
 def test_a_parameter_that_is_named_is_a_layer() -> None:
     layers = {layer.name: layer for layer in trace(Attends(), torch.randn(2, 6, 4), parameters=["pla*"])}
     assert (layers["place"].weight_shape, layers["place"].stack_shape, layers["place"].macs) == ((6, 4), (1, 6, 4), 0)
-    with pytest.raises(
-        InputError, match=r"'nowhere' matches no parameter of two or more axes; there are: place, lstm.weight_ih_l0"
-    ):
+    with pytest.raises(InputError, match=r"'nowhere' matches no parameter of two or more axes; there are: place, lstm.weight_ih_l0"):
         trace(Attends(), torch.randn(2, 6, 4), parameters=["nowhere"])
 
 
