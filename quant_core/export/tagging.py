@@ -113,7 +113,8 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
     except BitfrontError:
         raise
     except Exception as error:  # an operator's mapping may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason.partition("Please feel free")[0].strip().rstrip(".")  # of torch's: to request support, and a dump of the value
         raise InputError(f"ONNX cannot represent this network: {reason}. {_INSTEAD}.") from error
     graph = onnx.load_from_string(buffer.getvalue())
     if holds_bfloat16(graph.graph):

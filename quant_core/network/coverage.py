@@ -42,7 +42,7 @@ class Coverage:
 
 
 def coverage(model: nn.Module, layers: Sequence[Layer], covered: Collection[str]) -> Coverage:
-    """Return what a policy covers of a network.
+    """Return the coverage of a network by policies.
 
     Args:
         model: as it was traced, before batch norms are folded.

@@ -128,8 +128,8 @@ class StoredParameter(nn.Module):
         super().register_parameter(name, param)
         if param is None or name != "weight":
             return
-        own = nn.Parameter(self._unstacked(param.detach()), requires_grad=param.requires_grad) if self.layer.stack_shape else param
-        setattr(self.owner, self.key, own)
+        stack = nn.Parameter(self._unstacked(param.detach()), requires_grad=param.requires_grad) if self.layer.stack_shape else param
+        setattr(self.owner, self.key, stack)
 
     def put(self, weight: Tensor) -> None:
         """Let the module compute with these values, in the shape of `weight`."""

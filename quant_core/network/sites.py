@@ -49,8 +49,8 @@ def find_sites(model: nn.Module, modules: Mapping[str, nn.Module], patterns: Col
         if isinstance(module, nn.MultiheadAttention) and f"{place}.{OUT_PROJECTION}".lstrip(".") in modules:
             sites.append(Site(f"{place}.{OUT_PROJECTION}".lstrip("."), OUT_PROJECTION, module, module.out_proj.weight))
     for pattern in patterns:
-        own = [name for name in modules if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(f"{name}.weight", pattern)]
-        if pattern not in matched and not own:
+        of_layers = [name for name in modules if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(f"{name}.weight", pattern)]
+        if pattern not in matched and not of_layers:
             near = suggest(pattern, names)
             raise InputError(f"parameter pattern {pattern!r} matches no parameter of two or more axes; there are: {listed(names)}.{near}")
     return sites

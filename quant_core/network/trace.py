@@ -117,13 +117,13 @@ def _warn_of_floats(
     never: Collection[str],
     layers: Collection[int],
 ) -> None:
-    """Name what stays in float: never-called layers, parameters of two or more axes that are no layer, and what layers hold beside."""
-    known = {id(parameter) for module in modules.values() for parameter in module.parameters()} | set(layers)
+    """Warn of weights in float: never-called layers, parameters of two or more axes that are no layer, those that layers hold beside."""
+    counted = {id(parameter) for module in modules.values() for parameter in module.parameters()} | set(layers)
     named: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, ParametrizationList):  # of a layer whose weight is computed in each call, which the engine refuses
             continue
-        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in known]
+        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in counted]
         if keys:
             named.append(f"{name or 'the network itself'} ({type(module).__name__}: {listed(keys)})")
     beside = [f"{name} ({type(modules[name]).__name__}: {listed(keys)})" for name, keys in held.items() if keys]

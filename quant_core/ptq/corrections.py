@@ -98,9 +98,9 @@ def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tu
     scale per tensor; fold batch norms first.
     """
     shared = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
-    own = own_modules(model, layers)
+    modules = own_modules(model, layers)
     named = [layer.name for layer in layers if layer.calls == 1 and layer.kind != "embedding" and layer.name not in shared]
-    usable = {name: own[name] for name in named if name in own}
+    usable = {name: modules[name] for name in named if name in modules}
     inputs = first_example(example)
     flow = record(model, usable, lambda: forward(model, inputs))
     pairs = [(name, _next_layer(flow, name)) for name in usable]

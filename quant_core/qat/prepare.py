@@ -83,11 +83,11 @@ def prepare(
     model = copy.deepcopy(model)
     sites = {layer.name: layer for layer in layers if layer.name in policy and is_site(model, layer)}
     modules = {name: module for name, module in quantizable(model).items() if name not in sites}
-    known = (*modules, *sites)
-    for names, others, where in ((policy, known, "the network"), (known, policy, "the policy")):
+    in_network = (*modules, *sites)
+    for names, others, where in ((policy, in_network, "the network"), (in_network, policy, "the policy")):
         for name in names:
             if name not in others:
-                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(known)}.")
+                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(in_network)}.")
     reached = {
         name: module for name, module in modules.items() if statistics is None or name in statistics or isinstance(module, nn.Embedding)
     }
@@ -117,8 +117,8 @@ def finalize(model: nn.Module) -> nn.Module:
             raise QatError(f"layer {name!r}: its trained weight is not exactly what {stored.spec} stores.")
         tensor = in_module(quantizer, stored.tensor)
         plain.setdefault(module, {})[key] = parameters.setdefault(id(quantizer), nn.Parameter(tensor, requires_grad=False))
-    for module, own in plain.items():
-        _unparametrize(module, own)
+    for module, values in plain.items():
+        _unparametrize(module, values)
     return model.requires_grad_(False)
 
 

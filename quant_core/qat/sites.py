@@ -34,7 +34,7 @@ class StackWeight(WeightQuantizer):
         return from_matrix(quantized, self.shape, self.axis)
 
     def stored(self, weight: Tensor) -> Stored:
-        """Return what `inner` stores of the matrix."""
+        """Return the values of the matrix that `inner` stores."""
         return self.inner.stored(to_matrix(weight, self.axis))
 
     def constrain(self, weight: Tensor) -> None:

@@ -132,12 +132,7 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """The choices of every layer, before the rules.
-
-    Attributes:
-        parameters: shell patterns of parameters of two or more axes that shall be layers too, as ["*.position_table"]; weights that take
-            part in a matrix product are layers without being named.
-    """
+    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers."""
 
     weight: Choices
     activation: Choices
