@@ -35,7 +35,7 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     """
     tensors, grids = load_packed(folder / WEIGHTS), _grids(folder / ACTIVATIONS)
     tensors |= {name: tensors[owner] for name, owner in grids["tied"].items()}
-    model = fold_batch_norm(network, example)
+    model = fold_batch_norm(network, example, share=True)  # every parameter is replaced
     if _unshared(model, tensors):  # training leaves batch norms in place
         model = copy.deepcopy(network).eval()
     if wrong := _unshared(model, tensors):

@@ -1,6 +1,5 @@
 """`Quantized`: a quantized network with the codes, scales, bias and activation grid of every layer, exactly those of the simulation."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from quant_core.codecs import Encoded
 from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
+from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import fold_batch_norm
 from quant_core.network.parameters import layer_module
 from quant_core.ptq.activation import ActivationQuantizer
@@ -76,7 +76,7 @@ def post_training(engine: PostTraining, network: nn.Module, layers: Sequence[Lay
     Raises:
         BitfrontError: codes do not decode to the weight that the simulation uses.
     """
-    return Quantized(engine.apply(policy), fold_batch_norm(network, example), stored_layers(engine, layers, policy), example)
+    return Quantized(engine.apply(policy), fold_batch_norm(network, example, share=True), stored_layers(engine, layers, policy), example)
 
 
 def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
@@ -89,7 +89,8 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
     rows = []
     for layer in layers:
         module, wanted = layer_module(model, layer), policy[layer.name]
-        weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
+        weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+        weight = weight.clone() if weight.is_inference() else weight
         if not layer.calls:
             wanted = LayerPolicy(FLOAT, FLOAT)
         encoded = None if wanted.weight.is_float else engine.encoded(layer.name, wanted.weight)
@@ -113,8 +114,8 @@ def require_same(layer: Layer, spec: QuantSpec, encoded: Encoded, weight: Tensor
 
 
 def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
-    """Return a copy of `model` that holds the weights and biases of `stored`; inputs of layers are not quantized."""
-    model = copy.deepcopy(model)
+    """Return a copy of `model` that holds the weights and biases of `stored` themselves, to be read only; inputs are not quantized."""
+    model = sharing_copy(model)
     for layer in stored:
         module = layer_module(model, layer.layer)
         module.register_parameter("weight", nn.Parameter(layer.weight, requires_grad=False))

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, Trust, Uri
+from search.cli.options import DEFAULT_URI, ExperimentName, Log, SweepName, Trust, Uri
 from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
+from search.tracking.reading import LATEST
 
 if TYPE_CHECKING:
     from search.records.record import SweepRecord
@@ -35,7 +36,7 @@ def sweep_command(
 
 
 def resume_command(
-    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    sweep: SweepName = LATEST,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     log: Log = "auto",
@@ -80,9 +81,10 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
         f"seconds: {timings.total_s:.1f} in all; trials {timings.loop_s:.1f}: {loop}; test split and report {timings.test_s:.1f}; "
         f"{timings.retried} attempts made again",
         f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, "
-        f"{shown('cache_bytes', weights.bytes)}; statistics {shown('cache_bytes', timings.statistics_bytes)}, "
+        f"{shown('cache_bytes', weights.bytes)} in memory, {shown('cache_bytes', weights.spilled)} on disk; "
+        f"statistics {shown('cache_bytes', timings.statistics_bytes)}, "
         f"activation ranges {ranges.hits} hits, {ranges.misses} misses; "
-        f"{timings.sensitivity_evaluations} forward passes for sensitivities",
+        f"{timings.calibration_passes} calibration passes, {timings.sensitivity_evaluations} forward passes for sensitivities",
     )
 
 

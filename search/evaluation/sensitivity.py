@@ -122,7 +122,7 @@ class Sensitivity:
         inputs are not quantized meanwhile.
         """
         modules = own_modules(self.engine.model, self.engine.layers)
-        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs)
+        prefix = ActivationReplay(self.engine.apply(self.space.policy(widest)), modules, inputs, self.engine.cache_bytes)
         base, per_dimension = compare(prefix.outputs, wanted)[0], []
         for d, dimension in enumerate(self.space.dimensions):
             done, rises = prefix.before(dimension.layers), np.zeros(len(dimension.choices))

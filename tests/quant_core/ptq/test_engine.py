@@ -192,7 +192,7 @@ def test_layer_that_no_calibration_batch_reaches_keeps_its_input_in_float(activa
     torch.testing.assert_close(reached[0], F.linear(x, weight, network.alone.bias))
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
+@pytest.mark.parametrize("cache_bytes", [0, 300, 2**16, 2**30])
 def test_calibration_takes_two_passes_whatever_the_cache_holds(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for the statistics, one for the second moments of all layers; no policy, order or cache adds one. `apply` calls no `apply`."""
     model, batches = CASES.branching(), CASES.images()
@@ -226,11 +226,13 @@ def test_calibration_takes_two_passes_whatever_the_cache_holds(cache_bytes: int,
         for policy in (*policies, mixed):
             engine.apply(policy)
     assert sizes.count(len(batches[0])) == 2 * len(batches)
+    assert engine.calibration_passes == 2
+    assert engine.counts.misses == sum(len(policy) for policy in policies)
     assert max(depth) == 1
     assert engine.counts.bytes <= cache_bytes
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
+@pytest.mark.parametrize("cache_bytes", [0, 300, 2**16, 2**30])
 def test_the_cache_changes_no_bit(cache_bytes: int) -> None:
     model, batches = CASES.branching(), CASES.images()
     first, *others = (CASES.uniform(model, batches, f"weight={text}") for text in ("int3:channel:mse", "int2:channel", "int3:channel:mse"))
