@@ -239,3 +239,10 @@ def own_modules(model: nn.Module, layers: Iterable[Layer]) -> dict[str, nn.Modul
     """Return layer -> its module, for layers that are modules which are called, not parameters that others read."""
     modules = {layer.name: layer_module(model, layer) for layer in layers if not layer.weight_only}
     return {name: module for name, module in modules.items() if not isinstance(module, StoredParameter)}
+
+
+def own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Give the module parameters of its own (a tied weight can then be set per layer) and return their float values."""
+    weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    return weight, None if bias is None else bias.detach()

@@ -13,7 +13,7 @@ from quant_core.codecs.quantize import decode, encode
 from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
 from quant_core.network.moments import InputMoments, MomentStore, second_moments
-from quant_core.network.parameters import layer_module, put_weight
+from quant_core.network.parameters import layer_module, own_parameters, put_weight
 from quant_core.network.statistics import TensorStatistics, collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
@@ -89,7 +89,7 @@ class PostTraining:
         if equalize:
             _unshare(self._modules)
             equalize_layers(self.model, layers, example)
-        self._floats = {name: QuantizedWeight(*_own_parameters(module)) for name, module in self._modules.items()}
+        self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
         self._batches = list(batches)
         self.calibration_passes, self.cache_bytes = 0, cache_bytes
         self.statistics = self._collected()
@@ -283,13 +283,6 @@ def _require_plain_weight(name: str, module: nn.Module) -> None:
     for which, parameter in module.named_parameters(recurse=False):
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"layer {name!r}: its {which} (with its batch norm folded in) holds NaN or infinity; repair the network.")
-
-
-def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Give the module parameters of its own (a tied weight can then be set per layer) and return their float values."""
-    weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
-    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-    return weight, None if bias is None else bias.detach()
 
 
 def _parameters(module: nn.Module) -> QuantizedWeight:
