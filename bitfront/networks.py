@@ -11,6 +11,7 @@ from bitfront.measured import MeasuredPolicy
 from bitfront.sources import TaskSource, open_task
 from quant_core.export.standalone import standalone
 from quant_core.network.reference import reference_network
+from quant_core.network.sites import named_parameters
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
@@ -20,7 +21,7 @@ from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
-from search.evaluation.measure import first_inputs
+from search.evaluation.measure import traced_inputs
 from spaces.rules import uniform_policy
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def quantize(model: nn.Module, policy: PolicySource, calibration: Any) -> nn.Mod
     with unchanged():
         batches = _batches(calibration)
         network = reference_network(model, quiet=True)
-        layers = trace(network, batches[0])
+        layers = trace(network, batches[0], batches, _parameters(network, policy))
         engine = PostTraining(network, layers, batches, batches[0])
         return standalone(engine, network, layers, as_policy(policy, layers), batches[0])
 
@@ -94,7 +95,8 @@ def evaluate(
         if threads:
             torch.set_num_threads(threads)
         opened = open_task(task, task_options or {})
-        layers = trace(opened.model, first_inputs(opened))
+        inputs = traced_inputs(opened)
+        layers = trace(opened.model, inputs[0], inputs, _parameters(opened.model, policy))
         chosen = as_policy(policy, layers)
         evaluator = Evaluator(opened, layers, EvaluateSection(calib=calib, valid=valid, test=test))
         metrics: dict[str, float] = {}
@@ -130,6 +132,12 @@ def as_policy(source: PolicySource, layers: Sequence[Layer]) -> Policy:
         missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
         raise InputError(f"the policy is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
     return Policy({name: policy[name] for name in names})
+
+
+def _parameters(model: nn.Module, policy: PolicySource) -> tuple[str, ...]:
+    """Return the parameters that a policy names as layers."""
+    source = policy.policy if isinstance(policy, MeasuredPolicy) else policy
+    return named_parameters(model, source) if isinstance(source, Policy) else ()
 
 
 def _batches(calibration: Any) -> list[Any]:

@@ -16,14 +16,14 @@ from spaces.space import SLOTS, Dimension, Space
 def full(layers: Sequence[Layer], choices: Mapping[str, Sequence[QuantSpec]]) -> Space:
     """Return the space in which every called layer takes any of `choices["weight"]` and `choices["activation"]`.
 
-    Layers that are never called stay in float, and so does the input of an embedding. Layers that hold the very same weight
-    (`Layer.tied_to`) take the same weight choice. A slot with one choice is fixed.
+    Layers that are never called stay in float, and so does the input of an embedding or of a weight-only layer. Layers that hold the very
+    same weight (`Layer.tied_to`) take the same weight choice. A slot with one choice is fixed.
     """
     base = Policy({layer.name: LayerPolicy() for layer in layers})
     dimensions = []
     for layer in layers:
         for slot in SLOTS:
-            if not layer.calls or not choices.get(slot) or (slot == "activation" and layer.kind == "embedding"):
+            if not layer.calls or not choices.get(slot) or (slot == "activation" and not layer.takes_activation):
                 continue
             if slot == "weight" and layer.tied_to:
                 continue
@@ -136,9 +136,9 @@ def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
 
 
 def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy) -> Policy:
-    """Return the policy in which every called layer takes `choice`; the input of an embedding stays in float."""
-    embedded = replace(choice, activation=FLOAT)
-    return Policy({layer.name: LayerPolicy() if not layer.calls else embedded if layer.kind == "embedding" else choice for layer in layers})
+    """Return the policy in which every called layer takes `choice`; the input of an embedding or of a weight-only layer stays in float."""
+    alone = replace(choice, activation=FLOAT)
+    return Policy({layer.name: LayerPolicy() if not layer.calls else choice if layer.takes_activation else alone for layer in layers})
 
 
 def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:

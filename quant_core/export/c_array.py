@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quant_core.export.c_integers import fitted
 from quant_core.export.c_names import comment, identifiers, string
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.network.parameters import StoredParameter, layer_module
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
@@ -124,7 +125,7 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
         InputError: a layer that integer engines for microcontrollers cannot run; every one is named.
     """
     called = [stored for stored in network.stored if stored.layer.calls]
-    modules = {stored.layer.name: network.base.get_submodule(stored.layer.name) for stored in called}
+    modules = {stored.layer.name: layer_module(network.base, stored.layer) for stored in called}
     faults = [
         f"layer {stored.layer.name!r}: {fault}"
         for stored in called
@@ -138,6 +139,8 @@ def c_layers(network: Quantized) -> tuple[CLayer, ...]:
 def refusal(module: Any, layer: Layer, policy: LayerPolicy) -> str:
     """Return why integer engines for microcontrollers cannot run a layer under a policy, or ""."""
     weight, activation = policy.weight, policy.activation
+    if layer.weight_only or isinstance(module, StoredParameter):
+        return "it is a weight that another module reads, for which there is no integer kernel; use onnx or safetensors"
     if module.weight.dtype == torch.bfloat16:
         return "its weight is in bfloat16; float32 is needed, as model.float() gives"
     if layer.kind not in KINDS or len(layer.kernel) not in (0, 2) or layer.channel_axis != 0:

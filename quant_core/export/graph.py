@@ -16,7 +16,7 @@ from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
-from quant_core.util.text import listed
+from quant_core.util.text import cut, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
     by_name = {stored.layer.name: stored for stored in network.stored}
-    quantized = [name for name, stored in by_name.items() if stored.encoded is not None and not refusal(stored.policy.weight)]
-    gridded = [name for name, stored in by_name.items() if stored.grid is not None]
+    quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
+    gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = tagging.traced(network.plain, network.example, quantized, gridded)
     parts = _replace_tags(graph.graph, by_name)
     _finish(graph, parts)
@@ -83,7 +83,7 @@ def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False)
     if not policy.weight.is_float and not allow_dequantized and (fault := refusal(policy.weight)):
         faults.append(fault)
     static = activation.format == "int" and activation.granularity == "tensor" and not activation.dynamic
-    if not activation.is_float and not static and layer.calls and layer.kind != "embedding":
+    if not activation.is_float and not static and layer.calls and layer.takes_activation:
         faults.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
     return faults
 
@@ -186,4 +186,4 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BitfrontError(f"the ONNX graph is not valid: {error}") from error
+        raise BitfrontError(f"the ONNX graph is not valid: {cut(str(error), 300)}") from error

@@ -1,6 +1,7 @@
 """The tensors of a packed file, one row each, for `bitfront inspect FILE`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from quant_core.codecs.packing import unpack_encoded
 from quant_core.export.packed_file import Entry, read_packed
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,17 @@ def describe(path: Path) -> list[Row]:
     return [_row(name, stored[name], entries.get(name)) for name in sorted(stored)]
 
 
+def shares(rows: Sequence[Row]) -> str:
+    """Return how much of a file is packed, and the largest of the tensors that it holds in float, with the bytes of all of them."""
+    floats = sorted((row for row in rows if "float" in row.spec), key=lambda row: -row.bytes)
+    left, total = sum(row.bytes for row in floats), sum(row.bytes for row in rows)
+    elements = [math.prod(row.shape) for row in rows]
+    packed = sum(count for row, count in zip(rows, elements, strict=True) if row not in floats)
+    share = 100 * packed / max(sum(elements), 1)
+    names = f" ({listed([row.name for row in floats], 4)})" if floats else ""
+    return f"packed: {share:.1f} % of the elements; left in float: {left:,} of {total:,} bytes{names}"
+
+
 def _row(name: str, tensor: Tensor, entry: Entry | None) -> Row:
     size = tensor.numel() * tensor.element_size()
     shape = tuple(tensor.shape) if entry is None else entry.shape
@@ -58,7 +71,7 @@ def _row(name: str, tensor: Tensor, entry: Entry | None) -> Row:
     if count:
         spec = parse(entry.spec)
         try:
-            scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, shape, channel_axis=entry.channel_axis))
+            scales = _scales(unpack_encoded(tensor.numpy().tobytes(), spec, entry.coded_shape, channel_axis=entry.channel_axis))
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
     if scales is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.packing import pack, pack_encoded, unpack
+from quant_core.network.parameters import from_matrix, matrix_shape
 from quant_core.spec.quant_spec import QuantSpec, parse
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
@@ -25,7 +26,7 @@ LARGEST = 2**31 - 1
 MOST_ELEMENTS = 2**48
 _UNREADABLE = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
 """Errors of the safetensors library and of torch on a file that is none of theirs, or has a dtype that torch does not know."""
-_DEFAULTS = {"channel_axis": 0, "dtype": "float32"}
+_DEFAULTS = {"channel_axis": 0, "dtype": "float32", "contraction_axis": -1}
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
 
@@ -38,12 +39,20 @@ class Entry:
         shape: of the tensor.
         channel_axis: axis of the output channels.
         dtype: of the tensor before packing, without "torch.".
+        contraction_axis: of a stack of matrices, the axis that is summed over: the codes are those of the matrix [all other axes, this
+            axis], with its channels on axis 0. -1 for every other tensor.
     """
 
     spec: str
     shape: tuple[int, ...]
     channel_axis: int = 0
     dtype: str = "float32"
+    contraction_axis: int = -1
+
+    @property
+    def coded_shape(self) -> tuple[int, ...]:
+        """The shape in which the codes stand."""
+        return self.shape if self.contraction_axis < 0 else matrix_shape(self.shape, self.contraction_axis)
 
 
 def save_packed(
@@ -53,12 +62,14 @@ def save_packed(
     plain: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, str] | None = None,
     encoded: Mapping[str, Encoded] | None = None,
+    stacks: Mapping[str, tuple[tuple[int, ...], int]] | None = None,
 ) -> None:
     """Write name -> (tensor, spec, channel axis) packed, and `plain` tensors (biases, running statistics) as they are, to `path`.
 
     The file is a safetensors file with one uint8 tensor per packed tensor; its metadata hold `bitfront` (the schema), one JSON entry per
     packed tensor under `tensor.NAME`, and `metadata`. It is written to a temporary name first. Codes given in
-    `encoded` (of AdaRound, say) are stored instead of encoding the tensor of that name afresh.
+    `encoded` (of AdaRound, say) are stored instead of encoding the tensor of that name afresh. `stacks` holds (shape, contraction axis) of
+    tensors that are given as the matrix of a stack of matrices; they are read back in that shape.
 
     Raises:
         InputError: a tensor that cannot be packed (its name is in the message), or a name given twice.
@@ -75,7 +86,8 @@ def save_packed(
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
         stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        entry = Entry(str(spec), tuple(tensor.shape), axis, str(tensor.dtype).removeprefix("torch."))
+        shape, contraction = (stacks or {}).get(name, (tuple(tensor.shape), -1))
+        entry = Entry(str(spec), shape, axis, str(tensor.dtype).removeprefix("torch."), contraction)
         notes[f"tensor.{name}"] = json.dumps(_short(entry))
     write_bytes(path, _canonical(save(stored, metadata=notes)))
 
@@ -137,13 +149,21 @@ def read_packed(path: Path) -> tuple[dict[str, Entry], dict[str, Tensor], dict[s
 def _entry(path: Path, key: str, text: str) -> Entry:
     try:
         raw = _DEFAULTS | parse_json(text, "its value")
-        entry = Entry(str(parse(_text(raw["spec"]))), _shape(raw["shape"]), int(raw["channel_axis"]), _text(raw["dtype"]))
+        entry = Entry(
+            str(parse(_text(raw["spec"]))),
+            _shape(raw["shape"]),
+            int(raw["channel_axis"]),
+            _text(raw["dtype"]),
+            int(raw["contraction_axis"]),
+        )
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: metadata {given(key)} is no packed tensor: {cut(str(error), 500)}") from None
     if entry.dtype not in _DTYPES or not -len(entry.shape) <= entry.channel_axis < max(1, len(entry.shape)):
         raise InputError(
             f"{path}: metadata {given(key)} has dtype {given(entry.dtype)} and channel axis {entry.channel_axis}; it is damaged."
         )
+    if not -1 <= entry.contraction_axis < len(entry.shape) or (entry.contraction_axis >= 0 and entry.channel_axis):
+        raise InputError(f"{path}: metadata {given(key)} has contraction axis {entry.contraction_axis}; it is damaged.")
     return entry
 
 
@@ -172,6 +192,7 @@ def _unpacked(name: str, stored: Tensor, entry: Entry | None) -> Tensor:
         return stored
     data = stored.numpy().tobytes()
     try:
-        return unpack(data, entry.spec, entry.shape, channel_axis=entry.channel_axis, dtype=_DTYPES[entry.dtype])
+        tensor = unpack(data, entry.spec, entry.coded_shape, channel_axis=entry.channel_axis, dtype=_DTYPES[entry.dtype])
     except InputError as error:
         raise InputError(f"tensor {name!r}: {error}") from None
+    return tensor if entry.contraction_axis < 0 else from_matrix(tensor, entry.shape, entry.contraction_axis).contiguous()

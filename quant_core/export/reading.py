@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quant_core.export.packed_file import load_packed
 from quant_core.network.fold import fold_batch_norm
 from quant_core.network.forward import with_first_input
+from quant_core.network.parameters import holder, hook_input
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
 from quant_core.spec.quant_spec import SpecError, parse
 from quant_core.util.devices import CPU, device_of
@@ -44,9 +45,9 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     for name, tensor in tensors.items():
         _put(model, name, tensor.to(device))
     for name, entry in grids["inputs"].items():
-        module = model.get_submodule(name)
-        axis = -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1
-        module.register_forward_pre_hook(_hook(_input_quantizer(entry, axis)), with_kwargs=True)
+        owner, key = holder(model, name)
+        axis = -1 - len(owner.kernel_size) if isinstance(owner, nn.modules.conv._ConvNd) else -1
+        hook_input(owner, key, _hook(_input_quantizer(entry, axis)))
     return model
 
 

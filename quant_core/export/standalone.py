@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from quant_core.export.stored import post_training
 from quant_core.network.forward import with_first_input
+from quant_core.network.parameters import layer_module
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
@@ -51,5 +52,5 @@ def standalone(engine: PostTraining, network: nn.Module, layers: Sequence[Layer]
         spec = policy[layer.name].activation
         if layer.name in engine.statistics and not spec.is_float:
             quantizer = ActivationQuantizer(spec, engine.statistics[layer.name], -1 - len(layer.kernel))
-            model.get_submodule(layer.name).register_forward_pre_hook(QuantizeInput(quantizer), with_kwargs=True)
+            layer_module(model, layer).register_forward_pre_hook(QuantizeInput(quantizer), with_kwargs=True)
     return model

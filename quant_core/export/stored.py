@@ -14,6 +14,7 @@ from quant_core.codecs.quantize import decode
 from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import fold_batch_norm
 from quant_core.network.forward import to_device
+from quant_core.network.parameters import layer_module
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
@@ -107,7 +108,7 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
     model = engine.apply(policy)
     rows = []
     for layer in layers:
-        module, wanted = model.get_submodule(layer.name), policy[layer.name]
+        module, wanted = layer_module(model, layer), policy[layer.name]
         weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
         weight = weight.clone() if weight.is_inference() else weight
         if not layer.calls:
@@ -136,7 +137,7 @@ def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
     """Return a copy of `model` that holds the weights and biases of `stored` themselves, to be read only; inputs are not quantized."""
     model = sharing_copy(model)
     for layer in stored:
-        module = model.get_submodule(layer.layer.name)
+        module = layer_module(model, layer.layer)
         module.register_parameter("weight", nn.Parameter(layer.weight, requires_grad=False))
         if "bias" in module._parameters:
             module.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias, requires_grad=False))

@@ -19,7 +19,9 @@ from quant_core.export.passes import explicit_pads, holds_bfloat16
 from quant_core.export.symbolics import more_operators, plain_attention
 from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import forward, with_first_input
+from quant_core.network.parameters import from_matrix, holder, layer_module, to_matrix
 from quant_core.network.trace import is_transformers_conv1d
+from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.quiet import quiet_stdout
 
@@ -53,12 +55,15 @@ def _tag(x: Tensor, kind: str, layer: str) -> Tensor:
 
 
 class _TaggedWeight(nn.Module):
-    def __init__(self, layer: str) -> None:
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _tag(weight, WEIGHT, self.layer)
+        shape, axis = self.layer.stack_shape, self.layer.contraction_axis
+        if not shape:
+            return _tag(weight, WEIGHT, self.layer.name)
+        return from_matrix(_tag(to_matrix(weight, axis), WEIGHT, self.layer.name), shape, axis)
 
 
 class _Flat(nn.Module):
@@ -75,13 +80,13 @@ class _Flat(nn.Module):
         return forward(self.model, tree_unflatten(leaves, self.structure))
 
 
-def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Collection[str]) -> onnx.ModelProto:
+def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: Collection[Layer]) -> onnx.ModelProto:
     """Return the graph of `model` (no layer in it quantized) for any batch size.
 
     Args:
         model: in eval mode; it is not touched.
         example: one batch of model inputs.
-        weights, inputs: names of the layers whose weight, whose input is tagged.
+        weights, inputs: the layers whose weight, whose input is tagged.
 
     Raises:
         InputError: torch.onnx cannot map an operator of the network, or onnxruntime has no kernels for its type.
@@ -108,7 +113,8 @@ def traced(model: nn.Module, example: Any, weights: Collection[str], inputs: Col
     except BitfrontError:
         raise
     except Exception as error:  # an operator's mapping may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason.partition("Please feel free")[0].strip().rstrip(".")  # of torch's: to request support, and a dump of the value
         raise InputError(f"ONNX cannot represent this network: {reason}. {_INSTEAD}.") from error
     graph = onnx.load_from_string(buffer.getvalue())
     if holds_bfloat16(graph.graph):
@@ -137,16 +143,16 @@ def input_names(example: Any) -> list[str]:
     return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
 
 
-def _tagged(model: nn.Module, weights: Collection[str], inputs: Collection[str]) -> nn.Module:
+def _tagged(model: nn.Module, weights: Collection[Layer], inputs: Collection[Layer]) -> nn.Module:
     model = sharing_copy(model)
     modules = dict(model.named_modules())
     for module in modules.values():
         if type(module).__qualname__ == "Conv1D" and is_transformers_conv1d(module):
             module.forward = _ProductOfAnyAxes(module)
-    for name in weights:
-        parametrize.register_parametrization(modules[name], "weight", _TaggedWeight(name), unsafe=True)
-    for name in inputs:
-        modules[name].register_forward_pre_hook(_tag_input(name), with_kwargs=True)
+    for layer in weights:
+        parametrize.register_parametrization(*holder(model, layer.name), _TaggedWeight(layer), unsafe=True)
+    for layer in inputs:
+        layer_module(model, layer).register_forward_pre_hook(_tag_input(layer.name), with_kwargs=True)
     return model
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import encode
 from quant_core.export.stored import Quantized, StoredLayer, require_same
+from quant_core.network.parameters import layer_module
 from quant_core.qat.method import InputQuantizer
 from quant_core.qat.prepare import finalize, float_weights, input_quantizers, quantized_weights
 from quant_core.spec.layer import Layer
@@ -49,7 +50,7 @@ def _layers(prepared: nn.Module, simulation: nn.Module, layers: Sequence[Layer],
     weights, inputs = quantized_weights(prepared), input_quantizers(prepared)
     rows = []
     for layer in layers:
-        module, wanted = simulation.get_submodule(layer.name), policy[layer.name] if layer.calls else LayerPolicy()
+        module, wanted = layer_module(simulation, layer), policy[layer.name] if layer.calls else LayerPolicy()
         weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
         made, encoded = weights.get(layer.name), None
         if made is not None:

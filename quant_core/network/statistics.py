@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quant_core.network.forward import forward, watched_inputs
+from quant_core.network.parameters import layer_module
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError, LeftInFloatWarning
 from quant_core.util.text import listed
@@ -153,9 +154,9 @@ def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -
     collected = {
         layer.name: TensorStatistics(layer.name, kept_dims=1 + len(layer.kernel))
         for layer in layers
-        if layer.calls and layer.kind != "embedding"
+        if layer.calls and layer.takes_activation
     }
-    modules = {name: model.get_submodule(name) for name in collected}
+    modules = {layer.name: layer_module(model, layer) for layer in layers if layer.name in collected}
     batch_count = 0
     with torch.inference_mode(), watched_inputs(modules, lambda name, x: collected[name].update(x)):
         for inputs in batches:

@@ -1,22 +1,25 @@
 """Find the quantizable layers of any `nn.Module` by running one example through it with module hooks (never torch.fx)."""
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
-from torch.utils._pytree import tree_leaves
 
-from quant_core.network.forward import first_example, first_input, forward, placed_inputs
-from quant_core.network.recorder import Operation, TensorRecorder, storage_address, stored_at
+from quant_core.network.forward import first_example, placed_inputs
+from quant_core.network.lives import LayerCall, Lives, run_first
+from quant_core.network.parameters import holder
+from quant_core.network.reach import Count, Reach, Shapes, reach
+from quant_core.network.recorder import stored_at
 from quant_core.network.reference import reference_network
+from quant_core.network.sites import find_sites, in_network_order, site_layers
 from quant_core.spec.layer import Layer
-from quant_core.util.errors import BitfrontError, InputError, LeftInFloatWarning
+from quant_core.util.errors import InputError, LeftInFloatWarning
 from quant_core.util.text import listed
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -38,52 +41,67 @@ def quantizable(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def trace(model: nn.Module, inputs: Any) -> list[Layer]:
-    """Return the layers of `model` in the order in which one example first reaches them; never-called layers come last.
+def trace(model: nn.Module, inputs: Any, batches: Iterable[Any] = (), parameters: Collection[str] = ()) -> list[Layer]:
+    """Return the layers of `model` in the order in which they are first reached; never-called layers come last.
 
-    Shared modules and modules called several times are one layer (`calls`, MACs summed). A layer that is never called is
-    returned with `calls == 0` and named in a `LeftInFloatWarning`: it stays in float. So are weights that no such layer holds
-    (recurrent layers, attention's in_proj_weight, parameters of the user's own modules): they are never quantized nor counted.
+    Every weight that takes part in a product is a layer: of Linear, Conv, ConvTranspose and Embedding modules; of recurrent modules,
+    attention, bilinear modules, bags, own modules and stacks of experts (named MODULE.PARAMETER, or MODULE where that is `weight`). Shared
+    modules and modules called several times are one layer (`calls`, MACs summed). What stays in float is named in a `LeftInFloatWarning`:
+    layers that are never called (returned with `calls == 0`), and all other weights, which are no layer.
 
     Args:
         model: any module; it is left as it is. In train mode, or where its forward pass changes its weights, a copy is run instead.
-        inputs: one batch; only its first example is used.
+        inputs: one batch; shapes, calls and lives of activations are those of its first example.
+        batches: calibration batches; the first 128 examples are run too, layers that only they reach are found, and MACs are means over
+            them. Without any, the counts are those of the one example.
+        parameters: shell patterns of parameters of two or more axes that shall be layers too, as `*.position_table`.
 
     Raises:
-        InputError: the network holds no quantizable layer.
+        InputError: the network holds no quantizable layer, or a pattern matches no parameter.
         BitfrontError: the network fails on the example.
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
-    owners, model = quantizable(model), reference_network(model, quiet=True)
+    source, model = model, reference_network(model, quiet=True)
     modules = quantizable(model)
-    if not modules:
+    sites = find_sites(model, modules, parameters)
+    if not modules and not sites:
         raise InputError(
-            "the network has no Linear, Conv, ConvTranspose or Embedding layer; there is nothing to quantize. "
-            "Of a scripted network, give the original."
+            "the network has no Linear, Conv, ConvTranspose or Embedding layer, and no other weight of two axes; there is nothing to "
+            "quantize. Of a scripted network, give the original."
         )
-    calls, lives = _run(model, modules, placed_inputs(model, first_example(inputs)))
-    called = [name for name, _ in sorted(calls.items(), key=lambda item: item[1][0].start)]
-    never = [name for name in modules if name not in calls]
-    layers = [_layer(name, modules[name], calls.get(name, []), lives) for name in (*called, *never)]
-    held = held_parameters(modules)
-    layers = [replace(layer, held_elements=sum(parameter.numel() for parameter in held[layer.name].values())) for layer in layers]
-    if never:
-        warnings.warn(f"never called by the example, left in float: {listed(never)}", LeftInFloatWarning, stacklevel=2)
-    others = _other_weights(model, modules)
-    if others:
-        text = f"weights that belong to no quantizable layer, left in float and not counted: {listed(others)}"
-        warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    beside = [f"{name} ({type(modules[name]).__name__}: {listed(parameters)})" for name, parameters in held.items() if parameters]
-    if beside:
-        text = f"parameters that layers hold beside weight and bias, left in float and counted as float32: {listed(beside)}"
-        warnings.warn(text, LeftInFloatWarning, stacklevel=2)
-    return _mark_tied(layers, owners)
+    calls, lives = run_first(model, modules, placed_inputs(model, first_example(inputs)))
+    batches = iter(batches)
+    further = list(itertools.islice(batches, 1))
+    if sites or further:
+        reached = reach(model, modules, sites, inputs, itertools.chain(further, batches), call_macs)
+    else:
+        reached = Reach(dict.fromkeys(sorted(calls, key=lambda name: calls[name][0].start), Count(calls=1)))
+    never = [name for name in modules if name not in calls and name not in reached.counts]
+    layers = {name: _with_means(_layer(name, modules[name], calls.get(name, []), lives), reached) for name in (*calls, *never)}
+    late = {name: count for name, count in reached.counts.items() if name in modules and name not in layers}
+    layers |= {name: _late_layer(name, modules[name], count, reached) for name, count in late.items()}
+    layers |= {name: replace(layer, bias=_has_bias(modules.get(name))) for name, layer in site_layers(sites, reached).items()}
+    held = held_parameters(modules, {id(site.parameter) for site in sites})
+    for name, beside in held.items():
+        layers[name] = replace(layers[name], held_elements=sum(parameter.numel() for parameter in beside.values()))
+    _warn_of_floats(model, modules, held, never, {id(site.parameter) for site in sites if site.name in layers})
+    return _mark_tied([layers[name] for name in in_network_order(layers, reached, never)], source)
 
 
-def held_parameters(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.Parameter]]:
-    """Return layer -> the parameters that it holds beside weight and bias, and that no other layer holds: of a low-rank adapter, say."""
-    weights = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")}
+def _has_bias(module: nn.Module | None) -> bool:
+    """Tell whether a layer's module has a bias."""
+    return isinstance(getattr(module, "bias", None), Tensor)
+
+
+def held_parameters(modules: Mapping[str, nn.Module], others: Collection[int] = ()) -> dict[str, dict[str, nn.Parameter]]:
+    """Return layer -> the parameters that it holds beside weight and bias, and that no other layer holds: of a low-rank adapter, say.
+
+    Args:
+        modules: layer -> module.
+        others: identities of parameters that are layers of their own.
+    """
+    weights = {id(module._parameters.get(key)) for module in modules.values() for key in ("weight", "bias")} | set(others)
     held: dict[str, dict[str, nn.Parameter]] = {}
     for name, module in modules.items():
         free = {} if is_parametrized(module) else {key: p for key, p in module.named_parameters() if id(p) not in weights}
@@ -92,109 +110,65 @@ def held_parameters(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, nn.
     return held
 
 
-def _other_weights(model: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
-    """Name the parameters of two or more axes that are in no quantizable layer, those of one module together with its type."""
-    held = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+def _warn_of_floats(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    held: Mapping[str, Mapping[str, nn.Parameter]],
+    never: Collection[str],
+    layers: Collection[int],
+) -> None:
+    """Warn of weights in float: never-called layers, parameters of two or more axes that are no layer, those that layers hold beside."""
+    counted = {id(parameter) for module in modules.values() for parameter in module.parameters()} | set(layers)
     named: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, ParametrizationList):  # of a layer whose weight is computed in each call, which the engine refuses
             continue
-        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in held]
+        keys = [key for key, parameter in module.named_parameters(recurse=False) if parameter.dim() > 1 and id(parameter) not in counted]
         if keys:
             named.append(f"{name or 'the network itself'} ({type(module).__name__}: {listed(keys)})")
-    return named
+    beside = [f"{name} ({type(modules[name]).__name__}: {listed(keys)})" for name, keys in held.items() if keys]
+    for names, text in (
+        (never, "never called by the example, left in float"),
+        (named, "weights that belong to no quantizable layer, left in float"),
+        (beside, "parameters that layers hold beside weight and bias, left in float and counted as float32"),
+    ):
+        if names:
+            warnings.warn(f"{text}: {listed(names)}", LeftInFloatWarning, stacklevel=3)
 
 
-@dataclass
-class _Call:
-    """One call of a layer: where it stands in the sequence of tensor operations, and its shapes."""
-
-    start: int
-    source: int
-    in_shape: tuple[int, ...]
-    end: int = 0
-    out_shape: tuple[int, ...] = ()
-
-
-@dataclass
-class _Life:
-    """From which operation to which a storage is needed."""
-
-    elements: int
-    born: int
-    last_use: int
+def call_macs(module: Any, shapes: Shapes) -> int:
+    """Return the multiply-accumulates of one call of a layer's module."""
+    if isinstance(module, nn.Embedding):
+        return 0
+    if isinstance(module, _CONVOLUTIONS):
+        transposed = isinstance(module, _TRANSPOSED)
+        fan = (module.out_channels if transposed else module.in_channels) // module.groups * math.prod(module.kernel_size)
+        return math.prod(shapes[0] if transposed else shapes[1]) * fan
+    weight_shape = module.weight.shape
+    return math.prod(shapes[1]) * int(weight_shape[0 if is_transformers_conv1d(module) else 1])
 
 
-class _Lives:
-    """The first and last use of every activation, in operations since the start."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self._lives: dict[int, _Life] = {}
-
-    def observe(self, operation: Operation) -> None:
-        for tensor in (*operation.reads, *operation.writes):
-            if tensor.is_floating_point():
-                elements = tensor.untyped_storage().nbytes() // tensor.element_size()
-                life = self._lives.setdefault(storage_address(tensor), _Life(elements, self.step, self.step))
-                life.last_use = self.step
-        self.step += 1
-
-    def alive_beside(self, call: _Call) -> int:
-        """Return the elements of activations made before `call`, needed after it, and not its own input."""
-        return sum(
-            life.elements
-            for address, life in self._lives.items()
-            if life.born < call.start and life.last_use >= call.end and address != call.source
-        )
+def _with_means(layer: Layer, reached: Reach) -> Layer:
+    """Return a layer with the mean MACs of the batches; where they are others than the first example's, a linear layer's rows too."""
+    count = reached.counts.get(layer.name)
+    if not reached.batches or count is None or round(count.macs) == layer.macs:
+        return layer
+    if layer.kind != "linear":
+        return replace(layer, macs=round(count.macs))
+    rows = (max(1, round(count.rows / layer.calls)),)
+    return replace(layer, macs=round(count.macs), in_size=rows, out_size=rows)
 
 
-@dataclass
-class _Hooks:
-    """Collects the calls of every layer through forward hooks."""
-
-    lives: _Lives
-    calls: dict[str, list[_Call]] = field(default_factory=dict)
-
-    def before(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            source: Tensor = first_input(args, kwargs)
-            self.calls.setdefault(name, []).append(_Call(self.lives.step, storage_address(source), tuple(source.shape)))
-
-        return hook
-
-    def after(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            call = self.calls[name][-1]
-            call.end, call.out_shape = self.lives.step, tuple(output.shape)
-
-        return hook
+def _late_layer(name: str, module: nn.Module, count: Count, reached: Reach) -> Layer:
+    """Return a layer that the first example does not reach, with the shapes of the first call, and MACs and rows as means."""
+    call = LayerCall(0, 0, count.shapes[0], 0, count.shapes[1])
+    layer = _layer(name, module, [call], Lives())
+    rows = (max(1, round(count.rows)),)
+    layer = replace(layer, in_size=rows, out_size=rows) if layer.kind in ("linear", "embedding") else layer
+    return replace(layer, macs=round(count.macs), calls=max(1, round(count.calls / max(reached.batches, 1))))
 
 
-def _run(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> tuple[dict[str, list[_Call]], _Lives]:
-    lives = _Lives()
-    hooks = _Hooks(lives)
-    recorder = TensorRecorder([*model.parameters(), *model.buffers()], lives.observe)
-    handles = [module.register_forward_pre_hook(hooks.before(name), with_kwargs=True) for name, module in modules.items()]
-    handles += [module.register_forward_hook(hooks.after(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad(), recorder:
-            forward(model, example)
-    except BitfrontError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
-        raise BitfrontError(
-            f"the network failed on one example of shape {shapes} with {type(error).__name__}: {str(error).partition(chr(10))[0]}. "
-            f"Inputs have the examples along their first axis; a tuple is passed as model(*x), a dict as model(**x)."
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return hooks.calls, lives
-
-
-def _layer(name: str, module: Any, calls: list[_Call], lives: _Lives) -> Layer:
+def _layer(name: str, module: Any, calls: list[LayerCall], lives: Lives) -> Layer:
     shape: tuple[int, ...] = tuple(module.weight.shape)
     bias = isinstance(getattr(module, "bias", None), Tensor)
     live = max((lives.alive_beside(call) for call in calls), default=0)
@@ -212,7 +186,7 @@ def _layer(name: str, module: Any, calls: list[_Call], lives: _Lives) -> Layer:
         weight_shape=shape,
         in_size=rows,
         out_size=rows,
-        macs=0 if embedding else sum(math.prod(call.out_shape) * inputs for call in calls),
+        macs=sum(call_macs(module, (call.in_shape, call.out_shape)) for call in calls),
         channel_axis=channel_axis,
         bias=bias,
         calls=len(calls),
@@ -220,11 +194,9 @@ def _layer(name: str, module: Any, calls: list[_Call], lives: _Lives) -> Layer:
     )
 
 
-def _convolution(name: str, module: Any, calls: list[_Call], bias: bool, live: int) -> Layer:
+def _convolution(name: str, module: Any, calls: list[LayerCall], bias: bool, live: int) -> Layer:
     transposed = isinstance(module, _TRANSPOSED)
-    taps = math.prod(module.kernel_size)
-    fan = (module.out_channels if transposed else module.in_channels) // module.groups * taps
-    macs = sum(math.prod(call.in_shape if transposed else call.out_shape) * fan for call in calls)
+    macs = sum(call_macs(module, (call.in_shape, call.out_shape)) for call in calls)
     depthwise = module.groups == module.in_channels and module.groups > 1
     return Layer(
         name=name,
@@ -246,21 +218,17 @@ def _convolution(name: str, module: Any, calls: list[_Call], bias: bool, live: i
     )
 
 
-def _mark_tied(layers: list[Layer], modules: dict[str, nn.Module]) -> list[Layer]:
+def _mark_tied(layers: list[Layer], model: nn.Module) -> list[Layer]:
     """Name, on every layer whose weight is stored where an earlier layer's is, that layer, and take over the axis of its channels."""
-    first: dict[tuple[int, int, int], Layer] = {}
+    first: dict[tuple[int, int, int], tuple[Layer, Tensor]] = {}
     marked = []
     for layer in layers:
-        owner = first.setdefault(stored_at(_weight(modules[layer.name])), layer)
+        module, key = holder(model, layer.name)
+        weight: Tensor = getattr(module, key)
+        owner, stored = first.setdefault(stored_at(weight), (layer, weight))
         same = owner is layer
-        axis = layer.channel_axis if same else _shared_axis(owner, _weight(modules[owner.name]), _weight(modules[layer.name]))
-        marked.append(layer if same else replace(layer, tied_to=owner.name, channel_axis=axis))
+        marked.append(layer if same else replace(layer, tied_to=owner.name, channel_axis=_shared_axis(owner, stored, weight)))
     return marked
-
-
-def _weight(module: Any) -> Tensor:
-    weight: Tensor = module.weight
-    return weight
 
 
 def _shared_axis(owner: Layer, stored: Tensor, view: Tensor) -> int:

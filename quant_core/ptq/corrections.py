@@ -15,6 +15,7 @@ from quant_core.network.fold import TRANSPOSED, per_output
 from quant_core.network.forward import first_example, forward
 from quant_core.network.linearity import Response, response_kind, weight_response
 from quant_core.network.moments import InputMoments, weight_rows
+from quant_core.network.parameters import own_modules
 from quant_core.network.statistics import TensorStatistics
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer
@@ -102,11 +103,9 @@ def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tu
     scale per tensor; fold batch norms first.
     """
     shared = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
-    usable = {
-        layer.name: model.get_submodule(layer.name)
-        for layer in layers
-        if layer.calls == 1 and layer.kind != "embedding" and layer.name not in shared
-    }
+    modules = own_modules(model, layers)
+    named = [layer.name for layer in layers if layer.calls == 1 and layer.kind != "embedding" and layer.name not in shared]
+    usable = {name: modules[name] for name in named if name in modules}
     inputs = first_example(example)
     flow = record(model, usable, lambda: forward(model, inputs))
     pairs = [(name, _next_layer(flow, name)) for name in usable]

@@ -11,6 +11,7 @@ from quant_core.codecs.quantize import decode, encode
 from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
 from quant_core.network.moments import InputMoments, MomentStore, second_moments
+from quant_core.network.parameters import layer_module, put_weight
 from quant_core.network.statistics import TensorStatistics, collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
@@ -81,7 +82,7 @@ class PostTraining:
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
         self._reestimate = reestimate
         self.model = fold_faithfully(model, example).requires_grad_(False)
-        self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
+        self._modules: dict[str, nn.Module] = {name: layer_module(self.model, layer) for name, layer in self._layers.items()}
         for name, module in self._modules.items():
             require_plain_weight(name, module)
         if equalize:
@@ -102,18 +103,18 @@ class PostTraining:
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
         self.range_counts = CacheCounts()
         self._active: dict[str, ActivationQuantizer] = {}
-        for name, module in self._modules.items():
-            module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process has the moments of all planned layers, and calibrates no more."""
-        self._gather_moments(self._planned)
-        return self.__dict__
+        for name in self.statistics:
+            self._modules[name].register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers, in network order."""
         return tuple(self._layers.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process has the moments of all planned layers, and calibrates no more."""
+        self._gather_moments(self._planned)
+        return self.__dict__
 
     @property
     def counts(self) -> CacheCounts:
@@ -182,7 +183,7 @@ class PostTraining:
     def _install(self, name: str, quantized: QuantizedWeight) -> None:
         """Let a layer compute with this weight and bias."""
         module, bias = self._modules[name], quantized.bias
-        module.get_parameter("weight").data = quantized.weight
+        put_weight(module, quantized.weight)
         if "bias" in module._parameters:
             module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 

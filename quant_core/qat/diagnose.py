@@ -34,7 +34,7 @@ def first_non_finite(model: nn.Module, run: Callable[[], object]) -> str:
 
 def _is_layer(module: nn.Module) -> bool:
     """Tell whether `module` computes by itself: it has no children but those that quantize it."""
-    return all(name in ("parametrizations", "input_quantizer") for name, _ in module.named_children())
+    return all(name == "parametrizations" or name.startswith("input_quantizer") for name, _ in module.named_children())
 
 
 def _before(name: str) -> Callable[[nn.Module, Any], None]:

@@ -1,7 +1,8 @@
 """`prepare` a network for quantization-aware training, and `finalize` it afterwards: torch parametrizations and input hooks."""
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +12,23 @@ from torch.nn.utils import parametrize
 
 from quant_core.codecs import Bounds
 from quant_core.codecs.quantize import fake_quantize
+from quant_core.network.parameters import holder, layer_name, to_matrix
 from quant_core.network.statistics import TensorStatistics
 from quant_core.network.trace import is_transformers_conv1d, quantizable
 from quant_core.qat import QAT_METHODS, QatError
 from quant_core.qat.input import INPUT, attach
 from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
+from quant_core.qat.sites import StackWeight, attach_site, coded, in_module, is_site, parametrize_site
 from quant_core.qat.ste import METHOD as STE
+from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
 from quant_core.util.text import listed
 
+_ORIGINAL = re.compile(r"parametrizations\.([^.]+)\.original$")
+_OF_INPUT = re.compile(rf"(^|\.){INPUT}\w*\.")
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -50,7 +56,12 @@ def method_named(name: str) -> Method:
 
 
 def prepare(
-    model: nn.Module, policy: Policy, method: str = "lsq", *, statistics: Mapping[str, TensorStatistics] | None = None
+    model: nn.Module,
+    policy: Policy,
+    method: str = "lsq",
+    *,
+    statistics: Mapping[str, TensorStatistics] | None = None,
+    layers: Iterable[Layer] = (),
 ) -> nn.Module:
     """Return a copy of `model` that computes with quantized weights and inputs while its float weights stay its parameters.
 
@@ -63,23 +74,27 @@ def prepare(
         policy: a `LayerPolicy` for every quantizable layer.
         method: a key of `QAT_METHODS` or `package.module:attribute`.
         statistics: of the layers' inputs, from `quant_core.network.statistics.collect`; needed where an input has static integers.
+        layers: of the network; needed where the policy has layers that are parameters of other modules (`lstm.weight_ih_l0`).
 
     Raises:
         InputError: the policy is for other layers; tied weights have different specs; the method covers nothing of the policy.
     """
     chosen = method_named(method)
     model = copy.deepcopy(model)
-    modules = quantizable(model)
-    for names, others, where in ((policy, modules, "the network"), (modules, policy, "the policy")):
+    sites = {layer.name: layer for layer in layers if layer.name in policy and is_site(model, layer)}
+    modules = {name: module for name, module in quantizable(model).items() if name not in sites}
+    in_network = (*modules, *sites)
+    for names, others, where in ((policy, in_network, "the network"), (in_network, policy, "the policy")):
         for name in names:
             if name not in others:
-                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(modules)}.")
+                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(in_network)}.")
     reached = {
         name: module for name, module in modules.items() if statistics is None or name in statistics or isinstance(module, nn.Embedding)
     }
     inputs = statistics or {}
     covered = [_quantize_input(name, reached[name], policy[name].activation, chosen, inputs.get(name)) for name in reached]
     covered += _quantize_weights(reached, policy, chosen)
+    covered += [part for layer in sites.values() for part in _quantize_site(model, layer, policy[layer.name], chosen, inputs)]
     if not any(covered):
         raise InputError(f"QAT method {method!r} ({chosen.about}) covers nothing of this policy; train it by 'ste'.")
     return model
@@ -94,24 +109,28 @@ def finalize(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval()
     weights = quantized_weights(model)
     parameters: dict[int, nn.Parameter] = {}
-    for name, module, quantizer in _quantized(model):
+    plain: dict[nn.Module, dict[str, nn.Parameter]] = {}
+    for name, module, key, quantizer in _quantized(model):
         stored = weights[name]
         again = fake_quantize(stored.source, stored.spec, channel_axis=stored.channel_axis, bounds=stored.bounds)
         if not torch.equal(again, stored.tensor):
             raise QatError(f"layer {name!r}: its trained weight is not exactly what {stored.spec} stores.")
-        _unparametrize(module, parameters.setdefault(id(quantizer), nn.Parameter(stored.tensor, requires_grad=False)))
+        tensor = in_module(quantizer, stored.tensor)
+        plain.setdefault(module, {})[key] = parameters.setdefault(id(quantizer), nn.Parameter(tensor, requires_grad=False))
+    for module, values in plain.items():
+        _unparametrize(module, values)
     return model.requires_grad_(False)
 
 
 def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
     """Return layer name -> quantized weight, with the arguments of packing, of a prepared network in any mode."""
     weights = {}
-    for name, module, quantizer in _quantized(model):
+    for name, module, key, quantizer in _quantized(model):
         before = quantizer.training
         quantizer.eval()
         with torch.no_grad():
-            tensor = quantizer(original(module)).detach().clone()
-            source, spec, bounds = quantizer.stored(original(module).detach())
+            tensor = coded(quantizer, quantizer(original(module, key))).detach().clone()
+            source, spec, bounds = quantizer.stored(original(module, key).detach())
         weights[name] = QuantizedWeight(tensor, source, spec, quantizer.channel_axis, bounds)
         quantizer.train(before)
     return weights
@@ -120,15 +139,20 @@ def quantized_weights(model: nn.Module) -> dict[str, QuantizedWeight]:
 def constrain(model: nn.Module) -> None:
     """Bring master weights and learned values back into their domains; to be called after every step of the optimiser."""
     with torch.no_grad():
-        for _, module, quantizer in _quantized(model):
-            quantizer.constrain(original(module))
+        for _, module, key, quantizer in _quantized(model):
+            quantizer.constrain(original(module, key))
         for input_quantizer in input_quantizers(model).values():
             input_quantizer.constrain()
 
 
 def input_quantizers(model: nn.Module) -> dict[str, InputQuantizer]:
     """Return layer name -> the quantizer of its input."""
-    held = {name: module._modules.get(INPUT) for name, module in model.named_modules()}
+    held = {
+        layer_name(place, key.removeprefix(INPUT).lstrip("_") or "weight"): child
+        for place, module in model.named_modules()
+        for key, child in module.named_children()
+        if key.startswith(INPUT)
+    }
     return {name: quantizer for name, quantizer in held.items() if isinstance(quantizer, InputQuantizer)}
 
 
@@ -136,16 +160,16 @@ def float_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the state of a prepared network under the names of the float network; training of another policy may start from it."""
     state = {}
     for key, tensor in model.state_dict().items():
-        plain = key.replace("parametrizations.weight.original", "weight")
-        if "parametrizations." not in plain and f"{INPUT}." not in plain:
+        plain = _ORIGINAL.sub(r"\1", key)
+        if "parametrizations." not in plain and not _OF_INPUT.search(plain):
             state[plain] = tensor
     return state
 
 
-def original(module: nn.Module) -> Tensor:
+def original(module: nn.Module, key: str = "weight") -> Tensor:
     """Return the float master weight of a prepared layer."""
     parametrizations: Any = module.parametrizations
-    weight: Tensor = parametrizations.weight.original
+    weight: Tensor = parametrizations[key].original
     return weight
 
 
@@ -159,33 +183,57 @@ def _input_axis(module: Any) -> int:
     return -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1
 
 
-def _unparametrize(module: nn.Module, weight: nn.Parameter) -> None:
-    """Give a prepared layer a plain weight. (torch's remove_parametrizations would break every other copy: they share a class.)"""
+def _unparametrize(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+    """Give a prepared module plain weights. (torch's remove_parametrizations would break every other copy: they share a class.)"""
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module._modules["parametrizations"]
-    module.register_parameter("weight", weight)
+    for key, weight in weights.items():
+        setattr(module, key, weight)
 
 
-def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, WeightQuantizer]]:
-    for name, module in list(model.named_modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrizations: Any = module.parametrizations
-            first = parametrizations.weight[0]
-            if isinstance(first, WeightQuantizer):
-                yield name, module, first
+def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, WeightQuantizer]]:
+    """Yield layer, module, name of the parameter and its quantizer."""
+    for place, module in list(model.named_modules()):
+        parametrizations: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
+        for key, parts in parametrizations.items():
+            if isinstance(parts[0], WeightQuantizer):
+                yield layer_name(place, key), module, key, parts[0]
 
 
 def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Method, statistics: TensorStatistics | None) -> bool:
     """Put the quantizer of one layer's input in place; return whether the method covers it."""
     if spec.is_float or isinstance(module, nn.Embedding):
         return False
-    covers = method.covers_input(spec, statistics)
+    quantizer = _input_quantizer(name, spec, method, statistics, _input_axis(module))
+    attach(module, quantizer.to(module.get_parameter("weight").device))
+    return method.covers_input(spec, statistics)
+
+
+def _input_quantizer(name: str, spec: QuantSpec, method: Method, statistics: TensorStatistics | None, axis: int) -> InputQuantizer:
     try:
-        quantizer = (method if covers else STE).input(spec, statistics, _input_axis(module))
+        return (method if method.covers_input(spec, statistics) else STE).input(spec, statistics, axis)
     except InputError as error:
         raise InputError(f"layer {name!r}: {error}") from None
-    attach(module, quantizer.to(module.get_parameter("weight").device))
-    return covers
+
+
+def _quantize_site(
+    model: nn.Module, layer: Layer, policy: LayerPolicy, method: Method, statistics: Mapping[str, TensorStatistics]
+) -> list[bool]:
+    """Quantize a weight that another module reads, and its input where it is reached; return whether the method covers them."""
+    owner, key = holder(model, layer.name)
+    covered = []
+    if not policy.activation.is_float and layer.name in statistics:
+        seen = statistics[layer.name]
+        reader = _input_quantizer(layer.name, policy.activation, method, seen, -1)
+        attach_site(owner, key, f"{INPUT}_{key}", reader.to(owner.get_parameter(key).device))
+        covered.append(method.covers_input(policy.activation, seen))
+    if not policy.weight.is_float:
+        covers, weight = method.covers_weight(policy.weight), owner.get_parameter(key).detach()
+        matrix = to_matrix(weight, layer.contraction_axis) if layer.stack_shape else weight
+        quantizer = (method if covers else STE).weight(matrix, policy.weight, layer.channel_axis).to(weight.device).eval()
+        parametrize_site(owner, key, StackWeight(quantizer, layer) if layer.stack_shape else quantizer)
+        covered.append(covers)
+    return covered
 
 
 def _quantize_weights(modules: Mapping[str, nn.Module], policy: Policy, method: Method) -> list[bool]:

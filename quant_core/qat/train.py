@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quant_core.network.fold import fold_batch_norm
+from quant_core.network.sites import named_parameters
 from quant_core.network.statistics import collect
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
@@ -56,8 +57,8 @@ def calibrated(
         _load(student, start)
     if not any(parameter.requires_grad for parameter in student.parameters()):
         student.requires_grad_(True)
-    statistics = collect(student, trace(student, inputs[0]), inputs)
-    return prepare(student, policy, config.method, statistics=statistics)
+    layers = trace(student, inputs[0], inputs, named_parameters(student, policy))
+    return prepare(student, policy, config.method, statistics=collect(student, layers, inputs), layers=layers)
 
 
 def starting(model: nn.Module, config: QatConfig, example: Any) -> nn.Module:

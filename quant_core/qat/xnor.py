@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant_core.kernels.packed_signs import binary_conv2d, binary_linear
+from quant_core.network.parameters import holder
 from quant_core.qat.prepare import input_quantizers
 from quant_core.qat.ste import FormatInput
 
@@ -21,7 +22,7 @@ def with_xnor(model: nn.Module) -> nn.Module:
     binary = [
         name
         for name, quantizer in input_quantizers(model).items()
-        if isinstance(quantizer, FormatInput) and quantizer.spec.format == "binary"
+        if isinstance(quantizer, FormatInput) and quantizer.spec.format == "binary" and holder(model, name)[1] == "weight"
     ]
     for name in binary:
         layer = model.get_submodule(name)

@@ -27,6 +27,10 @@ class Layer:
         live_elements: elements of other activations alive while the layer runs (residual branches).
         tied_to: name of the earlier layer that holds the very same weight (tied embeddings), or "". Its bytes count once, there.
         held_elements: elements of the parameters that a subclass holds beside weight and bias (a low-rank adapter); they stay in float32.
+        weight_only: the input of the weight cannot be reached (a recurrent state, an expert's rows): there is no choice of an activation.
+        stack_shape: shape of a parameter that is a stack of matrices, as torch holds it; `weight_shape` is then that of the matrix
+            [all other axes, contraction axis] as which it is quantized. Empty for every other weight.
+        contraction_axis: of a stack, the axis that is summed over.
     """
 
     name: str
@@ -47,6 +51,14 @@ class Layer:
     live_elements: int = 0
     tied_to: str = ""
     held_elements: int = 0
+    weight_only: bool = False
+    stack_shape: tuple[int, ...] = ()
+    contraction_axis: int = 0
+
+    @property
+    def takes_activation(self) -> bool:
+        """Whether the layer's input can be quantized: not the indices of an embedding, and not where no hook reaches it."""
+        return self.kind != "embedding" and not self.weight_only
 
     @property
     def weights(self) -> int:
@@ -64,8 +76,9 @@ class Layer:
         return self.out_channels * math.prod(self.out_size)
 
 
-_TUPLES = ("weight_shape", "in_size", "out_size", "kernel", "stride", "dilation")
+_TUPLES = ("weight_shape", "in_size", "out_size", "kernel", "stride", "dilation", "stack_shape")
 _TEXTS = ("name", "kind", "tied_to")
+_FLAGS = ("bias", "weight_only")
 
 
 def layers_to_json(layers: Iterable[Layer]) -> list[dict[str, object]]:
@@ -109,7 +122,7 @@ def _layer_from_json(position: int, entry: object) -> Layer:
 def _well_typed(key: str, value: object) -> bool:
     if key in _TEXTS:
         return isinstance(value, str)
-    if key == "bias":
+    if key in _FLAGS:
         return isinstance(value, bool)
     values = value if key in _TUPLES and isinstance(value, list) else [value]
     return (key not in _TUPLES or isinstance(value, list)) and all(type(number) is int and number >= 0 for number in values)
@@ -118,4 +131,4 @@ def _well_typed(key: str, value: object) -> bool:
 def _needed(key: str) -> str:
     if key in _TEXTS:
         return "a text"
-    return "true or false" if key == "bias" else f"a {'list of ' if key in _TUPLES else ''}whole number{'s' * (key in _TUPLES)} from 0"
+    return "true or false" if key in _FLAGS else f"a {'list of ' if key in _TUPLES else ''}whole number{'s' * (key in _TUPLES)} from 0"

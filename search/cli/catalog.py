@@ -93,9 +93,10 @@ def inspect_command(
     """
     from dataclasses import asdict
 
-    from quant_core.export.inspect import describe
+    from quant_core.export.inspect import describe, shares
 
-    rows = [asdict(row) for row in describe(path)]
+    described = describe(path)
+    rows = [asdict(row) for row in described]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -103,3 +104,4 @@ def inspect_command(
     for row in rows:
         table.add_row(*(f"{value:.6g}" if isinstance(value, float) else short_name(str(value)) for value in row.values()))
     terminal().print(table)
+    say(shares(described))

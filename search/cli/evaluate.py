@@ -56,12 +56,13 @@ def evaluate_command(
     from search import tasks
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
-    from search.evaluation.measure import first_inputs
+    from search.evaluation.measure import traced_inputs
 
     if threads:
         torch.set_num_threads(threads)
     loaded = tasks.load(task, task_options(option or []))
-    layers = trace(loaded.model, first_inputs(loaded))
+    inputs = traced_inputs(loaded)
+    layers = trace(loaded.model, inputs[0], inputs, _named(loaded, policy_file))
     chosen = read_policy(policy, policy_file, layers)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
     loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
@@ -90,6 +91,17 @@ def _check_policy(text: str, path: Path | None) -> None:
         raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
     if text:
         parse_layer_policy(text)
+
+
+def _named(task: "Task", path: Path | None) -> tuple[str, ...]:
+    """Return the parameters that the policy of a file names as layers; `read_policy` says what is wrong with the file."""
+    from quant_core.network.sites import named_parameters
+    from quant_core.spec.policy import Policy
+
+    try:
+        return () if path is None else named_parameters(task.model, Policy.from_json(read_json(path)))
+    except InputError:
+        return ()
 
 
 def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Policy":

@@ -109,8 +109,9 @@ def _layers_of_experiment(path: Path) -> "tuple[Layer, ...]":
     from quant_core.network.trace import trace
     from search import tasks
     from search.config.files import load
-    from search.evaluation.measure import first_inputs
+    from search.evaluation.measure import traced_inputs
 
     section = load(path).task
     task = tasks.load(section.name, section.options)
-    return tuple(trace(task.model, first_inputs(task)))
+    inputs = traced_inputs(task)
+    return tuple(trace(task.model, inputs[0], inputs))

@@ -198,6 +198,8 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     accuracy, size = sweep.baseline.get("accuracy_test"), sweep.baseline.get("weight_bytes")
     measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
     measured += [shown("weight_bytes", size)] if size is not None else []
+    left = sweep.baseline.get("left_in_float_bytes")
+    measured += [f"{shown('weight_bytes', left)} left in float"] if left else []
     console.print(f"float network: {', '.join(measured) or 'not measured'}")
     error = _latency_error(sweep) if "latency_s" in names_shown else ""
     if error:

@@ -133,10 +133,11 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """The choices of every layer, before the rules."""
+    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers."""
 
     weight: Choices
     activation: Choices
+    parameters: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 
 

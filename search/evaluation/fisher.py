@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.forward import forward, with_first_input
+from quant_core.network.parameters import layer_module, weight_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import Policy
 from search.problem.problem import FloatArray
@@ -34,14 +35,13 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sa
     model = engine.restore()
     inputs_of = {name: dimension for dimension in space.dimensions if dimension.slot == "activation" for name in dimension.layers}
     names = [name for dimension in space.dimensions for name in dimension.layers]
-    modules = {name: model.get_submodule(name) for name in names}
-    weights = {name: module.get_parameter("weight") for name, module in modules.items()}
+    weights = {name: weight_of(model, name) for name in names}
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     scores = {dimension.name: np.zeros(len(dimension.choices)) for dimension in space.dimensions}
     hooks = [
-        module.register_forward_pre_hook(_watch(engine, name, inputs_of[name], scores), with_kwargs=True)
-        for name, module in modules.items()
-        if name in inputs_of and name in engine.statistics
+        layer_module(model, layer).register_forward_pre_hook(_watch(engine, layer.name, inputs_of[layer.name], scores), with_kwargs=True)
+        for layer in engine.layers
+        if layer.name in inputs_of and layer.name in engine.statistics
     ]
     try:
         for inputs in batches:
@@ -94,13 +94,13 @@ def _watch(engine: PostTraining, name: str, dimension: Dimension, scores: dict[s
 def _add_weights(engine: PostTraining, space: Space, squares: dict[str, Tensor], scores: dict[str, FloatArray]) -> None:
     """Score every choice of the weights, all layers at once."""
     model = engine.restore()
-    floats = {name: model.get_submodule(name).get_parameter("weight").detach().clone() for name in squares}
+    floats = {name: weight_of(model, name).detach().clone() for name in squares}
     for k in range(max((len(dimension.choices) for dimension in space.dimensions), default=0)):
         policy: Policy = space.policy([min(k, len(dimension.choices) - 1) for dimension in space.dimensions])
         engine.apply(policy)
         for dimension in space.dimensions:
             if dimension.slot == "weight" and k < len(dimension.choices):
                 for name in dimension.layers:
-                    error = model.get_submodule(name).get_parameter("weight").detach() - floats[name]
+                    error = weight_of(model, name).detach() - floats[name]
                     scores[dimension.name][k] += 0.5 * float((squares[name] * error.square()).double().sum())
     engine.restore()

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.forward import forward, with_first_input
+from quant_core.network.parameters import layer_module, own_modules, weight_of
 from quant_core.ptq.engine import PostTraining
+from quant_core.spec.layer import Layer
 from search.evaluation.divergence import examples_of
 from search.problem.problem import FloatArray
 from spaces.space import Dimension, Space
@@ -58,6 +60,18 @@ def projection_passes(engine: PostTraining, space: Space, draws: int = 1) -> flo
     return 1.0 + draws + sum(macs[name] * (1 + len(dimension.choices)) for dimension in weights for name in dimension.layers) / total
 
 
+class _Frozen:
+    """A handle like that of a hook: `remove` lets a weight go without gradients again."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def remove(self) -> None:
+        """Undo `requires_grad_`."""
+        self._weight.requires_grad_(False)
+        self._weight.grad = None
+
+
 class _Recorder:
     """Watches one forward and backward pass and keeps the inner products of gradients and errors."""
 
@@ -70,10 +84,26 @@ class _Recorder:
     def hooks(self, model: nn.Module) -> list[Any]:
         """Watch all layers that have a choice."""
         handles: list[Any] = []
-        for name in dict.fromkeys(layer for layer, _ in self._slots):
-            module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(self._after(name), with_kwargs=True))
+        called = own_modules(model, self._engine.layers)
+        for layer in self._engine.layers:
+            module = called.get(layer.name)
+            if module is None:
+                handles += self._on_stored(model, layer)
+            elif (layer.name, "weight") in self._slots or (layer.name, "activation") in self._slots:
+                handles.append(module.register_forward_pre_hook(self._before(layer.name), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._after(layer.name), with_kwargs=True))
+        return handles
+
+    def _on_stored(self, model: nn.Module, layer: Layer) -> list[Any]:
+        """Watch a weight that another module reads: by its own gradient, which does not say which rows belong to which example."""
+        handles: list[Any] = []
+        if (layer.name, "activation") in self._slots and layer.name in self._engine.statistics:
+            handles.append(layer_module(model, layer).register_forward_pre_hook(self._before(layer.name), with_kwargs=True))
+        dimension = self._slots.get((layer.name, "weight"))
+        if dimension is not None and layer.calls:
+            weight = weight_of(model, layer.name).requires_grad_(True)
+            score = self._gathered(lambda gradients: self._score_stored(model, layer.name, dimension, gradients))
+            handles += [weight.register_hook(score), _Frozen(weight)]  # type: ignore[no-untyped-call]
         return handles
 
     def rows(self, dimension: Dimension) -> FloatArray:
@@ -141,6 +171,14 @@ class _Recorder:
         for spec in dimension.choices:
             with self._engine.weight_as(name, spec):
                 columns.append(self._inner(gradients, module.forward(*args, **kwargs) - exact))
+        self._keep(dimension, columns)
+
+    def _score_stored(self, model: nn.Module, name: str, dimension: Dimension, gradients: Sequence[Tensor]) -> None:
+        exact, columns = weight_of(model, name).detach(), []
+        for spec in dimension.choices:
+            with self._engine.weight_as(name, spec):
+                error = weight_of(model, name).detach() - exact
+            columns.append(torch.stack([(gradient * error).double().sum()[None] for gradient in gradients]))
         self._keep(dimension, columns)
 
     def _keep(self, dimension: Dimension, columns: Sequence[Tensor]) -> None:

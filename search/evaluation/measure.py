@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.forward import forward, to_device
+from quant_core.network.reach import EXAMPLES, examples_of
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.tasks.reading import Pass, raw
@@ -71,6 +72,25 @@ def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float
     if outside.numel():
         raise BitfrontError(f"the task's score gave {float(outside[0]):g} for an example; scores in [0, 1] are needed")
     return scores, loss
+
+
+def traced_inputs(task: Task) -> list[Any]:
+    """Return the inputs of the first calibration batches, those that a trace reads: of `reach.EXAMPLES` examples, or all.
+
+    Raises:
+        InputError: the calibration split is empty.
+    """
+    taken: list[Any] = []
+    count = 0
+    with repeatable():
+        for inputs, _ in task.calib:
+            taken.append(inputs)
+            count += examples_of(inputs)
+            if count >= EXAMPLES:
+                break
+    if not taken:
+        raise InputError("the task's calibration split is empty; give at least one batch.")
+    return taken
 
 
 def first_inputs(task: Task) -> Any:

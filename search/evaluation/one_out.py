@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from quant_core.network.forward import forward
+from quant_core.network.parameters import own_modules
 from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import LayerPolicy, Policy
@@ -40,7 +41,7 @@ class OneOut:
     def __init__(self, engine: PostTraining, space: Space, compare: Divergence) -> None:
         self._engine, self._space, self._compare = engine, space, compare
         self._widest = widest_choices(space)
-        self._modules = {name: engine.model.get_submodule(name) for name in space.base}
+        self._modules = own_modules(engine.model, engine.layers)
         macs = {layer.name: layer.macs for layer in engine.layers}
         self._macs = macs if sum(macs.values()) else dict.fromkeys(macs, 1)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from quant_core.network.parameters import own_modules
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
@@ -20,12 +21,15 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
         InputError: another layer than a linear one or an embedding is quantized, or `fault` (policy, inputs) finds one in a linear layer.
     """
     faults = []
+    modules = own_modules(bundle.task.model, bundle.layers)
     for layer in bundle.layers:
-        if refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
+        if layer.name not in modules and layer.kind == "linear" and bundle.policy[layer.name] != LayerPolicy():
+            faults.append(f"layer {layer.name!r}: {runtime} quantizes modules, this is a weight that another module reads; use onnx")
+        elif refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
             faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
         raise InputError(f"{first_fault(faults)}.")
-    return tuple(layer for layer in bundle.layers if layer.kind == "linear")
+    return tuple(layer for layer in bundle.layers if layer.kind == "linear" and layer.name in modules)
 
 
 def layer_fault(layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> str:

@@ -11,6 +11,7 @@ from quant_core.export.packed_file import load_packed, save_packed
 from quant_core.export.reading import ACTIVATIONS, COUNTS, WEIGHTS, load_quantized
 from quant_core.export.stored import StoredLayer
 from quant_core.network.forward import forward
+from quant_core.network.parameters import state_name
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import held_bytes, weight_bytes
@@ -46,19 +47,22 @@ def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tens
     packed: dict[str, tuple[Tensor, QuantSpec, int]] = {}
     encoded: dict[str, Encoded] = {}
     tied: dict[str, str] = {}
+    stacks: dict[str, tuple[tuple[int, ...], int]] = {}
     grids = {}
     for layer in stored:
-        name, owner = f"{layer.layer.name}.weight", f"{layer.owner}.weight"
+        name, owner = (state_name(bundle.network.base, place) for place in (layer.layer.name, layer.owner))
         if layer.encoded is not None:
             packed[name], encoded[name] = (layer.weight, layer.policy.weight, layer.layer.channel_axis), layer.encoded
-        if name != owner and torch.equal(layer.weight, state[owner]):
+        if layer.layer.stack_shape:
+            stacks[name] = layer.layer.stack_shape, layer.layer.contraction_axis
+        if name != owner and torch.equal(state[name], state[owner]):
             tied[name] = owner
             packed.pop(name, None)
-        if not layer.policy.activation.is_float and layer.layer.calls and layer.layer.kind != "embedding":
+        if not layer.policy.activation.is_float and layer.layer.calls and layer.layer.takes_activation:
             grids[layer.layer.name] = {"spec": str(layer.policy.activation), "grid": layer.grid}
     plain = {name: tensor for name, tensor in state.items() if name not in packed and name not in tied}
     notes = {"policy": bundle.policy.id} | ({"tied": json.dumps(tied)} if tied else {})
-    save_packed(folder / WEIGHTS, packed, plain=plain, metadata=notes, encoded=encoded)
+    save_packed(folder / WEIGHTS, packed, plain=plain, metadata=notes, encoded=encoded, stacks=stacks)
     write_text(folder / ACTIVATIONS, json.dumps({"tied": tied, "inputs": grids}, indent=1) + "\n")
 
 
@@ -80,12 +84,12 @@ def _sizes(bundle: Bundle, stored: tuple[StoredLayer, ...], folder: Path) -> dic
     """
     read = load_packed(folder / WEIGHTS)
     held = Policy({layer.layer.name: LayerPolicy(layer.policy.weight) for layer in stored})
-    weights = {f"{layer.layer.name}.weight" for layer in stored}
+    weights = {state_name(bundle.network.base, layer.layer.name) for layer in stored}
     rest = sum(tensor.numel() * tensor.element_size() for name, tensor in read.items() if name not in weights)
     twice = sum(
         layer.policy.weight.storage_bits(layer.layer.weight_shape, layer.layer.channel_axis) / 8
         for layer in stored
-        if layer.layer.tied_to and f"{layer.layer.name}.weight" in read
+        if layer.layer.tied_to and state_name(bundle.network.base, layer.layer.name) in read
     )
     promised = weight_bytes(bundle.layers, held) - held_bytes(bundle.layers) + rest  # the rest holds them
     data = (folder / WEIGHTS).read_bytes()

@@ -12,6 +12,7 @@ from torch import nn
 from quant_core.export import c_array as integers
 from quant_core.export import graph
 from quant_core.export.tagging import traced
+from quant_core.network.parameters import layer_module
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
@@ -71,7 +72,7 @@ def _layer_faults(name: str, model: nn.Module, layers: Sequence[Layer], choices:
         return []
     refused: dict[str, list[str]] = {}
     for layer in layers:
-        module = model.get_submodule(layer.name)
+        module = layer_module(model, layer)
         reasons = [REFUSALS[name](module, layer, policy) for policy in choices[layer.name]]
         if reasons and all(reasons):
             refused.setdefault(reasons[0], []).append(layer.name)

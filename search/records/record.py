@@ -48,7 +48,7 @@ class SweepRecord:
         objectives: minimized metrics, "error" first.
         limits: metric -> upper limit in SI units.
         reference: metric -> reference point of the hypervolume.
-        baseline: figures of the float network: accuracy_valid, accuracy_test, weight_bytes, ...
+        baseline: figures of the float network: accuracy_valid, accuracy_test, weight_bytes, left_in_float_bytes, ...
         status: "running", "stopped", "finished" or "failed".
         trials: by number.
     """

@@ -62,9 +62,11 @@ def start(
             context = open_context(experiment, report=phases)
         context = replace(context, setup=replace(context.setup, experiment=experiment))
         require(context.setup)
+        phases(str(context.setup.coverage), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
         baseline["weight_bytes"] = float_bytes(context.setup.layers)
+        baseline["left_in_float_bytes"] = sum(context.setup.coverage.left.values())
         problem = context.problem(baseline)
     searcher, backend = _searcher(experiment, problem), _backend(experiment)
     header = _header(context.setup, problem, baseline)

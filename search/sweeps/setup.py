@@ -9,6 +9,7 @@ import numpy as np
 from hw_models.device import Device
 from hw_models.loading import load_device
 from hw_models.table import CostTable, build_table, cost_policy
+from quant_core.network.coverage import Coverage, coverage
 from quant_core.network.trace import trace
 from quant_core.qat.population import PopulationConfig
 from quant_core.spec.layer import Layer
@@ -17,10 +18,11 @@ from quant_core.spec.quant_spec import FLOAT, parse
 from quant_core.spec.size import float_bytes
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
+from quant_core.util.text import listed
 from search import tasks
 from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
 from search.config.schedulers import POPULATION
-from search.evaluation.measure import first_inputs
+from search.evaluation.measure import traced_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
@@ -30,6 +32,8 @@ from search.tasks.task import Task
 from spaces import rules
 from spaces.space import Space
 
+MODEL_BYTES = "model_bytes"
+"""Of a budget: the bytes of all parameters, those that stay in float too."""
 _REFERENCES = {"float": LayerPolicy(FLOAT, FLOAT), "int8": LayerPolicy(parse("int8:channel"), parse("int8:tensor"))}
 
 
@@ -38,7 +42,10 @@ class Setup:
     """Everything about a sweep that follows from its experiment alone.
 
     Attributes:
+        limits: metric -> upper limit in SI units. The budget `model_bytes` is one of all parameters, with the biases and norms that stay
+            in float; what they leave of it is the limit of `weight_bytes`.
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
+        coverage: how much of the network's parameters the space covers, and what stays in float.
     """
 
     experiment: Experiment
@@ -49,6 +56,7 @@ class Setup:
     table: CostTable
     limits: Mapping[str, float]
     fingerprints: Mapping[str, str]
+    coverage: Coverage
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -59,13 +67,16 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     """
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
     task = sized(task, experiment.evaluate, hashed=True)
-    layers = tuple(trace(task.model, first_inputs(task)))
+    inputs = traced_inputs(task)
+    layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table)
-    limits = _limits(experiment.device, device, table, layers)
-    _check_limits(limits, table, space)
+    covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
+    part = coverage(task.model, layers, covered)
+    limits = _limits(experiment.device, device, table, layers, part)
+    _check_limits(limits, table, space, part)
     sizes = (experiment.evaluate.calib, experiment.evaluate.valid, experiment.evaluate.test)
     asked = sum(sizes) if all(sizes) else 0
     report("reading data", 0, asked)
@@ -74,7 +85,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, prints)
+    return Setup(experiment, task, layers, space, device, table, limits, prints, part)
 
 
 def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
@@ -143,38 +154,43 @@ def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArr
 def _check_objectives(section: DeviceSection, table: CostTable) -> None:
     known = ["error", "loss", *table.metrics]
     for name in (*section.objectives, *section.budget):
-        if name not in known:
-            raise unknown(f"objective or budget of device {section.name!r}", name, known)
+        if name not in known and not (name == MODEL_BYTES and name in section.budget):
+            raise unknown(f"objective or budget of device {section.name!r}", name, [*known, MODEL_BYTES])
 
 
-def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...]) -> dict[str, float]:
+def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...], part: Coverage) -> dict[str, float]:
     """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
-    asked = {name: _limit(name, limit, device, layers) for name, limit in section.budget.items()}
+    asked = {name: _limit(name, limit, device, layers, part) for name, limit in section.budget.items()}
+    if MODEL_BYTES in asked:
+        asked["weight_bytes"] = min(asked.pop(MODEL_BYTES), asked.get("weight_bytes", math.inf))
     return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}
 
 
-def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...]) -> float:
-    """Return a limit in SI units."""
+def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...], part: Coverage) -> float:
+    """Return a limit in SI units; of `model_bytes`, what the parameters that are not in `weight_bytes` leave for that."""
+    left = part.uncounted_bytes if name == MODEL_BYTES else 0.0
     if not limit.of:
-        return limit.value
-    policy = rules.uniform_policy(layers, _REFERENCES[limit.of])
-    if limit.of == "float" and name == "weight_bytes":
-        return limit.value * float_bytes(layers)
+        return limit.value - left
+    policy, metric = rules.uniform_policy(layers, _REFERENCES[limit.of]), "weight_bytes" if name == MODEL_BYTES else name
+    if limit.of == "float" and metric == "weight_bytes":
+        return limit.value * (float_bytes(layers) + left) - left
     try:
-        return limit.value * cost_policy(device, layers, policy)[name]
+        return limit.value * (cost_policy(device, layers, policy)[metric] + left) - left
     except InputError as error:
         raise InputError(f"budget {name} = '{limit.value} of {limit.of}': the device cannot run {limit.of}: {error}") from None
 
 
-def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space) -> None:
+def _check_limits(limits: Mapping[str, float], table: CostTable, space: Space, part: Coverage) -> None:
     """Refuse a limit that no policy of the space can keep."""
+    left = sum(part.left.values())
+    floats = f" {left:.6g} bytes of parameters stay in float: {listed(part.left, 4)}." if left else ""
     for name, limit in limits.items():
         least = [float(np.min(table.values[name][n, : len(choices)])) for n, choices in enumerate(space.layer_choices.values())]
         best = max(least) if name in table.peak else sum(least)
         if best > limit:
             raise InputError(
                 f"no policy can meet the budget {name} <= {limit:.6g}: the smallest in this space is {best:.6g}. "
-                f"Raise the budget to that or more, or allow cheaper formats."
+                f"Raise the budget to that or more, or allow cheaper formats.{floats if name == 'weight_bytes' else ''}"
             )
 
 

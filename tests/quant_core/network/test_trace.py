@@ -133,16 +133,52 @@ class Attends(nn.Module):
         return self.head(self.attention(x, x, x)[0])
 
 
-def test_weights_of_other_modules_are_named_as_left_in_float() -> None:
+def test_weights_of_other_modules_are_layers_and_what_is_left_in_float_is_named() -> None:
     with pytest.warns(LeftInFloatWarning) as caught:
         layers = trace(Attends(), torch.randn(2, 6, 4))
-    assert [(layer.name, layer.calls) for layer in layers] == [("head", 1), ("attention.out_proj", 0)]
-    texts = [str(warning.message) for warning in caught]
-    assert any("never called by the example, left in float: attention.out_proj" in text for text in texts)
-    others = next(text for text in texts if "belong to no quantizable layer" in text)
-    assert "lstm (LSTM: weight_ih_l0, weight_hh_l0)" in others
-    assert "attention (MultiheadAttention: in_proj_weight)" in others
-    assert "the network itself (Attends: place)" in others
+    assert [(layer.name, layer.macs, layer.weight_only) for layer in layers] == [
+        ("lstm.weight_ih_l0", 6 * 16 * 4, False),
+        ("lstm.weight_hh_l0", 6 * 16 * 4, True),
+        ("attention.in_proj_weight", 6 * 12 * 4, False),
+        ("attention.out_proj", 6 * 4 * 4, True),
+        ("head", 6 * 2 * 4, False),
+    ]
+    (text,) = [str(warning.message) for warning in caught]
+    assert text == "weights that belong to no quantizable layer, left in float: the network itself (Attends: place)"
+
+
+def test_a_parameter_that_is_named_is_a_layer() -> None:
+    layers = {layer.name: layer for layer in trace(Attends(), torch.randn(2, 6, 4), parameters=["pla*"])}
+    assert (layers["place"].weight_shape, layers["place"].stack_shape, layers["place"].macs) == ((6, 4), (1, 6, 4), 0)
+    with pytest.raises(InputError, match=r"'nowhere' matches no parameter of two or more axes; there are: place, lstm.weight_ih_l0"):
+        trace(Attends(), torch.randn(2, 6, 4), parameters=["nowhere"])
+
+
+class Branches(nn.Module):
+    """One of two layers, by the sign of an example's first value; a table that no example changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.table = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self.table(torch.ones(5, 3)).sum() + torch.zeros(len(x), 2)
+        for layer, rows in ((self.left, x[:, 0] < 0), (self.right, x[:, 0] >= 0)):
+            if rows.any():
+                outputs[rows] += layer(x[rows])
+        return outputs
+
+
+def test_batches_find_branches_and_macs_are_means_over_them() -> None:
+    x = torch.tensor([[-1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [-1, 0, 0]])
+    layers = {layer.name: layer for layer in trace(Branches(), x, [x, x])}
+    assert {name: (layer.calls, layer.macs) for name, layer in layers.items()} == {
+        "table": (1, 30),
+        "left": (1, 4),  # 6 in three of four examples, 4.5
+        "right": (1, 2),  # 1.5
+    }
+    with pytest.warns(LeftInFloatWarning, match="never called by the example, left in float: right"):
+        assert trace(Branches(), x)[-1].name == "right"
 
 
 class Returns(nn.Module):

@@ -94,6 +94,28 @@ def test_projections_of_a_linear_network_are_its_effects(case: str) -> None:
     assert torch.equal(engine.model(inputs), engine.restore()(inputs))
 
 
+class Reads(nn.Sequential):
+    """A weight that is no layer's: a product reads it."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 5))
+        self.mixing = nn.Parameter(torch.randn(3, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[0](x) @ self.mixing.t()  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_a_module_reads_has_the_effect_of_all_examples_at_once() -> None:
+    torch.manual_seed(0)
+    model, inputs, v = Reads(), torch.randn(7, 6), torch.randn(7, 3)
+    engine, space = prepared(model, inputs)
+    stored = next(d for d, dimension in enumerate(space.dimensions) if dimension.layers == ("mixing",) and dimension.slot == "weight")
+    rows = projections(engine, space, [inputs], lambda _outputs: v)[stored]
+    np.testing.assert_allclose(rows.sum(axis=0), effects(engine, space, inputs, v)[stored].sum(axis=0), atol=1e-5)
+    assert np.abs(rows).max() > 1e-3
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in engine.model.parameters())
+
+
 def test_an_embedding_has_a_weight_and_no_input() -> None:
     torch.manual_seed(0)
     inputs = torch.randint(0, 9, (4, 5))

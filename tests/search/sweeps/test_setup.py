@@ -12,6 +12,7 @@ from torch import nn
 
 from hw_models.loading import load_device
 from hw_models.table import build_table
+from quant_core.network.coverage import Coverage
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
@@ -84,7 +85,7 @@ def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     space, device = space_of(weight, activation), load_device("counts")
     assume(space.dimensions)
     table = build_table(device, LAYERS, space.layer_choices)
-    problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}))
+    problem = build_problem(Setup(experiment(), small_task(), LAYERS, space, device, table, {}, {}, Coverage(0.0, 0.0, {}, 0.0)))
     assert problem.peak == {"peak_activation_bytes"}
     points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))
     most_expensive = np.array([space.cardinalities]) - 1
@@ -108,6 +109,20 @@ def test_a_budget_below_the_cheapest_policy_is_refused(prepared: Prepare, metric
     ):
         prepared(device={"name": "counts", "budget": {metric: least - 1}})
     assert prepared(device={"name": "counts", "budget": {metric: least}}).limits == {metric: least}
+
+
+def test_a_budget_of_the_model_counts_what_stays_in_float(prepared: Prepare) -> None:
+    """256 weights and 34 biases, in float 1,160 bytes; the biases, 136 bytes, stay, and `weight_bytes` gets the rest."""
+    setup = prepared(device={"name": "counts", "budget": {"model_bytes": "0.5 of float"}})
+    assert setup.limits == {"weight_bytes": 0.5 * 1160 - 136}
+    assert prepared(device={"name": "counts", "budget": {"model_bytes": 500}}).limits == {"weight_bytes": 364}
+    both = {"model_bytes": 500, "weight_bytes": "0.25 of float"}
+    assert prepared(device={"name": "counts", "budget": both}).limits == {"weight_bytes": 256}
+    assert str(setup.coverage) == "the policy covers 88.3 % of 1.16 kB of float parameters; left in float: 136 B (biases)"
+    with pytest.raises(InputError, match=r"weight_bytes <= 64: .* 136 bytes of parameters stay in float: biases\."):
+        prepared(device={"name": "counts", "budget": {"model_bytes": 200}})
+    with pytest.raises(InputError, match="model_bytes"):
+        prepared(device={"name": "counts", "objectives": ["error", "model_bytes"]})
 
 
 def test_the_key_of_kept_training_changes_with_all_that_training_depends_on(prepared: Prepare) -> None:
