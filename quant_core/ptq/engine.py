@@ -19,6 +19,7 @@ from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
 from quant_core.ptq.corrections import match_variance, output_shift, response_of
+from quant_core.ptq.gptq import gptq
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
@@ -205,12 +206,14 @@ class PostTraining:
         covariance = self._gather_moments()[name]
         if spec.rounding == "adaround":
             encoded = adaround(module, weight, spec, layer.channel_axis, covariance)
+        elif spec.rounding == "gptq":
+            encoded = gptq(module, weight, spec, layer.channel_axis, covariance)
         else:
             encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec))
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance) if self._scale_correction else encoded
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        return not spec.is_float and name in self._measured and (self._scale_correction or spec.rounding == "adaround")
+        return not spec.is_float and name in self._measured and (self._scale_correction or spec.rounding in ("adaround", "gptq"))
 
     def _gather_moments(self) -> dict[str, InputMoments]:
         """Return the covariances of the input patches of all measured layers in the float network. The first call runs over the batches."""
