@@ -223,7 +223,7 @@ class PostTraining:
                 for name, original in self._floats.items():
                     self._install(name, original)
                 with self._inputs_in_float():
-                    self._covariances = second_moments(self.model, modules, self._batches, centered=True)
+                    self._covariances = second_moments(self.model, modules, self._batches, centered=self._bias_correction)
             finally:
                 for name, quantized in applied.items():
                     self._install(name, quantized)

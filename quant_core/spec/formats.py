@@ -21,7 +21,7 @@ CLIPPINGS = {
     "percentile": "the 99.99th percentile of the magnitudes",
     "kl": "least KL divergence of the histogram (TensorRT, Migacz, GTC 2017)",
     "mse": "least mean squared quantization error",
-    "octav": "Newton iteration to the MSE-optimal threshold (Sakr et al., ICML 2022)",
+    "octav": "Newton iteration on a noise model of the error (Sakr et al., ICML 2022); use mse at 2 and 3 bits",
 }
 
 
@@ -100,8 +100,8 @@ FORMATS: dict[str, Format] = {
         (2,),
         ("tensor", "channel"),
         "quant_core.codecs.ternary:CODEC",
-        "{-a, 0, +b}: twn (Li et al., 2016) or ttq (Zhu et al., ICLR 2017)",
-        clippings=("twn", "ttq"),
+        "{-a, 0, +b}: twn (Li et al., 2016), ttq (Zhu et al., ICLR 2017), or opt, the least squared error of one level",
+        clippings=("twn", "ttq", "opt"),
         roundings=("nearest", "gptq"),
         default_granularity="tensor",
     ),
