@@ -112,7 +112,7 @@ def _groups(points: F64, weights: F64) -> tuple[F64, F64]:
         cumulative = np.cumsum(np.cbrt(weights[1:] * gaps**2))
         apart = np.diff(np.floor(cumulative * (GROUPS / cumulative[-1])), prepend=0.0) > 0
     label = np.concatenate([[0], np.cumsum(apart)])
-    totals = np.bincount(label, weights)
+    totals = np.bincount(label, weights).astype(np.float64)
     return np.bincount(label, weights * points) / totals, totals
 
 

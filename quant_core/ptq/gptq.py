@@ -67,7 +67,7 @@ def feed_back(weight: Tensor, grids: Grids, moments: InputMoments) -> Tensor:
         try:
             places = _by_blocks(_form(moments, order, damping, weight.shape[1]), target, low, step, grids)
             return torch.empty_like(weight).scatter_(2, index, places.to(weight.device))
-        except torch.linalg.LinAlgError:
+        except ArithmeticError:
             damping = 10 * damping
     raise InputError(f"second moments of {weight.shape[2]} inputs are not finite; look for huge values in the calibration data.")
 
@@ -172,10 +172,11 @@ class _Dual:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Return the lower factors of [G, n, n]; `LinAlgError` where a matrix is not positive definite, or not finite."""
+    """Return the lower factors of [G, n, n]; `ArithmeticError` where a matrix is not positive definite, or not finite."""
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if bool(info.any()) or not bool(torch.isfinite(factor).all()):
-        raise torch.linalg.LinAlgError("not positive definite")
+        raise ArithmeticError("not positive definite")
     return factor
 
 
