@@ -1,12 +1,15 @@
 """The random numbers of one training run, separate from those of the rest of the program: torch (CPU and GPU), numpy and Python."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+Item = TypeVar("Item")
 State = dict[str, object]
 
 
@@ -51,6 +54,26 @@ def repeatable() -> Iterator[None]:
         yield
 
 
+def isolated(source: Iterable[Item], start: int = 0) -> Iterator[Item]:
+    """Iterate over `source` with generators of its own, seeded by `start`.
+
+    Nothing that the caller draws between two items changes them, and nothing that the source draws changes what the caller draws.
+    """
+    with private():
+        seed(start)
+        iterator, state = iter(source), capture()
+    while True:
+        with private():
+            restore(state)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            state = capture()
+        yield item
+        del item  # the caller's alone while the next one is read
+
+
 @contextmanager
 def private() -> Iterator[None]:
     """Give the block generators of its own: whatever it does with them, they are as before afterwards."""
@@ -59,3 +82,14 @@ def private() -> Iterator[None]:
         yield
     finally:
         restore(before)
+
+
+def generator(seed_of: int) -> torch.Generator:
+    """Return a seeded generator of the CPU. Draw by `uniform` and its like, so that every device sees the same numbers."""
+    return torch.Generator().manual_seed(seed_of)
+
+
+def uniform(shape: tuple[int, ...], source: torch.Generator | None, device: torch.device) -> Tensor:
+    """Return float32 numbers of [0, 1) on `device`, drawn where `source` is; without one by the device's default generator."""
+    place = device if source is None else source.device
+    return torch.rand(shape, generator=source, device=place, dtype=torch.float32).to(device)

@@ -86,7 +86,7 @@ def main() -> None:
             app(arguments)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            errors.print("interrupted; a sweep that had begun can be continued: `bitfront resume NAME`")
+            errors.print("interrupted")
         raise
     except Exception as error:
         if debug:

@@ -1,12 +1,13 @@
 """`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from quant_core.export.stored import Quantized, post_training
+from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.reference import reference_network, warn_of_noise
 from quant_core.ptq.engine import PostTraining
@@ -16,13 +17,17 @@ from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
+from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
+from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
+from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
+from search.tasks.stream import sized, split_of
 from search.tasks.task import Batch, Task
 
 Epochs = tuple[Mapping[str, float], ...]
@@ -41,18 +46,30 @@ class Evaluator:
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
         population: trains every policy by a population; None by the section's configuration alone.
+        specs: layer name -> the specs that its weight can have, see `PostTraining`; None: any.
+        device: where everything is computed; None: where the network is.
+        dtype: of matrix products and convolutions when a network is measured. Weights are quantized from their float32 values, and
+            calibration, estimates and training are as they are with "float32".
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
+        self,
+        task: Task,
+        layers: Iterable[Layer],
+        section: EvaluateSection,
+        key: str = "",
+        population: PopulationConfig | None = None,
+        specs: Mapping[str, Collection[QuantSpec]] | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: str = "float32",
     ) -> None:
-        task = replace(task, model=reference_network(task.model))
+        task = replace(sized(task, section), model=placed(reference_network(task.model), device))
+        self._dtype = dtype
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
-        self._valid = take(task.valid, section.valid)
-        self._test_size = section.test
         self._layers = list(layers)
-        self.calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+        self.calib = [inputs for inputs, _ in task.calib]
         if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
         warn_of_noise(task.model, self.calib[0])
@@ -65,6 +82,7 @@ class Evaluator:
             bias_correction=section.bias_correction,
             scale_correction=section.scale_correction,
             cache_bytes=cache_bytes,
+            specs=specs,
         )
 
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
@@ -103,20 +121,25 @@ class Evaluator:
 
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
-        part = take(self._task.calib, max(1, sum(len(targets) for _, targets in self._valid) // 4))
+        part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
         size = sum(len(targets) for _, targets in part)
-        yield f"ptq, {size} calibration examples", measure(self.engine.apply(policy), part, self._task)
+        yield f"ptq, {size} calibration examples", self._measured(self.engine.apply(policy), part)
         if fidelity != "qat":
             return
         yield "ptq", self.metrics(policy, "valid", "ptq")
         config, history = self._section.training, []
         start, saving = self._start(after), self._saving((*after, policy))
-        prepared, epochs = training(self._task, policy, config, section=self._section, start=start, saving=saving)
+        prepared, epochs = training(self._with_training_data(), policy, config, section=self._section, start=start, saving=saving)
         for epoch in epochs:
             history.append(epoch)
             if len(history) < config.epochs:
                 yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
         self._trained = ((*after, policy), prepared.eval(), tuple(history))
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are computed."""
+        return device_of(self._task.model) or CPU
 
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return copies of the engine's hits and misses: quantized weights, ranges of activations."""
@@ -129,7 +152,7 @@ class Evaluator:
             BitfrontError: the network returns NaN or infinity.
         """
         try:
-            return measure(self._task.model, self._split(split), self._task)
+            return self._measured(self._task.model, self._split(split))
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
@@ -137,30 +160,39 @@ class Evaluator:
         """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
-        return measure(network, self._split(split), self._task)
+        return self._measured(network, self._split(split))
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
-        """Return the network that `metrics` measures, with everything that it stores: what exporters write.
+        """Return the network that `metrics` measures, on the CPU, with everything that it stores: what exporters write.
 
         Raises:
             BitfrontError: what is stored is not what is measured.
         """
         if (fidelity or self._section.fidelity) != "qat":
-            return post_training(self.engine, self._task.model, self._layers, policy, self.calib[0])
+            return on_cpu(post_training(self.engine, self._task.model, self._layers, policy, self.calib[0]))
         base = starting(self._task.model, self._section.training, self.calib[0])
-        return trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
+        return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
+
+    def _measured(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        with precision(device_of(network), self._dtype):
+            return measure(network, batches, self._task)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policies:
             start, saving = self._start(policies[:-1]), self._saving(policies)
-            task, policy, config, section = self._task, policies[-1], self._section.training, self._section
+            task, policy, config, section = self._with_training_data(), policies[-1], self._section.training, self._section
             if self._population:
                 prepared, history = train_population(task, policy, config, self._population, section=section, start=start, saving=saving)
             else:
                 prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
             self._trained = (policies, prepared, tuple(history))
         return self._trained[1]
+
+    def _with_training_data(self) -> Task:
+        """Return the task with its training split as the loop takes it, which is made once."""
+        self._task = replace(self._task, train=training_batches(self._task, self._section))
+        return self._task
 
     def _start(self, policies: Sequence[Policy]) -> dict[str, Tensor] | None:
         """Return the weights that training starts from after that of `policies`; None: the float ones."""
@@ -169,5 +201,5 @@ class Evaluator:
     def _saving(self, policies: tuple[Policy, ...]) -> CheckpointConfig | None:
         return checkpoint_config(self._key, policies, self._section.training) if self._key else None
 
-    def _split(self, split: str) -> list[Batch]:
-        return self._valid if split == "valid" else take(self._task.test, self._test_size)
+    def _split(self, split: str) -> Iterable[Batch]:
+        return self._task.valid if split == "valid" else self._task.test

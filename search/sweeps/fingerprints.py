@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -11,14 +11,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from hw_models.table import CostTable
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, to_device
 from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.training import EVALUATION_CODE
+from search.tasks.stream import Split, opened
 from search.tasks.task import Batch, Task
 from spaces.space import Space
+
+HASHED: tuple[Split, ...] = ("calib", "valid", "test")
+DATA_VERSION = "2:"
+"""Begins the fingerprints of data that this version makes."""
 
 
 def hash_tensors(tensors: Iterable[object]) -> str:
@@ -35,8 +40,39 @@ def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def hash_splits(*splits: Iterable[Batch]) -> str:
-    """Return a hash of the examples of splits; a loader that shuffles by torch, numpy or Python does so alike every time."""
+def hash_data(task: Task, report: Callable[[int], None] | None = None) -> str:
+    """Return a hash of what the experiment reads of calib, valid and test; splits with a fingerprint of their own are not read for it.
+
+    Args:
+        task: from `search.tasks.stream.sized`, hashed as it is read.
+        report: is told the examples read so far.
+    """
+    digest, before, last = hashlib.sha256(), 0, 0
+
+    def told(count: int) -> None:
+        nonlocal last
+        last = before + count
+        if report:
+            report(last)
+
+    for name in HASHED:
+        digest.update(opened(task, name).fingerprint(told).encode())
+        before = last
+    return DATA_VERSION + digest.hexdigest()[:16]
+
+
+def same_data(recorded: str, task: Task, present: str) -> bool:
+    """Tell whether a recorded fingerprint is that of the task's data, whose present one is given.
+
+    Sweeps of earlier versions recorded a hash of whole splits, whatever their sizes; it is computed where one of them is resumed.
+    """
+    if recorded.startswith(DATA_VERSION):
+        return recorded == present
+    return recorded == hash_whole_splits(*(opened(task, name).source for name in HASHED))
+
+
+def hash_whole_splits(*splits: Iterable[Batch]) -> str:
+    """Return the hash of splits that versions before `DATA_VERSION` recorded: of all examples' tensors, read to the end."""
     digest = hashlib.sha256()
     for split in splits:
         with repeatable():
@@ -65,8 +101,9 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
-                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(outputs, targets))
-                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(outputs, targets).double().mean()))
+                judged = outputs, to_device(targets, outputs.device)
+                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(*judged))
+                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(*judged).double().mean()))
             except Exception:
                 return ()
     return ()
@@ -82,7 +119,8 @@ def training_probe(task: Task) -> tuple[str, ...]:
         with torch.inference_mode(False), torch.enable_grad(), repeatable():
             model = copy.deepcopy(task.model).train()
             for inputs, targets in itertools.islice(task.train, 1):
-                loss = task.loss(forward(model, inputs), targets)
+                outputs = forward(model, inputs)
+                loss = task.loss(outputs, to_device(targets, outputs.device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 norms = sum(float(p.grad.double().norm()) for p in model.parameters() if p.grad is not None)
                 return f"{float(loss.detach()):.3e}", f"{norms:.3e}"
@@ -98,7 +136,7 @@ def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateS
     bound = (
         fingerprints["weights"],
         fingerprints["data"],
-        hash_splits(task.train),
+        opened(task, "train").fingerprint(),
         task_probe(task),
         training_probe(task),
         str(task.model),
@@ -110,5 +148,5 @@ def sensitivity_key(task: Task, fingerprints: Mapping[str, str], section: Evalua
     """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter."""
     choices = [(d.layers, d.slot, [str(choice) for choice in d.choices]) for d in space.dimensions]
     bound = (fingerprints["weights"], fingerprints["data"], task_probe(task), space.base.to_json(), choices)
-    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity)
+    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity, section.sensitivity_passes)
     return cache_key("sensitivity", (*EVALUATION_CODE, "spaces"), *bound, *options)
