@@ -19,6 +19,7 @@ _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 
 _FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
 _LONG = 256
 _MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
+_MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # of a few values all may lie on a wider grid
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
 
 
@@ -69,7 +70,7 @@ def from_statistics(statistics: TensorStatistics, spec: QuantSpec) -> tuple[floa
 
 def _histogram_percentile(statistics: TensorStatistics, symmetric: bool) -> tuple[float, float]:
     """Outer edges of the bins that hold the nearest rank of the magnitudes, or of each side; cut at what was seen."""
-    rank = max(np.floor(PERCENTILE / 100.0 * statistics.count + 0.5), 1.0)
+    rank = max(_nearest_rank(statistics.count), 1)
     half = len(statistics.counts) // 2
     if symmetric:
         top = (int(np.searchsorted(np.cumsum(statistics.magnitudes()), rank)) + 1) * statistics.width
@@ -146,9 +147,14 @@ def _percentile(x: F32, spec: QuantSpec) -> Ranges:
     return np.minimum(-_rank(-x), 0.0), np.maximum(_rank(x), 0.0)
 
 
+def _nearest_rank(count: int) -> int:
+    """Return floor(p count / 100 + 1/2) in integers: at exact halves the float product may fall short."""
+    return (round(PERCENTILE * 100) * count + 5000) // 10_000
+
+
 def _rank(x: F32) -> NDArray[np.float64]:
     n = x.shape[1]
-    k = min(max(int(PERCENTILE / 100.0 * n + 0.5), 1), n)
+    k = min(max(_nearest_rank(n), 1), n)
     ranked: NDArray[np.float64] = (x.max(axis=1) if k == n else np.partition(x, k - 1, axis=1)[:, k - 1]).astype(np.float64)
     return ranked
 
@@ -172,7 +178,9 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
 
 def _fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
     """Return the fractions of the min-max scale that rows of `length` are searched at."""
-    return _MANY_BITS if spec.bits > 4 else _FEW_BITS if length < _LONG else _FEW_BITS_LONG
+    if spec.bits > 4:
+        return _MANY_BITS_SHORT if length < _LONG else _MANY_BITS
+    return _FEW_BITS if length < _LONG else _FEW_BITS_LONG
 
 
 def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:

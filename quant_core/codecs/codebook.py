@@ -14,10 +14,9 @@ from quant_core.spec.quant_spec import QuantSpec
 
 EXACT_STEPS = 2**27
 """The exact optimum is computed up to so many steps (a second); they are books x k x n log2(n)."""
-_ITERATIONS = 300
-_SEEDS = 3
-_SAMPLE = 1 << 15
-_LLOYD_POINTS = 1 << 18
+GROUPS = 8192
+SORTED = 1 << 18
+"""Values of a row up to which they are sorted."""
 F64 = NDArray[np.float64]
 
 
@@ -78,55 +77,43 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
 def centres(units: NDArray[np.float32], k: int) -> F64:
     """Return [U, k] centres, ascending, of k-means over every row of `units` [U, n].
 
-    Exact where it takes at most `EXACT_STEPS`, else the best of a few runs of Lloyd's iteration from k-means++ (seeded) over at most 2^18
-    evenly spaced order statistics, and one step over all values.
+    Exact where it takes at most `EXACT_STEPS`; else exact over groups of neighbouring values, as many as `GROUPS`, which
+    comes within 0.5 % of the least squared error. Those of a row of more than `SORTED` values are made of bins of 2^-11 of an octave.
     """
-    points, books = np.sort(units, axis=1), np.empty((len(units), k))
+    books = np.empty((len(units), k))
     if units.size * k * math.log2(units.shape[1] + 1) <= EXACT_STEPS:
-        kmeans.optimal_books(points.astype(np.float64), books)
+        kmeans.optimal_books(np.sort(units, axis=1).astype(np.float64), books)
     else:
-        for row, book in zip(points, books, strict=True):
-            stride = -(-len(row) // _LLOYD_POINTS)
-            book[:] = _best_of_lloyd(row[stride // 2 :: stride].astype(np.float64), k)
-            _step(row, book)
+        for row, book in zip(units, books, strict=True):
+            kmeans.weighted_book(*_groups(*_points(row)), book)
     return books
 
 
-def _step(points: NDArray[np.float32], book: F64) -> None:
-    """One step of Lloyd's iteration over all sorted `points`, as `kmeans.lloyd` takes it."""
-    edges = np.searchsorted(points, _rounded_down((book[1:] + book[:-1]) / 2.0), side="right")
-    starts = np.concatenate([[0], edges, [len(points)]])
-    counts = np.diff(starts)
-    if counts.all():
-        book[:] = np.clip(np.add.reduceat(points, starts[:-1], dtype=np.float64) / counts, points[starts[:-1]], points[starts[1:] - 1])
-    else:
-        kmeans.lloyd(points.astype(np.float64), book, 1)
+def _points(row: NDArray[np.float32]) -> tuple[F64, F64]:
+    """Return ascending values and their weights: all of a row, or of a long one the mean and count of every 2^-11 of an octave."""
+    if len(row) <= SORTED:
+        points = np.sort(row).astype(np.float64)
+        return points, np.ones(len(points))
+    counts, sums = np.zeros(2 << 19), np.zeros(2 << 19)
+    kmeans.count_bins(row, counts, sums)
+    filled = np.concatenate([np.flatnonzero(counts[1 << 19 :])[::-1] + (1 << 19), np.flatnonzero(counts[: 1 << 19])])
+    return sums[filled] / counts[filled], counts[filled]
 
 
-def _best_of_lloyd(sample: F64, k: int) -> F64:
-    """Return the best of a few runs of Lloyd's iteration over a sorted sample."""
-    best, least = np.repeat(sample[-1], k), math.inf
-    for seed in range(_SEEDS):
-        book = _plus_plus(sample, k, np.random.default_rng(seed))
-        kmeans.lloyd(sample, book, _ITERATIONS)
-        error = float(((sample - book[np.searchsorted((book[1:] + book[:-1]) / 2.0, sample)]) ** 2).sum())
-        if error < least:
-            best, least = book, error
-    return best
+def _groups(points: F64, weights: F64) -> tuple[F64, F64]:
+    """Return the means and weights of groups of sorted `points`, with about the same squared error within.
 
-
-def _plus_plus(points: F64, k: int, rng: np.random.Generator) -> F64:
-    """Return k starting centres: each drawn with probability proportional to the squared distance to the nearest before it."""
-    sample = points[:: -(-len(points) // _SAMPLE)]
-    book = np.full(k, sample[rng.integers(len(sample))])
-    distances = (sample - book[0]) ** 2
-    for i in range(1, k):
-        cumulative = np.cumsum(distances)
-        if cumulative[-1] > 0.0:
-            book[i] = sample[min(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"), len(sample) - 1)]
-        distances = np.minimum(distances, (sample - book[i]) ** 2)
-    book.sort()
-    return book
+    A group may hold the same integral of density^(1/3), where k-means puts its centres for large k (Panter and Dite, Proc. IRE 1951): every
+    gap d between points of weight w adds w^(1/3) d^(2/3).
+    """
+    gaps = np.diff(points)
+    apart = gaps > 0
+    if apart.sum() >= GROUPS:
+        cumulative = np.cumsum(np.cbrt(weights[1:] * gaps**2))
+        apart = np.diff(np.floor(cumulative * (GROUPS / cumulative[-1])), prepend=0.0) > 0
+    label = np.concatenate([[0], np.cumsum(apart)])
+    totals = np.bincount(label, weights).astype(np.float64)
+    return np.bincount(label, weights * points) / totals, totals
 
 
 def _parts(rows: Tensor, per_book: int) -> list[Tensor]:

@@ -11,7 +11,7 @@ def round_steps(steps: Tensor, spec: QuantSpec, generator: torch.Generator | Non
     """Round `steps` as `spec` says.
 
     Stochastic: floor(v) + [u < v - floor(v)], u uniform in [0, 1) from `generator` (integers stay; the mean is v). Comparing fractions
-    instead of flooring v + u keeps large v unbiased. `adaround` rounds to nearest here: AdaRound moves the weights onto the grid before.
+    instead of flooring v + u keeps large v unbiased. `gptq` and `adaround` round to nearest here: `quant_core.ptq` chooses their codes.
     """
     if spec.rounding != "stochastic":
         return steps.round()

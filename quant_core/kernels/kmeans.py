@@ -66,6 +66,49 @@ def _layer(sums, before, after, splits, clusters, n, stack):
 
 
 @numba.njit(nogil=True, cache=True)
+def _best_book(sums, distinct, centre, book, splits, costs, stack):
+    """Write to `book` the centres with the least squared error of the first `distinct` points of `sums`."""
+    k = len(book)
+    if distinct <= k:
+        for i in range(k):
+            book[i] = sums[3, min(i, distinct - 1)]
+        return
+    for j in range(1, distinct + 1):
+        costs[0, j] = _cost(sums, 0, j)
+    for clusters in range(2, k + 1):
+        _layer(sums, costs[clusters % 2], costs[1 - clusters % 2], splits[clusters], clusters, distinct, stack)
+    last = distinct
+    for clusters in range(k, 0, -1):
+        first = splits[clusters, last] if clusters > 1 else 0
+        book[clusters - 1] = _mean(sums, first, last, centre)
+        last = first
+
+
+@numba.njit(nogil=True, cache=True)
+def weighted_book(points, weights, book):
+    """Write to `book` the k centres, ascending, with the least weighted squared error of distinct sorted `points` (float64 [n])."""
+    n, k = len(points), len(book)
+    sums, centre = np.zeros((4, n + 1)), np.sum(points * weights) / np.sum(weights)
+    for i in range(n):
+        x = points[i] - centre
+        sums[0, i + 1] = sums[0, i] + weights[i]
+        sums[1, i + 1] = sums[1, i] + weights[i] * x
+        sums[2, i + 1] = sums[2, i] + weights[i] * x * x
+        sums[3, i] = points[i]
+    splits, costs, stack = np.zeros((k + 1, n + 1), dtype=np.int32), np.empty((2, n + 1)), np.empty((128, 4), dtype=np.int64)
+    _best_book(sums, n, centre, book, splits, costs, stack)
+
+
+@numba.njit(nogil=True, cache=True)
+def count_bins(row, counts, sums):
+    """Add every value to the bin of its sign, exponent and first 11 bits of mantissa (float64 [2^20] each, negative ones above 2^19)."""
+    for j in range(len(row)):
+        place = N(F(row[j]).view(N) >> N(12)) & N(0xFFFFF)
+        counts[place] += 1.0
+        sums[place] += row[j]
+
+
+@numba.njit(nogil=True, cache=True)
 def optimal_books(points, books):
     """Write to books[u] the k centres, ascending, with the least squared error of the sorted `points[u]` (float64 [U, n]).
 
@@ -79,19 +122,7 @@ def optimal_books(points, books):
     for u in range(units):
         sums = np.zeros((4, n + 1))
         distinct, centre = _prefix_sums(points[u], sums)
-        if distinct <= k:
-            for i in range(k):
-                books[u, i] = sums[3, min(i, distinct - 1)]
-            continue
-        for j in range(1, distinct + 1):
-            costs[0, j] = _cost(sums, 0, j)
-        for clusters in range(2, k + 1):
-            _layer(sums, costs[clusters % 2], costs[1 - clusters % 2], splits[clusters], clusters, distinct, stack)
-        last = distinct
-        for clusters in range(k, 0, -1):
-            first = splits[clusters, last] if clusters > 1 else 0
-            books[u, clusters - 1] = _mean(sums, first, last, centre)
-            last = first
+        _best_book(sums, distinct, centre, books[u], splits, costs, stack)
 
 
 @numba.njit(nogil=True, cache=True)

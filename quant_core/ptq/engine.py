@@ -17,6 +17,7 @@ from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
 from quant_core.ptq.corrections import match_variance, output_shift, response_of, takes_gain
+from quant_core.ptq.gptq import gptq
 from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
 from quant_core.spec.layer import Layer
@@ -212,12 +213,14 @@ class PostTraining:
         covariance = self._moments(name)
         if spec.rounding == "adaround":
             encoded = adaround(module, weight, spec, layer.channel_axis, covariance)
+        elif spec.rounding == "gptq":
+            encoded = gptq(module, weight, spec, layer.channel_axis, covariance)
         else:
             encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec))
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance) if self._scale_correction else encoded
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        corrected = spec.rounding == "adaround" or (self._scale_correction and takes_gain(spec))
+        corrected = spec.rounding in ("adaround", "gptq") or (self._scale_correction and takes_gain(spec))
         return not spec.is_float and name in self._measured and corrected
 
     def _moments(self, name: str) -> InputMoments:
@@ -236,7 +239,7 @@ class PostTraining:
             for name in applied:
                 self._install(name, self._floats[name])
             with self._inputs_in_float():
-                moments = second_moments(self.model, modules, self._batches, centered=True, limit=limit, file=self._file)
+                moments = second_moments(self.model, modules, self._batches, centered=self._bias_correction, limit=limit, file=self._file)
         finally:
             for name, quantized in applied.items():
                 self._install(name, quantized)

@@ -2,6 +2,8 @@
 
 A step starts at the value of the paper. Where the policy names a clipping other than `minmax`, it starts at the range of that clipping, so
 that training begins with the post-training network (LSQ+ starts its inputs at the least squared error: Bhalgat et al., arXiv:2004.09576).
+A value counts as inside where its rounded v / s is a code; the paper (equation 3) tests v / s itself. They differ for values within half a
+step beyond the ends, which here pass their gradient, as in torch's fake quantization.
 """
 
 import math

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 ROUNDINGS = {
     "nearest": "to the nearest code, ties to even",
     "stochastic": "up or down, with the chance of each by its nearness; unbiased",
+    "gptq": "column by column, each for the output error left by those before (Frantar et al., ICLR 2023)",
     "adaround": "up or down as the layer's outputs ask for (Nagel et al., ICML 2020)",
 }
 FLOAT_SCALES = ("fp32", "fp16", "e8m0")
@@ -20,7 +21,7 @@ CLIPPINGS = {
     "percentile": "the 99.99th percentile of the magnitudes",
     "kl": "least KL divergence of the histogram (TensorRT, Migacz, GTC 2017)",
     "mse": "least mean squared quantization error",
-    "octav": "Newton iteration to the MSE-optimal threshold (Sakr et al., ICML 2022)",
+    "octav": "Newton iteration on a noise model of the error (Sakr et al., ICML 2022); use mse at 2 and 3 bits",
 }
 
 
@@ -53,7 +54,14 @@ class Format:
 
 def _mx(bits: int, about: str, block: int, codec: str, scale: str = "e8m0") -> Format:
     return Format(
-        (bits,), ("block",), codec, about, block=block, scales=(scale,), roundings=("nearest", "stochastic"), default_granularity="block"
+        (bits,),
+        ("block",),
+        codec,
+        about,
+        block=block,
+        scales=(scale,),
+        roundings=("nearest", "stochastic", "gptq"),
+        default_granularity="block",
     )
 
 
@@ -75,21 +83,26 @@ FORMATS: dict[str, Format] = {
         affine=True,
     ),
     "kmeans": Format(
-        tuple(range(1, 9)), ("tensor", "channel", "group"), "quant_core.codecs.codebook:CODEC", "k-means codebook (Han et al., ICLR 2016)"
+        tuple(range(1, 9)),
+        ("tensor", "channel", "group"),
+        "quant_core.codecs.codebook:CODEC",
+        "k-means codebook (Han et al., ICLR 2016)",
+        roundings=("nearest", "gptq", "adaround"),
     ),
     "binary": Format(
         (1,),
         ("channel", "tensor", "none"),
         "quant_core.codecs.binary:CODEC",
         "sign times mean magnitude (Rastegari et al., ECCV 2016)",
-        roundings=("nearest", "stochastic"),
+        roundings=("nearest", "stochastic", "gptq"),
     ),
     "ternary": Format(
         (2,),
         ("tensor", "channel"),
         "quant_core.codecs.ternary:CODEC",
-        "{-a, 0, +b}: twn (Li et al., 2016) or ttq (Zhu et al., ICLR 2017)",
-        clippings=("twn", "ttq"),
+        "{-a, 0, +b}: twn (Li et al., 2016), ttq (Zhu et al., ICLR 2017), or opt, the least squared error of one level",
+        clippings=("twn", "ttq", "opt"),
+        roundings=("nearest", "gptq"),
         default_granularity="tensor",
     ),
     "mx4": _mx(3, "shared micro-exponents, 4 bits per element (ISCA 2023)", 16, _MICRO),

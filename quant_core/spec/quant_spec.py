@@ -29,7 +29,7 @@ class QuantSpec:
         granularity: what shares a scale: tensor, channel, group, vector (two-level), token, block (fixed by the format), none.
         block: elements of a group, vector or block; kmeans groups count output channels. 0 where it has no meaning.
         clipping: how the range is chosen; for ternary the threshold method.
-        rounding: nearest (ties to even), stochastic, adaround.
+        rounding: nearest (ties to even), stochastic, gptq, adaround.
         symmetric: zero point 0; False is affine.
         scale: storage of a scale (fp32, fp16, e8m0; s4..s8: unsigned integers under a float scale).
         coarse: what shares the float scale of the two-level vector granularity: channel or tensor.

@@ -1,5 +1,7 @@
 """Clipping against dense sweeps, analytic constants and slow references."""
 
+import fractions
+import math
 import warnings
 
 import numpy as np
@@ -52,6 +54,18 @@ def test_mse_is_as_good_as_a_dense_sweep(kind: str, n: int, bits: int) -> None:
     assert (_symmetric_error(x, hi, bits) <= 1.001 * dense).all()
 
 
+@pytest.mark.parametrize("n", [9, 16, 32, 128])
+@pytest.mark.parametrize("bits", [5, 6, 8])
+def test_mse_looks_above_the_largest_value_of_short_blocks(n: int, bits: int) -> None:
+    x = _samples("gauss", 30, n)
+    top = x.abs().amax(dim=1)
+    dense = torch.stack([_symmetric_error(x, top * i / 4000, bits) for i in range(1200, 8001)]).amin(dim=0)
+    _, hi = ranges(x, parse(f"int{bits}:channel:mse"))
+    ratio = _symmetric_error(x, hi, bits) / dense
+    assert ratio.mean() < 1.005
+    assert ratio.max() < 1.1
+
+
 @pytest.mark.parametrize("kind", ["gauss", "laplace", "heavy", "relu"])
 @pytest.mark.parametrize("n", [16, 300, 4096])
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -96,6 +110,10 @@ def test_percentile_takes_the_nearest_rank() -> None:
     x = torch.arange(1, 100_001, dtype=torch.float32)[None]
     spec = QuantSpec(format="int", bits=8, granularity="tensor", clipping="percentile", scale="fp32")
     assert ranges(x, spec)[1].item() == 99_990
+    for count in (5_000, 15_000, 35_000, 45_000):  # 0.9999 n + 1/2 is an integer, which a product of floats may miss
+        exact = math.floor(fractions.Fraction(9999, 10_000) * count + fractions.Fraction(1, 2))
+        ranked = torch.arange(1, count + 1, dtype=torch.float32)[None]
+        assert ranges(ranked, spec)[1].item() == exact
 
 
 def _slow_kl(counts: np.ndarray, levels: int) -> int:

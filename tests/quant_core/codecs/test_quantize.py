@@ -59,7 +59,7 @@ def check(x: torch.Tensor, spec: QuantSpec, axis: int = 0) -> None:
 
 def test_the_table_covers_every_format_granularity_and_clipping() -> None:
     assert len(SPECS) > 300
-    assert {spec.clipping for spec in SPECS} == {"minmax", "ema", "percentile", "kl", "mse", "octav", "twn", "ttq"}
+    assert {spec.clipping for spec in SPECS} == {"minmax", "ema", "percentile", "kl", "mse", "octav", "twn", "ttq", "opt"}
 
 
 @pytest.mark.parametrize("name", ["normal", "zero channel", "extremes", "half"])

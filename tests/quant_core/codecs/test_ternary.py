@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,26 @@ def test_twn_has_the_threshold_and_level_of_the_paper() -> None:
     kept = float((x * y).sum()) / level
     count = int((y != 0).sum())
     assert kept**2 / count == pytest.approx(best, rel=0.003)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_opt_has_the_least_error_of_one_level(granularity: str) -> None:
+    x = torch.tensor(np.random.default_rng(0).laplace(size=(6, 400)), dtype=torch.float32)
+    x[0] = 0.0
+    x[1] = torch.sign(x[2])
+    y = fake_quantize(x, f"ternary:{granularity}:opt")
+    units = [x] if granularity == "tensor" else list(x)
+    for unit, quantized in zip(units, [y] if granularity == "tensor" else list(y), strict=True):
+        errors = []
+        for threshold in [-1.0, *unit.abs().reshape(-1).tolist()]:  # every way to split the magnitudes
+            kept = unit.abs() > threshold
+            level = float(unit.abs()[kept].mean()) if bool(kept.any()) else 0.0
+            errors.append(float((unit - unit.sign() * kept * level).square().sum()))
+        assert float((unit - quantized).square().sum()) <= min(errors) * (1 + 1e-5) + 1e-9
+    twn = fake_quantize(x, f"ternary:{granularity}:twn")
+    assert (x - y).square().sum() < 0.99 * (x - twn).square().sum()
+    assert str(parse("ternary:opt")) == "ternary:opt"
+    assert parse("ternary:opt").storage_bits((4, 8)) == parse("ternary:twn").storage_bits((4, 8))
 
 
 def test_twn_is_brevitas_ternary_with_the_same_threshold() -> None:
@@ -54,7 +75,7 @@ def test_ttq_starts_from_the_means_of_either_side() -> None:
 
 def test_by_channel_every_channel_has_its_own_threshold() -> None:
     x = torch.cat([normal(1, 50), 100 * normal(1, 50)])
-    for text in ("ternary:twn", "ternary:ttq"):
+    for text in ("ternary:twn", "ternary:ttq", "ternary:opt"):
         y = fake_quantize(x, f"{text}:channel")
         assert torch.allclose(y[:1], fake_quantize(x[:1], text))
         assert torch.allclose(y[1:], fake_quantize(x[1:], text))

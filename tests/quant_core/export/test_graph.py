@@ -97,6 +97,9 @@ WEIGHTS = (
     "int6:vector4:tensor:s6",
     "nvfp4",
     "int4:channel:adaround",
+    "int4:channel:mse:gptq",
+    "int3:group32:affine:gptq",
+    "nvfp4:gptq",
     "int4:channel:stochastic",
     "float",
 )

@@ -1,6 +1,8 @@
 """AdaRound against exhaustive search, and its promises."""
 
+import importlib
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor, nn
 
 from quant_core import parse
 from quant_core.clipping import ranges
-from quant_core.codecs.quantize import decode, fake_quantize
+from quant_core.codecs.quantize import decode, encode, fake_quantize
 from quant_core.network.moments import InputMoments, second_moments
 from quant_core.ptq.adaround import adaround, round_up
+
+ADAROUND: Any = importlib.import_module("quant_core.ptq.adaround")
 
 
 def _moments(columns: int, seed: int) -> Tensor:
@@ -87,3 +91,38 @@ def test_transposed_convolutions_and_depthwise_layers_are_rounded_too() -> None:
 
         rounded = decode(adaround(module, weight, spec, axis, moments), spec, tuple(weight.shape), channel_axis=axis)
         assert error(rounded) < 0.8 * error(fake_quantize(weight, spec, channel_axis=axis))
+
+
+def test_large_layers_are_relaxed_row_by_row_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    error, step = -torch.rand(1, 96, 80) * 0.5, torch.full((1, 96, 80), 0.5)
+    moments, relaxed = InputMoments(_moments(80, 3)), []
+    whole = moments.energy(error + round_up(error, step, moments) * step)
+    relax = ADAROUND._relax
+
+    def counted(error: Tensor, *rest: Any) -> Tensor:
+        relaxed.append(error.shape[1])
+        return relax(error, *rest)
+
+    monkeypatch.setattr(ADAROUND, "_relax", counted)
+    monkeypatch.setattr(ADAROUND, "LARGEST", 2 * ADAROUND.STEPS * 80**2 * 50)
+    bounded = moments.energy(error + round_up(error, step, moments) * step)
+    nearest = moments.energy(error + (-error >= step / 2) * step)
+    assert sum(relaxed) <= 50
+    assert max(relaxed) <= ADAROUND.ROWS
+    assert (bounded <= nearest * (1 + 1e-5)).all()
+    assert whole.sum() < bounded.sum() < 0.6 * nearest.sum()
+
+
+def test_codebooks_go_to_a_neighbouring_centre() -> None:
+    torch.manual_seed(0)
+    module, moments = nn.Linear(24, 16), InputMoments(_moments(24, 0))
+    weight = module.weight.detach()
+    encoded, nearest = adaround(module, weight, parse("kmeans3:channel:adaround"), 0, moments), encode(weight, "kmeans3:channel")
+    assert encoded.codebook is not None
+    assert nearest.codebook is not None
+    assert torch.equal(encoded.codebook, nearest.codebook)
+    assert (encoded.codes.int() - nearest.codes.int()).abs().max() == 1
+    values = [decode(form, parse("kmeans3:channel"), (16, 24)) for form in (encoded, nearest)]
+    errors = [float(moments.energy((value - weight)[None]).sum()) for value in values]
+    assert errors[0] < 0.85 * errors[1]
