@@ -8,28 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from quant_core.util.errors import BitfrontError
+from quant_core.network.outputs import judged_output
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run `model` on one batch of inputs and return all that it returns."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def forward(model: nn.Module, inputs: Any) -> Tensor:
-    """Run `model` on one batch of inputs; outputs that hold `logits` (transformers) are unwrapped.
+    """Run `model` on one batch of inputs and return the output that is judged: the named one, else `logits`, else the first tensor.
 
     Raises:
-        BitfrontError: it returns something else.
+        BitfrontError: there is none.
     """
-    if isinstance(inputs, dict):
-        outputs = model(**inputs)
-    elif isinstance(inputs, tuple | list):
-        outputs = model(*inputs)
-    else:
-        outputs = model(inputs)
-    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise BitfrontError(
-            f"the network returned a {type(outputs).__name__}; a tensor, or an object with a tensor `logits`, is needed. "
-            f"Wrap it in a module that returns the output to judge."
-        )
-    return logits
+    return judged_output(model, call(model, inputs))
 
 
 def first_input(args: Any, kwargs: Any) -> Any:
@@ -62,13 +57,7 @@ def with_first_input(args: Any, kwargs: Any, change: Callable[[Any], Any]) -> tu
 
 def to_device(inputs: Any, device: torch.device) -> Any:
     """Move a batch's tensors to `device`, keeping its structure."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, dict):
-        return {key: to_device(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(to_device(value, device) for value in inputs)
-    return inputs
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def first_example(inputs: Any) -> Any:

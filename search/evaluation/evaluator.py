@@ -20,9 +20,11 @@ from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
+from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
+from search.tasks.batches import size_of
 from search.tasks.task import Batch, Task
 
 Epochs = tuple[Mapping[str, float], ...]
@@ -51,6 +53,7 @@ class Evaluator:
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._valid = take(task.valid, section.valid)
         self._test_size = section.test
+        self._floats = {split: FloatOutputs(task.model) for split in ("valid", "test")}
         self._layers = list(layers)
         self.calib = [inputs for inputs, _ in take(task.calib, section.calib)]
         if not self.calib:
@@ -89,10 +92,10 @@ class Evaluator:
 
         The last result is what a call gives; those before it have the status "stopped", which they are if nobody asks for the next.
         """
-        start = time.perf_counter()
+        start, names = time.perf_counter(), self._task.figure_names
         try:
             for reached, figures in self._rungs(policy, fidelity, after):
-                metrics = {name: figures[name] for name in ("accuracy", "error", "loss")} | average_bits(self._layers, policy)
+                metrics = {name: figures[name] for name in (*names[:-1], "error", "loss")} | average_bits(self._layers, policy)
                 seconds, reason = time.perf_counter() - start, f"stopped early at {reached}"
                 yield Result(policy.id, metrics, {}, seconds, "stopped", reason, fidelity=reached)
         except Exception as error:  # as in a call
@@ -103,8 +106,8 @@ class Evaluator:
 
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
-        part = take(self._task.calib, max(1, sum(len(targets) for _, targets in self._valid) // 4))
-        size = sum(len(targets) for _, targets in part)
+        part = take(self._task.calib, max(1, sum(size_of(*batch) for batch in self._valid) // 4))
+        size = sum(size_of(*batch) for batch in part)
         yield f"ptq, {size} calibration examples", measure(self.engine.apply(policy), part, self._task)
         if fidelity != "qat":
             return
@@ -129,7 +132,7 @@ class Evaluator:
             BitfrontError: the network returns NaN or infinity.
         """
         try:
-            return measure(self._task.model, self._split(split), self._task)
+            return measure(self._task.model, self._split(split), self._task, self._floats[split])
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
@@ -137,7 +140,7 @@ class Evaluator:
         """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
-        return measure(network, self._split(split), self._task)
+        return measure(network, self._split(split), self._task, self._floats[split])
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
         """Return the network that `metrics` measures, with everything that it stores: what exporters write.

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import first_examples, forward
+from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
+from search.evaluation.judge import FloatOutputs, judge
+from search.tasks.batches import cut, size_of
 from search.tasks.task import Batch, Task
 
 
@@ -24,17 +26,22 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
         for inputs, targets in batches:
             if left <= 0:
                 break
-            taken.append((first_examples(inputs, left), targets[:left]))
-            left -= len(targets)
+            size = size_of(inputs, targets)
+            taken.append((inputs, targets) if size <= left else (cut(inputs, left), cut(targets, left)))
+            left -= size
         return taken
 
 
-def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
-    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split. Noise in the network is the same every time.
+def measure(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+    """Return the task's metrics (or `accuracy`), `error` and `loss` of a network over one split. Noise in it is the same every time.
+
+    `floats` keeps the float network's outputs on this split, for metrics that compare with them.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
     """
+    if task.judges:
+        return judge(model, batches, task, floats)
     score = loss = 0.0
     count = scored = 0
     with torch.inference_mode(), repeatable():

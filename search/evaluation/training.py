@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
 from quant_core.qat.checkpoint import CheckpointConfig
-from quant_core.qat.loop import TrainingRun, epochs, supervised
+from quant_core.qat.loop import Step, TrainingRun, epochs, supervised
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
@@ -17,6 +18,8 @@ from quant_core.util.cache_key import cache_key
 from quant_core.util.files import cache_folder
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
+from search.tasks.batches import Split
+from search.tasks.losses import training_loss
 from search.tasks.task import Batch, Task
 
 Metrics = dict[str, float]
@@ -50,12 +53,26 @@ class ShuffledBatches:
 
 def training_batches(task: Task) -> Iterable[Batch]:
     """Return the training split for the loop: reshuffled by example where inputs and targets are tensors, else its batches as a list."""
-    batches = list(task.train)
+    batches: list[Any] = list(loop_batches(task))
+    if task.training_step is not None:
+        return batches
     inputs, targets = ([batch[i] for batch in batches] for i in (0, 1))
-    alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
+    tensors = all(isinstance(x, Tensor) and isinstance(y, Tensor) for x, y in batches)
+    alike = tensors and all(x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
     if not alike or any(y.shape[1:] != targets[0].shape[1:] for y in targets):
         return batches
     return ShuffledBatches(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
+
+
+def loop_batches(task: Task) -> Iterable[Any]:
+    """Return the training split as the step takes it: the owner's batches for a step of their own, else `(inputs, targets)`."""
+    undivided = task.training_step is not None and isinstance(task.train, Split)
+    return cast(Split, task.train).source if undivided else task.train
+
+
+def training_step(task: Task) -> Step:
+    """Return the step of the training loop: the task's own, or its loss on the judged output of a batch."""
+    return task.training_step or supervised(training_loss(task))
 
 
 def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -> CheckpointConfig:
@@ -103,7 +120,7 @@ def training(
     on_valid = _on_valid(task, section, report)
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
     prepared = calibrated(task.model, policy, config, calib, start)
-    run = TrainingRun(training_batches(task), supervised(task.loss), config, on_valid, saving)
+    run = TrainingRun(training_batches(task), training_step(task), config, on_valid, saving)
     return prepared, epochs(prepared, run, task.model)
 
 
@@ -144,7 +161,7 @@ def train_population(
         InputError, QatError: as `trained`.
     """
     calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    run = TrainingRun(training_batches(task), supervised(task.loss), config, _on_valid(task, section, None), saving)
+    run = TrainingRun(training_batches(task), training_step(task), config, _on_valid(task, section, None), saving)
     return train(task.model, policy, run, breeding, calib=calib, start=start)
 
 
@@ -154,7 +171,7 @@ def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Ca
 
     def on_valid(model: nn.Module, metrics: Metrics) -> bool:
         measured = measure(model, valid, task)
-        metrics |= {"accuracy": measured["accuracy"], "error": measured["error"], "loss_valid": measured["loss"]}
+        metrics |= {"loss_valid" if name == "loss" else name: value for name, value in measured.items()}
         return bool(report and report(metrics))
 
     return on_valid

@@ -16,7 +16,8 @@ from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
-from search.evaluation.training import EVALUATION_CODE
+from search.evaluation.measure import measure
+from search.evaluation.training import EVALUATION_CODE, loop_batches, training_step
 from search.tasks.task import Batch, Task
 from spaces.space import Space
 
@@ -65,8 +66,12 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
-                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(outputs, targets))
-                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(outputs, targets).double().mean()))
+                moments = (outputs.double().mean(), outputs.double().square().mean().sqrt())
+                if task.judges:
+                    measured = measure(task.model, [(inputs, targets)], task)
+                    return (*(f"{float(figure):.3e}" for figure in (*moments, *measured.values())), *measured, repr(task.infos[0]))
+                figures = (*moments, task.loss(outputs, targets), task.score(outputs, targets).double().mean())
+                return tuple(f"{float(figure):.3e}" for figure in figures)
             except Exception:
                 return ()
     return ()
@@ -81,8 +86,8 @@ def training_probe(task: Task) -> tuple[str, ...]:
     try:
         with torch.inference_mode(False), torch.enable_grad(), repeatable():
             model = copy.deepcopy(task.model).train()
-            for inputs, targets in itertools.islice(task.train, 1):
-                loss = task.loss(forward(model, inputs), targets)
+            for batch in itertools.islice(loop_batches(task), 1):
+                loss = training_step(task)(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 norms = sum(float(p.grad.double().norm()) for p in model.parameters() if p.grad is not None)
                 return f"{float(loss.detach()):.3e}", f"{norms:.3e}"

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ TASKS: Mapping[str, str] = {
 
 TASK_OBJECT = "task:object"
 """The name, in the record of a sweep, of a task that Python gave as an object, or as a function that no import reaches."""
-_SPLITS = ("train", "calib", "valid", "test")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -107,32 +106,10 @@ def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
     from quant_core.network.reference import reference_network
+    from search.tasks.checks import prepared_task
     from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
-    for split in _SPLITS:
-        _check_split(f"task {name!r}: its {split}", getattr(made, split))
-    return replace(made, model=reference_network(made.model))
-
-
-def _check_split(what: str, split: object) -> None:
-    from torch import Tensor
-
-    from quant_core.util.rng import repeatable
-
-    if not isinstance(split, Iterable) or isinstance(split, Iterator):
-        raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
-    with repeatable():
-        first: Any = next(iter(split), None)
-    targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
-    batched = isinstance(targets, Tensor) and targets.dim() > 0
-    if first is None or (batched and not len(targets)):
-        raise InputError(f"{what} is empty; every one of {listed(_SPLITS)} needs at least one batch.")
-    if not batched:
-        kinds = f" of {listed(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
-        raise InputError(
-            f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
-            f"targets a tensor [N, ...] with one entry per example."
-        )
+    return prepared_task(name, replace(made, model=reference_network(made.model)))
