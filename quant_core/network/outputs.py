@@ -67,7 +67,9 @@ def _step(part: Any, step: str, path: str) -> Any:
         return part[int(step)]
     if step.isidentifier() and not isinstance(part, Tensor) and hasattr(part, step):
         return getattr(part, step)
-    raise InputError(f"the network's outputs have no part {path!r}: a {type(part).__name__}{_holding(part)}; name one of its parts as output.")
+    raise InputError(
+        f"the network's outputs have no part {path!r}: a {type(part).__name__}{_holding(part)}; name one of its parts as output."
+    )
 
 
 def _holding(part: Any) -> str:

@@ -22,6 +22,7 @@ class EvaluateSection(BaseModel):
         epochs: of training; 0: as `qat` says.
         start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
         sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
+        metric: of the task's metrics, the one that is searched for, in place of its first.
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
 
@@ -33,6 +34,7 @@ class EvaluateSection(BaseModel):
     epochs: int = Field(default=0, ge=0)
     start: Literal["float", "nearest"] = "float"
     sensitivity: Literal["forward", "fisher"] = "forward"
+    metric: str = ""
     qat: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)

@@ -46,56 +46,71 @@ class FloatOutputs:
         return outputs
 
 
-def judge(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
-    """Return every figure of the task's metrics over one split, `error` (of the first metric) and `loss`.
+class Judging:
+    """The states of a task's metrics over one split.
 
     Args:
-        model: the network that is judged.
-        batches: of one split.
         task: its metrics; its model is the float network.
         floats: kept outputs of the float network on this split.
+    """
+
+    def __init__(self, task: Task, floats: FloatOutputs | None = None) -> None:
+        self._task, self._floats = task, floats or FloatOutputs(task.model, 0)
+        self._states = [entry.start() for entry in task.judges]
+        self._loss = self._weight = 0.0
+        self._count = 0
+
+    def add(self, inputs: Any, targets: Any, outputs: Tensor, whole: Any) -> None:
+        """Take one batch: what is judged of the network's outputs, and all of them.
+
+        Raises:
+            BitfrontError: an output is not finite, or a metric or the loss fails.
+        """
+        task = self._task
+        if not bool(torch.isfinite(outputs).all()):
+            raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
+        compares = any(entry.against_float for entry in task.judges)
+        beside = self._floats(self._count, inputs) if compares else None
+        self._count += 1
+        batch = Judged(outputs, *parted(targets), beside, whole, task.class_axis, f"batch {self._count}")
+        for entry, state in zip(task.judges, self._states, strict=True):
+            _update(entry, state, batch)
+        part = _loss(task, batch)
+        if part is not None:
+            self._loss, self._weight = self._loss + float(part[0]) * part[1], self._weight + part[1]
+
+    def figures(self) -> dict[str, float]:
+        """Return every figure of the metrics, `error` (of the first metric) and `loss`.
+
+        Raises:
+            BitfrontError: there was no batch, or a metric or the loss is no number.
+        """
+        if not self._count:
+            raise BitfrontError("the split is empty: no example to measure on")
+        figures: dict[str, float] = {}
+        for entry, state in zip(self._task.judges, self._states, strict=True):
+            values = _values(entry, state)
+            figures |= {info.name: checked(value, info.name, self._count) for info, value in zip(entry.infos, values, strict=True)}
+        first = self._task.judges[0].infos[0]
+        error = first.error(figures[first.name])
+        loss = self._loss / self._weight if self._weight else error
+        if not math.isfinite(loss):
+            raise BitfrontError(f"the task's loss is {loss}; a finite one is needed")
+        return figures | {"error": error, "loss": loss}
+
+
+def judge(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+    """Return every figure of the task's metrics for a network over one split, `error` (of the first metric) and `loss`.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or a metric or the loss fails or gives something else.
     """
-    judges = task.judges
-    states = [entry.start() for entry in judges]
-    floats = floats or FloatOutputs(task.model, 0)
-    loss, weight, count = 0.0, 0.0, 0
+    judging = Judging(task, floats)
     with torch.inference_mode(), repeatable():
-        for count, (inputs, targets) in enumerate(batches, start=1):
-            batch = _batch(model, inputs, targets, task, f"batch {count}")
-            if any(entry.against_float for entry in judges):
-                batch = _beside(batch, floats(count - 1, inputs))
-            for entry, state in zip(judges, states, strict=True):
-                _update(entry, state, batch)
-            part = _loss(task, batch)
-            if part is not None:
-                loss, weight = loss + float(part[0]) * part[1], weight + part[1]
-    if not count:
-        raise BitfrontError("the split is empty: no example to measure on")
-    figures: dict[str, float] = {}
-    for entry, state in zip(judges, states, strict=True):
-        values = _values(entry, state)
-        figures |= {info.name: checked(value, info.name, count) for info, value in zip(entry.infos, values, strict=True)}
-    error = judges[0].infos[0].error(figures[judges[0].name])
-    mean = loss / weight if weight else error
-    if not math.isfinite(mean):
-        raise BitfrontError(f"the task's loss is {mean}; a finite one is needed")
-    return figures | {"error": error, "loss": mean}
-
-
-def _batch(model: nn.Module, inputs: Any, targets: Any, task: Task, place: str) -> Judged:
-    whole = call(model, inputs)
-    outputs = judged_output(model, whole)
-    if not bool(torch.isfinite(outputs).all()):
-        raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-    targets, weights = parted(targets)
-    return Judged(outputs, targets, weights, None, whole, task.class_axis, place)
-
-
-def _beside(batch: Judged, float_outputs: Tensor) -> Judged:
-    return Judged(batch.outputs, batch.targets, batch.weights, float_outputs, batch.whole, batch.axis, batch.place)
+        for inputs, targets in batches:
+            whole = call(model, inputs)
+            judging.add(inputs, targets, judged_output(task.model, whole), whole)
+    return judging.figures()
 
 
 def _update(entry: Metric, state: State, batch: Judged) -> None:
@@ -125,7 +140,8 @@ def _failure(entry: Metric, error: Exception, shapes: str) -> BitfrontError:
 
 def _loss(task: Task, batch: Judged) -> tuple[Tensor, float] | None:
     try:
-        return batch_loss(task, batch)
+        part = batch_loss(task, batch)
+        return part and (torch.as_tensor(float(part[0])), part[1])
     except BitfrontError:
         raise
     except Exception as error:

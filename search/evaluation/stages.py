@@ -28,8 +28,8 @@ def qat_metrics(
 ) -> Metrics:
     """Return metrics and loss of the float, the post-training quantized and the trained quantized network on valid and test.
 
-    Keys: `accuracy_float_valid`, `accuracy_ptq_valid`, `accuracy_qat_valid`, the same with `loss`, with the task's metrics and with `test`; `epochs` that were
-    trained, `seconds_qat` of the training.
+    Keys: `accuracy_float_valid`, `accuracy_ptq_valid`, `accuracy_qat_valid` (of a task with metrics their names), the same with `loss`
+    and with `test`; `epochs` that were trained, `seconds_qat` of the training.
 
     Raises:
         InputError: as `trained`.

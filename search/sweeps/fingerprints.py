@@ -70,8 +70,8 @@ def task_probe(task: Task) -> tuple[str, ...]:
                 if task.judges:
                     measured = measure(task.model, [(inputs, targets)], task)
                     return (*(f"{float(figure):.3e}" for figure in (*moments, *measured.values())), *measured, repr(task.infos[0]))
-                figures = (*moments, task.loss(outputs, targets), task.score(outputs, targets).double().mean())
-                return tuple(f"{float(figure):.3e}" for figure in figures)
+                scored = (task.loss(outputs, targets), task.score(outputs, targets).double().mean())
+                return tuple(f"{float(figure):.3e}" for figure in (*moments, *scored))
             except Exception:
                 return ()
     return ()

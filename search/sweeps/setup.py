@@ -1,7 +1,7 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,14 @@ from quant_core.spec.size import float_bytes
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
 from search import tasks
-from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
+from search.config.experiment import DeviceSection, Experiment, SpaceSection
+from search.config.limits import Limit
 from search.config.schedulers import POPULATION
 from search.evaluation.measure import first_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.fingerprints import hash_space, hash_splits, hash_tensors
+from search.sweeps.quality import judged_by, metric_names
 from search.tasks.task import Task
 from spaces import rules
 from spaces.space import Space
@@ -56,11 +58,12 @@ def prepare(experiment: Experiment, task: Task | None = None) -> Setup:
         InputError: anything in the experiment that does not fit the network or the device.
     """
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
+    task = judged_by(task, experiment.evaluate.metric)
     layers = tuple(trace(task.model, first_inputs(task)))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
     table = build_table(device, layers, space.layer_choices)
-    _check_objectives(experiment.device, table)
+    _check_objectives(experiment.device, table, metric_names(task.infos))
     limits = _limits(experiment.device, device, table, layers)
     _check_limits(limits, table, space)
     prints = {
@@ -134,16 +137,19 @@ def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArr
     return points
 
 
-def _check_objectives(section: DeviceSection, table: CostTable) -> None:
+def _check_objectives(section: DeviceSection, table: CostTable, metrics: Sequence[str]) -> None:
     known = ["error", "loss", *table.metrics]
     for name in (*section.objectives, *section.budget):
-        if name not in known:
-            raise unknown(f"objective or budget of device {section.name!r}", name, known)
+        if name not in known and (name not in metrics or name in section.objectives):
+            raise unknown(f"objective or budget of device {section.name!r}", name, [*known, *metrics])
+    for name, limit in section.budget.items():
+        if name in table.metrics and (limit.bound or limit.of == "points"):
+            raise InputError(f"budget {name} with a lower limit or points given; costs have an upper limit: '0.25 of float', or a number.")
 
 
 def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...]) -> dict[str, float]:
     """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
-    asked = {name: _limit(name, limit, device, layers) for name, limit in section.budget.items()}
+    asked = {name: _limit(name, limit, device, layers) for name, limit in section.budget.items() if name in table.metrics}
     return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}
 
 

@@ -93,7 +93,7 @@ def _parts(batch: Any, rule: Rule, place: str) -> tuple[Any, ...]:
         if label is None and rule:
             raise InputError(f"{place} has no part {rule!r}{_holding(batch)}; name the part of the labels: Task(..., batch='NAME').")
         inputs = {name: value for name, value in fields.items() if name not in (label, weight)}
-        return inputs, fields.get(label), fields.get(weight)
+        return inputs, fields.get(label or ""), fields.get(weight or "")
     if isinstance(batch, tuple | list) and rule and rule.isdecimal() and int(rule) < len(batch):
         return tuple(part for i, part in enumerate(batch) if i != int(rule)), batch[int(rule)]
     if isinstance(batch, tuple | list) and len(batch) == 2 and not rule:

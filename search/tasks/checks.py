@@ -33,8 +33,9 @@ def prepared_task(name: str, task: Task) -> Task:
         return replace(task, model=with_output(task.model, task.output))
     try:
         judges = task.judges
-        splits = {split: _divided(task, split) for split in SPLITS}
-        task = replace(task, model=with_output(task.model, task.output), **splits)
+        train, calib, valid, test = (_divided(task, split) for split in SPLITS)
+        model = with_output(task.model, task.output)
+        task = replace(task, model=model, train=train, calib=calib, valid=valid, test=test)
         if not judges:
             for split in SPLITS:
                 _check_pairs(f"its {split}", getattr(task, split))

@@ -66,7 +66,9 @@ def rows(batch: Judged, name: str) -> Rows:
             f"name the part that holds them: Task(..., batch='NAME'), or a function of a batch."
         )
     if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"metric {name!r} needs whole-number labels, and those of {batch.place} are {labels.dtype}; convert them: .long().")
+        raise InputError(
+            f"metric {name!r} needs whole-number labels, and those of {batch.place} are {labels.dtype}; convert them: .long()."
+        )
     axis = class_axis(batch.outputs, labels, batch.axis)
     if axis is None:
         logits = torch.stack([torch.zeros_like(batch.outputs), batch.outputs], dim=-1)

@@ -60,7 +60,9 @@ def number(value: object, name: str) -> float:
     if isinstance(value, int | float) or (hasattr(value, "item") and getattr(value, "size", 0) == 1):
         return float(value)  # type: ignore[arg-type]
     kind = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise BitfrontError(f"metric {name!r} gave a {kind}; one number for the whole set is needed: return a float, as in float(scores.mean()).")
+    raise BitfrontError(
+        f"metric {name!r} gave a {kind}; one number for the whole set is needed: return a float, as in float(scores.mean())."
+    )
 
 
 def checked(value: float, name: str, batches: int) -> float:

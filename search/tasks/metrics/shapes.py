@@ -9,7 +9,9 @@ from search.tasks.metrics.metric import Judged
 
 def shapes_of(batch: Judged) -> str:
     """Return the shapes of a batch for a message."""
-    targets = f"targets of shape {tuple(batch.targets.shape)}" if isinstance(batch.targets, Tensor) else f"targets {type(batch.targets).__name__}"
+    targets = (
+        f"targets of shape {tuple(batch.targets.shape)}" if isinstance(batch.targets, Tensor) else f"targets {type(batch.targets).__name__}"
+    )
     return f"outputs of shape {tuple(batch.outputs.shape)}, {targets}"
 
 

@@ -27,7 +27,9 @@ def _values(batch: Judged, name: str) -> tuple[Tensor, Tensor, Tensor]:
         )
     alike = batch.outputs.shape == targets.shape or batch.outputs.squeeze(-1).shape == targets.squeeze(-1).shape
     if not alike:
-        raise InputError(f"metric {name!r} needs outputs and targets of one shape; {batch.place} has {shapes_of(batch)}. Reshape one of them.")
+        raise InputError(
+            f"metric {name!r} needs outputs and targets of one shape; {batch.place} has {shapes_of(batch)}. Reshape one of them."
+        )
     weights = expanded_weights(batch, targets.shape)
     return batch.outputs.double().reshape(-1), targets.double().reshape(-1), weights.reshape(-1)
 
