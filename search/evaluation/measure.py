@@ -27,7 +27,7 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
             if left <= 0:
                 break
             size = size_of(inputs, targets)
-            taken.append((inputs, targets) if size <= left else (cut(inputs, left), cut(targets, left)))
+            taken.append((inputs, targets) if size <= left else (cut(inputs, left, size), cut(targets, left, size)))
             left -= size
         return taken
 

@@ -176,18 +176,20 @@ def size_of(inputs: Any, targets: Any) -> int:
     return len(leaves[0]) if leaves else 1
 
 
-def cut(value: Any, count: int) -> Any:
-    """Return the first `count` examples of inputs or targets, keeping their structure; a list of unlike parts has one for each example."""
+def cut(value: Any, count: int, size: int) -> Any:
+    """Return the first `count` examples of inputs or targets, keeping their structure.
+
+    A list is cut where it has an entry for every one of the batch's `size` examples, as detectors take images; its parts are cut where
+    they are tensors of all examples, as DataLoader collates tuples.
+    """
     if isinstance(value, Tensor):
         return value[:count] if value.dim() else value
     if isinstance(value, Mapping):
-        return {name: cut(part, count) for name, part in value.items()}
-    if isinstance(value, Weighted):
-        return Weighted(cut(value.targets, count), cut(value.weights, count))
-    if isinstance(value, list) and not _columns(value):
+        return {name: cut(part, count, size) for name, part in value.items()}
+    if isinstance(value, list) and len(value) == size and not (_columns(value) and len(value[0]) == size):
         return value[:count]
     if isinstance(value, tuple | list):
-        parts = [cut(part, count) for part in value]
+        parts = [cut(part, count, size) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 

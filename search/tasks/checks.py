@@ -12,7 +12,7 @@ from quant_core.network.outputs import judged_output, with_output
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
-from search.tasks.batches import Split, Weighted, cut, parted
+from search.tasks.batches import Split, Weighted, cut, parted, size_of
 from search.tasks.metrics.classes import class_axis
 from search.tasks.task import Task
 
@@ -66,7 +66,8 @@ def _probed_axis(task: Task) -> int | None:
     """
     with repeatable(), torch.inference_mode():
         inputs, targets = next(iter(task.valid))
-        inputs, targets = cut(inputs, 1), cut(parted(targets)[0], 1)
+        size, (labels, _) = size_of(inputs, targets), parted(targets)
+        inputs, targets = cut(inputs, 1, size), cut(labels, 1, size)
         outputs = judged_output(task.model, _called(task, inputs))
     labelled = isinstance(targets, Tensor) and not targets.is_floating_point()
     if not any(judge.classes for judge in task.judges):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +58,10 @@ def number(value: object, name: str) -> float:
     """
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value)
-    if isinstance(value, int | float) or (hasattr(value, "item") and getattr(value, "size", 0) == 1):
-        return float(value)  # type: ignore[arg-type]
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1 and value.dtype.kind in "buif":
+        return float(value.item())
+    if isinstance(value, int | float):
+        return float(value)
     kind = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise BitfrontError(
         f"metric {name!r} gave a {kind}; one number for the whole set is needed: return a float, as in float(scores.mean())."
