@@ -29,6 +29,7 @@ HOMES = {
     "sklearn": ("search/tasks/digits.py",),
     "transformers": ("search/tasks/stories260k.py",),
     "safetensors": ("quant_core/export/", "search/tasks/cache.py"),
+    "torchmetrics": ("search/tasks/metrics/detection.py",),
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15

@@ -29,7 +29,9 @@ def test_points_are_of_percent_or_of_the_unit() -> None:
 
 
 def test_limits_may_be_absolute_or_shares_of_float() -> None:
-    assert limits("accuracy", "perplexity", accuracy=">= 97 %", perplexity="1.1 of float") == pytest.approx({"accuracy": 0.97, "perplexity": 5.5})
+    assert limits("accuracy", "perplexity", accuracy=">= 97 %", perplexity="1.1 of float") == pytest.approx(
+        {"accuracy": 0.97, "perplexity": 5.5}
+    )
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ def test_the_axis_of_classes_follows_from_the_shapes() -> None:
     assert class_axis(torch.zeros(2, 5), torch.zeros(2, 5).long(), None) is None
 
 
-@pytest.mark.parametrize(("name", "own"), [("MulticlassAccuracy", accuracy()), ("MulticlassF1Score", f1()), ("MulticlassJaccardIndex", iou())])
+@pytest.mark.parametrize(
+    ("name", "own"), [("MulticlassAccuracy", accuracy()), ("MulticlassF1Score", f1()), ("MulticlassJaccardIndex", iou())]
+)
 def test_figures_are_those_of_torchmetrics(name: str, own: Metric) -> None:
     classification = pytest.importorskip("torchmetrics.classification", reason="torchmetrics is not installed")
     average = {"average": "micro"} if name == "MulticlassAccuracy" else {}

@@ -20,7 +20,9 @@ def test_the_formula_says_it() -> None:
 
 
 def test_a_value_below_the_best_is_refused() -> None:
-    with pytest.raises(BitfrontError, match=r"metric 'mae' is -1, below its best value 0; say what is best: bitfront.metric\(..., best=VALUE"):
+    with pytest.raises(
+        BitfrontError, match=r"metric 'mae' is -1, below its best value 0; say what is best: bitfront.metric\(..., best=VALUE"
+    ):
         MetricInfo("mae", False, best=0.0).error(-1.0)
 
 
