@@ -146,6 +146,6 @@ def _loss(task: Task, batch: Judged) -> tuple[Tensor, float] | None:
         raise
     except Exception as error:
         raise BitfrontError(
-            f"the task's loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes_of(batch)}); give Task a loss "
-            f"(outputs, targets) -> scalar."
+            f"the task's loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes_of(batch)}); "
+            f"give Task a loss (outputs, targets) -> scalar."
         ) from error

@@ -67,7 +67,7 @@ def test_a_named_output_is_judged_also_by_copies(outputs: Any, output: Any) -> N
 def test_an_output_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match="no part 'boxes': a dict with the parts a, b; name one of its parts as output"):
         judged_output(with_output(Gives(None), "boxes"), {"a": A, "b": B})
-    with pytest.raises(InputError, match="no part '0.x': a Tensor of shape"):
+    with pytest.raises(InputError, match=r"no part '0.x': a Tensor of shape"):
         judged_output(with_output(Gives(None), "0.x"), (A,))
     with pytest.raises(BitfrontError, match=r"output '0' gave a tuple with the parts 0, 1; a tensor is needed"):
         judged_output(with_output(Gives(None), "0"), ((A, B),))

@@ -72,7 +72,7 @@ def test_one_number_may_have_many_types(figure: object) -> None:
 
 @pytest.mark.parametrize("figure", ["3", None, [3.0], torch.ones(2), np.ones(2), {"map": 3.0}])
 def test_anything_else_is_refused(figure: object) -> None:
-    with pytest.raises(BitfrontError, match="metric 'mine' gave a .*; one number for the whole set is needed"):
+    with pytest.raises(BitfrontError, match=r"metric 'mine' gave a .*; one number for the whole set is needed"):
         number(figure, "mine")
 
 
