@@ -13,9 +13,10 @@ from quant_core.util.errors import BitfrontError
 from quant_core.util.rng import repeatable
 from search.tasks.batches import parted
 from search.tasks.losses import batch_loss
-from search.tasks.metrics.metric import Judged, Metric, State
+from search.tasks.metrics.metric import Metric
 from search.tasks.metrics.own import checked
 from search.tasks.metrics.shapes import shapes_of
+from search.tasks.metrics.state import Judged, State
 from search.tasks.task import Batch, Task
 
 KEPT_BYTES = 256 * 2**20

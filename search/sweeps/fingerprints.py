@@ -70,7 +70,7 @@ def task_probe(task: Task) -> tuple[str, ...]:
                 if task.judges:
                     measured = measure(task.model, [(inputs, targets)], task)
                     return (*(f"{float(figure):.3e}" for figure in (*moments, *measured.values())), *measured, repr(task.infos[0]))
-                scored = (task.loss(outputs, targets), task.score(outputs, targets).double().mean())
+                scored = [float(figure) for figure in (task.loss(outputs, targets), task.score(outputs, targets).double().mean())]
                 return tuple(f"{float(figure):.3e}" for figure in (*moments, *scored))
             except Exception:
                 return ()

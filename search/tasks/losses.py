@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from quant_core.util.errors import InputError
 from search.tasks.batches import parted, size_of
 from search.tasks.metrics.classes import rows
-from search.tasks.metrics.metric import Judged
 from search.tasks.metrics.shapes import expanded_weights
+from search.tasks.metrics.state import Judged
 from search.tasks.task import Task
 
 

@@ -4,8 +4,9 @@ from typing import Any, cast
 
 from quant_core.util.errors import InputError
 from search.tasks.metrics.info import MetricInfo
-from search.tasks.metrics.metric import Judged, Metric
+from search.tasks.metrics.metric import Metric
 from search.tasks.metrics.own import number
+from search.tasks.metrics.state import Judged
 
 
 class _MeanAveragePrecision:

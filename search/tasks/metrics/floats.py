@@ -9,8 +9,9 @@ from torch import Tensor
 from quant_core.util.errors import InputError
 from search.tasks.batches import IGNORED
 from search.tasks.metrics.info import MetricInfo
-from search.tasks.metrics.metric import Judged, Metric
+from search.tasks.metrics.metric import Metric
 from search.tasks.metrics.shapes import expanded_weights
+from search.tasks.metrics.state import Judged
 
 QUANTILE = 0.999
 

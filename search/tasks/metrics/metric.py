@@ -1,62 +1,15 @@
 """`Metric`: a figure of a whole set, gathered batch by batch, with its direction and unit; and the metrics that a task names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
-
-from torch import Tensor
+from typing import cast
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
 from search.tasks.metrics import METRICS
 from search.tasks.metrics.info import MetricInfo
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """One batch that went through a network.
-
-    Attributes:
-        outputs: the part that is judged.
-        targets: of the batch; None where it has none.
-        weights: [N], of every example, or of every target; None: all alike.
-        float_outputs: of the float network; only for metrics against it.
-        whole: all that the network returned.
-        axis: of the classes in `outputs`; None: not given, it follows from the shapes.
-        place: of the batch, for messages.
-    """
-
-    outputs: Tensor
-    targets: Any
-    weights: Tensor | None = None
-    float_outputs: Tensor | None = None
-    whole: Any = None
-    axis: int | None = None
-    place: str = "the batch"
-
-
-class State(Protocol):
-    """What a metric has gathered of a set."""
-
-    def update(self, batch: Judged) -> None:
-        """Take one more batch."""
-
-    def values(self) -> Sequence[float]:
-        """Return the figures of the whole set, one for each of the metric's infos."""
-
-
-@runtime_checkable
-class Accumulator(Protocol):
-    """A metric object in the form of torchmetrics."""
-
-    def update(self, outputs: Any, targets: Any) -> None:
-        """Take one more batch."""
-
-    def compute(self) -> Any:
-        """Return the figure."""
-
-    def reset(self) -> None:
-        """Forget everything."""
+from search.tasks.metrics.own import AccumulatorState, CollectingState
+from search.tasks.metrics.state import Accumulator, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +53,6 @@ def metric(
     >>> metric(lambda outputs, targets: 0.5, "half", unit="%").infos[0].formula
     '1 - half'
     """
-    from search.tasks.metrics.own import AccumulatorState, CollectingState
-
     start: Callable[[], State]
     if isinstance(compute, Accumulator):
         accumulator = compute

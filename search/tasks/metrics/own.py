@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quant_core.util.errors import BitfrontError
-from search.tasks.metrics.metric import Accumulator, Judged
+from search.tasks.metrics.state import Accumulator, Judged
 
 
 class CollectingState:

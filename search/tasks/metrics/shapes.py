@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from quant_core.util.errors import InputError
-from search.tasks.metrics.metric import Judged
+from search.tasks.metrics.state import Judged
 
 
 def shapes_of(batch: Judged) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from quant_core.util.errors import InputError
 from search.tasks.batches import Weighted
 from search.tasks.losses import batch_loss, training_loss
-from search.tasks.metrics.metric import Judged
+from search.tasks.metrics.state import Judged
 from search.tasks.task import Task
 
 LOGITS, LABELS, WEIGHTS = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3, torch.arange(8.0)

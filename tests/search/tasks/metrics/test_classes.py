@@ -10,7 +10,8 @@ from sklearn.metrics import f1_score, jaccard_score, log_loss, top_k_accuracy_sc
 from torch import Tensor
 
 from search.tasks.metrics.classes import accuracy, class_axis, f1, iou, perplexity
-from search.tasks.metrics.metric import Judged, Metric
+from search.tasks.metrics.metric import Metric
+from search.tasks.metrics.state import Judged
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(60, 4, generator=GENERATOR) * 2

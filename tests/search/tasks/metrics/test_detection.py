@@ -5,7 +5,7 @@ import torch
 
 from quant_core.util.errors import InputError
 from search.tasks.metrics.detection import mean_average_precision
-from search.tasks.metrics.metric import Judged
+from search.tasks.metrics.state import Judged
 
 BOX = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
 

@@ -10,7 +10,8 @@ from scipy.special import softmax as scipy_softmax
 
 from quant_core.util.errors import InputError
 from search.tasks.metrics.floats import flips, kld
-from search.tasks.metrics.metric import Judged, Metric
+from search.tasks.metrics.metric import Metric
+from search.tasks.metrics.state import Judged
 
 GENERATOR = torch.Generator().manual_seed(0)
 FLOATS = torch.randn(80, 5, generator=GENERATOR)

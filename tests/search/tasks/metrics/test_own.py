@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from quant_core.util.errors import BitfrontError
-from search.tasks.metrics.metric import Judged, Metric, metric
+from search.tasks.metrics.metric import Metric, metric
 from search.tasks.metrics.own import number
+from search.tasks.metrics.state import Judged
 
 X = torch.arange(12.0).view(6, 2)
 

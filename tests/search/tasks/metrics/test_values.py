@@ -10,7 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 from quant_core.util.errors import InputError
-from search.tasks.metrics.metric import Judged, Metric
+from search.tasks.metrics.metric import Metric
+from search.tasks.metrics.state import Judged
 from search.tasks.metrics.values import mae, pearson, psnr, spearman
 
 GENERATOR = torch.Generator().manual_seed(0)
