@@ -47,7 +47,8 @@ def _first(record: SweepRecord) -> tuple[str, ...]:
 def best_uniform(record: SweepRecord) -> TrialRecord | None:
     """Return the uniform policy of the least validation error among those within the limits; of equals the smallest, then the first."""
     ended = [trial for trial in record.trials if trial.origin == BASELINE and trial.result.ok]
-    uniform = [trial for trial in ended if fronts.keeps_limits(trial, record.limits)]
+    kept = [trial for trial in ended if fronts.keeps_limits(trial, record.limits)]
+    uniform = [trial for trial in kept if fronts.keeps_quality(fronts.figures(trial), record)]
     first = record.infos[0]
 
     def rank(trial: TrialRecord) -> tuple[float, float, int]:

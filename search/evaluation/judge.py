@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import call, forward
+from quant_core.network.forward import call, forward, to_device
 from quant_core.network.outputs import judged_output
 from quant_core.util.errors import BitfrontError
 from quant_core.util.rng import repeatable
@@ -73,7 +73,10 @@ class Judging:
         compares = any(entry.against_float for entry in task.judges)
         beside = self._floats(self._count, inputs) if compares else None
         self._count += 1
-        batch = Judged(outputs, *parted(targets), beside, whole, task.class_axis, f"batch {self._count}")
+        targets, weights = to_device(parted(targets), outputs.device)
+        batch = Judged(
+            outputs, targets, weights, None if beside is None else beside.to(outputs.device), whole, task.class_axis, f"batch {self._count}"
+        )
         for entry, state in zip(task.judges, self._states, strict=True):
             _update(entry, state, batch)
         part = _loss(task, batch)

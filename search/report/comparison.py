@@ -1,5 +1,6 @@
 """Figures and page of a comparison of sweeps."""
 
+import html
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -61,7 +62,7 @@ def comparison_page(comparison: Comparison) -> str:
         table(shares),
     ]
     for metric, rows in comparison.attained.items():
-        judged = comparison.sweeps[0].infos[0].name
+        judged = html.escape(comparison.sweeps[0].infos[0].name)
         title = f"<h3>Best validation {judged} within a budget of {title_of(metric)}</h3>"
         parts += [title, table(attained_in_units(metric, rows, comparison.sweeps[0].infos))]
     parts += ["<h3>Layers of the picked policies</h3>", table([row for row in comparison.layers if not row["same"]])]

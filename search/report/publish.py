@@ -27,7 +27,10 @@ def note(sweep: SweepRecord) -> str:
     """Return the description of a sweep in Markdown: what was run, the front, where the files are."""
     members = front_members(sweep)
     failed = sum(trial.result.failed for trial in sweep.trials)
-    limits = ", ".join(f"{title_of(metric)} <= {shown(metric, value)}" for metric, value in sweep.limits.items()) or "none"
+    texts = [f"{title_of(metric)} <= {shown(metric, value)}" for metric, value in sweep.limits.items()]
+    bounds = {info.name: ">=" if info.higher else "<=" for info in sweep.infos}
+    texts += [f"{name} {bounds.get(name, '?')} {shown(name, value, sweep.infos)}" for name, value in sweep.quality_limits.items()]
+    limits = ", ".join(texts) or "none"
     columns = (*(f"{info.name}_{split}" for info in sweep.infos for split in ("valid", "test")), *_COSTS)
     lines = [
         f"### Sweep {sweep.name}",

@@ -66,12 +66,13 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
-                moments = (outputs.double().mean(), outputs.double().square().mean().sqrt())
+                figures = [float(outputs.double().mean()), float(outputs.double().square().mean().sqrt())]
                 if task.judges:
                     measured = measure(task.model, [(inputs, targets)], task)
-                    return (*(f"{float(figure):.3e}" for figure in (*moments, *measured.values())), *measured, repr(task.infos[0]))
-                scored = [float(figure) for figure in (task.loss(outputs, targets), task.score(outputs, targets).double().mean())]
-                return tuple(f"{float(figure):.3e}" for figure in (*moments, *scored))
+                    texts = (*measured, repr(task.infos[0]), repr(task.class_axis))
+                    return (*(f"{figure:.3e}" for figure in (*figures, *measured.values())), *texts)
+                figures += [float(task.loss(outputs, targets)), float(task.score(outputs, targets).double().mean())]
+                return tuple(f"{figure:.3e}" for figure in figures)
             except Exception:
                 return ()
     return ()

@@ -12,7 +12,7 @@ from typing import Any
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
-from quant_core.util.text import LONGEST
+from quant_core.util.text import LONGEST, printable
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
 from search.tasks.metrics.info import MetricInfo
@@ -146,9 +146,9 @@ def sweep_from_json(data: Json) -> SweepRecord:
 def _info(data: Json) -> MetricInfo:
     best = data["best"]
     return MetricInfo(
-        str(data["name"])[:LONGEST],
+        printable(str(data["name"]), LONGEST),
         bool(data["higher"]),
-        str(data["unit"])[:LONGEST],
+        printable(str(data["unit"]), LONGEST),
         None if best is None else float(best),
         float(data["worst"]),
     )

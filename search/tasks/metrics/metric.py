@@ -1,15 +1,22 @@
 """`Metric`: a figure of a whole set, gathered batch by batch, with its direction and unit; and the metrics that a task names."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
+from quant_core.util.text import given, listed
 from search.tasks.metrics import METRICS
 from search.tasks.metrics.info import MetricInfo
 from search.tasks.metrics.own import AccumulatorState, CollectingState
 from search.tasks.metrics.state import Accumulator, State
+
+_NAME = re.compile(r"[\w./: -]{1,60}", re.ASCII)
+"""What MLflow takes for the name of a metric."""
+_TAKEN = ("error", "loss", "epoch", "lr", "seconds", "hypervolume", "macs", "bit_ops", "bits_weight_avg", "bits_activation_avg")
+_ENDINGS = ("_s", "_j", "_bytes", "_valid", "_test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +90,14 @@ def chosen_metrics(metrics: object) -> tuple[Metric, ...]:
     else:
         made = [_made(value, "") for value in (metrics if isinstance(metrics, tuple | list) else [metrics])]
     names = [info.name for entry in made for info in entry.infos]
-    repeated = next((name for name in names if names.count(name) > 1 or name in ("error", "loss")), None)
-    if repeated is not None:
-        raise InputError(f"metrics named {', '.join(names)} given; every name once, and none 'error' or 'loss': {{'name': metric, ...}}.")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"metrics named {listed(names)} given; every name once: Task(metrics={{'name': metric, ...}}).")
+        if not _NAME.fullmatch(name) or name in _TAKEN or name.endswith(_ENDINGS):
+            raise InputError(
+                f"a metric named {given(name)} given; up to 60 letters, digits, spaces and . / : - are needed, and no name of a record "
+                f"({', '.join(_TAKEN[:4])}, ...) or end like {', '.join(_ENDINGS)}: Task(metrics={{'name': metric}})."
+            )
     return tuple(made)
 
 

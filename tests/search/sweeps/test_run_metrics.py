@@ -78,6 +78,7 @@ def test_metrics_are_shown_with_unit_and_direction(sweep: bitfront.Sweep) -> Non
     for shown in ("spearman valid ↑", "bias valid ↓ [K]", "mae float test ↓"):
         assert shown in page
     assert "error = 1 - spearman" in page
+    assert "Limits: spearman >= 0.9752, mae <= 3." in text
     assert "| spearman valid ↑ | spearman test ↑ | mae valid ↓ |" in text
     row = front_rows(sweep.record, front_members(sweep.record))[0]
     assert row["accuracy_valid"] is None

@@ -39,6 +39,7 @@ def test_the_best_value_follows_from_direction_and_unit() -> None:
     assert metric(half, best=100.0).infos[0].error(97.0) == 3.0
 
 
-def test_names_that_the_record_uses_are_refused() -> None:
-    with pytest.raises(InputError, match="metrics named loss given; every name once, and none 'error' or 'loss'"):
-        chosen_metrics({"loss": half})
+@pytest.mark.parametrize("name", ["loss", "latency_s", "weight_bytes", "accuracy_test", "a|b", "", "é", "x" * 61, "a\nb"])
+def test_names_that_the_record_uses_or_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"a metric named .* given; up to 60 letters, .*, and no name of a record \(error, loss, "):
+        chosen_metrics({name: half})
