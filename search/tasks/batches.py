@@ -127,6 +127,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def is_plain(value: Any) -> bool:
+    """Tell whether a value holds no mapping or dataclass that torch does not look into."""
+    if isinstance(value, dict | tuple | list):
+        return all(is_plain(part) for part in (value.values() if isinstance(value, dict) else value))
+    return _fields(value) is None
+
+
 def _holding(batch: Any) -> str:
     fields = _fields(batch)
     if fields is not None:

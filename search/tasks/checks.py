@@ -12,7 +12,7 @@ from quant_core.network.outputs import judged_output, with_output
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
-from search.tasks.batches import Split, Weighted, cut, parted, size_of
+from search.tasks.batches import Split, Weighted, cut, is_plain, parted, size_of
 from search.tasks.metrics.classes import class_axis
 from search.tasks.task import Task
 
@@ -28,9 +28,9 @@ def prepared_task(name: str, task: Task) -> Task:
     """
     place = f"task {name!r}"
     if not task.metrics and task.batch is None:
-        for split in SPLITS:
-            _check_pairs(f"{place}: its {split}", getattr(task, split))
-        return replace(task, model=with_output(task.model, task.output))
+        firsts = [_checked_pair(f"{place}: its {split}", getattr(task, split)) for split in SPLITS]
+        if all(is_plain(inputs) for inputs, _ in firsts):
+            return replace(task, model=with_output(task.model, task.output))
     try:
         judges = task.judges
         train, calib, valid, test = (_divided(task, split) for split in SPLITS)
@@ -38,7 +38,7 @@ def prepared_task(name: str, task: Task) -> Task:
         task = replace(task, model=model, train=train, calib=calib, valid=valid, test=test)
         if not judges:
             for split in SPLITS:
-                _check_pairs(f"its {split}", getattr(task, split))
+                _checked_pair(f"its {split}", getattr(task, split))
             return task
         return replace(task, class_axis=_probed_axis(task))
     except BitfrontError as error:
@@ -100,14 +100,15 @@ def _require_iterable(place: str, split: object) -> None:
         raise InputError(f"{place} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
 
 
-def _check_pairs(place: str, split: object) -> None:
-    """Check that a split gives `(inputs, targets)` with a tensor of targets, as a task without metrics needs it."""
+def _checked_pair(place: str, split: object) -> tuple[Any, Any]:
+    """Return the first batch of a split: `(inputs, targets)` with a tensor of targets, as a task without metrics needs it."""
     _require_iterable(place, split)
     assert isinstance(split, Iterable)
     with repeatable():
         first: Any = next(iter(split), None)
     targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
-    targets = targets.targets if isinstance(targets, Weighted) else targets
+    if isinstance(targets, Weighted):
+        raise InputError(f"{place} has sample weights, which the score does not take; give metrics: Task(..., metrics='accuracy').")
     batched = isinstance(targets, Tensor) and targets.dim() > 0
     if first is None or (batched and not len(targets)):
         raise InputError(f"{place} is empty; every one of {listed(SPLITS)} needs at least one batch.")
@@ -117,3 +118,4 @@ def _check_pairs(place: str, split: object) -> None:
             f"{place} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), targets a tensor "
             f"[N, ...] with one entry per example. For other batches give Task metrics, or a batch function."
         )
+    return first[0], targets

@@ -1,5 +1,6 @@
 """Wrong tasks: what is said of each, in one sentence with the mend."""
 
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_the_right_task_is_measured() -> None:
     assert set(measured(task())) == {"accuracy", "error", "loss"}
 
 
+def test_mappings_beside_their_labels_need_no_metrics() -> None:
+    """As Hugging Face's tokenizers give them: torch does not look into such a mapping by itself."""
+    model = Net()
+    plain, foreign = (tasks.build("mine", task((kind(x=X), Y), metrics=(), model=model), {}) for kind in (dict, UserDict))
+    assert measured(plain) == measured(foreign)
+    assert type(next(iter(foreign.valid))[0]) is dict
+    assert type(plain.valid) is list
+
+
 WRONG: dict[str, tuple[Callable[[], Task], str]] = {
     "no labels": (lambda: task({"x": X}), r"'accuracy' needs labels, .* are a NoneType; name the part .* batch='NAME'"),
     "labels elsewhere": (
@@ -118,6 +128,10 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
     "weights below 0": (
         lambda: task(weighted(-torch.ones(24))),
         r"sample weights of batch 1 of train are a Tensor.*give a tensor \[N\], none",
+    ),
+    "weights without metrics": (
+        lambda: task(weighted(torch.ones(24)), metrics=(), batch="labels"),
+        r"its train has sample weights, which the score does not take; give metrics",
     ),
     "metric that is unknown": (lambda: task(metrics="acuracy"), r"unknown metric 'acuracy'; known: .* Did you mean 'accuracy'\?"),
     "metric that is a number": (lambda: task(metrics=[3]), r"metric 3 is a int; give a name of accuracy, .*, or a torchmetrics.Metric"),
