@@ -12,24 +12,18 @@ from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.evaluation.judge import FloatOutputs, judge
-from search.tasks.batches import cut, size_of
+from search.tasks.reading import Pass, raw
+from search.tasks.stream import Stream
 from search.tasks.task import Batch, Task
 
 
 def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
-    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time."""
-    with repeatable():
-        if not examples:
-            return list(batches)
-        taken: list[Batch] = []
-        left = examples
-        for inputs, targets in batches:
-            if left <= 0:
-                break
-            size = size_of(inputs, targets)
-            taken.append((inputs, targets) if size <= left else (cut(inputs, left, size), cut(targets, left, size)))
-            left -= size
-        return taken
+    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time.
+
+    No batch behind them is read.
+    """
+    reading = Pass("the split", iter(batches) if isinstance(batches, Stream) else raw(batches, 0), examples)
+    return list(iter(reading.read, None))
 
 
 def measure(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:

@@ -4,13 +4,14 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import resolve, suggest
 from quant_core.util.text import listed
 
 if TYPE_CHECKING:
+    from search.tasks.stream import Split
     from search.tasks.task import Task
 
 TASKS: Mapping[str, str] = {
@@ -108,10 +109,36 @@ def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
     from quant_core.network.reference import reference_network
-    from search.tasks.checks import prepared_task
+    from search.tasks.checks import divided_task, probed_task
+    from search.tasks.stream import SPLITS
     from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
-    return prepared_task(name, replace(made, model=reference_network(made.model)))
+    try:
+        task = divided_task(made)
+        splits: dict[str, Any] = {split: _checked_split(task, split) for split in SPLITS}
+        return probed_task(replace(task, model=reference_network(made.model), **splits))
+    except InputError as error:
+        raise InputError(f"task {name!r}: its {error}") from None
+    except BitfrontError as error:
+        raise BitfrontError(f"task {name!r}: {error}") from None
+
+
+def _checked_split(task: "Task", split: "Split") -> object:
+    """Return one split of a task: a list as it is, another as a `Stream` that has read one batch.
+
+    Raises:
+        InputError: it is empty, can be read only once, or its batches are not (inputs, targets).
+    """
+    from search.tasks.batches import Divided, is_plain, size_of
+    from search.tasks.stream import SPLITS, Stream, opened
+
+    stream = opened(task, split)
+    first = stream.first()
+    if first is None or not size_of(*first):
+        raise InputError(f"{split} is empty; every one of {listed(SPLITS)} needs at least one batch.")
+    if not is_plain(first):  # a mapping that torch does not look into
+        return Stream(split, Divided(stream.source, None, split))
+    return stream.source if isinstance(stream.source, list | tuple) else stream

@@ -18,6 +18,13 @@ _WEIGHTS = ("sample_weight", "sample_weights")
 Rule = str | Callable[[Any], Any] | None
 
 
+class Pair(NamedTuple):
+    """A batch whose targets may have any structure."""
+
+    inputs: Any
+    targets: Any
+
+
 class Weighted(NamedTuple):
     """Targets and the weight of every example, [N], or of every target."""
 
@@ -25,19 +32,20 @@ class Weighted(NamedTuple):
     weights: Tensor
 
 
-class Split:
+class Divided:
     """A split whose batches are `(inputs, targets)`, made from the owner's batches whenever it is read.
 
     Args:
         source: the owner's re-iterable batches.
         rule: key of the labels, a function of a batch, or None: see `divided`.
         name: "train", "calib", "valid" or "test".
+        whole: batches stay undivided, as inputs without targets.
     """
 
-    def __init__(self, source: Iterable[Any], rule: Rule, name: str) -> None:
-        self.source, self._rule, self._name = source, rule, name
+    def __init__(self, source: Iterable[Any], rule: Rule, name: str, *, whole: bool = False) -> None:
+        self.source, self._rule, self._name, self._whole = source, rule, name, whole
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[Pair]:
         """Yield `(inputs, targets)`; targets of a batch with sample weights are `Weighted`.
 
         Raises:
@@ -46,7 +54,8 @@ class Split:
         count = 0
         for batch in self.source:
             count += 1
-            yield divided(batch, self._rule, f"batch {count} of {self._name}")
+            place = f"batch {count} of {self._name}"
+            yield Pair(_plain(batch), None) if self._whole else Pair(*divided(batch, self._rule, place))
         promised = len(self.source) if isinstance(self.source, Sized) else count
         if count < promised:
             raise InputError(f"{self._name} says that it has {promised} batches and ended after {count}; give all, or a loader that knows.")
@@ -129,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 def is_plain(value: Any) -> bool:
     """Tell whether a value holds no mapping or dataclass that torch does not look into."""
-    if isinstance(value, dict | tuple | list):
+    if type(value) in (dict, tuple, list) or hasattr(value, "_fields"):
         return all(is_plain(part) for part in (value.values() if isinstance(value, dict) else value))
     return _fields(value) is None
 

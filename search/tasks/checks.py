@@ -1,6 +1,5 @@
 """The checks of a task before anything is measured, and its splits as `(inputs, targets)`: what does not fit is said in one sentence."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,50 +11,46 @@ from quant_core.network.outputs import judged_output, with_output
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
-from search.tasks.batches import Split, Weighted, cut, is_plain, parted, size_of
+from search.tasks.batches import Divided, Weighted, cut, parted, size_of
 from search.tasks.metrics.classes import class_axis
+from search.tasks.reading import check_readable
+from search.tasks.stream import SPLITS, Stream
 from search.tasks.task import Task
 
-SPLITS = ("train", "calib", "valid", "test")
 
-
-def prepared_task(name: str, task: Task) -> Task:
-    """Return the task as it is measured: splits of `(inputs, targets)`, the judged output named, the axis of classes known.
+def divided_task(task: Task) -> Task:
+    """Return the task whose splits give inputs and targets, however its batches are built.
 
     Raises:
-        InputError: a split is empty, cannot be read again, or gives batches that cannot be divided; or the metrics are wrong.
+        InputError: the metrics are wrong, or a split can be read only once.
+    """
+    sources: dict[str, Any] = {split: getattr(task, split) for split in SPLITS}
+    for split, source in sources.items():
+        inner = source.source if isinstance(source, Stream) else source
+        check_readable(split, inner)
+        whole = split == "train" and task.training_step is not None
+        if task.judges or task.batch is not None or whole:
+            owners = inner.source if isinstance(inner, Divided) else inner
+            sources[split] = Divided(owners, task.batch, split, whole=whole)
+    return replace(task, **sources)
+
+
+def probed_task(task: Task) -> Task:
+    """Return the task with its judged output named and the axis of classes known.
+
+    Raises:
         BitfrontError: the network fails on the first validation example, or gives no output to judge.
     """
-    place = f"task {name!r}"
-    if not task.metrics and task.batch is None:
-        firsts = [_checked_pair(f"{place}: its {split}", getattr(task, split)) for split in SPLITS]
-        if all(is_plain(inputs) for inputs, _ in firsts):
-            return replace(task, model=with_output(task.model, task.output))
-    try:
-        judges = task.judges
-        train, calib, valid, test = (_divided(task, split) for split in SPLITS)
-        model = with_output(task.model, task.output)
-        task = replace(task, model=model, train=train, calib=calib, valid=valid, test=test)
-        if not judges:
-            for split in SPLITS:
-                _checked_pair(f"its {split}", getattr(task, split))
-            return task
+    task = replace(task, model=with_output(task.model, task.output))
+    if task.judges:
         return replace(task, class_axis=_probed_axis(task))
-    except BitfrontError as error:
-        raise type(error)(f"{place}: {error}") from None
-
-
-def _divided(task: Task, split: str) -> Split:
-    source = getattr(task, split)
-    _require_iterable(f"its {split}", source)
-    if isinstance(source, Split):
-        source = source.source
-    divided = Split(source, task.batch, split)
-    with repeatable():
-        first = next(iter(divided), None)
-    if first is None:
-        raise InputError(f"its {split} is empty; every one of {listed(SPLITS)} needs at least one batch.")
-    return divided
+    for split in SPLITS if task.batch is not None else ():
+        with repeatable():
+            _, targets = next(iter(getattr(task, split)))
+        if not isinstance(targets, Tensor):
+            kind = "sample weights" if isinstance(targets, Weighted) else f"{_kinds(targets)} for targets"
+            raise InputError(f"{split} has {kind}, which the score does not take; give metrics: Task(..., metrics='accuracy').")
+    return task
 
 
 def _probed_axis(task: Task) -> int | None:
@@ -93,29 +88,3 @@ def _kinds(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return listed(_kinds(part) for part in value) if isinstance(value, tuple | list) else f"a {type(value).__name__}"
-
-
-def _require_iterable(place: str, split: object) -> None:
-    if not isinstance(split, Iterable) or isinstance(split, Iterator):
-        raise InputError(f"{place} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
-
-
-def _checked_pair(place: str, split: object) -> tuple[Any, Any]:
-    """Return the first batch of a split: `(inputs, targets)` with a tensor of targets, as a task without metrics needs it."""
-    _require_iterable(place, split)
-    assert isinstance(split, Iterable)
-    with repeatable():
-        first: Any = next(iter(split), None)
-    targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
-    if isinstance(targets, Weighted):
-        raise InputError(f"{place} has sample weights, which the score does not take; give metrics: Task(..., metrics='accuracy').")
-    batched = isinstance(targets, Tensor) and targets.dim() > 0
-    if first is None or (batched and not len(targets)):
-        raise InputError(f"{place} is empty; every one of {listed(SPLITS)} needs at least one batch.")
-    if not batched:
-        kinds = f" of {listed(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
-        raise InputError(
-            f"{place} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), targets a tensor "
-            f"[N, ...] with one entry per example. For other batches give Task metrics, or a batch function."
-        )
-    return first[0], targets

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quant_core.qat.loop import Step, supervised
 from quant_core.util.errors import InputError
-from search.tasks.batches import parted, size_of
+from search.tasks.batches import Pair, parted, size_of
 from search.tasks.metrics.classes import rows
 from search.tasks.metrics.shapes import expanded_weights
 from search.tasks.metrics.state import Judged
@@ -39,6 +40,14 @@ def batch_loss(task: Task, batch: Judged) -> tuple[Tensor, float] | None:
         total = float(weight.sum())
         return (((outputs.reshape(targets.shape) - targets).square() * weight).sum() / total, total) if total else None
     return None
+
+
+def training_step(task: Task) -> Step:
+    """Return the step of the training loop: the task's own on undivided batches, or its loss on the judged output of a batch."""
+    step = task.training_step
+    if step is None:
+        return supervised(training_loss(task))
+    return lambda model, batch: step(model, batch.inputs if isinstance(batch, Pair) else batch)
 
 
 def training_loss(task: Task) -> Callable[[Tensor, Any], Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quant_core.util.errors import InputError
-from search.tasks.batches import Split, Weighted, cut, divided, next_token, parted, size_of
+from search.tasks.batches import Divided, Weighted, cut, divided, next_token, parted, size_of
 
 X, Y, W = torch.arange(12.0).view(6, 2), torch.arange(6), torch.ones(6)
 
@@ -68,7 +68,7 @@ def test_a_batch_without_labels_has_no_targets() -> None:
 
 
 def test_a_loader_of_tuples_and_dicts_is_read_as_often_as_one_likes() -> None:
-    split = Split(DataLoader(Pairs(), batch_size=4), None, "valid")
+    split = Divided(DataLoader(Pairs(), batch_size=4), None, "valid")
     for _ in range(2):
         (inputs, targets), (_, last) = split
         assert [part.shape for part in inputs] == [(4, 2), (4, 2)]
