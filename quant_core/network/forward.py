@@ -1,4 +1,4 @@
-"""Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict."""
+"""Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict. Here alone batches move to its device."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from quant_core.network.outputs import judged_output
+from quant_core.util.devices import device_of
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Run `model` on one batch of inputs and return all that it returns."""
+    """Run `model` on one batch of inputs, moved to its device, and return all that it returns."""
+    inputs = placed_inputs(model, inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
@@ -55,9 +57,25 @@ def with_first_input(args: Any, kwargs: Any, change: Callable[[Any], Any]) -> tu
     return args, {**kwargs, key: change(kwargs[key])}
 
 
+def placed_inputs(model: nn.Module, inputs: Any) -> Any:
+    """Return a batch on the device of `model` (of its first parameter); a network without parameters takes it where it is."""
+    device = device_of(model)
+    return inputs if device is None or device.type == "meta" else to_device(inputs, device)
+
+
 def to_device(inputs: Any, device: torch.device) -> Any:
-    """Move a batch's tensors to `device`, keeping its structure."""
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
+    """Return a batch with its tensors on `device`, in the same structure; the batch itself where they all are there."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, dict):
+        moved = {key: to_device(value, device) for key, value in inputs.items()}
+        return inputs if all(moved[key] is value for key, value in inputs.items()) else moved
+    if isinstance(inputs, tuple | list):
+        parts = [to_device(part, device) for part in inputs]
+        if all(part is before for part, before in zip(parts, inputs, strict=True)):
+            return inputs
+        return getattr(type(inputs), "_make", type(inputs))(parts)  # a named tuple takes its fields one by one
+    return inputs
 
 
 def first_example(inputs: Any) -> Any:
