@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from quant_core.spec.quant_spec import QuantSpec
     from quant_core.util.errors import BitfrontError, InputError
     from search.records.result import Result
+    from search.tasks.batches import next_token
+    from search.tasks.metrics.metric import metric
     from search.tasks.task import Task
     from spaces.space import Space
 
@@ -54,6 +56,8 @@ __all__ = [
     "evaluate",
     "load",
     "load_device",
+    "metric",
+    "next_token",
     "quantize",
     "sweep",
 ]
@@ -73,6 +77,8 @@ _HOMES = {
     "evaluate": "bitfront.networks",
     "load": "bitfront.sweeping",
     "load_device": "hw_models.loading",
+    "metric": "search.tasks.metrics.metric",
+    "next_token": "search.tasks.batches",
     "quantize": "bitfront.networks",
     "sweep": "bitfront.sweeping",
 }

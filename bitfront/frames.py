@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from search.records import front as fronts
-from search.records.record import SweepRecord, TrialRecord
+from search.records.record import ACCURACY, SweepRecord, TrialRecord
 from search.records.units import label, scaled
+from search.tasks.metrics.info import MetricInfo
 
 BASELINE = "baseline"
 FLOAT = "float"
-_FIRST = ("accuracy_valid", "accuracy_test", "weight_bytes", "latency_s", "energy_j")
+_COSTS = ("weight_bytes", "latency_s", "energy_j")
 _LAST = ("bits_weight_avg",)
 
 
@@ -25,29 +26,35 @@ def pick_trial(record: SweepRecord, text: str) -> TrialRecord:
     return fronts.pick(record, text)
 
 
-def figures(trial: TrialRecord) -> dict[str, float]:
-    """Return the figures of a trial by name: `accuracy_valid`, `accuracy_test` where measured, and every cost."""
-    metrics = dict(fronts.figures(trial))
-    named = {"accuracy_valid": metrics.pop("accuracy")} if "accuracy" in metrics else {}
+def figures(trial: TrialRecord, infos: Sequence[MetricInfo] = (ACCURACY,)) -> dict[str, float]:
+    """Return the figures of a trial by name: `accuracy_valid` (or the task's metrics), `accuracy_test` where measured, and every cost."""
+    metrics, names = dict(fronts.figures(trial)), [info.name for info in infos]
+    named = {f"{name}_valid": metrics.pop(name) for name in names if name in metrics}
     metrics.pop("error", None)
-    test = {f"{name}_test": value for name, value in trial.test.items() if name == "accuracy"}
+    test = {f"{name}_test": trial.test[name] for name in names if name in trial.test}
     return named | test | metrics
 
 
 def float_figures(record: SweepRecord) -> dict[str, float]:
-    """Return the figures of the float network: accuracies and `weight_bytes`."""
-    return {name: value for name, value in record.baseline.items() if name in _FIRST} | {"bits_weight_avg": 32.0}
+    """Return the figures of the float network: metrics and `weight_bytes`."""
+    return {name: value for name, value in record.baseline.items() if name in _first(record)} | {"bits_weight_avg": 32.0}
+
+
+def _first(record: SweepRecord) -> tuple[str, ...]:
+    return (*(f"{info.name}_{split}" for info in record.infos for split in ("valid", "test")), *_COSTS)
 
 
 def best_uniform(record: SweepRecord) -> TrialRecord | None:
-    """Return the uniform policy of the best validation accuracy among those within the limits; of equals the smallest, then the first."""
-    uniform = [
-        trial for trial in record.trials if trial.origin == BASELINE and trial.result.ok and fronts.keeps_limits(trial, record.limits)
-    ]
+    """Return the uniform policy of the least validation error among those within the limits; of equals the smallest, then the first."""
+    ended = [trial for trial in record.trials if trial.origin == BASELINE and trial.result.ok]
+    kept = [trial for trial in ended if fronts.keeps_limits(trial, record.limits)]
+    uniform = [trial for trial in kept if fronts.keeps_quality(fronts.figures(trial), record)]
+    first = record.infos[0]
 
     def rank(trial: TrialRecord) -> tuple[float, float, int]:
-        metrics = figures(trial)
-        return -metrics["accuracy_valid"], metrics.get("weight_bytes", 0.0), trial.number
+        metrics = fronts.figures(trial)
+        value = metrics[first.name]
+        return -value if first.higher else value, metrics.get("weight_bytes", 0.0), trial.number
 
     return min(uniform, key=rank, default=None)
 
@@ -58,12 +65,12 @@ def front_frame(record: SweepRecord) -> pd.DataFrame:
     The best uniform policy has a row of its own only where it is not on the front; the column `best uniform` marks it in either case.
     """
     members, uniform = front_members(record), best_uniform(record)
-    cost = record.objectives[1] if len(record.objectives) > 1 else "accuracy_valid"
-    ordered = sorted(members, key=lambda trial: (figures(trial).get(cost, math.inf), trial.number))
+    cost = record.objectives[1] if len(record.objectives) > 1 else f"{record.infos[0].name}_valid"
+    ordered = sorted(members, key=lambda trial: (figures(trial, record.infos).get(cost, math.inf), trial.number))
     kinds = [("front", trial) for trial in ordered]
     if uniform is not None and uniform.number not in {trial.number for trial in members}:
         kinds.append(("uniform", uniform))
-    table = _table([figures(trial) for _, trial in kinds] + [float_figures(record)], record)
+    table = _table([figures(trial, record.infos) for _, trial in kinds] + [float_figures(record)], record)
     knee = fronts.knee_number(members, record.objectives)
     table.insert(0, "kind", [kind for kind, _ in kinds] + [FLOAT])
     table.insert(1, "trial", pd.array([*(trial.number for _, trial in kinds), None], dtype="Int64"))
@@ -77,7 +84,7 @@ def front_frame(record: SweepRecord) -> pd.DataFrame:
 def trials_frame(record: SweepRecord) -> pd.DataFrame:
     """Return one row per trial, those that failed included, by number."""
     on_front = {trial.number for trial in front_members(record)}
-    table = _table([figures(trial) for trial in record.trials], record)
+    table = _table([figures(trial, record.infos) for trial in record.trials], record)
     table.insert(0, "policy", [trial.policy.id for trial in record.trials])
     table["fidelity"] = [trial.result.fidelity for trial in record.trials]
     table["status"] = [trial.result.status for trial in record.trials]
@@ -90,6 +97,7 @@ def trials_frame(record: SweepRecord) -> pd.DataFrame:
 
 def _table(rows: Sequence[dict[str, float]], record: SweepRecord) -> pd.DataFrame:
     """Return figures as columns of one unit; a figure that no row has gets no column."""
-    wanted = dict.fromkeys((*_FIRST, *(name for name in record.objectives if name != "error"), *_LAST))
+    wanted = dict.fromkeys((*_first(record), *(name for name in record.objectives if name != "error"), *_LAST))
     shown = [name for name in wanted if any(name in row for row in rows)]
-    return pd.DataFrame({label(name): [scaled(name, row.get(name, math.nan)) for row in rows] for name in shown})
+    infos = record.metrics
+    return pd.DataFrame({label(name, infos): [scaled(name, row.get(name, math.nan), infos) for row in rows] for name in shown})

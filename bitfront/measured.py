@@ -34,7 +34,9 @@ class MeasuredPolicy:
         return self.metrics[name]
 
     def __repr__(self) -> str:
-        shown = ("accuracy_float_valid", "accuracy_valid", "accuracy_test", "weight_bytes", "latency_s")
+        measured = [name for name in self.metrics if name.endswith(("_valid", "_test")) and not name.startswith("loss")]
+        measured = [name for name in measured if not name.endswith("_float_test")]
+        shown = (*sorted(measured, key=lambda name: not name.endswith("_float_valid")), "weight_bytes", "latency_s")
         figures = [f"{label(name)} {scaled(name, self.metrics[name]):.4g}" for name in shown if name in self.metrics]
         return f"MeasuredPolicy({self.id}: {', '.join(figures)}{f'; {self.note}' if self.note else ''})"
 

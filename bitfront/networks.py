@@ -101,9 +101,9 @@ def evaluate(
         evaluator = Evaluator(opened, layers, EvaluateSection(calib=calib, valid=valid, test=test))
         metrics: dict[str, float] = {}
         for split in ("valid", "test"):
-            metrics[f"accuracy_float_{split}"] = evaluator.float_metrics(split)["accuracy"]
-            quantized = evaluator.metrics(chosen, split)
-            metrics |= {f"{name}_{split}": quantized[name] for name in ("accuracy", "loss")}
+            measured, quantized = evaluator.float_metrics(split), evaluator.metrics(chosen, split)
+            metrics |= {f"{name}_float_{split}": measured[name] for name in opened.figure_names if name != "loss"}
+            metrics |= {f"{name}_{split}": quantized[name] for name in opened.figure_names}
         sizes = {"weight_bytes": weight_bytes(layers, chosen), "float_weight_bytes": float_bytes(layers)}
         return MeasuredPolicy(chosen, metrics | average_bits(layers, chosen) | sizes)
 

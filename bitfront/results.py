@@ -115,25 +115,30 @@ class Sweep:
         Where there is none, the most accurate policy is returned; its `note` and a warning say so.
 
         Args:
-            max_drop: in points of accuracy: 0.5 takes 97.5 % where float has 98.0 %.
+            max_drop: in points of accuracy: 0.5 takes 97.5 % where float has 98.0 %; of another metric in its unit (points of %).
             by: the metric that is to be smallest, in place of the first cost among the objectives, for example "latency_s".
 
         Raises:
             InputError: no policy of the front has the metric.
             BitfrontError: the front is empty.
         """
-        members = self._members()
+        members, first = self._members(), self.record.infos[0]
         by = by or next((name for name in self.record.objectives if name not in ("error", "loss")), "weight_bytes")
-        if any(by not in frames.figures(trial) for trial in members):
-            raise unknown("metric", by, [name for name in frames.figures(members[0]) if all(name in frames.figures(t) for t in members)])
-        reached = self.record.baseline["accuracy_valid"]
-        close = [trial for trial in members if _accuracy(trial) >= reached - max_drop / 100 - TOLERANCE]
+        rows = {trial.number: self._figures(trial) for trial in members}
+        if any(by not in row for row in rows.values()):
+            raise unknown("metric", by, [name for name in rows[members[0].number] if all(name in row for row in rows.values())])
+        sign = 1.0 if first.higher else -1.0
+        values = {number: sign * row[f"{first.name}_valid"] for number, row in rows.items()}
+        reached = sign * self.record.baseline[f"{first.name}_valid"]
+        points = f"{max_drop:g} {first.unit if first.unit not in ('', '%') else 'points'}"
+        lowest = reached - max_drop * (0.01 if first.unit == "%" else 1.0) - TOLERANCE
+        close = [trial for trial in members if values[trial.number] >= lowest]
         if close:
-            trial = min(close, key=lambda member: (frames.figures(member)[by], -_accuracy(member), member.number))
-            return self._measured(trial, f"smallest {label(by).partition(' [')[0]} within {max_drop:g} points of float on validation")
-        trial = max(members, key=lambda member: (_accuracy(member), -frames.figures(member)[by], -member.number))
-        drop = scaled("accuracy", reached - _accuracy(trial))
-        note = f"no policy is within {max_drop:g} points of float on validation; this is the most accurate, {drop:.2f} points below"
+            trial = min(close, key=lambda member: (rows[member.number][by], -values[member.number], member.number))
+            return self._measured(trial, f"smallest {label(by).partition(' [')[0]} within {points} of float on validation")
+        trial = max(members, key=lambda member: (values[member.number], -rows[member.number][by], -member.number))
+        drop = scaled(first.name, reached - values[trial.number], self.record.metrics)
+        note = f"no policy is within {points} of float on validation; this is the most accurate, {drop:.2f} points below"
         warnings.warn(note, stacklevel=2)
         return self._measured(trial, note)
 
@@ -255,11 +260,15 @@ class Sweep:
         return [policies[number] for number in trial.after]
 
     def _measured(self, trial: TrialRecord, note: str) -> MeasuredPolicy:
-        of_float = {f"accuracy_float_{split}": f"accuracy_{split}" for split in ("valid", "test")}
+        names = [info.name for info in self.record.infos]
+        of_float = {f"{name}_float_{split}": f"{name}_{split}" for split in ("valid", "test") for name in names}
         baseline = {name: self.record.baseline[key] for name, key in of_float.items() if key in self.record.baseline}
         if "weight_bytes" in self.record.baseline:
             baseline["float_weight_bytes"] = self.record.baseline["weight_bytes"]
-        return MeasuredPolicy(trial.policy, frames.figures(trial) | baseline, trial.number, note)
+        return MeasuredPolicy(trial.policy, self._figures(trial) | baseline, trial.number, note)
+
+    def _figures(self, trial: TrialRecord) -> dict[str, float]:
+        return frames.figures(trial, self.record.infos)
 
     @contextmanager
     def _opened(self, *, checked: bool = True) -> "Iterator[SweepContext]":
@@ -279,7 +288,3 @@ class Sweep:
             if checked:
                 check_fingerprints(self.record, self._context.setup)
             yield self._context
-
-
-def _accuracy(trial: TrialRecord) -> float:
-    return frames.figures(trial)["accuracy_valid"]

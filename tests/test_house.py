@@ -31,6 +31,7 @@ HOMES = {
     "safetensors": ("quant_core/export/", "search/tasks/cache.py", "search/tasks/networks/checkpoint.py"),
     "PIL": ("search/tasks/image_folder.py",),
     "timm": ("search/tasks/image_folder.py",),
+    "torchmetrics": ("search/tasks/metrics/detection.py",),
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15

@@ -8,30 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from quant_core.network.outputs import judged_output
 from quant_core.util.devices import device_of
-from quant_core.util.errors import BitfrontError
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run `model` on one batch of inputs, moved to its device, and return all that it returns."""
+    inputs = placed_inputs(model, inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def forward(model: nn.Module, inputs: Any) -> Tensor:
-    """Run `model` on one batch of inputs, moved to its device; outputs that hold `logits` (transformers) are unwrapped.
+    """Run `model` on one batch of inputs and return the output that is judged: the named one, else `logits`, else the first tensor.
 
     Raises:
-        BitfrontError: it returns something else.
+        BitfrontError: there is none.
     """
-    inputs = placed_inputs(model, inputs)
-    if isinstance(inputs, dict):
-        outputs = model(**inputs)
-    elif isinstance(inputs, tuple | list):
-        outputs = model(*inputs)
-    else:
-        outputs = model(inputs)
-    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise BitfrontError(
-            f"the network returned a {type(outputs).__name__}; a tensor, or an object with a tensor `logits`, is needed. "
-            f"Wrap it in a module that returns the output to judge."
-        )
-    return logits
+    return judged_output(model, call(model, inputs))
 
 
 def first_input(args: Any, kwargs: Any) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quant_core.spec.policy import Policy
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
+    from search.tasks.metrics.info import MetricInfo
     from search.tasks.task import Task
 
 
@@ -66,18 +67,21 @@ def evaluate_command(
     chosen = read_policy(policy, policy_file, layers)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
     loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
-    figures = _figures(Evaluator(loaded, layers, section, dtype=dtype or "float32"), chosen, layers)
+    evaluator = Evaluator(loaded, layers, section, dtype=dtype or "float32")
+    figures = _figures(evaluator, chosen, layers, loaded.figure_names)
     if qat:
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
-    typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures)
+    typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures, loaded.infos, loaded.figure_names[:-1])
 
 
-def _print_figures(figures: Mapping[str, Any]) -> None:
-    """Print a table of accuracies and a line about the policy."""
+def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", metrics: Sequence[str]) -> None:
+    """Print a table of the metrics and a line about the policy."""
     table = Table("", "valid", "test", box=None)
-    for name, key in (("float", "accuracy_float"), ("quantized", "accuracy"), ("trained", "accuracy_qat")):
-        if f"{key}_valid" in figures:
-            table.add_row(name, *(shown("accuracy", figures[f"{key}_{split}"]) for split in ("valid", "test")))
+    for metric in metrics:
+        head = "" if metric == "accuracy" else f" {metric}"
+        for name, key in (("float", f"{metric}_float"), ("quantized", metric), ("trained", f"{metric}_qat")):
+            if f"{key}_valid" in figures:
+                table.add_row(name + head, *(shown(metric, figures[f"{key}_{split}"], infos) for split in ("valid", "test")))
     terminal().print(table)
     bits, size, seconds = (shown(metric, figures[metric]) for metric in ("bits_weight_avg", "weight_bytes", "seconds"))
     say(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
@@ -127,19 +131,20 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
     return Policy({name: policy[name] for name in names})
 
 
-def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]") -> dict[str, str | float]:
+def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]", names: Sequence[str]) -> dict[str, str | float]:
     """Return the figures to print; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
     from quant_core.spec.size import average_bits, float_bytes, weight_bytes
 
     figures: dict[str, str | float] = {"id": policy.id}
     for split in ("valid", "test"):
-        figures[f"accuracy_float_{split}"] = evaluator.float_metrics(split)["accuracy"]
+        measured = evaluator.float_metrics(split)
+        figures |= {f"{name}_float_{split}": measured[name] for name in names if name != "loss"}
     start = time.perf_counter()
-    figures["accuracy_valid"] = (measured := evaluator.metrics(policy, "valid"))["accuracy"]
-    figures["seconds"] = time.perf_counter() - start
-    figures["loss_valid"] = measured["loss"]
-    figures["accuracy_test"] = (measured := evaluator.metrics(policy, "test"))["accuracy"]
-    figures["loss_test"] = measured["loss"]
+    measured = evaluator.metrics(policy, "valid")
+    seconds = time.perf_counter() - start
+    figures |= {f"{name}_valid": measured[name] for name in names} | {"seconds": seconds}
+    measured = evaluator.metrics(policy, "test")
+    figures |= {f"{name}_test": measured[name] for name in names}
     figures |= average_bits(layers, policy)
     return figures | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
 
@@ -150,11 +155,11 @@ def _trained(
     """Train under the policy, showing every epoch; return `accuracy_ptq_*`, `accuracy_qat_*` and losses."""
     from search.evaluation.stages import qat_metrics
 
-    console = terminal(stderr=True)
+    console, name = terminal(stderr=True), task.figure_names[0]
 
     def report(metrics: dict[str, float]) -> bool:
         console.print(
-            f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid {shown('accuracy', metrics['accuracy'])}"
+            f"epoch {metrics['epoch']:.0f}/{config.epochs}: loss {metrics['loss']:.4f}, valid {shown(name, metrics[name], task.infos)}"
         )
         return False
 

@@ -1,6 +1,7 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,9 @@ from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, U
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
 from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
-from search.records.record import SweepRecord
+from search.records.record import ACCURACY, SweepRecord
 from search.records.units import cells, shown, title_of, unit_of
+from search.tasks.metrics.info import MetricInfo
 from search.tracking import names, read, recover
 from search.tracking.reading import LATEST, find_sweep
 
@@ -83,7 +85,7 @@ def show_command(
     console.print(table)
     for name, value in row.items():
         if isinstance(value, float):
-            console.print(f"{name:>20}  {shown(name, value)}")
+            console.print(f"{name:>20}  {shown(name, value, record.metrics)}")
 
 
 def compare_command(
@@ -115,7 +117,7 @@ def compare_command(
     if as_json:
         _print_json(data | ({"run_id": run_id} if log else {}))
         return
-    for title, rows in _tables(data):
+    for title, rows in _tables(data, comparison.sweeps[0].infos):
         _print_table(title, rows)
     written = ([f"logged as MLflow run {run_id}"] if log else []) + ([f"wrote {html}"] if html else [])
     if written:
@@ -182,21 +184,22 @@ def _print_json(value: object) -> None:
 
 def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     """Print the front (or every trial), one line per policy, each column in one unit."""
-    constant = ["accuracy_float_test", "float_weight_bytes"]
+    constant = [*(f"{info.name}_float_test" for info in (ACCURACY, *sweep.infos)), "float_weight_bytes"]
     constant += ["fidelity"] if all(row["fidelity"] == "ptq" for row in rows) else []
     names_shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
     failed = sum(trial.result.failed for trial in sweep.trials)
     summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
     table = Table(title=summary, box=box.SIMPLE_HEAD, padding=0)
-    columns = {name: column(name, [row[name] for row in rows]) for name in names_shown}
+    columns = {name: column(name, [row[name] for row in rows], sweep.metrics) for name in names_shown}
     for name in names_shown:
         table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
     for i, row in enumerate(rows):
         table.add_row(*(columns[name][1][i] for name in names_shown), style="bold" if row["knee"] else None)
     console = terminal()
     console.print(table if rows else f"{summary}; no policy yet that ended well within the limits")
-    accuracy, size = sweep.baseline.get("accuracy_test"), sweep.baseline.get("weight_bytes")
-    measured = [f"{shown('accuracy_test', accuracy)} on test"] if accuracy is not None else []
+    tested = [(info, value) for info in sweep.infos if (value := sweep.baseline.get(f"{info.name}_test")) is not None]
+    size = sweep.baseline.get("weight_bytes")
+    measured = [f"{info.name if sweep.metrics else ''} {shown(info.name, value, sweep.metrics)} on test".strip() for info, value in tested]
     measured += [shown("weight_bytes", size)] if size is not None else []
     left = sweep.baseline.get("left_in_float_bytes")
     measured += [f"{shown('weight_bytes', left)} left in float"] if left else []
@@ -216,15 +219,15 @@ def _latency_error(sweep: SweepRecord) -> str:
     return f"{device}: {error}" if error else ""
 
 
-def column(name: str, values: list[object]) -> tuple[str, list[str]]:
+def column(name: str, values: list[object], infos: Sequence[MetricInfo] = ()) -> tuple[str, list[str]]:
     """Return the title and the cells of one column."""
     if not any(isinstance(value, float) for value in values):
         return name, ["-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values]
-    title = f"{title_of(name).removeprefix('accuracy ')}\n{unit_of(name).name}".rstrip()
-    return title, cells(name, [value if isinstance(value, float) else None for value in values])
+    title = f"{title_of(name, infos).removeprefix('accuracy ')}\n{unit_of(name, infos).name}".rstrip()
+    return title, cells(name, [value if isinstance(value, float) else None for value in values], infos)
 
 
-def _tables(data: dict[str, object]) -> list[tuple[str, list[dict[str, object]]]]:
+def _tables(data: dict[str, object], infos: Sequence[MetricInfo]) -> list[tuple[str, list[dict[str, object]]]]:
     """Return the parts of a comparison as titled tables."""
     from search.report.comparison import attained_in_units
 
@@ -236,7 +239,10 @@ def _tables(data: dict[str, object]) -> list[tuple[str, list[dict[str, object]]]
         tables.append(
             ("share of each front (column) that the row's front equals or dominates", [{"front": a, **row} for a, row in shares.items()])
         )
-        tables += [(f"best validation accuracy within {metric}", attained_in_units(metric, rows)) for metric, rows in attained.items()]
+        tables += [
+            (f"best validation {infos[0].name} within {metric}", attained_in_units(metric, rows, infos))
+            for metric, rows in attained.items()
+        ]
         tables.append(("layers in which the picked policies differ", [row for row in layers if not row["same"]]))
     return [(title, rows) for title, rows in tables if isinstance(rows, list)]
 

@@ -24,6 +24,7 @@ class EvaluateSection(BaseModel):
         sensitivity: how the searchers' estimates are made: "forward" measures one choice at a time; "gradient" and "fisher" score all
             by one backward pass; "auto" scores all by gradients and measures those that matter (`search.evaluation.adaptive`).
         sensitivity_passes: what "auto" may spend, in forward passes over the examples (at most 512 of the calibration split).
+        metric: of the task's metrics, the one that is searched for, in place of its first.
         data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
@@ -37,6 +38,7 @@ class EvaluateSection(BaseModel):
     start: Literal["float", "nearest"] = "float"
     sensitivity: Literal["auto", "forward", "gradient", "fisher"] = "auto"
     sensitivity_passes: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    metric: str = ""
     qat: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)

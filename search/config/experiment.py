@@ -1,7 +1,6 @@
 """The experiment: what a sweep is asked to do. Validated by pydantic; every fault is reported at once, unknown keys are refused."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -21,11 +20,10 @@ from quant_core.spec.formats import FORMATS
 from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection, ExportSection
-from search.config.file_forms import ChoicesForm, LimitForm
+from search.config.file_forms import ChoicesForm
+from search.config.limits import Budget
 from search.config.running import RunSection
 from search.config.schedulers import check, split
-
-_BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
 
 
 class _Section(BaseModel):
@@ -141,40 +139,9 @@ class SpaceSection(_Section):
     rules: tuple[Rule, ...] = ()
 
 
-class Limit(_Section):
-    """An upper limit: absolute (SI units), or a share of the float (or uniform int8) network's figure."""
-
-    value: float
-    of: Literal["", "float", "int8"] = ""
-
-
-def _read_limit(value: Any) -> Any:
-    if isinstance(value, Limit):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} given; write a number in SI units, or '0.25 of float', or '60% of int8'")
-    match = _BUDGET.fullmatch(str(value).strip())
-    try:
-        limit = float(match[1]) if match else float("nan")
-    except ValueError:
-        limit = float("nan")
-    if not match or not 0 < limit < float("inf"):
-        raise ValueError(f"{value!r} given; write a positive number in SI units, or '0.25 of float', or '60% of int8'")
-    if match[2] and not match[3]:
-        raise ValueError(f"{value!r} given; a percentage needs 'of float' or 'of int8'")
-    return Limit.model_validate({"value": limit / 100 if match[2] else limit, "of": match[3] or ""})
-
-
-def _write_limit(limit: Limit) -> float | str:
-    return f"{limit.value} of {limit.of}" if limit.of else limit.value
-
-
-Budget = Annotated[Limit, BeforeValidator(_read_limit, json_schema_input_type=LimitForm), PlainSerializer(_write_limit)]
-
-
 class DeviceSection(_Section):
     """The target: a device of `bitfront devices` or the path of a device file; what is minimized (`error`, or the
-    finer `loss`, first) and what is limited."""
+    finer `loss`, first) and what is limited: costs, and the task's metrics ("float - 0.5")."""
 
     name: str
     objectives: tuple[str, ...] = ("error", "weight_bytes")

@@ -35,10 +35,12 @@ LimitForm = (
     | Annotated[
         str,
         Field(
-            pattern=r"^\s*(<=\s*)?[0-9.]+([eE][-+]?[0-9]+)?\s*(%\s*)?(of\s+(float|int8))?\s*$",
-            description="A share of the figure of the float network, or of the network with 8 bits everywhere.",
-            examples=["0.25 of float", "60% of int8"],
+            pattern=r"^\s*([<>]=\s*)?([0-9.]+([eE][-+]?[0-9]+)?\s*(%\s*|points?\s*)?(of\s+(float|int8))?"
+            r"|float\s*[-+]\s*[0-9.]+([eE][-+]?[0-9]+)?(\s*points?)?)\s*$",
+            description="A share of the figure of the float network, or of the network with 8 bits everywhere; of a metric also points "
+            "from the float network's figure, or a least value.",
+            examples=["0.25 of float", "60% of int8", "float - 0.5", ">= 0.9"],
         ),
     ]
 )
-"""An absolute limit in SI units, or a share of a reference network's figure."""
+"""An absolute limit in SI units, or a share of a reference network's figure; of a metric also points from float, or a least value."""

@@ -23,10 +23,12 @@ from quant_core.util.cache import CacheCounts
 from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
 from search.config.evaluation import EvaluateSection
+from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
 from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
+from search.tasks.batches import size_of
 from search.tasks.stream import sized, split_of
 from search.tasks.task import Batch, Task
 
@@ -68,6 +70,7 @@ class Evaluator:
         self._dtype = dtype
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
+        self._floats = {split: FloatOutputs(task.model) for split in ("valid", "test")}
         self._layers = list(layers)
         self.calib = [inputs for inputs, _ in task.calib]
         if not self.calib:
@@ -107,10 +110,10 @@ class Evaluator:
 
         The last result is what a call gives; those before it have the status "stopped", which they are if nobody asks for the next.
         """
-        start = time.perf_counter()
+        start, names = time.perf_counter(), self._task.figure_names
         try:
             for reached, figures in self._rungs(policy, fidelity, after):
-                metrics = {name: figures[name] for name in ("accuracy", "error", "loss")} | average_bits(self._layers, policy)
+                metrics = {name: figures[name] for name in (*names[:-1], "error", "loss")} | average_bits(self._layers, policy)
                 seconds, reason = time.perf_counter() - start, f"stopped early at {reached}"
                 yield Result(policy.id, metrics, {}, seconds, "stopped", reason, fidelity=reached)
         except Exception as error:  # as in a call
@@ -122,7 +125,7 @@ class Evaluator:
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
         part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
-        size = sum(len(targets) for _, targets in part)
+        size = sum(size_of(*batch) for batch in part)
         yield f"ptq, {size} calibration examples", self._measured(self.engine.apply(policy), part)
         if fidelity != "qat":
             return
@@ -152,7 +155,7 @@ class Evaluator:
             BitfrontError: the network returns NaN or infinity.
         """
         try:
-            return self._measured(self._task.model, self._split(split))
+            return self._measured(self._task.model, self._split(split), self._floats[split])
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
@@ -160,7 +163,7 @@ class Evaluator:
         """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
-        return self._measured(network, self._split(split))
+        return self._measured(network, self._split(split), self._floats[split])
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
         """Return the network that `metrics` measures, on the CPU, with everything that it stores: what exporters write.
@@ -173,9 +176,9 @@ class Evaluator:
         base = starting(self._task.model, self._section.training, self.calib[0])
         return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
 
-    def _measured(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    def _measured(self, network: nn.Module, batches: Iterable[Batch], floats: FloatOutputs | None = None) -> dict[str, float]:
         with precision(device_of(network), self._dtype):
-            return measure(network, batches, self._task)
+            return measure(network, batches, self._task, floats)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""

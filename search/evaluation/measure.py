@@ -12,6 +12,7 @@ from quant_core.network.forward import forward, to_device
 from quant_core.network.reach import EXAMPLES, examples_of
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
+from search.evaluation.judge import FloatOutputs, judge
 from search.tasks.reading import Pass, raw
 from search.tasks.stream import Stream
 from search.tasks.task import Batch, Task
@@ -26,12 +27,16 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
     return list(iter(reading.read, None))
 
 
-def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:
-    """Return `accuracy`, `error` (1 - accuracy) and `loss` of a network over one split. Noise in the network is the same every time.
+def measure(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+    """Return the task's metrics (or `accuracy`), `error` and `loss` of a network over one split. Noise in it is the same every time.
+
+    `floats` keeps the float network's outputs on this split, for metrics that compare with them.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
     """
+    if task.judges:
+        return judge(model, batches, task, floats)
     score = loss = 0.0
     count = scored = 0
     with torch.inference_mode(), repeatable():

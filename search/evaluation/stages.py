@@ -27,10 +27,10 @@ def qat_metrics(
     report: Report | None = None,
     saving: CheckpointConfig | None = None,
 ) -> Metrics:
-    """Return accuracy and loss of the float, the post-training quantized and the trained quantized network on valid and test.
+    """Return metrics and loss of the float, the post-training quantized and the trained quantized network on valid and test.
 
-    Keys: `accuracy_float_valid`, `accuracy_ptq_valid`, `accuracy_qat_valid`, the same with `loss` and with `test`; `epochs` that were
-    trained, `seconds_qat` of the training.
+    Keys: `accuracy_float_valid`, `accuracy_ptq_valid`, `accuracy_qat_valid` (of a task with metrics their names), the same with `loss`
+    and with `test`; `epochs` that were trained, `seconds_qat` of the training.
 
     Raises:
         InputError: as `trained`.
@@ -51,5 +51,5 @@ def qat_metrics(
             measured = evaluator.metrics(policy, split)
         else:
             measured = measure(model, split_of(task, split, section), task)
-        figures |= {f"{metric}_{kind}_{split}": measured[metric] for metric in ("accuracy", "loss")}
+        figures |= {f"{metric}_{kind}_{split}": measured[metric] for metric in task.figure_names}
     return figures

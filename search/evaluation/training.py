@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
 from quant_core.qat.checkpoint import CheckpointConfig
-from quant_core.qat.loop import TrainingRun, epochs, supervised
+from quant_core.qat.loop import TrainingRun, epochs
 from quant_core.qat.population import PopulationConfig, train
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
@@ -16,6 +16,7 @@ from quant_core.util.files import cache_folder
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure
 from search.evaluation.shuffling import training_batches
+from search.tasks.losses import training_step
 from search.tasks.stream import split_of
 from search.tasks.task import Task
 
@@ -72,7 +73,7 @@ def training(
     on_valid = _on_valid(task, section, report)
     calib = [inputs for inputs, _ in split_of(task, "calib", section)]
     prepared = calibrated(task.model, policy, config, calib, start)
-    run = TrainingRun(training_batches(task, section), supervised(task.loss), config, on_valid, saving)
+    run = TrainingRun(training_batches(task, section), training_step(task), config, on_valid, saving)
     return prepared, epochs(prepared, run, task.model)
 
 
@@ -113,7 +114,7 @@ def train_population(
         InputError, QatError: as `trained`.
     """
     calib = [inputs for inputs, _ in split_of(task, "calib", section)]
-    run = TrainingRun(training_batches(task, section), supervised(task.loss), config, _on_valid(task, section, None), saving)
+    run = TrainingRun(training_batches(task, section), training_step(task), config, _on_valid(task, section, None), saving)
     return train(task.model, policy, run, breeding, calib=calib, start=start)
 
 
@@ -123,7 +124,7 @@ def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Ca
 
     def on_valid(model: nn.Module, metrics: Metrics) -> bool:
         measured = measure(model, valid, task)
-        metrics |= {"accuracy": measured["accuracy"], "error": measured["error"], "loss_valid": measured["loss"]}
+        metrics |= {"loss_valid" if name == "loss" else name: value for name, value in measured.items()}
         return bool(report and report(metrics))
 
     return on_valid

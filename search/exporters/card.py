@@ -9,6 +9,8 @@ from hw_models.loading import load_device
 from hw_models.validation.run import validate
 from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
+from search.records.units import label, shown
+from search.tasks.batches import size_of
 
 FILE, PICTURE = "README.md", "bits.svg"
 _VERSIONS = ("bitfront", "torch", "numpy", "optuna", "mlflow", "onnx", "onnxruntime")
@@ -43,7 +45,7 @@ def _fidelity(bundle: Bundle) -> str:
 def _data(bundle: Bundle) -> str:
     task = bundle.experiment.task
     options = f" with options `{json.dumps(task.options, default=str)}`" if task.options else ""
-    splits = ", ".join(f"{name} {sum(len(targets) for _, targets in getattr(bundle.task, name)):,}" for name in ("calib", "valid", "test"))
+    splits = ", ".join(f"{name} {sum(size_of(*batch) for batch in getattr(bundle.task, name)):,}" for name in ("calib", "valid", "test"))
     used = bundle.experiment.evaluate
     taken = ", ".join(f"{name} {getattr(used, name):,}" for name in ("calib", "valid", "test") if getattr(used, name))
     network = f"{type(bundle.task.model).__name__}, {len(bundle.layers)} layers with weights"
@@ -51,6 +53,8 @@ def _data(bundle: Bundle) -> str:
 
 
 def _accuracy(bundle: Bundle) -> str:
+    if bundle.record.metrics:
+        return _metrics(bundle)
     rows = [
         f"| {split} | {bundle.metrics[f'float_{split}']['accuracy']:.2%} | {bundle.metrics[split]['accuracy']:.2%} "
         f"| {bundle.metrics[f'float_{split}']['loss']:.4f} | {bundle.metrics[split]['loss']:.4f} |"
@@ -58,6 +62,20 @@ def _accuracy(bundle: Bundle) -> str:
     ]
     head = "| split | float accuracy | accuracy | float loss | loss |\n|---|---|---|---|---|\n"
     return "## Accuracy\n\nThe search saw the validation split only.\n\n" + head + "\n".join(rows)
+
+
+def _metrics(bundle: Bundle) -> str:
+    """Return the figures of the task's metrics and the loss, with units and the better direction."""
+    infos = bundle.record.metrics
+    names = [*(info.name for info in infos), "loss"]
+    rows = [
+        f"| {label(name, infos)} | {split} | {shown(name, bundle.metrics[f'float_{split}'][name], infos)} "
+        f"| {shown(name, bundle.metrics[split][name], infos)} |"
+        for name in names
+        for split in ("valid", "test")
+    ]
+    head = "| metric | split | float | quantized |\n|---|---|---|---|\n"
+    return "## Metrics\n\nThe search saw the validation split only.\n\n" + head + "\n".join(rows)
 
 
 def _cost(bundle: Bundle) -> str:

@@ -119,23 +119,24 @@ def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | N
     fidelity, after = trial.result.fidelity, [other.policy for number in trial.after for other in record.trials if other.number == number]
     metrics = {f"float_{split}": evaluator.float_metrics(split) for split in ("valid", "test")}
     metrics |= {split: evaluator.metrics(trial.policy, split, fidelity, after) for split in ("valid", "test")}
-    notes = _require_recorded(trial, metrics["valid"]["accuracy"])
+    notes = _require_recorded(trial, metrics["valid"])
     network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
     task = replace(setup.task, model=placed(setup.task.model, CPU))
     return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics)
 
 
-def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:
-    """Compare the accuracy measured here with the recorded one; return a note where a policy without training gives another one.
+def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tuple[str, ...]:
+    """Compare the accuracy (or the error) measured here with the recorded one; return a note where an untrained policy gives another.
 
     Raises:
         BitfrontError: a trained policy gives another one: these are not the weights that the sweep saw.
     """
-    recorded = trial.result.metrics["accuracy"]
-    if accuracy == recorded:
+    name = "accuracy" if "accuracy" in measured else "error"
+    recorded, here = trial.result.metrics[name], measured[name]
+    if here == recorded:
         return ()
-    figures = f"accuracy on valid was recorded as {recorded:.6f}, here it is {accuracy:.6f}"
+    figures = f"{name} on valid was recorded as {recorded:.6f}, here it is {here:.6f}"
     if trial.result.fidelity == "qat":
         raise BitfrontError(
             f"training trial {trial.number} again gives other weights: {figures}. Export where the sweep ran: the same machine, torch "

@@ -53,7 +53,7 @@ def _verified(
             return dict(plain.checks) | {"onnxruntime_options": "default"}, ()
         reason = f"{_fused(stored)} ({plain} with its default options)"
         default: dict[str, float | str] = {
-            "accuracy_test_default_options": plain.accuracy,
+            f"{plain.metric}_test_default_options": plain.accuracy,
             "top1_agreement_default_options": plain.top1_agreement,
         }
     except BitfrontError as error:

@@ -98,7 +98,7 @@ def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path
     for key, value in (
         ("policy", bundle.policy.id),
         ("sweep", bundle.record.name),
-        ("accuracy_test", f"{bundle.metrics['test']['accuracy']:.6g}"),
+        *((f"{info.name}_test", f"{bundle.metrics['test'][info.name]:.6g}") for info in bundle.record.infos),
     ):
         client.set_model_version_tag(name, version, key, value)
     return version

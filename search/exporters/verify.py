@@ -10,6 +10,7 @@ from torch import Tensor
 from quant_core.export.stored import StoredLayer
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError
+from search.evaluation.judge import Judging
 from search.evaluation.measure import take
 from search.exporters import Bundle
 
@@ -27,11 +28,12 @@ class Compared:
     """A runtime's outputs on the test split against the simulation's.
 
     Attributes:
-        accuracy: in the runtime.
+        accuracy: in the runtime; or the task's first metric.
         top1_agreement: share of predictions with the same largest output.
         difference: the largest difference of any output.
         largest: the largest magnitude of any output of the simulation.
         count: predictions compared.
+        metric: the name of the metric in `accuracy`.
     """
 
     accuracy: float
@@ -39,12 +41,13 @@ class Compared:
     difference: float
     largest: float
     count: int
+    metric: str = "accuracy"
 
     @property
     def checks(self) -> dict[str, float | str]:
         """The figures under their names in a report."""
         return {
-            "accuracy_test": self.accuracy,
+            f"{self.metric}_test": self.accuracy,
             "top1_agreement": self.top1_agreement,
             "largest_output_difference": self.difference,
             "largest_output": self.largest,
@@ -83,6 +86,7 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
     model = bundle.network.simulation
     score = difference = largest = 0.0
     scored = agreed = count = 0
+    judging = Judging(bundle.task) if bundle.task.judges else None
     with torch.inference_mode():
         for inputs, targets in take(take(bundle.task.test, bundle.experiment.evaluate.test), examples):
             wanted, outputs = forward(model, inputs), run(inputs)
@@ -90,12 +94,18 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
                 raise BitfrontError(
                     f"the exported network gave outputs of shape {tuple(outputs.shape)}, finite ones of {tuple(wanted.shape)} are due."
                 )
-            scores = bundle.task.score(outputs, targets)
-            score, scored = score + float(scores.sum()), scored + scores.numel()
+            if judging is None:
+                scores = bundle.task.score(outputs, targets)
+                score, scored = score + float(scores.sum()), scored + scores.numel()
+            else:
+                judging.add(inputs, targets, outputs, outputs)
             difference, largest = max(difference, float((outputs - wanted).abs().max())), max(largest, float(wanted.abs().max()))
             same = _top(outputs) == _top(wanted)
             agreed, count = agreed + int(same.sum()), count + same.numel()
-    return Compared(score / scored, agreed / count, difference, largest, count)
+    if judging is None:
+        return Compared(score / scored, agreed / count, difference, largest, count)
+    name = bundle.task.judges[0].name
+    return Compared(judging.figures()[name], agreed / count, difference, largest, count, name)
 
 
 def _top(outputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from quant_core.util.text import listed
 from search.problem.pareto import FloatArray, attainment, coverage, relative_hypervolume
 from search.records.front import Row, figures, front_members, pick, points
 from search.records.record import SweepRecord, TrialRecord
+from search.tasks.metrics.info import MetricInfo
 
 BUDGETS = 5
 
@@ -26,7 +27,7 @@ class Comparison:
         reference: one reference point for all, per objective.
         hypervolume: per sweep, the share of the box from 0 to the reference.
         coverage: [i][j] the share of front j that front i equals or dominates.
-        attained: cost -> rows of a budget and the best validation accuracy that each sweep reaches within it.
+        attained: cost -> rows of a budget and the best validation accuracy (or metric) that each sweep reaches within it.
         picked: per sweep, the policy that the caller asked to compare; None where its front has none.
         layers: per layer, what each picked policy does, and whether they all do the same.
     """
@@ -75,10 +76,13 @@ def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]
         choice: the policy of each whose layers are set side by side, as `search.records.front.pick` takes it.
 
     Raises:
-        InputError: fewer than two sweeps, no cost in common, an unknown budget metric.
+        InputError: fewer than two sweeps, different metrics, no cost in common, an unknown budget metric.
     """
     if len(sweeps) < 2:
         raise InputError(f"{len(sweeps)} sweep given; name two or more to compare.")
+    judges = {sweep.infos[0].name: sweep.infos[0] for sweep in sweeps}
+    if len(judges) > 1:
+        raise InputError(f"the sweeps are judged by different metrics, {listed(judges)}; compare sweeps of one metric.")
     fronts = tuple(front_members(sweep) for sweep in sweeps)
     objectives = _common(sweeps, fronts)
     unknown = sorted(set(budgets or {}) - set(objectives[1:]))
@@ -97,7 +101,7 @@ def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]
         hypervolume=tuple(relative_hypervolume(cloud, corner) for cloud in clouds),
         coverage=tuple(tuple(coverage(a, b) for b in clouds) for a in clouds),
         attained={
-            metric: _attained(names, clouds, column, (budgets or {}).get(metric))
+            metric: _attained(names, clouds, column, (budgets or {}).get(metric), sweeps[0].infos[0])
             for column, metric in enumerate(objectives)
             if column and (not budgets or metric in budgets)
         },
@@ -127,8 +131,10 @@ def _names(sweeps: Sequence[SweepRecord]) -> tuple[str, ...]:
     return tuple(sweep.name if count[sweep.name] == 1 else f"{sweep.name}-{sweep.run_id[:8]}" for sweep in sweeps)
 
 
-def _attained(names: Sequence[str], clouds: Sequence[FloatArray], column: int, asked: Sequence[float] | None) -> tuple[Row, ...]:
-    """Return per budget the best accuracy of each sweep; None where none of its policies keeps it."""
+def _attained(
+    names: Sequence[str], clouds: Sequence[FloatArray], column: int, asked: Sequence[float] | None, info: MetricInfo
+) -> tuple[Row, ...]:
+    """Return per budget the best accuracy (or value of the metric `info`) of each sweep; None where none of its policies keeps it."""
     costs = np.concatenate([cloud[:, column] for cloud in clouds])
     if asked is None and len(costs) == 0:
         return ()
@@ -136,7 +142,7 @@ def _attained(names: Sequence[str], clouds: Sequence[FloatArray], column: int, a
     errors = [attainment(cloud[:, 0], cloud[:, column], budgets) for cloud in clouds]
     return tuple(
         {"budget": float(budget)}
-        | {name: None if np.isinf(reached[i]) else 1.0 - float(reached[i]) for name, reached in zip(names, errors, strict=True)}
+        | {name: None if np.isinf(reached[i]) else info.value(float(reached[i])) for name, reached in zip(names, errors, strict=True)}
         for i, budget in enumerate(budgets)
     )
 

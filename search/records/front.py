@@ -12,6 +12,8 @@ from search.problem.pareto import FloatArray, best_under, knee, non_dominated, r
 from search.records.record import SweepRecord, TrialRecord
 
 Row = dict[str, object]
+QUALITY_SLACK = 1e-9
+"""Rounding within which a figure keeps a quality limit."""
 
 
 def figures(trial: TrialRecord) -> Mapping[str, float]:
@@ -31,9 +33,20 @@ def keeps_limits(trial: TrialRecord, limits: Mapping[str, float]) -> bool:
     return all(values.get(metric, math.inf) <= limit for metric, limit in limits.items())
 
 
+def keeps_quality(values: Mapping[str, float], sweep: SweepRecord) -> bool:
+    """Tell whether figures on validation are no worse than any quality limit of a sweep."""
+    higher = {info.name: info.higher for info in sweep.infos}
+    for name, limit in sweep.quality_limits.items():
+        value = values.get(name, math.nan)
+        if not (value >= limit - QUALITY_SLACK if higher.get(name, False) else value <= limit + QUALITY_SLACK):
+            return False
+    return True
+
+
 def front_members(sweep: SweepRecord) -> tuple[TrialRecord, ...]:
     """Return the non-dominated trials that ended well and keep every limit, by number. Of equal points the first trial counts."""
-    candidates = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0 and keeps_limits(trial, sweep.limits)]
+    ended = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0]
+    candidates = [trial for trial in ended if keeps_limits(trial, sweep.limits) and keeps_quality(figures(trial), sweep)]
     keep = non_dominated(points(candidates, sweep.objectives))
     return tuple(trial for trial, kept in zip(candidates, keep, strict=True) if kept)
 
@@ -57,6 +70,7 @@ def row_of(sweep: SweepRecord, trial: TrialRecord, knee_trial: int) -> Row:
         "accuracy_valid": values.get("accuracy"),
         "accuracy_test": trial.test.get("accuracy"),
         "accuracy_float_test": sweep.baseline.get("accuracy_test"),
+        **_metrics_of(sweep, trial),
         "latency_s": values.get("latency_s"),
         "energy_j": values.get("energy_j"),
         "weight_bytes": values.get("weight_bytes"),
@@ -65,6 +79,15 @@ def row_of(sweep: SweepRecord, trial: TrialRecord, knee_trial: int) -> Row:
         "fidelity": trial.result.fidelity,
         "knee": trial.number == knee_trial,
     }
+
+
+def _metrics_of(sweep: SweepRecord, trial: TrialRecord) -> Row:
+    """Return the figures of the task's metrics but for the accuracy, which every row has."""
+    row: Row = {}
+    for name in (info.name for info in sweep.metrics if info.name != "accuracy"):
+        row |= {f"{name}_valid": figures(trial).get(name), f"{name}_test": trial.test.get(name)}
+        row |= {f"{name}_float_test": sweep.baseline.get(f"{name}_test")}
+    return row
 
 
 def front_rows(sweep: SweepRecord, members: Sequence[TrialRecord]) -> list[Row]:

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from quant_core.spec.policy import Policy
 from search.records.result import Result
+from search.tasks.metrics.info import MetricInfo
+
+ACCURACY = MetricInfo("accuracy", True, "%", 1.0, 1.0)
+"""The metric of a task without metrics: the mean of its scores."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class SweepRecord:
         baseline: figures of the float network: accuracy_valid, accuracy_test, weight_bytes, left_in_float_bytes, ...
         status: "running", "stopped", "finished" or "failed".
         trials: by number.
+        metrics: the task's figures, the one that `error` is made of first; empty: judged by accuracy.
+        quality_limits: metric -> the worst value that a policy of the front may have on validation.
     """
 
     name: str
@@ -63,3 +69,10 @@ class SweepRecord:
     baseline: Mapping[str, float]
     status: str
     trials: tuple[TrialRecord, ...] = ()
+    metrics: tuple[MetricInfo, ...] = ()
+    quality_limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def infos(self) -> tuple[MetricInfo, ...]:
+        """The task's figures; the accuracy where it has no metrics."""
+        return self.metrics or (ACCURACY,)

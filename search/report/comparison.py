@@ -1,5 +1,6 @@
 """Figures and page of a comparison of sweeps."""
 
+import html
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -9,8 +10,10 @@ from plotly.subplots import make_subplots
 from search.records.compare import Comparison
 from search.records.front import Row, figures
 from search.records.palette import PALETTE
+from search.records.record import ACCURACY
 from search.records.units import label, shown, title_of, unit_of
 from search.report.page import page, table
+from search.tasks.metrics.info import MetricInfo
 
 
 def fronts_figure(comparison: Comparison) -> go.Figure:
@@ -21,7 +24,8 @@ def fronts_figure(comparison: Comparison) -> go.Figure:
     figure = make_subplots(rows=rows, cols=columns, horizontal_spacing=0.09, vertical_spacing=0.12)
     for place, (vertical, horizontal) in enumerate(pairs):
         where = {"row": place // columns + 1, "col": place % columns + 1}
-        across, down = unit_of(horizontal).size, unit_of(vertical).size
+        infos = comparison.sweeps[0].metrics
+        across, down = unit_of(horizontal, infos).size, unit_of(vertical, infos).size
         for i, (name, members) in enumerate(zip(comparison.names, comparison.fronts, strict=True)):
             ordered = sorted(members, key=lambda trial: figures(trial)[horizontal])
             line = len(comparison.objectives) == 2
@@ -37,8 +41,8 @@ def fronts_figure(comparison: Comparison) -> go.Figure:
                 marker={"color": PALETTE[i % len(PALETTE)], "size": 8},
             )
             figure.add_trace(trace, **where)
-        figure.update_xaxes(title_text=label(horizontal), **where)
-        figure.update_yaxes(title_text=label(vertical), **where)
+        figure.update_xaxes(title_text=label(horizontal, infos), **where)
+        figure.update_yaxes(title_text=label(vertical, infos), **where)
     return figure.update_layout(template="plotly_white", height=420 * rows, margin={"t": 40}, legend={"orientation": "h", "y": 1.1})
 
 
@@ -58,16 +62,19 @@ def comparison_page(comparison: Comparison) -> str:
         table(shares),
     ]
     for metric, rows in comparison.attained.items():
-        parts += [f"<h3>Best validation accuracy within a budget of {title_of(metric)}</h3>", table(attained_in_units(metric, rows))]
+        judged = html.escape(comparison.sweeps[0].infos[0].name)
+        title = f"<h3>Best validation {judged} within a budget of {title_of(metric)}</h3>"
+        parts += [title, table(attained_in_units(metric, rows, comparison.sweeps[0].infos))]
     parts += ["<h3>Layers of the picked policies</h3>", table([row for row in comparison.layers if not row["same"]])]
     return page(f"bitfront: {' against '.join(comparison.names)}", parts)
 
 
-def attained_in_units(metric: str, rows: Sequence[Row]) -> list[Row]:
+def attained_in_units(metric: str, rows: Sequence[Row], infos: Sequence[MetricInfo] = (ACCURACY,)) -> list[Row]:
     """Return the rows of one budget's attainment as texts, with units."""
-    names = {"budget": metric}
+    names, judged = {"budget": metric}, infos[0].name
     return [
-        {key: shown(names.get(key, "accuracy"), value if isinstance(value, float) else None) for key, value in row.items()} for row in rows
+        {key: shown(names.get(key, judged), value if isinstance(value, float) else None, infos) for key, value in row.items()}
+        for row in rows
     ]
 
 

@@ -33,7 +33,7 @@ def front_figure(sweep: SweepRecord) -> go.Figure:
             if trials:
                 figure.add_trace(_scatter(sweep, trials, cost, title, marker, mode, legend=column == 1), row=1, col=column)
         figure.update_xaxes(title_text=label(cost), row=1, col=column)
-        figure.update_yaxes(title_text=f"validation {label('error')}" if column == 1 else "", row=1, col=column)
+        figure.update_yaxes(title_text=f"validation {label('error', sweep.metrics)}" if column == 1 else "", row=1, col=column)
         if cost in sweep.limits:
             limit = sweep.limits[cost] / unit_of(cost).size
             figure.add_vline(x=limit, line_dash="dash", line_color=LIMIT, row=1, col=column, annotation_text="limit")
@@ -51,7 +51,7 @@ def _scatter(
     legend: bool,
 ) -> go.Scatter:
     """Return one group of trials over one cost."""
-    across, down = unit_of(cost).size, unit_of("error").size
+    across, down = unit_of(cost).size, unit_of("error", sweep.metrics).size
     ordered = sorted(trials, key=lambda trial: figures(trial)[cost])
     return go.Scatter(
         x=[figures(trial)[cost] / across for trial in ordered],
@@ -73,7 +73,8 @@ def _marker(color: str, symbol: str, size: int) -> dict[str, object]:
 
 def _hover(sweep: SweepRecord, trial: TrialRecord) -> str:
     lines = [f"<b>{trial.policy.id}</b> (trial {trial.number}, {trial.origin}, {trial.result.fidelity})"]
-    lines += [f"{title_of(metric)}: {shown(metric, value)}" for metric, value in figures(trial).items()]
+    infos = sweep.metrics
+    lines += [f"{title_of(metric, infos)}: {shown(metric, value, infos)}" for metric, value in figures(trial).items()]
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))
 
 

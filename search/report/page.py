@@ -9,6 +9,7 @@ from search.records.front import Row, front_members, front_rows
 from search.records.record import SweepRecord
 from search.records.units import cells, label
 from search.report.figures import bits_figure, front_figure, hypervolume_figure
+from search.tasks.metrics.info import MetricInfo
 
 _STYLE = (
     "body{font-family:system-ui,sans-serif;margin:24px;color:#222}table{border-collapse:collapse;font-size:13px;margin:12px 0}"
@@ -45,21 +46,24 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def in_units(rows: Sequence[Row]) -> list[Row]:
+def in_units(rows: Sequence[Row], infos: Sequence[MetricInfo] = ()) -> list[Row]:
     """Return rows whose columns of floats are texts in the metric's unit, which the column's name then holds."""
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     texts = {
-        name: cells(name, [value if isinstance(value, float) else None for value in values])
+        name: cells(name, [value if isinstance(value, float) else None for value in values], infos)
         for name, values in columns.items()
         if any(isinstance(value, float) for value in values)
     }
     return [
-        {label(name) if name in texts else name: texts[name][i] if name in texts else row[name] for name in row}
+        {label(name, infos) if name in texts else name: texts[name][i] if name in texts else row[name] for name in row}
         for i, row in enumerate(rows)
     ]
 
 
 def sweep_page(sweep: SweepRecord) -> str:
     """Return the page of a sweep: front, table, bits per layer, hypervolume."""
-    rows = in_units(front_rows(sweep, front_members(sweep)))
+    rows = front_rows(sweep, front_members(sweep))
+    if sweep.metrics:  # a task without the metric accuracy has no column for it
+        rows = [{name: value for name, value in row.items() if value is not None or not name.startswith("accuracy")} for row in rows]
+    rows = in_units(rows, sweep.metrics)
     return page(f"bitfront sweep {sweep.name}", [front_figure(sweep), table(rows, "knee"), bits_figure(sweep), hypervolume_figure(sweep)])

@@ -21,13 +21,13 @@ def front_png(sweep: SweepRecord) -> bytes:
     for axes, cost in zip(canvas.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
 
         def at(trials: list[TrialRecord], cost: str = cost) -> tuple[list[float], ...]:
-            return tuple([figures(trial)[metric] / unit_of(metric).size for trial in trials] for metric in (cost, "error"))
+            return tuple([figures(trial)[metric] / unit_of(metric, sweep.metrics).size for trial in trials] for metric in (cost, "error"))
 
         axes.scatter(*at(ended), s=12, color=OTHERS, label="trials")
         axes.scatter(*at([t for t in ended if t.origin == "baseline"]), s=36, marker="D", color=BASELINES, label="uniform baselines")
         axes.scatter(*at(members), s=40, color=FRONT, label="front")
         axes.scatter(*at(knee), s=150, marker="*", color=KNEE, label="knee")
-        axes.set(xlabel=label(cost), ylabel=f"validation {label('error')}")
+        axes.set(xlabel=label(cost), ylabel=f"validation {label('error', sweep.metrics)}")
         axes.grid(alpha=0.3)
     canvas.axes[0].legend()
     canvas.suptitle(sweep.name)

@@ -10,7 +10,7 @@ from search.sweeps.sweep import Sweep
 
 def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: RunRecord, report: Report = silent) -> None:
     """Measure the float network and every member of the front on the test split, once, and record it."""
-    if "accuracy_test" not in tracker.sweep.baseline:
+    if not {"accuracy_test", "error_test"} & set(tracker.sweep.baseline):
         tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
         tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
     members = sweep.archive.numbers

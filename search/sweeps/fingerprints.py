@@ -16,7 +16,9 @@ from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
+from search.evaluation.measure import measure
 from search.evaluation.training import EVALUATION_CODE
+from search.tasks.losses import training_step
 from search.tasks.stream import Split, opened
 from search.tasks.task import Batch, Task
 from spaces.space import Space
@@ -101,9 +103,14 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
+                figures = [float(outputs.double().mean()), float(outputs.double().square().mean().sqrt())]
+                if task.judges:
+                    measured = measure(task.model, [(inputs, targets)], task)
+                    texts = (*measured, repr(task.infos[0]), repr(task.class_axis))
+                    return (*(f"{figure:.3e}" for figure in (*figures, *measured.values())), *texts)
                 judged = outputs, to_device(targets, outputs.device)
-                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(*judged))
-                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(*judged).double().mean()))
+                figures += [float(task.loss(*judged)), float(task.score(*judged).double().mean())]
+                return tuple(f"{figure:.3e}" for figure in figures)
             except Exception:
                 return ()
     return ()
@@ -118,9 +125,8 @@ def training_probe(task: Task) -> tuple[str, ...]:
     try:
         with torch.inference_mode(False), torch.enable_grad(), repeatable():
             model = copy.deepcopy(task.model).train()
-            for inputs, targets in itertools.islice(task.train, 1):
-                outputs = forward(model, inputs)
-                loss = task.loss(outputs, to_device(targets, outputs.device))
+            for batch in itertools.islice(task.train, 1):
+                loss = training_step(task)(model, to_device(batch, next(model.parameters()).device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 norms = sum(float(p.grad.double().norm()) for p in model.parameters() if p.grad is not None)
                 return f"{float(loss.detach()):.3e}", f"{norms:.3e}"

@@ -58,7 +58,7 @@ class Progress:
         """Return the figures shown: counts, workers, best accuracy under the budget, front, trials per second, seconds left."""
         sweep, seconds = self._sweep, max(now - self._start, 1e-9)
         rate = (sweep.told - self._skipped) / seconds
-        feasible = [sweep.records[number].result.metrics["accuracy"] for number in sweep.archive.numbers]
+        measured = [sweep.records[number].result.metrics for number in sweep.archive.numbers]
         return {
             "done": sweep.told,
             "trials": sweep.planned,
@@ -69,7 +69,8 @@ class Progress:
             "running": sweep.open_trials,
             "busy": sweep.busy,
             "workers": self._workers,
-            "best_accuracy": max(feasible, default=None),
+            "best_accuracy": max((metrics["accuracy"] for metrics in measured if "accuracy" in metrics), default=None),
+            "best_error": min((metrics["error"] for metrics in measured if "error" in metrics), default=None),
             "front": len(sweep.archive.numbers),
             "hypervolume": sweep.archive.hypervolume,
             "per_second": rate,
@@ -78,7 +79,11 @@ class Progress:
 
     def _text(self, now: float) -> str:
         state = self.state(now)
-        best = f"{state['best_accuracy']:.2%}" if state["best_accuracy"] is not None else "none yet"
+        best = "none yet"
+        if state["best_accuracy"] is not None:
+            best = f"{state['best_accuracy']:.2%}"
+        elif state["best_error"] is not None:
+            best = f"error {state['best_error']:.4g}"
         left = f"{clock_text(state['seconds_left'])} left" if state["seconds_left"] is not None else "..."
         counts = f"trial {state['done']}/{state['trials']} | failed {state['failed']} | repeated {state['repeated']}"
         counts += f" | stopped early {state['stopped']}" if state["stopped"] else ""

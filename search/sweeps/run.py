@@ -14,6 +14,7 @@ from search import tracking
 from search.config.experiment import Experiment
 from search.config.files import dumps, loads
 from search.problem.problem import Problem, Searcher
+from search.records.front import keeps_quality
 from search.records.record import SweepRecord
 from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
@@ -24,6 +25,7 @@ from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.phases import LogMode, Phases
 from search.sweeps.progress import Progress
+from search.sweeps.quality import quality_limits, reference_point
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
 from search.sweeps.trust import remember, require_trust
@@ -147,19 +149,20 @@ def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepReco
         evaluate.ladder,
         evaluate.top_k,
         evaluate.start == "nearest",
+        keeps=lambda figures: keeps_quality(figures, header),
     )
 
 
 def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
     """Return the record of a sweep before its first trial.
 
-    The reference point of the hypervolume is 1 for the error, four times the float network's for the loss (at least 1), and 1.05 times
-    the most expensive policy of the space for every cost.
+    The reference point of the hypervolume is 1 for the error (of a metric without a worst value four times the float network's), four
+    times the float network's for the loss (at least 1), and 1.05 times the most expensive policy of the space for every cost.
     """
     experiment = setup.experiment
     stamp = datetime.now().strftime("%m%d-%H%M%S")
     name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
-    quality = {"error": 1.0, "loss": max(1.0, 4.0 * baseline["loss_valid"])}
+    quality = reference_point(next(iter(setup.task.infos), None), baseline)
     reference = {metric: quality.get(metric) or 1.05 * problem.max_cost(metric) for metric in experiment.device.objectives}
     return SweepRecord(
         name,
@@ -171,6 +174,8 @@ def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> Sw
         reference,
         dict(baseline),
         "running",
+        metrics=setup.task.infos,
+        quality_limits=quality_limits(experiment.device, setup.task.infos, baseline),
     )
 
 

@@ -1,7 +1,7 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,15 @@ from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
 from quant_core.util.text import listed
 from search import tasks
-from search.config.experiment import DeviceSection, Experiment, Limit, SpaceSection
+from search.config.experiment import DeviceSection, Experiment, SpaceSection
+from search.config.limits import Limit
 from search.config.schedulers import POPULATION
 from search.evaluation.measure import traced_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
+from search.sweeps.quality import judged_by, metric_names
 from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
@@ -66,13 +68,13 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         InputError: anything in the experiment that does not fit the network or the device.
     """
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
-    task = sized(task, experiment.evaluate, hashed=True)
+    task = sized(judged_by(task, experiment.evaluate.metric), experiment.evaluate, hashed=True)
     inputs = traced_inputs(task)
     layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
     table = build_table(device, layers, space.layer_choices)
-    _check_objectives(experiment.device, table)
+    _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
     part = coverage(task.model, layers, covered)
     limits = _limits(experiment.device, device, table, layers, part)
@@ -151,16 +153,22 @@ def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArr
     return points
 
 
-def _check_objectives(section: DeviceSection, table: CostTable) -> None:
+def _check_objectives(section: DeviceSection, table: CostTable, metrics: Sequence[str]) -> None:
     known = ["error", "loss", *table.metrics]
     for name in (*section.objectives, *section.budget):
-        if name not in known and not (name == MODEL_BYTES and name in section.budget):
-            raise unknown(f"objective or budget of device {section.name!r}", name, [*known, MODEL_BYTES])
+        if name == MODEL_BYTES and name in section.budget:
+            continue
+        if name not in known and (name not in metrics or name in section.objectives):
+            raise unknown(f"objective or budget of device {section.name!r}", name, [*known, MODEL_BYTES, *metrics])
+    for name, limit in section.budget.items():
+        if name in (*table.metrics, MODEL_BYTES) and (limit.bound or limit.of == "points"):
+            raise InputError(f"budget {name} with a lower limit or points given; costs have an upper limit: '0.25 of float', or a number.")
 
 
 def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...], part: Coverage) -> dict[str, float]:
     """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
-    asked = {name: _limit(name, limit, device, layers, part) for name, limit in section.budget.items()}
+    costs = (*table.metrics, MODEL_BYTES)
+    asked = {name: _limit(name, limit, device, layers, part) for name, limit in section.budget.items() if name in costs}
     if MODEL_BYTES in asked:
         asked["weight_bytes"] = min(asked.pop(MODEL_BYTES), asked.get("weight_bytes", math.inf))
     return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}

@@ -8,7 +8,7 @@ It owns the searcher, the memo, the front and the order of events; it starts no 
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -84,6 +84,7 @@ class Sweep:
         fidelity: of every trial of the search.
         ladder: fidelities to which the points nearest to the front are promoted when the search is over, one rung after the other.
         top_k: how many points are promoted to each rung; these trials come on top of `trials`.
+        keeps: tells whether figures keep the limits on metrics; the front holds only such trials.
         warm: training starts from the weights of the nearest policy that is trained already.
         retried: attempts that were made again after a worker died, hung or failed.
         busy: workers that are evaluating now; set by whoever evaluates.
@@ -102,6 +103,7 @@ class Sweep:
     ladder: tuple[str, ...] = ()
     top_k: int = 8
     warm: bool = False
+    keeps: Callable[[Mapping[str, float]], bool] = lambda _figures: True
     asked: int = 0
     told: int = 0
     failed: int = 0
@@ -275,7 +277,8 @@ class Sweep:
             self.search_s += time.perf_counter() - start
         if old is None:
             self.recorder.record(record)
-        if objectives is not None and self.problem.feasible(opened.trial.values) and self.archive.add(number, objectives):
+        within = objectives is not None and self.problem.feasible(opened.trial.values) and self.keeps(result.figures)
+        if objectives is not None and within and self.archive.add(number, objectives):
             self.recorder.update_front(self.archive.numbers, self.archive.knee, self.archive.hypervolume)
 
     def _objectives(self, result: Result) -> tuple[float, ...] | None:

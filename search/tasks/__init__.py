@@ -109,6 +109,7 @@ def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
     from quant_core.network.reference import reference_network
+    from search.tasks.checks import divided_task, probed_task
     from search.tasks.stream import SPLITS
     from search.tasks.task import Task
 
@@ -116,10 +117,13 @@ def _checked(name: str, made: object) -> "Task":
         what = type(made.model if isinstance(made, Task) else made).__name__
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
     try:
-        splits: dict[str, Any] = {split: _checked_split(made, split) for split in SPLITS}
+        task = divided_task(made)
+        splits: dict[str, Any] = {split: _checked_split(task, split) for split in SPLITS}
+        return probed_task(replace(task, model=reference_network(made.model), **splits))
     except InputError as error:
         raise InputError(f"task {name!r}: its {error}") from None
-    return replace(made, model=reference_network(made.model), **splits)
+    except BitfrontError as error:
+        raise BitfrontError(f"task {name!r}: {error}") from None
 
 
 def _checked_split(task: "Task", split: "Split") -> object:
@@ -128,10 +132,13 @@ def _checked_split(task: "Task", split: "Split") -> object:
     Raises:
         InputError: it is empty, can be read only once, or its batches are not (inputs, targets).
     """
-    from search.tasks.stream import SPLITS, opened
+    from search.tasks.batches import Divided, is_plain, size_of
+    from search.tasks.stream import SPLITS, Stream, opened
 
     stream = opened(task, split)
     first = stream.first()
-    if first is None or not len(first[1]):
+    if first is None or not size_of(*first):
         raise InputError(f"{split} is empty; every one of {listed(SPLITS)} needs at least one batch.")
+    if not is_plain(first):  # a mapping that torch does not look into
+        return Stream(split, Divided(stream.source, None, split))
     return stream.source if isinstance(stream.source, list | tuple) else stream

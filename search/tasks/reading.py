@@ -14,6 +14,7 @@ from quant_core.network.forward import first_examples
 from quant_core.util.errors import InputError
 from quant_core.util.rng import isolated
 from quant_core.util.text import listed
+from search.tasks.batches import Divided, Pair, cut, size_of
 from search.tasks.task import Batch
 
 AGAIN = "give what can be read again and again: a list of batches or a DataLoader"
@@ -68,16 +69,18 @@ class Pass:
         """Count a batch and return it, cut to the examples that are left."""
         check_batch(self._name, batch)
         inputs, targets = batch
-        left = self._most - self.examples
-        if self._most and left < len(targets):
-            inputs, targets = first_examples(inputs, left), targets[:left]
-        self._size = self._size or len(targets)
-        self.batches, self.examples = self.batches + 1, self.examples + len(targets)
+        left, size = self._most - self.examples, size_of(inputs, targets)
+        divided = isinstance(batch, Pair)
+        if self._most and left < size:
+            inputs = cut(inputs, left, size) if divided else first_examples(inputs, left)
+            targets, size = cut(targets, left, size), left
+        self._size = self._size or size
+        self.batches, self.examples = self.batches + 1, self.examples + size
         self.bytes += batch_bytes((inputs, targets))
         self._layouts.add(_layout(inputs, targets))
         if self._digest is not None:
             feed(self._digest, (inputs, targets))
-        return inputs, targets
+        return Pair(inputs, targets) if divided else (inputs, targets)
 
     def figures(self) -> Figures:
         """Return the figures of the batches read so far."""
@@ -90,9 +93,10 @@ def raw(source: Iterable[Batch], start: int) -> Iterator[Batch]:
     return iter(source) if isinstance(source, list | tuple) else isolated(source, start)
 
 
-def _layout(inputs: Any, targets: Tensor) -> object:
+def _layout(inputs: Any, targets: Any) -> object:
     """Return the shapes of one example; None where inputs are no tensor with one row per target."""
-    pair = isinstance(inputs, Tensor) and inputs.dim() > 0 and len(inputs) == len(targets)
+    tensors = isinstance(inputs, Tensor) and inputs.dim() > 0 and isinstance(targets, Tensor) and targets.dim() > 0
+    pair = tensors and len(inputs) == len(targets)
     return (inputs.shape[1:], targets.shape[1:]) if pair else None
 
 
@@ -117,6 +121,7 @@ def own_fingerprint(source: object) -> str:
     It is a text in the attribute `fingerprint`, or in `_fingerprint` as `datasets.Dataset` has it. With it stands what a DataLoader does
     to the order: batch size, sampler, whether the last batch is dropped.
     """
+    source = source.source if isinstance(source, Divided) else source
     dataset = source.dataset if isinstance(source, DataLoader) else source
     for name in ("fingerprint", "_fingerprint"):
         value = getattr(dataset, name, None)
@@ -144,10 +149,12 @@ def check_batch(what: str, batch: Any) -> None:
     Raises:
         InputError: it is another thing, or its targets are no tensor with one entry per example.
     """
+    if isinstance(batch, Pair):
+        return
     targets: Any = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
     if not isinstance(targets, Tensor) or not targets.dim():
         kinds = f" of {listed(type(part).__name__ for part in batch)}" if isinstance(batch, tuple | list) else ""
         raise InputError(
             f"{what} gives batches of type {type(batch).__name__}{kinds}; every batch must be (inputs, targets), "
-            f"targets a tensor [N, ...] with one entry per example."
+            f"targets a tensor [N, ...] with one entry per example. For other batches give Task metrics, or a batch function."
         )

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from quant_core.util.errors import BitfrontWarning, InputError
 from search.config.evaluation import EvaluateSection
+from search.tasks.batches import Divided, size_of
 from search.tasks.reading import AGAIN, Figures, Pass, check_readable, feed, own_fingerprint, raw
 from search.tasks.task import Batch, Task
 
@@ -92,8 +93,8 @@ class Stream:
     def whole(self, report: Callable[[int], None] | None = None) -> Figures:
         """Return the figures of the whole split, read once for them; `report` is told the examples read."""
         count = 0
-        for _, targets in self if self._complete is None else ():
-            count += len(targets)
+        for inputs, targets in self if self._complete is None else ():
+            count += size_of(inputs, targets)
             if report:
                 report(count)
         if self._complete is None:
@@ -191,7 +192,12 @@ def opened(task: Task, name: Split) -> Stream:
     source = getattr(task, name)
     if isinstance(source, Stream):
         return source
-    return Stream(name, source, shared=sum(getattr(task, other) is source for other in SPLITS) > 1)
+    return Stream(name, source, shared=sum(_origin(getattr(task, other)) is _origin(source) for other in SPLITS) > 1)
+
+
+def _origin(source: object) -> object:
+    """Return the owner's batches behind divided ones."""
+    return source.source if isinstance(source, Divided) else source
 
 
 def sized(task: Task, section: EvaluateSection, *, hashed: bool = False) -> Task:

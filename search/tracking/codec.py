@@ -12,8 +12,10 @@ from typing import Any
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
+from quant_core.util.text import LONGEST, printable
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
+from search.tasks.metrics.info import MetricInfo
 
 Json = dict[str, Any]
 CHUNK = 7_000  # an MLflow tag holds 8,000 characters
@@ -112,7 +114,11 @@ def _figures(data: Json) -> dict[str, float]:
 
 def sweep_to_json(sweep: SweepRecord) -> Json:
     """Return everything about a sweep but its trials."""
-    return {key: value for key, value in asdict(replace(sweep, trials=())).items() if key != "trials"}
+    return {
+        key: value
+        for key, value in asdict(replace(sweep, trials=())).items()
+        if key != "trials" and (value or key not in ("metrics", "quality_limits"))
+    }
 
 
 def sweep_from_json(data: Json) -> SweepRecord:
@@ -132,7 +138,20 @@ def sweep_from_json(data: Json) -> SweepRecord:
             _figures(data["reference"]),
             _figures(data["baseline"]),
             str(data["status"]),
+            metrics=tuple(_info(entry) for entry in data.get("metrics", ())),
+            quality_limits=_figures(data.get("quality_limits", {})),
         )
+
+
+def _info(data: Json) -> MetricInfo:
+    best = data["best"]
+    return MetricInfo(
+        printable(str(data["name"]), LONGEST),
+        bool(data["higher"]),
+        printable(str(data["unit"]), LONGEST),
+        None if best is None else float(best),
+        float(data["worst"]),
+    )
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import pytest
 
 from search.records.units import cells, label, shown, title_of, unit_of
+from search.tasks.metrics.info import MetricInfo
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,22 @@ def test_titles_name_the_unit_once() -> None:
     ]
     assert title_of("peak_activation_bytes") == "peak activation"
     assert unit_of("weight_bytes").size == 1024
+
+
+def test_a_tasks_metrics_have_the_unit_and_direction_that_it_states() -> None:
+    infos = (MetricInfo("bias", False, "K", 0.0), MetricInfo("share", True, "%"), MetricInfo("rank"))
+    assert [label(name, infos) for name in ("bias_valid", "share_float_test", "rank", "error", "weight_bytes")] == [
+        "bias valid ↓ [K]",
+        "share float test ↑ [%]",
+        "rank ↑",
+        "error = bias",
+        "weight [KiB]",
+    ]
+    assert shown("share_test", 0.5, infos) == "50.00 %"
+    assert shown("bias_valid", 0.25, infos) == "0.25 K"
+    assert shown("error", 0.25, infos) == "0.25"
+    assert shown("error", 0.25, infos[1:]) == "25.00 %"
+    assert shown("psnr_valid", 30.126) == "30.13 dB"  # where only the name is at hand
 
 
 def test_a_column_has_one_number_of_decimals_and_keeps_four_digits_of_its_largest() -> None:

@@ -16,6 +16,7 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
 from search.records.record import SweepRecord
+from search.tasks.metrics.info import MetricInfo
 from search.tracking.codec import (
     CHUNK,
     dumps,
@@ -58,6 +59,19 @@ def test_not_a_number_survives(make_sweep: MakeSweep) -> None:
 def test_headers_read_back_exactly(make_sweep: MakeSweep) -> None:
     sweep = make_sweep(objectives=("error", "weight_bytes", "latency_s"), limits={"latency_s": 1 / 3})
     assert sweep_from_json(json.loads(dumps(sweep_to_json(sweep)))) == replace(sweep, trials=())
+
+
+def test_the_metrics_of_a_task_read_back(make_sweep: MakeSweep) -> None:
+    infos = (MetricInfo("psnr", True, "dB", None), MetricInfo("mae", False, "", 0.0, 0.5))
+    sweep = replace(make_sweep(), metrics=infos, quality_limits={"mae": 1 / 3}, trials=())
+    data = json.loads(dumps(sweep_to_json(sweep)))
+    assert sweep_from_json(data) == sweep
+    assert "metrics" not in sweep_to_json(make_sweep())  # as sweeps without metrics were always recorded
+    data["metrics"][0]["name"] = "psnr\x1b[31m"
+    assert sweep_from_json(data).metrics[0].name == r"psnr\x1b[31m"
+    for damaged in ("x", [3], [{"name": "mae"}], [data["metrics"][0] | {"best": "high"}]):
+        with pytest.raises(BitfrontError, match="the record of a sweep is damaged"):
+            sweep_from_json(data | {"metrics": damaged})
 
 
 @given(st.one_of(st.text(max_size=50), st.lists(st.integers(), max_size=5), st.dictionaries(st.text(), st.floats(allow_nan=False))))

@@ -1,0 +1,155 @@
+"""The metrics of a task over a split, gathered batch by batch, and the float network's outputs that some of them compare with."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.network.forward import call, forward, to_device
+from quant_core.network.outputs import judged_output
+from quant_core.util.errors import BitfrontError
+from quant_core.util.rng import repeatable
+from search.tasks.batches import parted
+from search.tasks.losses import batch_loss
+from search.tasks.metrics.metric import Metric
+from search.tasks.metrics.own import checked
+from search.tasks.metrics.shapes import shapes_of
+from search.tasks.metrics.state import Judged, State
+from search.tasks.task import Batch, Task
+
+KEPT_BYTES = 256 * 2**20
+"""Outputs of the float network that are kept of one split; those of further batches are computed again."""
+
+
+class FloatOutputs:
+    """The float network's outputs on the batches of one split, kept up to a number of bytes.
+
+    Args:
+        model: the float network.
+        most: bytes kept.
+    """
+
+    def __init__(self, model: nn.Module, most: int = KEPT_BYTES) -> None:
+        self._model, self._room = model, most
+        self._kept: dict[int, Tensor] = {}
+
+    def __call__(self, position: int, inputs: Any) -> Tensor:
+        """Return the outputs on the batch at a position of the split; noise in the network is the same every time."""
+        if position in self._kept:
+            return self._kept[position]
+        with repeatable():
+            outputs = forward(self._model, inputs)
+        size = outputs.numel() * outputs.element_size()
+        if size <= self._room:
+            self._kept[position], self._room = outputs, self._room - size
+        return outputs
+
+
+class Judging:
+    """The states of a task's metrics over one split.
+
+    Args:
+        task: its metrics; its model is the float network.
+        floats: kept outputs of the float network on this split.
+    """
+
+    def __init__(self, task: Task, floats: FloatOutputs | None = None) -> None:
+        self._task, self._floats = task, floats or FloatOutputs(task.model, 0)
+        self._states = [entry.start() for entry in task.judges]
+        self._loss = self._weight = 0.0
+        self._count = 0
+
+    def add(self, inputs: Any, targets: Any, outputs: Tensor, whole: Any) -> None:
+        """Take one batch: what is judged of the network's outputs, and all of them.
+
+        Raises:
+            BitfrontError: an output is not finite, or a metric or the loss fails.
+        """
+        task = self._task
+        if not bool(torch.isfinite(outputs).all()):
+            raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
+        compares = any(entry.against_float for entry in task.judges)
+        beside = self._floats(self._count, inputs) if compares else None
+        self._count += 1
+        targets, weights = to_device(parted(targets), outputs.device)
+        batch = Judged(
+            outputs, targets, weights, None if beside is None else beside.to(outputs.device), whole, task.class_axis, f"batch {self._count}"
+        )
+        for entry, state in zip(task.judges, self._states, strict=True):
+            _update(entry, state, batch)
+        part = _loss(task, batch)
+        if part is not None:
+            self._loss, self._weight = self._loss + float(part[0]) * part[1], self._weight + part[1]
+
+    def figures(self) -> dict[str, float]:
+        """Return every figure of the metrics, `error` (of the first metric) and `loss`.
+
+        Raises:
+            BitfrontError: there was no batch, or a metric or the loss is no number.
+        """
+        if not self._count:
+            raise BitfrontError("the split is empty: no example to measure on")
+        figures: dict[str, float] = {}
+        for entry, state in zip(self._task.judges, self._states, strict=True):
+            values = _values(entry, state)
+            figures |= {info.name: checked(value, info.name, self._count) for info, value in zip(entry.infos, values, strict=True)}
+        first = self._task.judges[0].infos[0]
+        error = first.error(figures[first.name])
+        loss = self._loss / self._weight if self._weight else error
+        if not math.isfinite(loss):
+            raise BitfrontError(f"the task's loss is {loss}; a finite one is needed")
+        return figures | {"error": error, "loss": loss}
+
+
+def judge(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+    """Return every figure of the task's metrics for a network over one split, `error` (of the first metric) and `loss`.
+
+    Raises:
+        BitfrontError: an output is not finite, the split is empty, or a metric or the loss fails or gives something else.
+    """
+    judging = Judging(task, floats)
+    with torch.inference_mode(), repeatable():
+        for inputs, targets in batches:
+            whole = call(model, inputs)
+            judging.add(inputs, targets, judged_output(task.model, whole), whole)
+    return judging.figures()
+
+
+def _update(entry: Metric, state: State, batch: Judged) -> None:
+    try:
+        state.update(batch)
+    except BitfrontError:
+        raise
+    except Exception as error:
+        raise _failure(entry, error, f" ({shapes_of(batch)})") from error
+
+
+def _values(entry: Metric, state: State) -> tuple[float, ...]:
+    try:
+        return tuple(state.values())
+    except BitfrontError:
+        raise
+    except Exception as error:
+        raise _failure(entry, error, "") from error
+
+
+def _failure(entry: Metric, error: Exception, shapes: str) -> BitfrontError:
+    return BitfrontError(
+        f"metric {entry.name!r} failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}{shapes}; choose another metric, or "
+        f"give it what it takes: Task(..., output=..., batch=...)."
+    )
+
+
+def _loss(task: Task, batch: Judged) -> tuple[Tensor, float] | None:
+    try:
+        part = batch_loss(task, batch)
+        return part and (torch.as_tensor(float(part[0])), part[1])
+    except BitfrontError:
+        raise
+    except Exception as error:
+        raise BitfrontError(
+            f"the task's loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes_of(batch)}); "
+            f"give Task a loss (outputs, targets) -> scalar."
+        ) from error
