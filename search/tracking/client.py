@@ -99,8 +99,9 @@ def explain(error: BaseException) -> str:
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Tell whether sending the same again cannot help (the store refused it), as against a store that is away."""
-    return isinstance(error, MlflowException) and error.error_code in _REFUSALS
+    """Tell whether sending the same again cannot help (the store refused it, or it is no record), as against a store that is away."""
+    damaged = isinstance(error, LookupError | TypeError | AttributeError) or (type(error) is BitfrontError and "is damaged" in str(error))
+    return damaged or (isinstance(error, MlflowException) and error.error_code in _REFUSALS)
 
 
 @contextmanager

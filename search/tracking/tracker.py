@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quant_core.util.errors import InputError
-from search.records.front import figures, front_members, front_rows, hypervolume_of
+from quant_core.util.errors import BitfrontError, InputError
+from search.records.front import figures, front_members, front_rows, hypervolume_of, knee_number
 from search.records.palette import PALETTE
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
-from search.tracking.client import connect, experiment_id, reported
+from search.tracking.client import MlflowClient, connect, experiment_id, reported
 from search.tracking.codec import Json, from_tags, layer_names, sweep_to_json, to_tags, trial_to_json
+from search.tracking.outage import Outage
 from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
 from search.tracking.spool import FOLDER, Spool
 from search.tracking.store import STATUSES, Identity, Store
@@ -21,7 +22,7 @@ from search.tracking.view import COSTS
 from search.tracking.writer import Writer
 
 log = logging.getLogger("bitfront.tracking")
-FLUSH_S = 60.0
+FLUSH_S = 45.0  # with what a request under way may take (`writer.LEAVE_S`), a minute
 
 
 class Tracker:
@@ -161,9 +162,26 @@ class Tracker:
         """
         if status not in STATUSES:
             raise InputError(f"status {status!r} given; known: {', '.join(STATUSES)}.")
-        self._write({"op": "status", "status": status})
-        self._spool.sync()
+        try:
+            self._write(*self._check(), {"op": "status", "status": status})
+            self._spool.sync()
+        except (BitfrontError, OSError) as error:  # the disk of the journal is full: what is in it is sent, and its writer counts as dead
+            log.warning("%s", error)
+            self.close(timeout_s, keep_journal=True)
+            return False
         return self.close(timeout_s)
+
+    def _check(self) -> list[Json]:
+        """Return the line that has the front's tags compared with what MLflow really shows, where there is a front."""
+        if not self._candidates:
+            return []
+        front = front_members(replace(self.sweep, trials=tuple(self._candidates[number] for number in sorted(self._candidates))))
+        return [{"op": "check", "front": [trial.number for trial in front], "knee": knee_number(front, self.sweep.objectives)}]
+
+    @property
+    def mended(self) -> int:
+        """How many trials bore tags of the front that were not theirs, as far as `finish` has compared them."""
+        return self._writer.mended
 
     def close(self, timeout_s: float = FLUSH_S, *, keep_journal: bool = False) -> bool:
         """Send the rest and let go without a change of status; waits as long as it goes on, and `timeout_s` when it does not.
@@ -172,7 +190,15 @@ class Tracker:
         """
         complete = self._writer.close(timeout_s)
         if not complete:
-            log.warning("MLflow does not have all of sweep %s yet; the rest is kept in %s.", self.sweep.name, self._spool.path)
+            why = self._writer.outage or Outage("some records were refused", "see above")
+            remedy = why.remedy.replace("SWEEP", self.sweep.name)
+            log.warning(
+                "MLflow does not have all of sweep %s: %s. The rest is kept in %s; %s.",
+                self.sweep.name,
+                why.cause,
+                self._spool.path,
+                remedy,
+            )
         self._spool.release(remove=complete and not keep_journal)
         return complete
 
@@ -207,7 +233,7 @@ def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[st
     journal = Spool(spool, run_id)
     journal.acquire()
     tracker = Tracker(
-        replace(header, run_id=run_id), journal, Writer(journal, Store(client, Identity(where, sweep.name, run_id, color), {}, None))
+        replace(header, run_id=run_id), journal, Writer(journal, Store(client, Identity(where, sweep.name, run_id, color), {}))
     )
     shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
     tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
@@ -236,10 +262,15 @@ def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
 def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
     """Return the tracker of a sweep whose journal this process holds."""
     client = connect(uri, journal.path.parent)
-    parent, children = family(uri, parent)
+    return continued(client, *family(uri, parent), journal)
+
+
+def continued(client: MlflowClient, parent: Row, children: Sequence[Row], journal: Spool) -> Tracker:
+    """Return the tracker of a sweep from its runs as they are now: what they show, not what they should show, is what is changed later."""
     sweep = merged(parent, children, journal.unsent()[0])
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
     layers = layer_names(from_tags(parent.tags, names.LAYERS))
-    store = Store(client, who, known, from_tags(parent.tags, names.FRONT), layers)
+    shown = [frozenset(int(row.tags[names.TRIAL]) for row in children if row.tags.get(key) == "true") for key in (names.PARETO, names.KNEE)]
+    store = Store(client, who, known, (shown[0], shown[1]), layers)
     return Tracker(sweep, journal, Writer(journal, store))
