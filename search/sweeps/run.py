@@ -63,6 +63,7 @@ def start(
     require(context.setup)
     phases("float network on validation", 0, 0)
     baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
+    context.evaluator.check_split("test")
     baseline["weight_bytes"] = float_bytes(context.setup.layers)
     problem = context.problem(baseline)
     searcher, backend = _searcher(experiment, problem), _backend(experiment)

@@ -1,6 +1,5 @@
 """Why a store does not take what is sent, in plain words, and what to do about it. Free of mlflow."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,7 @@ def identity(uri: str) -> tuple[int, int] | None:
     if not uri.startswith(SQLITE) or "?" in uri:
         return None
     try:
-        status = os.stat(uri.removeprefix(SQLITE))
+        status = Path(uri.removeprefix(SQLITE)).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

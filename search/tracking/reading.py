@@ -133,7 +133,8 @@ def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[R
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
-            raise InputError(f"no record at {uri}: {path.absolute()} does not exist. Run this where the sweep ran, or give --uri.")
+            where = names.redact(f"{uri}: {path.absolute()}")
+            raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.")
         try:
             return _sqlite_rows(path, key, value, experiment_name)
         except sqlite3.Error:  # not the tables we know: leave it to MLflow

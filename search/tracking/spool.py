@@ -142,7 +142,7 @@ class Spool:
 
     @property
     def sent(self) -> int:
-        """Bytes that MLflow has: up to the end of a line. Where the note of it is absent or damaged all is sent again: it changes nothing."""
+        """Bytes that MLflow has: up to the end of a line. Where the note of it is absent or damaged, 0: a replay."""
         if self._sent >= 0:
             return self._sent
         try:

@@ -108,7 +108,7 @@ class Store:
         test = [(f"{name}_test", value, end, 0) for name, value in trial["test"].items()]
         tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
         child = self._find(number)
-        if child is not None and test:
+        if child is not None and (test or (result["status"] == "ok" and result["reason"])):  # the reason: the test split failed
             self._batch(child, metrics=test, tags=tags)
             return
         folder = ""
