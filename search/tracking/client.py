@@ -11,6 +11,7 @@ from urllib.parse import quote
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import replacing
 from quant_core.util.process import Shared, environment, log_levels
+from search.tracking.checks import require_usable
 from search.tracking.names import QUIET, redact
 
 with environment(QUIET):  # mlflow reads them when it is imported, and again at every request: see `quiet`
@@ -63,6 +64,7 @@ def connect(uri: str, folder: Path) -> MlflowClient:
         raise InputError(f"tracking uri {redact(uri)!r} given; write sqlite:///FILE.db, http(s)://HOST or postgresql://...")
     with _locked(folder / "mlflow.lock"), reported(uri):
         _make_tables(uri)
+        require_usable(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client

@@ -18,6 +18,7 @@ from quant_core.util.text import listed
 from search.records.record import SweepRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
+from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
 log = logging.getLogger("bitfront.tracking")
@@ -93,8 +94,9 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
         ids = listed(f"{row.run_id} (experiment {row.experiment})" for row in matches)
         raise InputError(f"{len(matches)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
     called = sorted({row.tags.get(names.SWEEP, "") for row in known})
-    hint = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
-    raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{hint} Another store goes in as --uri.")
+    listing = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
+    lost = hint(uri, ref, (row.run_id for row in known))
+    raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{listing}{lost} Another store goes in as --uri.")
 
 
 def family(uri: str, parent: Row) -> tuple[Row, list[Row]]:
@@ -133,8 +135,8 @@ def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[R
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
-            where = names.redact(f"{uri}: {path.absolute()}")
-            raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.")
+            where, lost = names.redact(f"{uri}: {path.absolute()}"), hint(uri, value, ())
+            raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.{lost}")
         try:
             return _sqlite_rows(path, key, value, experiment_name)
         except sqlite3.Error:  # not the tables we know: leave it to MLflow

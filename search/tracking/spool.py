@@ -198,7 +198,7 @@ class Spool:
 
     def _remove_artifacts(self) -> None:
         """Remove the artifacts that the journal names, and the folders that are empty then."""
-        names = {line["name"] for line in self._lines() if line.get("op") == "artifact"}
+        names = {line["name"] for line in self.all_lines() if line.get("op") == "artifact"}
         folders = set()
         for path in (self.files / name for name in names if stays_inside(self.files, name)):
             with contextlib.suppress(OSError):
@@ -208,8 +208,8 @@ class Spool:
             with contextlib.suppress(OSError):  # another file is in it, or it is gone
                 folder.rmdir()
 
-    def _lines(self) -> Iterator[Json]:
-        """Yield every whole line of the journal."""
+    def all_lines(self) -> Iterator[Json]:
+        """Yield every whole line of the journal, sent or not."""
         offset = 0
         with self.path.open("rb") as file:
             for raw in file:
@@ -231,6 +231,15 @@ class Spool:
             also = f"; {len(records)} whole records in it are kept" if records else ""
             log.warning("%s, line %d is damaged (%s) and is left out%s.", self.path, number, reason, also)
         return records
+
+    def rename(self, run_id: str) -> None:
+        """Make this the journal of another run, to which all of it is to be sent."""
+        self._sent_path.unlink(missing_ok=True)
+        if self.files.is_dir():
+            self.files.rename(self.path.with_name(run_id))
+        self.path.rename(self.path.with_name(f"{run_id}.jsonl"))
+        self.path, self.files = self.path.with_name(f"{run_id}.jsonl"), self.path.with_name(run_id)
+        self._sent_path, self._sent = self.path.with_suffix(".sent"), 0
 
     @staticmethod
     def _unwritable(path: Path, error: BaseException) -> BitfrontError:

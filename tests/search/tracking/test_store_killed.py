@@ -10,12 +10,13 @@ import pytest
 
 from search.records.front import front_members, knee_number
 from search.records.record import SweepRecord
-from search.tracking import names, tracker
+from search.tracking import names, opening
 from search.tracking.codec import from_tags, sweep_to_json, to_tags
+from search.tracking.opening import continued
 from search.tracking.reading import Row
 from search.tracking.spool import Spool
 from search.tracking.store import Store
-from search.tracking.tracker import Tracker, continued
+from search.tracking.tracker import Tracker
 from tests.search.tracking.cases import MakeSweep, drive
 from tests.search.tracking.fake_mlflow import FakeClient, Killed
 
@@ -44,7 +45,7 @@ class SameThread:
 
 @pytest.fixture(autouse=True)
 def in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker, "Writer", SameThread)
+    monkeypatch.setattr(opening, "Writer", SameThread)
     monkeypatch.setattr("search.tracking.spool.os.fsync", lambda _handle: None)
     monkeypatch.setattr("quant_core.util.files.os.fsync", lambda _handle: None)
 
