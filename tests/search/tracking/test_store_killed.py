@@ -12,6 +12,7 @@ from search.records.front import front_members, knee_number
 from search.records.record import SweepRecord
 from search.tracking import names, opening
 from search.tracking.codec import from_tags, sweep_to_json, to_tags
+from search.tracking.lines import decode
 from search.tracking.opening import continued
 from search.tracking.reading import Row
 from search.tracking.spool import Spool
@@ -136,3 +137,20 @@ def test_tags_that_an_older_version_left_are_set_right_by_the_next_finish(make_s
     again.finish("finished")
     check(client, sweep, first.run_id, "finished")
     assert again.mended >= 2
+
+
+def test_a_trial_costs_the_same_however_many_went_before(make_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: requests to MLflow, and lines of the journal that are read."""
+    lines = []
+    monkeypatch.setattr("search.tracking.spool.decode", lambda raw: lines.append(1) or decode(raw))
+    sweep = make_sweep("long", trials=240, seed=1)
+    client = FakeClient()
+    whole = opened(client, tmp_path, begun(client, sweep))
+    costs = []
+    for part in (sweep.trials[40:140], sweep.trials[140:240]):  # without moves of the front, which get rarer
+        requests, read = client.requests, len(lines)
+        for trial in part:
+            whole.record(trial)
+        costs.append((client.requests - requests, len(lines) - read))
+    assert costs[0] == costs[1]
+    assert costs[0][0] <= 5 * 100
