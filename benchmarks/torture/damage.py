@@ -62,7 +62,7 @@ def _unsent(uri: str) -> Path:
     apply = Store.apply
     header = SweepRecord(NAME, "", "", {}, OBJECTIVES, {}, REFERENCE, {}, "running")
     tracker = tracking.start(uri, "torture", header, {})
-    Store.apply = lambda *_given: (_ for _ in ()).throw(ConnectionError("away"))  # type: ignore[assignment,method-assign]
+    Store.apply = lambda *_given: (_ for _ in ()).throw(ConnectionError("away"))  # type: ignore[method-assign]
     try:
         for trial in trials(COUNT):
             tracker.record(trial)
