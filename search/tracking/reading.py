@@ -15,7 +15,7 @@ from typing import Any
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
-from search.records.record import SweepRecord
+from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
 from search.tracking.orphans import hint
@@ -112,22 +112,21 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     for line in lines:
         tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
     layers = layer_names(from_tags(tags, names.LAYERS))
-    data = [record for row in children if (record := from_tags(row.tags, names.RECORD))]
-    data += [line["trial"] for line in lines if line.get("op") == "trial" and _is_trial(line["trial"], layers)]
-    trials = {trial.number: trial for trial in (trial_from_json(entry, layers) for entry in data)}
+    records = [trial_from_json(record, layers) for row in children if (record := from_tags(row.tags, names.RECORD))]
+    records += [trial for line in lines if line.get("op") == "trial" and (trial := _journal_trial(line["trial"], layers))]
+    trials = {trial.number: trial for trial in records}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
     return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
 
 
-def _is_trial(data: Json, layers: Sequence[str]) -> bool:
-    """Tell whether a journal's trial can be read; one that cannot is left out, with a warning."""
+def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
+    """Return a journal's trial; None, with a warning, where it cannot be read."""
     try:
-        trial_from_json(data, layers)
+        return trial_from_json(data, layers)
     except BitfrontError as error:
         log.warning("a trial of the journal is left out: %s", error)
-        return False
-    return True
+        return None
 
 
 def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
