@@ -28,7 +28,9 @@ HOMES = {
     "pandas": ("bitfront/",),
     "sklearn": ("search/tasks/digits.py",),
     "transformers": ("search/tasks/stories260k.py",),
-    "safetensors": ("quant_core/export/", "search/tasks/cache.py"),
+    "safetensors": ("quant_core/export/", "search/tasks/cache.py", "search/tasks/networks/checkpoint.py"),
+    "PIL": ("search/tasks/image_folder.py",),
+    "timm": ("search/tasks/image_folder.py",),
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15

@@ -5,8 +5,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation
 from quant_core.qat.optimizers import make_optimizer, make_schedule
 from quant_core.qat.prepare import constrain, input_quantizers
+from quant_core.qat.progress import History, Progress, count_batches
 from quant_core.util import rng
 from quant_core.util.errors import InputError
 
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 Step = Callable[[nn.Module, Any], Tensor]
 Report = Callable[[nn.Module, dict[str, float]], bool]
-History = list[dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class TrainingRun:
     """The data, the step and the configuration of a training run: everything but the network.
 
     Attributes:
-        batches: the training split, re-iterable, for `step`. Tensors are moved to the device of the network. A list is taken in a
-            new order every epoch; other iterables in their own (a DataLoader shuffles itself).
+        batches: the training split, re-iterable, for `step`; without a length it is counted by a pass. Tensors are moved to the device of
+            the network. A list is taken in a new order every epoch; other iterables in their own (a DataLoader shuffles itself).
         step: (model, batch) -> loss, such as `supervised(loss)`.
         config: how to train.
         report: called after every epoch with the network in eval mode and `epoch`, `loss` (mean over its steps), `lr`, `seconds`; the
@@ -51,17 +51,6 @@ class TrainingRun:
     config: QatConfig
     report: Report | None = None
     checkpoint: CheckpointConfig | None = None
-
-
-@dataclass
-class Progress:
-    """The progress of a run: the next batch of the present epoch, the sum of the epoch's losses, the metrics of the epochs before."""
-
-    epoch: int = 0
-    position: int = 0
-    loss: float = 0.0
-    stopped: bool = False
-    history: History = field(default_factory=list)
 
 
 def supervised(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
@@ -123,9 +112,7 @@ class Trainer:
     def __init__(self, model: nn.Module, run: TrainingRun, distillation: Distillation | None = None) -> None:
         self.model, self.run, self.config, self.distillation = model, run, run.config, distillation
         config = run.config
-        self.per_epoch = len(run.batches) if isinstance(run.batches, Sized) else sum(1 for _ in run.batches)
-        if not self.per_epoch:
-            raise InputError("the training split is empty; give at least one batch.")
+        self.per_epoch = count_batches(run.batches)
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
         self.schedule = make_schedule(self.optimizer, config.epochs * self.per_epoch, config)
@@ -166,6 +153,7 @@ class Trainer:
             self.progress.loss += self._take(batch)
             self.progress.position += 1
             self._save_when_due()
+        self.progress.check_length(self.per_epoch)
 
     def _save_when_due(self) -> None:
         """Write the checkpoint where its number of steps is over within the epoch."""
@@ -238,7 +226,7 @@ class Trainer:
         self.model.eval()
         metrics = {
             "epoch": float(progress.epoch + 1),
-            "loss": progress.loss / self.per_epoch,
+            "loss": progress.loss / progress.position,
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "seconds": time.perf_counter() - self._start,
         }

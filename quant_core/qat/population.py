@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from quant_core.qat import QatConfig
 from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.distill import Distillation
-from quant_core.qat.loop import History, Trainer, TrainingRun
+from quant_core.qat.loop import Trainer, TrainingRun
+from quant_core.qat.progress import History
 from quant_core.qat.train import calibrated
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError, InputError

@@ -10,8 +10,9 @@ from quant_core.network.fold import fold_batch_norm
 from quant_core.network.statistics import collect
 from quant_core.network.trace import trace
 from quant_core.qat import QatConfig
-from quant_core.qat.loop import History, TrainingRun, fit
+from quant_core.qat.loop import TrainingRun, fit
 from quant_core.qat.prepare import prepare
+from quant_core.qat.progress import History
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
 

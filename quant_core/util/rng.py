@@ -1,12 +1,14 @@
 """The random numbers of one training run, separate from those of the rest of the program: torch (CPU and GPU), numpy and Python."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+Item = TypeVar("Item")
 State = dict[str, object]
 
 
@@ -49,6 +51,26 @@ def repeatable() -> Iterator[None]:
     with private():
         seed(0)
         yield
+
+
+def isolated(source: Iterable[Item], start: int = 0) -> Iterator[Item]:
+    """Iterate over `source` with generators of its own, seeded by `start`.
+
+    Nothing that the caller draws between two items changes them, and nothing that the source draws changes what the caller draws.
+    """
+    with private():
+        seed(start)
+        iterator, state = iter(source), capture()
+    while True:
+        with private():
+            restore(state)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            state = capture()
+        yield item
+        del item  # the caller's alone while the next one is read
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, sweep
+from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, sweep, sweeps
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
-READING = {"front", "show", "compare", "repair", "ui", "inspect"}  # commands that load no code of the user's or of a record's
+READING = {"sweeps", "front", "show", "compare", "repair", "ui", "inspect"}  # commands that load no code of the user's or of a record's
 
 app = typer.Typer(
     name="bitfront",
@@ -49,6 +49,7 @@ def _common(
 for _name, _command in (
     ("sweep", sweep.sweep_command),
     ("resume", sweep.resume_command),
+    ("sweeps", sweeps.sweeps_command),
     ("front", report.front_command),
     ("show", report.show_command),
     ("compare", report.compare_command),
@@ -86,7 +87,7 @@ def main() -> None:
             app(arguments)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            errors.print("interrupted; a sweep that had begun can be continued: `bitfront resume NAME`")
+            errors.print("interrupted")
         raise
     except Exception as error:
         if debug:

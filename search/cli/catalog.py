@@ -40,24 +40,29 @@ def _families() -> dict[str, dict[str, str]]:
 
 def list_command(
     family: Annotated[
-        str, typer.Argument(help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters, backends or schedulers.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[FAMILY]",
+            help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters, backends or schedulers; without it, all.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the known members of a family.
+    """List the families, or the known members of one.
 
     Example: `bitfront list formats`
     """
     families = _families()
-    if family not in families:
+    if family is not None and family not in families:
         raise unknown("family", family, families)
+    members = {name: ", ".join(table) for name, table in families.items()} if family is None else families[family]
     if as_json:
-        typer.echo(json.dumps(families[family], indent=2))
+        typer.echo(json.dumps({name: list(table) for name, table in families.items()} if family is None else members, indent=2))
         return
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
     table.add_column("what")
-    for row in families[family].items():
+    for row in members.items():
         table.add_row(*row)
     terminal().print(table)
 

@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Trust, Uri
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.terminal import terminal
 from search.records.units import shown
+from search.tracking.reading import LATEST
 
 
 def export_command(
-    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
+    sweep: SweepName = LATEST,
     pick: Annotated[str, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number.")] = "knee",
     formats: Annotated[
         list[str] | None,

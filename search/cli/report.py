@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -12,21 +12,23 @@ from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.reading import parse_toml
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Uri
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
 from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.record import SweepRecord
 from search.records.units import cells, shown, title_of, unit_of
 from search.tracking import names, read, recover
-from search.tracking.reading import find_sweep
+from search.tracking.reading import LATEST, find_sweep
+
+if TYPE_CHECKING:
+    from search.records.compare import Comparison
 
 _NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or MLflow run id of the sweep.")]
 
 
 def front_command(
-    sweep: SweepName,
+    sweep: SweepName = LATEST,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.html", help="Write an interactive page that works offline.")] = None,
     as_json: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="Every trial, each with its status.")] = False,
@@ -54,8 +56,10 @@ def front_command(
 
 
 def show_command(
-    sweep: SweepName,
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Policy id, trial number, `knee` or `best-under:METRIC=LIMIT`.")],
+    sweep: SweepName = LATEST,
+    policy: Annotated[
+        str, typer.Argument(metavar="[POLICY]", help="Policy id, trial number, `knee` (default) or `best-under:METRIC=LIMIT`.")
+    ] = "knee",
     as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
@@ -92,30 +96,39 @@ def compare_command(
         list[str] | None, typer.Option("--budget", metavar="METRIC=LIMIT", help="A budget to judge at; may be repeated.")
     ] = None,
     choice: Annotated[str, typer.Option("--pick", help="Which policy of each to set side by side.")] = "knee",
+    log: Annotated[bool, typer.Option("--log", help="Also log the page and the figures to MLflow as a run.")] = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
 ) -> None:
-    """Compare the fronts of sweeps: hypervolume, dominated share, best accuracy within budgets, layers; logged to MLflow as a run.
+    """Compare the fronts of sweeps: hypervolume, dominated share, best accuracy within budgets, layers. Nothing is written unless asked.
 
     Example: `bitfront compare digits-tpe digits-random --html compare.html`
     """
     from search.records.compare import compare
     from search.report.comparison import comparison_page
-    from search.tracking.comparison import log_comparison
 
     comparison = compare([read(uri, sweep, mlflow_experiment) for sweep in sweeps], _budgets(budget or []), choice)
     page, data = comparison_page(comparison), comparison.to_json()
     if html:
         write_text(html, page)
-    ids = {name: sweep.run_id for name, sweep in zip(comparison.names, comparison.sweeps, strict=True)}
-    figures = {f"hypervolume.{name}": volume for name, volume in zip(comparison.names, comparison.hypervolume, strict=True)}
-    run_id = log_comparison(uri, ids, figures, {"comparison.html": page, "comparison.json": json.dumps(data, indent=1)}, _note(figures))
+    run_id = _logged(uri, comparison, page, data) if log else ""
     if as_json:
-        _print_json(data | {"run_id": run_id})
+        _print_json(data | ({"run_id": run_id} if log else {}))
         return
     for title, rows in _tables(data):
         _print_table(title, rows)
-    say(f"logged as MLflow run {run_id}" + (f"; wrote {html}" if html else ""), stderr=True)
+    written = ([f"logged as MLflow run {run_id}"] if log else []) + ([f"wrote {html}"] if html else [])
+    if written:
+        say("; ".join(written), stderr=True)
+
+
+def _logged(uri: str, comparison: "Comparison", page: str, data: dict[str, object]) -> str:
+    """Log a comparison to MLflow and return its run id."""
+    from search.tracking.comparison import log_comparison
+
+    ids = {name: sweep.run_id for name, sweep in zip(comparison.names, comparison.sweeps, strict=True)}
+    figures = {f"hypervolume.{name}": volume for name, volume in zip(comparison.names, comparison.hypervolume, strict=True)}
+    return log_comparison(uri, ids, figures, {"comparison.html": page, "comparison.json": json.dumps(data, indent=1)}, _note(figures))
 
 
 def ui_command(
@@ -175,7 +188,7 @@ def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
     failed = sum(trial.result.failed for trial in sweep.trials)
     summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
     table = Table(title=summary, box=box.SIMPLE_HEAD, padding=0)
-    columns = {name: _column(name, [row[name] for row in rows]) for name in names_shown}
+    columns = {name: column(name, [row[name] for row in rows]) for name in names_shown}
     for name in names_shown:
         table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
     for i, row in enumerate(rows):
@@ -201,7 +214,7 @@ def _latency_error(sweep: SweepRecord) -> str:
     return f"{device}: {error}" if error else ""
 
 
-def _column(name: str, values: list[object]) -> tuple[str, list[str]]:
+def column(name: str, values: list[object]) -> tuple[str, list[str]]:
     """Return the title and the cells of one column."""
     if not any(isinstance(value, float) for value in values):
         return name, ["-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values]

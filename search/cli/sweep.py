@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, Trust, Uri
+from search.cli.options import DEFAULT_URI, ExperimentName, Log, SweepName, Trust, Uri
 from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
+from search.tracking.reading import LATEST
 
 if TYPE_CHECKING:
     from search.records.record import SweepRecord
@@ -35,7 +36,7 @@ def sweep_command(
 
 
 def resume_command(
-    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
+    sweep: SweepName = LATEST,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     log: Log = "auto",

@@ -22,6 +22,7 @@ class EvaluateSection(BaseModel):
         epochs: of training; 0: as `qat` says.
         start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
         sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
+        data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
 
@@ -40,6 +41,7 @@ class EvaluateSection(BaseModel):
     bias_correction: bool = True
     scale_correction: bool = True
     cache_mib: int = Field(default=256, ge=1)
+    data_mib: int = Field(default=512, ge=0)
 
     @model_validator(mode="after")
     def _qat_is_known(self) -> "EvaluateSection":

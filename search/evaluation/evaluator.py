@@ -23,8 +23,10 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.measure import measure, take
+from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
+from search.tasks.stream import sized, split_of
 from search.tasks.task import Batch, Task
 
 Epochs = tuple[Mapping[str, float], ...]
@@ -48,13 +50,11 @@ class Evaluator:
     def __init__(
         self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
     ) -> None:
-        task = replace(task, model=reference_network(task.model))
+        task = replace(sized(task, section), model=reference_network(task.model))
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
-        self._valid = take(task.valid, section.valid)
-        self._test_size = section.test
         self._layers = list(layers)
-        self.calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+        self.calib = [inputs for inputs, _ in task.calib]
         if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
         warn_of_noise(task.model, self.calib[0])
@@ -105,7 +105,7 @@ class Evaluator:
 
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
-        part = take(self._task.calib, max(1, sum(len(targets) for _, targets in self._valid) // 4))
+        part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
         size = sum(len(targets) for _, targets in part)
         yield f"ptq, {size} calibration examples", measure(self.engine.apply(policy), part, self._task)
         if fidelity != "qat":
@@ -113,7 +113,7 @@ class Evaluator:
         yield "ptq", self.metrics(policy, "valid", "ptq")
         config, history = self._section.training, []
         start, saving = self._start(after), self._saving((*after, policy))
-        prepared, epochs = training(self._task, policy, config, section=self._section, start=start, saving=saving)
+        prepared, epochs = training(self._with_training_data(), policy, config, section=self._section, start=start, saving=saving)
         for epoch in epochs:
             history.append(epoch)
             if len(history) < config.epochs:
@@ -173,13 +173,18 @@ class Evaluator:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policies:
             start, saving = self._start(policies[:-1]), self._saving(policies)
-            task, policy, config, section = self._task, policies[-1], self._section.training, self._section
+            task, policy, config, section = self._with_training_data(), policies[-1], self._section.training, self._section
             if self._population:
                 prepared, history = train_population(task, policy, config, self._population, section=section, start=start, saving=saving)
             else:
                 prepared, history = trained(task, policy, config, section=section, start=start, saving=saving)
             self._trained = (policies, prepared, tuple(history))
         return self._trained[1]
+
+    def _with_training_data(self) -> Task:
+        """Return the task with its training split as the loop takes it, which is made once."""
+        self._task = replace(self._task, train=training_batches(self._task, self._section))
+        return self._task
 
     def _start(self, policies: Sequence[Policy]) -> dict[str, Tensor] | None:
         """Return the weights that training starts from after that of `policies`; None: the float ones."""
@@ -188,5 +193,5 @@ class Evaluator:
     def _saving(self, policies: tuple[Policy, ...]) -> CheckpointConfig | None:
         return checkpoint_config(self._key, policies, self._section.training) if self._key else None
 
-    def _split(self, split: str) -> list[Batch]:
-        return self._valid if split == "valid" else take(self._task.test, self._test_size)
+    def _split(self, split: str) -> Iterable[Batch]:
+        return self._task.valid if split == "valid" else self._task.test

@@ -8,25 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import first_examples, forward
+from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
+from search.tasks.reading import Pass, raw
+from search.tasks.stream import Stream
 from search.tasks.task import Batch, Task
 
 
 def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
-    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time."""
-    with repeatable():
-        if not examples:
-            return list(batches)
-        taken: list[Batch] = []
-        left = examples
-        for inputs, targets in batches:
-            if left <= 0:
-                break
-            taken.append((first_examples(inputs, left), targets[:left]))
-            left -= len(targets)
-        return taken
+    """Return the first `examples` examples as a list of batches (0: all of them); what shuffles does so alike every time.
+
+    No batch behind them is read.
+    """
+    reading = Pass("the split", iter(batches) if isinstance(batches, Stream) else raw(batches, 0), examples)
+    return list(iter(reading.read, None))
 
 
 def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str, float]:

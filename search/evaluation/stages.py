@@ -11,8 +11,9 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
-from search.evaluation.measure import measure, take
+from search.evaluation.measure import measure
 from search.evaluation.training import Metrics, Report, trained
+from search.tasks.stream import Split, sized, split_of
 from search.tasks.task import Task
 
 
@@ -36,18 +37,19 @@ def qat_metrics(
         QatError: the loss is not finite.
     """
     section = section or EvaluateSection()
+    task = sized(task, section)
     evaluator = Evaluator(task, layers, section)
     start = time.perf_counter()
     prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
     model = finalize(prepared)
     figures = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
-    splits = {"valid": take(task.valid, section.valid), "test": take(task.test, section.test)}
+    splits: tuple[Split, ...] = ("valid", "test")
     for split, kind in itertools.product(splits, ("float", "ptq", "qat")):
         if kind == "float":
             measured = evaluator.float_metrics(split)
         elif kind == "ptq":
             measured = evaluator.metrics(policy, split)
         else:
-            measured = measure(model, splits[split], task)
+            measured = measure(model, split_of(task, split, section), task)
         figures |= {f"{metric}_{kind}_{split}": measured[metric] for metric in ("accuracy", "loss")}
     return figures

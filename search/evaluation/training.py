@@ -1,10 +1,8 @@
 """Quantization-aware training of a task's network, and what it gives: float, post-training and trained accuracy side by side."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from quant_core.qat import QatConfig
@@ -16,46 +14,17 @@ from quant_core.spec.policy import Policy
 from quant_core.util.cache_key import cache_key
 from quant_core.util.files import cache_folder
 from search.config.evaluation import EvaluateSection
-from search.evaluation.measure import measure, take
-from search.tasks.task import Batch, Task
+from search.evaluation.measure import measure
+from search.evaluation.shuffling import training_batches
+from search.tasks.stream import split_of
+from search.tasks.task import Task
 
 Metrics = dict[str, float]
 Report = Callable[[Metrics], bool]
-EVALUATION_CODE = ("quant_core", "search.evaluation")
+EVALUATION_CODE = ("quant_core", "search.evaluation", "search.tasks.reading", "search.tasks.stream")
 """Code that decides about trained weights and sensitivities."""
 MOST_KEPT = 64
 """Training runs that the cache folder holds."""
-
-
-@dataclass(frozen=True, eq=False)
-class ShuffledBatches:
-    """Examples of tensors in batches of `size`, in a new order at every pass; a ragged last batch is left out.
-
-    The order comes from torch's generator, which the training loop seeds for every epoch.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    size: int
-
-    def __len__(self) -> int:
-        """How many batches."""
-        return max(len(self.inputs) // self.size, 1)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield (inputs [size, ...], targets [size, ...])."""
-        for picked in torch.split(torch.randperm(len(self.inputs)), self.size)[: len(self)]:
-            yield self.inputs[picked], self.targets[picked]
-
-
-def training_batches(task: Task) -> Iterable[Batch]:
-    """Return the training split for the loop: reshuffled by example where inputs and targets are tensors, else its batches as a list."""
-    batches = list(task.train)
-    inputs, targets = ([batch[i] for batch in batches] for i in (0, 1))
-    alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] and len(x) == len(y) for x, y in batches)
-    if not alike or any(y.shape[1:] != targets[0].shape[1:] for y in targets):
-        return batches
-    return ShuffledBatches(torch.cat(inputs), torch.cat(targets), len(inputs[0]))
 
 
 def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -> CheckpointConfig:
@@ -101,9 +70,9 @@ def training(
     """
     section = section or EvaluateSection()
     on_valid = _on_valid(task, section, report)
-    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
+    calib = [inputs for inputs, _ in split_of(task, "calib", section)]
     prepared = calibrated(task.model, policy, config, calib, start)
-    run = TrainingRun(training_batches(task), supervised(task.loss), config, on_valid, saving)
+    run = TrainingRun(training_batches(task, section), supervised(task.loss), config, on_valid, saving)
     return prepared, epochs(prepared, run, task.model)
 
 
@@ -143,14 +112,14 @@ def train_population(
     Raises:
         InputError, QatError: as `trained`.
     """
-    calib = [inputs for inputs, _ in take(task.calib, section.calib)]
-    run = TrainingRun(training_batches(task), supervised(task.loss), config, _on_valid(task, section, None), saving)
+    calib = [inputs for inputs, _ in split_of(task, "calib", section)]
+    run = TrainingRun(training_batches(task, section), supervised(task.loss), config, _on_valid(task, section, None), saving)
     return train(task.model, policy, run, breeding, calib=calib, start=start)
 
 
 def _on_valid(task: Task, section: EvaluateSection, report: Report | None) -> Callable[[nn.Module, Metrics], bool]:
     """Return what adds the metrics on the validation split to those of an epoch, and passes them on."""
-    valid = take(task.valid, section.valid)
+    valid = split_of(task, "valid", section)
 
     def on_valid(model: nn.Module, metrics: Metrics) -> bool:
         measured = measure(model, valid, task)

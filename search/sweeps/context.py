@@ -11,7 +11,7 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
 from search.problem.problem import Problem
 from search.records.record import SweepRecord
-from search.sweeps.fingerprints import sensitivity_key, training_key
+from search.sweeps.fingerprints import same_data, sensitivity_key, training_key
 from search.sweeps.phases import Report, silent
 from search.sweeps.setup import Setup, build_problem, population, prepare
 from search.tasks.task import Task
@@ -41,7 +41,7 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     report(f"loading task {experiment.task.name}", 0, 0)
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
-    setup = prepare(experiment, task)
+    setup = prepare(experiment, task, report)
     report(f"calibrating {len(setup.layers)} layers", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
     key = training_key(setup.task, setup.fingerprints, section, trained_by)
@@ -54,10 +54,15 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:
     """Refuse weights, data or a space other than what the sweep is bound to."""
-    changed = [name for name in names if setup.fingerprints[name] != recorded.fingerprints[name]]
+    changed = [name for name in names if not _same(name, recorded.fingerprints[name], setup)]
     if changed:
         hashes = ", ".join(f"{name}: recorded {recorded.fingerprints[name]}, now {setup.fingerprints[name]}" for name in changed)
         raise InputError(
             f"sweep {recorded.name!r} is bound to other {' and '.join(changed)} than what the experiment now gives ({hashes}). "
             f"A task must give the same every time (seed its training); restore what changed, or start a new sweep."
         )
+
+
+def _same(name: str, recorded: str, setup: Setup) -> bool:
+    present = setup.fingerprints[name]
+    return same_data(recorded, setup.task, present) if name == "data" else recorded == present

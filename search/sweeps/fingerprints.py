@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -17,8 +17,13 @@ from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.training import EVALUATION_CODE
+from search.tasks.stream import Split, opened
 from search.tasks.task import Batch, Task
 from spaces.space import Space
+
+HASHED: tuple[Split, ...] = ("calib", "valid", "test")
+DATA_VERSION = "2:"
+"""Begins the fingerprints of data that this version makes."""
 
 
 def hash_tensors(tensors: Iterable[object]) -> str:
@@ -35,8 +40,39 @@ def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
-def hash_splits(*splits: Iterable[Batch]) -> str:
-    """Return a hash of the examples of splits; a loader that shuffles by torch, numpy or Python does so alike every time."""
+def hash_data(task: Task, report: Callable[[int], None] | None = None) -> str:
+    """Return a hash of what the experiment reads of calib, valid and test; splits with a fingerprint of their own are not read for it.
+
+    Args:
+        task: from `search.tasks.stream.sized`, hashed as it is read.
+        report: is told the examples read so far.
+    """
+    digest, before, last = hashlib.sha256(), 0, 0
+
+    def told(count: int) -> None:
+        nonlocal last
+        last = before + count
+        if report:
+            report(last)
+
+    for name in HASHED:
+        digest.update(opened(task, name).fingerprint(told).encode())
+        before = last
+    return DATA_VERSION + digest.hexdigest()[:16]
+
+
+def same_data(recorded: str, task: Task, present: str) -> bool:
+    """Tell whether a recorded fingerprint is that of the task's data, whose present one is given.
+
+    Sweeps of earlier versions recorded a hash of whole splits, whatever their sizes; it is computed where one of them is resumed.
+    """
+    if recorded.startswith(DATA_VERSION):
+        return recorded == present
+    return recorded == hash_whole_splits(*(opened(task, name).source for name in HASHED))
+
+
+def hash_whole_splits(*splits: Iterable[Batch]) -> str:
+    """Return the hash of splits that versions before `DATA_VERSION` recorded: of all examples' tensors, read to the end."""
     digest = hashlib.sha256()
     for split in splits:
         with repeatable():
@@ -98,7 +134,7 @@ def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateS
     bound = (
         fingerprints["weights"],
         fingerprints["data"],
-        hash_splits(task.train),
+        opened(task, "train").fingerprint(),
         task_probe(task),
         training_probe(task),
         str(task.model),

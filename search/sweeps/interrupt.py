@@ -1,18 +1,26 @@
 """Ctrl-C: the first asks to stop after the running trial, the second ends at once."""
 
+import _thread
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
+
+from search.config.experiment import TrackSection
+from search.tracking.names import redact
 
 
 class StopSignal:
     """Context in which SIGINT and SIGTERM set a flag instead of raising; calling it tells whether to stop.
 
     Outside the main thread, where Python allows no handlers, signals stay as they are.
+
+    Args:
+        tell: is called at the first signal, in a thread of its own, to say what is waited for.
     """
 
-    def __init__(self) -> None:
-        self._stopping = False
+    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
+        self._stopping, self._tell = False, tell
         self._before: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:
@@ -33,3 +41,12 @@ class StopSignal:
         if self._stopping:
             raise KeyboardInterrupt
         self._stopping = True
+        _thread.start_new_thread(self._tell, ())  # the main thread may be in the middle of writing
+
+
+def resume_hint(name: str, uri: str) -> str:
+    """Return the command that continues a sweep, as it is to be typed; for one that is not recorded, that nothing is kept."""
+    if not name:
+        return "nothing was recorded"
+    where = "" if uri == TrackSection().uri else f" --uri {redact(uri)}"
+    return f"`bitfront resume {name}{where}` continues it"

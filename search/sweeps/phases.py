@@ -50,6 +50,19 @@ class Phases:
             text = phase + (f": {done} of {total}" if total else "") + (f", {clock_text(left)} left" if left else "")
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
+    def stopping(self, running: int, hint: str) -> None:
+        """Name the trials that a first Ctrl-C waits for, and say how the sweep goes on."""
+        trials = "the running trial" if running <= 1 else f"{running} running trials"
+        self._note(f"stopping: waiting for the end of {trials}; Ctrl-C again ends at once. {hint[0].upper()}{hint[1:]}.")
+
+    def interrupted(self, hint: str) -> None:
+        """Say in which phase a run was ended, and how the sweep goes on."""
+        self._note(f"interrupted in phase {self._phase!r}: {hint}.")
+
+    def _note(self, text: str) -> None:
+        if self.mode != "none":
+            self.console.print(json.dumps({"note": text}) if self.mode == "json" else text, soft_wrap=True, highlight=False, markup=False)
+
 
 def clock_text(seconds: float) -> str:
     """Return a duration as h:mm:ss.

@@ -19,7 +19,7 @@ from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
 from search.sweeps.final import evaluate_front_on_test
-from search.sweeps.interrupt import StopSignal
+from search.sweeps.interrupt import StopSignal, resume_hint
 from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.phases import LogMode, Phases
@@ -57,23 +57,25 @@ def start(
     begun = time.perf_counter()
     experiment = _with_present_names(experiment)
     phases = Phases(log)
-    if context is None:
-        context = open_context(experiment, report=phases)
-    context = replace(context, setup=replace(context.setup, experiment=experiment))
-    require(context.setup)
-    phases("float network on validation", 0, 0)
-    baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
-    context.evaluator.check_split("test")
-    baseline["weight_bytes"] = float_bytes(context.setup.layers)
-    problem = context.problem(baseline)
+    with _told(phases, "nothing was recorded"):
+        if context is None:
+            context = open_context(experiment, report=phases)
+        context = replace(context, setup=replace(context.setup, experiment=experiment))
+        require(context.setup)
+        phases("float network on validation", 0, 0)
+        baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
+        context.evaluator.check_split("test")
+        baseline["weight_bytes"] = float_bytes(context.setup.layers)
+        problem = context.problem(baseline)
     searcher, backend = _searcher(experiment, problem), _backend(experiment)
     header = _header(context.setup, problem, baseline)
     tracker: RunRecord = MemoryRecord(header)
     if recorded:
         tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
         remember(tracker.sweep)
-    with _closed_on_error(tracker):
-        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases)
+    hint = resume_hint(tracker.sweep.name if recorded else "", experiment.track.uri)
+    with _told(phases, hint), _closed_on_error(tracker):
+        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases, hint)
 
 
 def resume(
@@ -101,15 +103,17 @@ def resume(
     recorded = tracking.read(uri, ref, experiment_name)
     require_trust(recorded, trust, task_given=context is not None)
     phases = Phases(log)
-    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
-    check_fingerprints(recorded, context.setup)
+    hint = resume_hint(recorded.name, uri)
+    with _told(phases, hint):
+        context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
+        check_fingerprints(recorded, context.setup)
     problem = context.problem(recorded.baseline)
     searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
-    with _closed_on_error(tracker):
+    with _told(phases, hint), _closed_on_error(tracker):
         sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
-        return _finish(context, sweep, backend, tracker, begun, phases)
+        return _finish(context, sweep, backend, tracker, begun, phases, hint)
 
 
 def _with_present_names(experiment: Experiment) -> Experiment:
@@ -187,6 +191,16 @@ def _params(experiment: Experiment) -> dict[str, object]:
 
 
 @contextmanager
+def _told(phases: Phases, hint: str) -> Iterator[None]:
+    """Say in which phase Ctrl-C ended the block, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        phases.interrupted(hint)
+        raise
+
+
+@contextmanager
 def _closed_on_error(tracker: RunRecord) -> Iterator[None]:
     """Send what is recorded and set the status where anything goes wrong; the sweep can be resumed."""
     try:
@@ -208,11 +222,15 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
         yield
 
 
-def _finish(context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases) -> SweepOutcome:
-    """Drive the sweep to its end, judge the front on the test split, close the record."""
+def _finish(
+    context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
+) -> SweepOutcome:
+    """Drive the sweep to its end, judge the front on the test split, close the record; `hint` says how one that is stopped goes on."""
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
     sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
-    with sampling, StopSignal() as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
+    phases("trials", sweep.told, sweep.planned)
+    stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
+    with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
         backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped

@@ -23,7 +23,9 @@ from search.config.schedulers import POPULATION
 from search.evaluation.measure import first_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
-from search.sweeps.fingerprints import hash_space, hash_splits, hash_tensors
+from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
+from search.sweeps.phases import Report, silent
+from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
 from spaces.space import Space
@@ -49,13 +51,14 @@ class Setup:
     fingerprints: Mapping[str, str]
 
 
-def prepare(experiment: Experiment, task: Task | None = None) -> Setup:
-    """Load the task (unless one is given), trace the network and build the space and the cost table.
+def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
+    """Load the task (unless one is given), trace the network, build the space and the cost table, and read what the experiment asks for.
 
     Raises:
         InputError: anything in the experiment that does not fit the network or the device.
     """
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
+    task = sized(task, experiment.evaluate, hashed=True)
     layers = tuple(trace(task.model, first_inputs(task)))
     space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
@@ -63,9 +66,12 @@ def prepare(experiment: Experiment, task: Task | None = None) -> Setup:
     _check_objectives(experiment.device, table)
     limits = _limits(experiment.device, device, table, layers)
     _check_limits(limits, table, space)
+    sizes = (experiment.evaluate.calib, experiment.evaluate.valid, experiment.evaluate.test)
+    asked = sum(sizes) if all(sizes) else 0
+    report("reading data", 0, asked)
     prints = {
         "weights": hash_tensors(task.model.state_dict().values()),
-        "data": hash_splits(task.calib, task.valid, task.test),
+        "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
     return Setup(experiment, task, layers, space, device, table, limits, prints)

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from quant_core.util.registry import resolve, suggest
 from quant_core.util.text import listed
 
 if TYPE_CHECKING:
+    from search.tasks.stream import Split
     from search.tasks.task import Task
 
 TASKS: Mapping[str, str] = {
@@ -20,12 +21,13 @@ TASKS: Mapping[str, str] = {
     "cifar10": "search.tasks.cifar10:cifar10",
     "mlperf_tiny": "search.tasks.agreement:mlperf_tiny",
     "stories260k": "search.tasks.stories260k:stories260k",
+    "image_folder": "search.tasks.image_folder:image_folder",
+    "efficientnet_lite0": "search.tasks.efficientnet_lite0:efficientnet_lite0",
     "resnet20_cifar10": "search.tasks.agreement:resnet20_cifar10",
 }
 
 TASK_OBJECT = "task:object"
 """The name, in the record of a sweep, of a task that Python gave as an object, or as a function that no import reaches."""
-_SPLITS = ("train", "calib", "valid", "test")
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -107,32 +109,29 @@ def _checked(name: str, made: object) -> "Task":
     from torch import nn
 
     from quant_core.network.reference import reference_network
+    from search.tasks.stream import SPLITS
     from search.tasks.task import Task
 
     if not isinstance(made, Task) or not isinstance(made.model, nn.Module):
         what = type(made.model if isinstance(made, Task) else made).__name__
         raise InputError(f"task {name!r} gave a {what}; it must return a bitfront.Task whose model is a torch.nn.Module.")
-    for split in _SPLITS:
-        _check_split(f"task {name!r}: its {split}", getattr(made, split))
-    return replace(made, model=reference_network(made.model))
+    try:
+        splits: dict[str, Any] = {split: _checked_split(made, split) for split in SPLITS}
+    except InputError as error:
+        raise InputError(f"task {name!r}: its {error}") from None
+    return replace(made, model=reference_network(made.model), **splits)
 
 
-def _check_split(what: str, split: object) -> None:
-    from torch import Tensor
+def _checked_split(task: "Task", split: "Split") -> object:
+    """Return one split of a task: a list as it is, another as a `Stream` that has read one batch.
 
-    from quant_core.util.rng import repeatable
+    Raises:
+        InputError: it is empty, can be read only once, or its batches are not (inputs, targets).
+    """
+    from search.tasks.stream import SPLITS, opened
 
-    if not isinstance(split, Iterable) or isinstance(split, Iterator):
-        raise InputError(f"{what} is a {type(split).__name__}; give what can be read again and again: a list of batches or a DataLoader.")
-    with repeatable():
-        first: Any = next(iter(split), None)
-    targets: Any = first[1] if isinstance(first, tuple | list) and len(first) == 2 else None
-    batched = isinstance(targets, Tensor) and targets.dim() > 0
-    if first is None or (batched and not len(targets)):
-        raise InputError(f"{what} is empty; every one of {listed(_SPLITS)} needs at least one batch.")
-    if not batched:
-        kinds = f" of {listed(type(part).__name__ for part in first)}" if isinstance(first, tuple | list) else ""
-        raise InputError(
-            f"{what} gives batches of type {type(first).__name__}{kinds}; every batch must be (inputs, targets), "
-            f"targets a tensor [N, ...] with one entry per example."
-        )
+    stream = opened(task, split)
+    first = stream.first()
+    if first is None or not len(first[1]):
+        raise InputError(f"{split} is empty; every one of {listed(SPLITS)} needs at least one batch.")
+    return stream.source if isinstance(stream.source, list | tuple) else stream

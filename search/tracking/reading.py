@@ -22,6 +22,7 @@ from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
 log = logging.getLogger("bitfront.tracking")
+LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
 
 
@@ -74,22 +75,24 @@ def journal_of(uri: str, parent: Row) -> Spool:
 
 
 def sweeps(uri: str, experiment_name: str | None = None) -> list[Row]:
-    """Return the parent runs of all sweeps."""
+    """Return the parent runs of all sweeps, oldest first."""
     return _rows(uri, names.KIND, "sweep", experiment_name)
 
 
 def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
-    """Return the parent run of the sweep that `ref` names.
+    """Return the parent run of the sweep that `ref` names: by run id, by name, as "latest", or by the one beginning of a name or run id.
 
     Raises:
         InputError: none or several are called so.
     """
     known = sweeps(uri, experiment_name)
-    by_id = [row for row in known if row.run_id == ref]
-    matches = by_id or [row for row in known if row.tags.get(names.SWEEP) == ref]
+    matches = _called(ref, known)
     if len(matches) == 1:
         return matches[0]
     place = names.redact(uri) + (f", experiment {experiment_name!r}" if experiment_name else "")
+    if matches and any(row.tags.get(names.SWEEP) != ref for row in matches):
+        beginning = listed(sorted(row.tags.get(names.SWEEP, "") for row in matches))
+        raise InputError(f"{len(matches)} sweeps begin with {ref!r} at {place}; write more of the name: {beginning}.")
     if matches:
         ids = listed(f"{row.run_id} (experiment {row.experiment})" for row in matches)
         raise InputError(f"{len(matches)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
@@ -97,6 +100,16 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
     listing = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
     lost = hint(uri, ref, (row.run_id for row in known))
     raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{listing}{lost} Another store goes in as --uri.")
+
+
+def _called(ref: str, rows: Sequence[Row]) -> list[Row]:
+    """Return the sweeps, oldest first, that a reference names by the first rule that names any."""
+    by_id = [row for row in rows if row.run_id == ref]
+    by_name = [row for row in rows if row.tags.get(names.SWEEP) == ref]
+    newest = list(rows[-1:]) if ref == LATEST else []
+    long_enough = len(ref) >= SHORTEST_PREFIX
+    by_prefix = [row for row in rows if long_enough and (row.tags.get(names.SWEEP, "").startswith(ref) or row.run_id.startswith(ref))]
+    return by_id or by_name or newest or by_prefix
 
 
 def family(uri: str, parent: Row) -> tuple[Row, list[Row]]:

@@ -32,6 +32,7 @@ class Writer:
         self._failures = 0
         self.refused = 0
         self.outage: Outage | None = None
+        self._full = False  # a full disk takes a line now and then
         self.busy_s = 0.0
 
     @property
@@ -64,8 +65,9 @@ class Writer:
     def close(self, timeout_s: float) -> bool:
         """Send the rest and end, giving up after `timeout_s` without progress; tell whether MLflow has everything."""
         self._wake.set()
-        deadline, sent, written = time.monotonic() + timeout_s, self._spool.sent, self._store.written
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        begun = time.monotonic()
+        deadline, sent, written = begun + timeout_s, self._spool.sent, self._store.written
+        while self._thread.is_alive() and time.monotonic() < (begun + timeout_s if self._full else deadline):
             if not self._spool.unsent(1)[0]:
                 break
             self._thread.join(0.05)
@@ -107,6 +109,7 @@ class Writer:
             self._failures = 0
             return True
         self.outage = outage(error, self._store.uri)
+        self._full |= "is full" in self.outage.cause
         if self.outage.lost:  # what was sent went with the store: all of the journal is to be sent to the next one
             self._spool.resend()
             self._halt.set()

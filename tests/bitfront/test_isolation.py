@@ -34,6 +34,15 @@ def unusual_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def same_environment() -> Iterator[None]:
+    """Undo every change of the environment: `ray.init` sets RAY_AUTH_MODE, and a driver that inherits it cannot use a cluster without."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def snapshot() -> dict[str, Any]:
     """Return everything that a call might change."""
     loggers = [logging.getLogger(), *(entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger))]
@@ -122,6 +131,7 @@ def test_a_sweep_runs_outside_the_main_thread(task: bitfront.Task, keywords: dic
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("same_environment")
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_the_caller_has_is_used_and_left_running(task: bitfront.Task, keywords: dict[str, Any]) -> None:
     import ray

@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: `python own_cluster.py NODES` (one CPU each, head included).
 
-Prints its address. A line "kill" on standard input ends one node that is not the head at once; the end of standard input ends all.
+Prints its address and the log of its GCS. A line "kill" on standard input ends one node that is not the head at once; the end of
+standard input ends all.
 """
 
 import os
@@ -27,7 +28,7 @@ def serve(nodes: int) -> None:
         (Path(folder) / "ray").mkdir()
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False})
         others = [cluster.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(nodes - 1)]
-        print(cluster.address, flush=True)  # noqa: T201
+        print(cluster.address, f"{folder}/ray/session_latest/logs/gcs_server.out", flush=True)  # noqa: T201
         for line in sys.stdin:
             if line.strip() == "kill":
                 cluster.remove_node(others.pop(), allow_graceful=False)

@@ -91,8 +91,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
             return
         seconds, limit = time.monotonic() - attempt.started, self._section.trial_timeout_s
         _, told, text = error.rpartition(f"{TrialError.__module__}.{TrialError.__qualname__}: ")
-        lines = [line.strip() for line in error.splitlines() if line.strip()]
-        reason = text.strip() if told else lines[-1][:500] if lines else "the worker died"
+        reason = text.strip() if told else _cause(error)
         if limit and seconds >= limit and not told:
             reason = f"no result within trial_timeout_s = {limit:g} s"
         evaluation = attempt.evaluation
@@ -121,6 +120,13 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher; the sweep with its threads and files stays behind."""
         return {}
+
+
+def _cause(error: str) -> str:
+    """Return the last sentence of an error; that of an actor that Ray cancelled, with its cause, which stands in the line before."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["the worker died"]
+    count = 2 if lines[-1].startswith("The actor never ran") else 1
+    return " ".join(lines[-count:])[:500]
 
 
 class Watch(Callback):  # type: ignore[misc]

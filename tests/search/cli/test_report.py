@@ -84,7 +84,7 @@ def test_commands_on_a_stored_sweep(store_uri: str, make_sweep: MakeSweep, app: 
 def test_compare_logs_a_run(store_uri: str, make_sweep: MakeSweep, app: typer.Typer) -> None:
     for name, seed in (("one", 0), ("two", 1)):
         keep(store_uri, make_sweep(name, seed=seed, trials=20))
-    data = json.loads(run(app, "compare", "one", "two", "--json", "--html", "c.html", "--budget", "weight_bytes=1800"))
+    data = json.loads(run(app, "compare", "one", "two", "--json", "--html", "c.html", "--budget", "weight_bytes=1800", "--log"))
     assert [row["budget"] for row in data["attainment"]["weight_bytes"]] == [1800.0]
     assert "Dominated share" in Path("c.html").read_text()
     client = MlflowClient(store_uri)
@@ -92,7 +92,10 @@ def test_compare_logs_a_run(store_uri: str, make_sweep: MakeSweep, app: typer.Ty
     assert logged.data.tags[names.KIND] == "comparison"
     assert logged.data.metrics == {f"hypervolume.{sweep['name']}": sweep["hypervolume"] for sweep in data["sweeps"]}
     assert {artifact.path for artifact in client.list_artifacts(data["run_id"])} == {"comparison.html", "comparison.json"}
+    runs = len(client.search_runs([logged.info.experiment_id]))
     text = " ".join(run(app, "compare", "one", "two").split())
+    assert len(client.search_runs([logged.info.experiment_id])) == runs, "nothing is logged unless asked"
+    assert "run_id" not in json.loads(run(app, "compare", "one", "two", "--json"))
     assert "share of each front" in text
     assert "hypervolume: share of the box from 0 to error = 100.00 %, weight_bytes = " in text
     assert "best validation accuracy within weight_bytes" in text

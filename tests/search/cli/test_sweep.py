@@ -26,7 +26,7 @@ def test_sweep_front_show_export_apply(run: Run, tmp_path: Path, experiment: Mak
     assert name == "one"
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     phases = [line["phase"].split()[0] for line in lines if "phase" in line]
-    assert list(dict.fromkeys(phases)) == ["loading", "calibrating", "float", "sensitivities", "test", "report"]
+    assert list(dict.fromkeys(phases)) == ["loading", "reading", "calibrating", "float", "sensitivities", "trials", "test", "report"]
     assert "phase" in lines[0], "before anything else is done"
     assert next(line for line in lines if "trials" in line)["trials"] == 16
     rows = json.loads(run("front", run_id, "--json").stdout)
@@ -107,13 +107,16 @@ def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(
     assert process.stderr
     assert process.stdout
     for line in process.stderr:
-        if line.startswith("{") and json.loads(line)["done"] >= 8:
+        if line.startswith("{") and "trials" in json.loads(line) and json.loads(line)["done"] >= 8:
             break
     process.send_signal(signal.SIGINT)
     rest, stdout = process.stderr.read(), process.stdout.read()
     assert process.wait(timeout=60) == 0, rest
     process.stderr.close()
     process.stdout.close()
+    notes = [json.loads(line).get("note", "") for line in rest.splitlines() if line.startswith("{")]
+    waits = r"stopping: waiting for the end of the running trial; Ctrl-C again ends at once. `bitfront resume one --uri \S+` continues it."
+    assert any(re.fullmatch(waits, note) for note in notes), rest
     assert rest.splitlines()[-1].startswith("next: bitfront resume one")
     assert stdout.splitlines()[-1].startswith("one ")
     assert 8 <= len(trials("one")) < 16
@@ -153,7 +156,7 @@ def test_task_that_neither_seeds_nor_keeps_an_order_can_be_resumed(
 def test_ctrl_c_before_the_first_trial_says_so(run: Run, tmp_path: Path, experiment: MakeExperiment) -> None:
     answer = run("sweep", experiment(change=("own_task:make", "own_task:interrupted")))
     assert answer.returncode == 130
-    assert "interrupted; a sweep that had begun can be continued: `bitfront resume NAME`" in answer.stderr
+    assert "interrupted in phase 'loading task own_task:interrupted': nothing was recorded." in answer.stderr
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".toml"] == []
 
 

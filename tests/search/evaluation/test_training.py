@@ -16,7 +16,7 @@ from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import first_inputs, measure
 from search.evaluation.stages import qat_metrics
-from search.evaluation.training import ShuffledBatches, checkpoint_config, trained, training_batches
+from search.evaluation.training import checkpoint_config, trained
 from search.tasks.task import Batch, Task
 
 SECTION = EvaluateSection(calib=16, valid=30, test=20)
@@ -77,19 +77,6 @@ def test_stopping_and_the_seed_reach_the_loop(task: Task) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(stopped.parameters(), other.parameters(), strict=True))
 
 
-def test_examples_are_reshuffled_in_whole_batches(task: Task) -> None:
-    made = training_batches(replace(task, train=[(x[:7], y[:7]) for x, y in task.train]))
-    assert isinstance(made, ShuffledBatches)
-    assert len(made) == 10
-    torch.manual_seed(3)
-    first, second = list(made), list(made)
-    assert [len(y) for _, y in first] == [7] * 10
-    assert not torch.equal(first[0][0], second[0][0])
-    stacked = torch.cat([x for x, _ in first])
-    assert torch.equal(stacked.sort(dim=0).values, made.inputs.sort(dim=0).values)
-    assert all(torch.equal((x[:, 0] * x[:, 1] > 0).long(), y) for x, y in first)
-
-
 def test_training_is_kept_by_key_policies_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
     config = QatConfig(epochs=2)
@@ -104,13 +91,6 @@ def test_training_is_kept_by_key_policies_and_configuration(tmp_path: Path, monk
     ]
     assert len({saving.path for saving in savings}) == len(savings)
     assert checkpoint_config("net", [first, second], QatConfig(epochs=2)) == savings[0]
-
-
-def test_other_batches_stay_as_they_are(task: Task) -> None:
-    mappings: list[Batch] = [({"input": x}, y) for x, y in task.train]
-    assert training_batches(replace(task, train=mappings)) == mappings
-    ragged = [(torch.ones(2, 5), torch.ones(2)), (torch.ones(2, 4), torch.ones(2))]
-    assert training_batches(replace(task, train=ragged)) == ragged
 
 
 def test_training_goes_on_from_the_weights_of_policies_before_it(task: Task) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from search.sweeps.phases import LogMode, Phases, clock_text
@@ -59,3 +60,19 @@ def test_json_lines_hold_the_figures_and_none_is_silent() -> None:
 
 def test_days_are_hours() -> None:
     assert [clock_text(seconds) for seconds in (0.4, 59.6, 3725, 90061)] == ["0:00:00", "0:01:00", "1:02:05", "25:01:01"]
+
+
+@pytest.mark.parametrize("mode", ["plain", "json", "none"])
+def test_a_stop_says_what_it_waits_for_and_an_end_where_it_came(mode: LogMode) -> None:
+    report, _, out = phases(mode)
+    report("test split", 0, 3)
+    report.stopping(1, "`bitfront resume one` continues it")
+    report.stopping(4, "nothing was recorded")
+    report.interrupted("nothing was recorded")
+    notes = [
+        "stopping: waiting for the end of the running trial; Ctrl-C again ends at once. `bitfront resume one` continues it.",
+        "stopping: waiting for the end of 4 running trials; Ctrl-C again ends at once. Nothing was recorded.",
+        "interrupted in phase 'test split': nothing was recorded.",
+    ]
+    shown = out.getvalue().splitlines()[1:]
+    assert shown == ([] if mode == "none" else [json.dumps({"note": note}) for note in notes] if mode == "json" else notes)

@@ -53,3 +53,25 @@ def test_the_reference_point_is_beyond_the_most_expensive_policy(monkeypatch: py
     # 6 x 32 and 32 x 2 weights of 8 bits with two scales of 4 bytes; 6 + 32 activations of 8 bits
     expected = {quality: reference, "weight_bytes": 1.05 * 264, "peak_activation_bytes": 1.05 * 38}
     assert caught.value.header.reference == pytest.approx(expected)
+
+
+def test_ctrl_c_says_in_which_phase_it_came(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    split = [(torch.randn(8, 6), torch.zeros(8, dtype=torch.int64))]
+    task = Task(nn.Sequential(nn.Linear(6, 2)).eval(), split, split, split, split)
+    sections = {
+        "task": {"name": "digits"},
+        "space": {"weight": ["int4:tensor", "int8:tensor"], "activation": ["int8:tensor"]},
+        "device": {"name": "counts"},
+        "search": {"searcher": "uniform", "trials": 2},
+        "run": {"threads": 0},
+    }
+
+    def ended(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "load", lambda _name, _options: task)
+    for place, phase in (("search.sweeps.run.evaluate_front_on_test", "trials"), ("search.sweeps.setup.hash_data", "reading data")):
+        monkeypatch.setattr(place, ended)
+        with pytest.raises(KeyboardInterrupt):
+            run.start(Experiment.model_validate(sections), "plain", recorded=False)
+        assert capsys.readouterr().err.splitlines()[-1] == f"interrupted in phase '{phase}': nothing was recorded."

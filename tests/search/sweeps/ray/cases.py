@@ -82,7 +82,7 @@ class Nodes:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
-        self.address = self._answer()
+        self.address, self._log = self._answer().split()
         assert self.address.startswith("127.0.0.1:")
 
     def _answer(self) -> str:
@@ -94,6 +94,11 @@ class Nodes:
         self._process.stdin.write("kill\n")
         self._process.stdin.flush()
         assert self._answer() == "killed"
+
+    def log(self) -> str:
+        """Return the newest lines of the GCS about actors that ended: why a worker never began."""
+        lines = Path(self._log).read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if "estroy" in line or "failed" in line][-20:])
 
     def run(self, more: str = "") -> str:
         return f'backend = "ray"\naddress = "{self.address}"\nworkers = 2\n{more}'

@@ -32,7 +32,7 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
     tune = backend._tune
     monkeypatch.setattr(backend, "_tune", lambda sweep, work: (tune(sweep, work), heard.append(listening())))
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    path = command.write("ray", 'backend = "ray"\nworkers = 2')
+    path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.2 }")  # long enough that two run at once on a busy machine
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert command.here("sweep", path, "--log", "json")[0] == 0
     states = [json.loads(line) for line in err.getvalue().splitlines() if line.startswith("{")]
@@ -41,7 +41,7 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
     assert {state["busy"] for state in states} <= {0, 1, 2}
     assert max(state["busy"] for state in states) == 2
     assert "on 2 workers, search" in err.getvalue()
-    assert policies(command.rows("ray")) == policies(command.local())
+    assert policies(command.rows("ray")) == policies(command.local("{ sleep = 0.001 }"))
     assert heard == [set()], "every socket is on 127.0.0.1"
     left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
     _gone, alive = psutil.wait_procs(left, timeout=20)

@@ -53,7 +53,7 @@ def test_a_process_that_imported_ray_before_joins_a_cluster_on_this_machine(comm
     code = "import ray, runpy; runpy.run_module('search', run_name='__main__')"
     path = command.write("early", nodes.run(), searcher="ray:OptunaSearch", trials=4)
     done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + nodes.log()
     assert {row["status"] for row in command.rows("early")} == {"ok"}
 
 
@@ -68,7 +68,7 @@ def test_a_node_and_the_driver_are_killed_and_the_resumed_sweep_equals_an_undist
         wait(driver, 40)
         driver.send_signal(signal.SIGKILL)
     code, _, err = command("resume", "hurt", "--uri", command.uri, "--log", "plain")
-    assert code == 0, err
+    assert code == 0, err + nodes.log()
     rows = command.rows("hurt")
     assert [row["trial"] for row in rows] == list(range(60))
     assert policies(rows) == policies(command.local("{ sleep = 0.001 }", trials=60))

@@ -1,0 +1,75 @@
+"""`bitfront sweeps`: the recorded sweeps, oldest first, each with its float network, its front and the policy at its knee."""
+
+import json
+from collections.abc import Mapping
+
+import typer
+from rich import box
+from rich.table import Table
+
+from quant_core.util.errors import BitfrontError
+from quant_core.util.reading import parse_toml
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.report import column
+from search.cli.terminal import say, terminal
+from search.records.front import Row, front_members, front_rows, hypervolume_of
+from search.records.record import SweepRecord
+from search.tracking import names, read
+from search.tracking.reading import sweeps
+
+_ENTRIES = {"task": "name", "device": "name", "search": "searcher"}  # section of an experiment -> its entry that is shown
+PICKED = ("accuracy_valid", "accuracy_test", "weight_bytes", "latency_s", "energy_j")
+
+
+def sweeps_command(as_json: AsJson = False, uri: Uri = DEFAULT_URI, mlflow_experiment: ExperimentName = None) -> None:
+    """List the recorded sweeps with what they are about and the policy at the knee of each front.
+
+    Example: `bitfront sweeps`
+    """
+    rows = [_row(uri, parent.run_id, parent.tags, parent.experiment) for parent in sweeps(uri, mlflow_experiment)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        say(f"no sweep at {names.redact(uri)}; `bitfront sweep digits` records one.")
+        return
+    shown = [name for name in rows[0] if name not in ("run_id", "experiment") and any(row[name] not in (None, "") for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    columns = {name: column(name, [row[name] for row in rows]) for name in shown}
+    for name in shown:
+        table.add_column(columns[name][0], justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
+    for i in range(len(rows)):
+        table.add_row(*(columns[name][1][i] for name in shown))
+    terminal().print(table)
+
+
+def _row(uri: str, run_id: str, tags: Mapping[str, str], experiment: str) -> Row:
+    """Return a sweep's line; one whose record cannot be read says so in place of its figures."""
+    try:
+        record = read(uri, run_id)
+    except BitfrontError as error:
+        blank = dict.fromkeys(("trials", *_ENTRIES, "accuracy_float_test", "front", "hypervolume", *PICKED))
+        return {"sweep": tags.get(names.SWEEP, ""), "run_id": run_id, "experiment": experiment, "status": f"unreadable: {error}", **blank}
+    members = front_members(record)
+    knee = next((row for row in front_rows(record, members) if row["knee"]), {})
+    return {
+        "sweep": record.name,
+        "run_id": run_id,
+        "experiment": experiment,
+        "status": record.status,
+        "trials": str(len(record.trials)),
+        **_about(record),
+        "accuracy_float_test": record.baseline.get("accuracy_test"),
+        "front": str(len(members)),
+        "hypervolume": hypervolume_of(record, members) if members else None,
+        **{name: knee.get(name) for name in PICKED},
+    }
+
+
+def _about(record: SweepRecord) -> Row:
+    """Return task, device and searcher, from the experiment that the record holds."""
+    try:
+        sections = parse_toml(record.experiment, "experiment")
+        return {key: str(sections.get(key, {}).get(entry, "")) for key, entry in _ENTRIES.items()}
+    except (BitfrontError, AttributeError):
+        return dict.fromkeys(_ENTRIES, "")
