@@ -141,7 +141,7 @@ class Evaluator:
         Raises:
             BitfrontError: the split is empty, or the network or the task's score or loss fails on it.
         """
-        batches = self._valid if split == "valid" else self._task.test
+        batches = self._task.valid if split == "valid" else self._task.test
         try:
             with repeatable():
                 first = list(itertools.islice(batches, 1))
