@@ -3,7 +3,8 @@
     python -m benchmarks.qat --batch 64 --steps 20
 
 A step is forward, backward and SGD. The kinds take turns, one step each; the table has the median CPU time of the process (one thread)
-and its ratio to the float step. Peers that are not installed are left out.
+and its ratio to the float step. Peers that are not installed are left out. With `--device cuda` steps run there, the time is that of the
+wall clock up to the end of the device's work, and torch.ao, whose kernels are for the CPU, is left out.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from quant_core.qat import QatConfig
 from quant_core.qat.optimizers import make_optimizer
 from quant_core.qat.prepare import constrain, prepare
 from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.util.devices import CPU, device_named, shown
 from search.tasks.networks.digits import DigitsNet
 from search.tasks.networks.small import dscnn, mobilenetv2, resnet8
 
@@ -63,8 +65,9 @@ class Stepper:
         self.optimizer = make_optimizer(self.model, QatConfig(lr=1e-4))
 
     def step(self) -> float:
-        """Take one step; return its CPU seconds."""
-        start = time.process_time()
+        """Take one step; return its CPU seconds, on a GPU those of the wall clock."""
+        clock = time.process_time if self.inputs.device == CPU else time.perf_counter
+        start = clock()
         with parametrize.cached():
             loss = F.cross_entropy(self.model(self.inputs), self.targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -72,7 +75,9 @@ class Stepper:
         self.optimizer.step()
         if self.ours:
             constrain(self.model)
-        return time.process_time() - start
+        if self.inputs.device != CPU:
+            torch.accelerator.synchronize(self.inputs.device)
+        return clock() - start
 
 
 def ours(model: nn.Module, inputs: Tensor, method: str, text: str) -> nn.Module:
@@ -116,22 +121,25 @@ def brevitas(model: nn.Module, _inputs: Tensor) -> nn.Module:
     return model
 
 
-def steppers(build: Callable[[], nn.Module], size: int, batch: int) -> dict[str, Stepper]:
+def steppers(build: Callable[[], nn.Module], size: int, batch: int, device: torch.device = CPU) -> dict[str, Stepper]:
     """Return the kinds of step of one network, by name."""
     torch.manual_seed(0)
     model, inputs, targets = build(), torch.rand(batch, 1, size, size), torch.randint(0, 10, (batch,))
     with torch.no_grad():
         for _ in range(50):  # running statistics of these inputs: else the calibrated ranges fit nothing and every gradient is 0
             model(inputs)
+    model, inputs, targets = model.to(device), inputs.to(device), targets.to(device)
     kinds = {"float": Stepper(copy.deepcopy(model), inputs, targets)}
     for name, (method, text) in OURS.items():
         kinds[name] = Stepper(ours(model, inputs, method, text), inputs, targets, ours=True)
     kinds["ste W8A8, folded"] = Stepper(ours(fold_batch_norm(model, inputs), inputs, *OURS["ste W8A8"]), inputs, targets, ours=True)
     for name, make in (("torch.ao W8A8", torch_ao), ("brevitas W8A8", brevitas)):
+        if make is torch_ao and device != CPU:
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                kinds[name] = Stepper(make(model, inputs), inputs, targets)
+                kinds[name] = Stepper(make(model, inputs).to(device), inputs, targets)
         except ImportError as error:
             print(f"{name} left out: {error}")
     return kinds
@@ -143,11 +151,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
     arguments = parser.parse_args()
+    device = device_named(arguments.device)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for network in arguments.networks.split(","):
-        kinds = steppers(*NETWORKS[network], arguments.batch)
+        kinds = steppers(*NETWORKS[network], arguments.batch, device)
         for _ in range(3):
             for stepper in kinds.values():
                 stepper.step()
@@ -156,7 +166,8 @@ def main() -> None:
             for name, stepper in kinds.items():
                 seconds[name].append(stepper.step())
         base = statistics.median(seconds["float"])
-        print(f"\n| {network}, batch {arguments.batch} | CPU ms per step | ratio |\n|---|---|---|")
+        clock = "CPU ms" if device == CPU else f"ms on {shown(device)}"
+        print(f"\n| {network}, batch {arguments.batch} | {clock} per step | ratio |\n|---|---|---|")
         for name, values in seconds.items():
             print(f"| {name} | {1e3 * statistics.median(values):.1f} | {statistics.median(values) / base:.2f} |")
 

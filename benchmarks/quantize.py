@@ -1,12 +1,14 @@
-"""The speed of every number format: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--no-peers] [--json]`.
+"""The speed of every number format: `python -m benchmarks.quantize [--size-mib 64] [--threads 1,2] [--device cuda] [--no-peers] [--json]`.
 
 GB/s of input (bytes read once) of quantize and dequantize of a float32 matrix, by wall clock and by process CPU time, beside a copy into a
 preallocated tensor (the limit), torch's own kernel, and the other libraries that are installed. Best of a few runs, all in one process.
+On a GPU the wall clock counts, up to the end of its work; the searches of clipping are then measured there alone.
 """
 
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.quantize_clipping import Search, searches
+from benchmarks.quantize_clipping import Search, searches, searches_on
 from benchmarks.quantize_peers import peers
 from quant_core.codecs.quantize import fake_quantize, fake_quantize_affine
+from quant_core.util.devices import CPU, device_named, shown
 
 COLUMNS = 4096
 _INTEGERS = ("int4:tensor", "int4:channel", "int4:channel:affine", "int4:group128", "int4:group32", "int4:vector16", "int4:vector16:tensor")
@@ -38,15 +41,20 @@ class Speed:
     of_copy: float
 
 
-def best(action: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
-    """Return the least (wall, CPU) seconds of up to `repeats` runs, after one that is not counted; slow ones run once more only."""
+def best(action: Callable[[], object], repeats: int = 5, finish: Callable[[], object] = lambda: None) -> tuple[float, float]:
+    """Return the least (wall, CPU) seconds of up to `repeats` runs, after one that is not counted; slow ones run once more only.
+
+    `finish` waits for the device.
+    """
     start = time.perf_counter()
     action()
+    finish()
     repeats = repeats if time.perf_counter() - start < _ENOUGH_SECONDS else 1
     walls, cpus = [], []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
         action()
+        finish()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return min(walls), min(cpus)
@@ -55,7 +63,7 @@ def best(action: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
 def operations(x: Tensor, out: Tensor, with_peers: bool) -> dict[str, Callable[[], object]]:
     """Return name -> action on `x` [R, 4096]; ours write to `out`."""
     scales = x.abs().amax(dim=1) / 7
-    zeros = torch.zeros(len(x), dtype=torch.int32)
+    zeros = torch.zeros(len(x), dtype=torch.int32, device=x.device)
 
     def ours(text: str) -> Callable[[], object]:
         return lambda: fake_quantize(x, text, out=out)
@@ -69,18 +77,25 @@ def operations(x: Tensor, out: Tensor, with_peers: bool) -> dict[str, Callable[[
     return actions | (peers(x) if with_peers else {})
 
 
-def measure(size_mib: int, threads: tuple[int, ...], with_peers: bool) -> list[Speed]:
+def waiting(device: torch.device) -> Callable[[], object]:
+    """Return what waits until the device has done all of its work."""
+    return (lambda: None) if device == CPU else (lambda: torch.accelerator.synchronize(device))
+
+
+def measure(size_mib: int, threads: tuple[int, ...], with_peers: bool, device: torch.device = CPU) -> list[Speed]:
     """Return the speed of every operation on a matrix of `size_mib`."""
-    x = torch.randn(size_mib * 2**20 // 4 // COLUMNS, COLUMNS, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(size_mib * 2**20 // 4 // COLUMNS, COLUMNS, generator=torch.Generator().manual_seed(0)).to(device)
+    finish = waiting(device)
     out, speeds, size = torch.zeros_like(x), [], x.numel() * 4 / 1e9
     before = torch.get_num_threads()
     try:
         for count in threads:
             torch.set_num_threads(count)
-            copied = best(lambda: out.copy_(x), 20)[1]
+            copy = best(lambda: out.copy_(x), 20, finish)
             for name, action in operations(x, out, with_peers).items():
-                wall, cpu = best(action)
-                speeds.append(Speed(name, count, size / wall, size / cpu, copied / cpu))
+                wall, cpu = best(action, finish=finish)
+                of_copy = copy[1] / cpu if device == CPU else copy[0] / wall
+                speeds.append(Speed(name, count, size / wall, size / cpu, of_copy))
     finally:
         torch.set_num_threads(before)
     return speeds
@@ -107,11 +122,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size-mib", type=int, default=64, help="size of the matrix (default 64)")
     parser.add_argument("--threads", default="1,2", help="thread counts, as in 1,2")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
-    speeds = measure(arguments.size_mib, tuple(int(count) for count in arguments.threads.split(",")), not arguments.no_peers)
-    clipping = searches(arguments.size_mib, lambda action: best(action, 2)[1])
+    device, threads = device_named(arguments.device), tuple(int(count) for count in arguments.threads.split(","))
+    threads = threads if device == CPU else threads[:1]
+    print(shown(device), file=sys.stderr)
+    speeds = measure(arguments.size_mib, threads, not arguments.no_peers and device == CPU, device)
+    if device == CPU:
+        clipping = searches(arguments.size_mib, lambda action: best(action, 2)[1])
+    else:
+        clipping = searches_on(device, arguments.size_mib, lambda action: best(action, 2, waiting(device))[0])
     if arguments.json:
         print(json.dumps({"formats": [asdict(speed) for speed in speeds], "clipping": [asdict(search) for search in clipping]}, indent=2))
     else:

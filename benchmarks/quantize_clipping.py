@@ -45,6 +45,18 @@ def searches(size_mib: int, cpu_seconds: Callable[[Callable[[], object]], float]
     ]
 
 
+def searches_on(device: torch.device, size_mib: int, seconds: Callable[[Callable[[], object]], float]) -> list[Search]:
+    """Return every search on a GPU, in passes' worth of reading the matrix there; `seconds` by the wall clock."""
+    x = torch.randn(size_mib * 2**20 // 4 // _COLUMNS, _COLUMNS, generator=torch.Generator().manual_seed(0)).to(device)
+    read = seconds(lambda: torch.aminmax(x))
+    rows = []
+    for text in ("int4:channel:octav", "int8:channel:kl", "int4:channel:mse", "int4:channel:mse:affine", "int4:channel:percentile"):
+        spec = parse(text)
+        spent = seconds(lambda spec=spec: ranges(x, spec))  # type: ignore[misc]
+        rows.append(Search(f"{text}, {len(x)} channels of {_COLUMNS}", spent, "one pass of torch.aminmax", read, spent / read))
+    return rows
+
+
 def mse_by_channel(x: Tensor) -> list[float]:
     """Return the best of 80 scales of every channel, one channel and one scale at a time, by torch's own kernel."""
     clips = []

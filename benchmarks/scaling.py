@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
@@ -83,6 +84,11 @@ class Burn:
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return zeros: there are no caches."""
         return CacheCounts(), CacheCounts()
+
+    @property
+    def device(self) -> torch.device:
+        """Return the CPU."""
+        return torch.device("cpu")
 
 
 def steady(trials: int, cpu_s: float, workers: int) -> dict[str, float]:

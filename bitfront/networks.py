@@ -16,6 +16,7 @@ from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
 from quant_core.spec.size import average_bits, float_bytes, weight_bytes
+from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
@@ -109,7 +110,7 @@ def applied(context: "SweepContext", policy: Policy, fidelity: str = "ptq", afte
     """Return the network of a sweep quantized by a policy, at the fidelity of its trial; it shares nothing with the sweep."""
     setup, evaluator = context.setup, context.evaluator
     if fidelity == "qat":
-        return evaluator.quantized(policy, fidelity, after).simulation
+        return evaluator.quantized(policy, fidelity, after).simulation.to(device_of(setup.task.model) or CPU)
     return standalone(evaluator.engine, setup.task.model, setup.layers, as_policy(policy, setup.layers), evaluator.calib[0])
 
 

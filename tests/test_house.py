@@ -41,6 +41,7 @@ OWN_PLACES = {  # tests whose subject is no one module or package of the mirrore
     "tests/search/test_hostile_records.py": "experiments, device files, journals and tags of strangers",
     "tests/bitfront/test_examples.py": "the examples in the docstrings of all modules",
     "tests/bitfront/test_notebook.py": "docs/tutorial.ipynb",
+    "tests/bitfront/test_large_layers.py": "the memory that large layers take from evaluation to export",
     "tests/bitfront/test_wheel.py": "the built distribution",
     "tests/hw_models/models/test_own_model.py": "a device model that a user brings",
     "tests/hw_models/test_docs.py": "docs/hardware.md",

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quant_core.clipping import divergence, kernels
+from quant_core.clipping import definitions, divergence, kernels
 from quant_core.clipping.kernels import F32
 from quant_core.network.statistics import TensorStatistics
 from quant_core.spec.quant_spec import QuantSpec
@@ -28,9 +28,12 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     Symmetric specs give lo = -hi; affine ranges contain 0. `ema` of one tensor is min-max. The error that `mse` minimizes is the
     quantizer's own: symmetric, scale hi / max(1, 2^(bits-1) - 1) and codes [-2^(bits-1), 2^(bits-1) - 1]; affine, scale
     (hi - lo) / (2^bits - 1). Blocks of zeros and empty blocks give (0, 0); a block with NaN or infinity gives its min-max, not finite.
-    The search runs on the CPU in float32, whatever the device and dtype.
+    On the CPU compiled loops search; elsewhere their definitions in torch (`quant_core.clipping.definitions`), where the blocks are. The
+    two differ by the order of float32 sums.
     """
-    x = np.ascontiguousarray(blocks.detach().to("cpu", torch.float32).numpy())
+    if blocks.device.type != "cpu":
+        return _clipped_there(blocks.detach().to(torch.float32), spec)
+    x = np.ascontiguousarray(blocks.detach().to(torch.float32).numpy())
     low, high = _clipped(x, spec)
     return _tensor(low, blocks), _tensor(high, blocks)
 
@@ -90,6 +93,43 @@ def _clipped(x: F32, spec: QuantSpec) -> Ranges:
     return np.where(usable, low, widest[0]), np.where(usable, high, widest[1])
 
 
+def _clipped_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return the range of every row of `x` [B, n] as `_clipped`, in float32, where `x` is."""
+    if x.numel() == 0:
+        return x.new_zeros(len(x)), x.new_zeros(len(x))
+    ends = []
+    for piece in definitions.pieces(x):
+        widest, (low, high) = definitions.minmax(piece, spec.symmetric), _searched_there(piece, spec)
+        usable = (high > low) & torch.isfinite(widest[1] - widest[0])
+        ends.append([torch.where(usable, end, wide).float() for end, wide in zip((low, high), widest, strict=True)])
+    lows, highs = zip(*ends, strict=True)
+    return torch.cat(lows), torch.cat(highs)
+
+
+def _searched_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return (lo, hi), [B] float64, by the definition of the clipping of `spec`."""
+    codes = 2.0**spec.bits - 1.0
+    half = float(np.floor(codes / 2.0))
+    if spec.clipping == "percentile":
+        return definitions.percentile(x, spec.symmetric, PERCENTILE)
+    if spec.clipping == "octav":
+        return definitions.octav(x, 4.0**-spec.bits, spec.symmetric)
+    if spec.clipping == "kl":
+        threshold = definitions.kl(x, 2 ** max(spec.bits - 1, 1))
+        low, high = definitions.minmax(x, spec.symmetric)
+        return (-threshold, threshold) if spec.symmetric else (torch.maximum(low, -threshold), torch.minimum(high, threshold))
+    if spec.clipping != "mse":
+        return definitions.minmax(x, spec.symmetric)
+    if not spec.symmetric:
+        scale, zero = definitions.mse_affine(x, codes, _AFFINE)
+        return -zero * scale, (codes - zero) * scale
+    if spec.scale == "e8m0":
+        scale = definitions.mse_power_of_two(x, half - codes, half)
+    else:
+        scale = definitions.mse_symmetric(x, half - codes, half, _fractions(spec, x.shape[1]))
+    return -scale * max(half, 1.0), scale * max(half, 1.0)
+
+
 def _minmax(x: F32, spec: QuantSpec) -> Ranges:
     low, high = np.minimum(x.min(axis=1), 0.0).astype(np.float64), np.maximum(x.max(axis=1), 0.0).astype(np.float64)
     if spec.symmetric:
@@ -125,10 +165,14 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
     if spec.scale == "e8m0":
         kernels.search_rows(kernels.mse_power_of_two, x, w, high - codes, high, scales)
     else:
-        fractions = _MANY_BITS if spec.bits > 4 else _FEW_BITS if x.shape[1] < _LONG else _FEW_BITS_LONG
-        kernels.search_rows(kernels.mse_symmetric, x, w, high - codes, high, fractions, scales)
+        kernels.search_rows(kernels.mse_symmetric, x, w, high - codes, high, _fractions(spec, x.shape[1]), scales)
     largest = scales * max(high, 1.0)
     return -largest, largest
+
+
+def _fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
+    """Return the fractions of the min-max scale that rows of `length` are searched at."""
+    return _MANY_BITS if spec.bits > 4 else _FEW_BITS if length < _LONG else _FEW_BITS_LONG
 
 
 def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:

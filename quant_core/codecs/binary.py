@@ -7,6 +7,7 @@ from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field, no_boun
 from quant_core.codecs.sign_sums import mean_magnitude
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.rng import uniform
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
@@ -20,7 +21,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     plus = rows >= 0
     if spec.rounding == "stochastic":
         unit = rows if scale is None else torch.where(scale > 0, rows / scale, 0.0)
-        plus = torch.rand(rows.shape, generator=generator, device=rows.device) < (unit + 1.0) / 2.0
+        plus = uniform(tuple(rows.shape), generator, rows.device) < (unit + 1.0) / 2.0
     return Encoded(plus.to(torch.uint8), scale=scale)
 
 

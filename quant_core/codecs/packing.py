@@ -55,9 +55,10 @@ def pack_encoded(encoded: Encoded, spec: QuantSpec) -> bytes:
     pieces: list[bytes] = []
     rest: Bits = np.zeros(0, dtype=np.uint8)
     for field in form.layout(spec, *encoded.codes.shape):
-        values = to_bits(_tensor(encoded, field), field.storage).reshape(-1).cpu().numpy()
-        for start in range(0, len(values), _CHUNK):
-            rest = np.concatenate([rest, _to_bit_array(values[start : start + _CHUNK], width(field))])
+        stored = _tensor(encoded, field).reshape(-1)
+        for start in range(0, len(stored), _CHUNK):
+            values = to_bits(stored[start : start + _CHUNK], field.storage).cpu().numpy()
+            rest = np.concatenate([rest, _to_bit_array(values, width(field))])
             whole = len(rest) // 8 * 8
             pieces.append(np.packbits(rest[:whole], bitorder="little").tobytes())
             rest = rest[whole:]

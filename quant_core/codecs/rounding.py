@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.rng import uniform
 
 
 def round_steps(steps: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
@@ -15,5 +16,4 @@ def round_steps(steps: Tensor, spec: QuantSpec, generator: torch.Generator | Non
     if spec.rounding != "stochastic":
         return steps.round()
     floor = steps.floor()
-    drawn = torch.rand(steps.shape, generator=generator, device=steps.device, dtype=torch.float32)
-    return floor + (drawn < steps - floor)
+    return floor + (uniform(tuple(steps.shape), generator, steps.device) < steps - floor)

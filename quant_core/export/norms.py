@@ -1,6 +1,5 @@
 """Batch norms that training left after layers are folded into scales and biases: codes stay, and integer operators run without them."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 
 from quant_core.codecs.quantize import decode
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import foldable_norms, gain_and_bias, replace_module
 
 
@@ -18,7 +18,7 @@ def norms_into_scales(network: Quantized) -> Quantized:
     w' = q (S gain), b' = (b - mean) gain + beta per output channel (Jacob et al., CVPR 2018, section 3.2); a scale is negative where
     the gain is, and one scale per tensor becomes one per channel. Outputs agree to rounding. Other weights keep their batch norm.
     """
-    base = copy.deepcopy(network.base)
+    base = sharing_copy(network.base)
     norms = foldable_norms(base, network.example)
     stored = []
     for layer in network.stored:

@@ -12,6 +12,7 @@ from quant_core.network.fold import fold_batch_norm
 from quant_core.network.forward import with_first_input
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
 from quant_core.spec.quant_spec import SpecError, parse
+from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from quant_core.util.text import listed
@@ -34,13 +35,14 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     """
     tensors, grids = load_packed(folder / WEIGHTS), _grids(folder / ACTIVATIONS)
     tensors |= {name: tensors[owner] for name, owner in grids["tied"].items()}
-    model = fold_batch_norm(network, example)
+    model = fold_batch_norm(network, example, share=True)  # every parameter is replaced
     if _unshared(model, tensors):  # training leaves batch norms in place
         model = copy.deepcopy(network).eval()
     if wrong := _unshared(model, tensors):
         raise InputError(f"{folder / WEIGHTS} is of another network: {listed(wrong, 5)} stand in one of the two only.")
+    device = device_of(network) or CPU
     for name, tensor in tensors.items():
-        _put(model, name, tensor)
+        _put(model, name, tensor.to(device))
     for name, entry in grids["inputs"].items():
         module = model.get_submodule(name)
         axis = -1 - len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else -1

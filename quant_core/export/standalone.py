@@ -12,6 +12,7 @@ from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
+from quant_core.util.devices import CPU, device_of, placed
 
 
 class QuantizeInput:
@@ -31,6 +32,8 @@ class QuantizeInput:
 def standalone(engine: PostTraining, network: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> nn.Module:
     """Return `network` quantized by `policy` as `engine`, which was made of it, simulates it; nothing is shared with either.
 
+    It is where `network` is, wherever the engine computes.
+
     Args:
         engine: the post-training engine; it keeps the policy applied.
         network: the float network that the engine was made of.
@@ -41,7 +44,9 @@ def standalone(engine: PostTraining, network: nn.Module, layers: Sequence[Layer]
     Raises:
         BitfrontError: codes do not decode to the weight that the simulation uses.
     """
-    model = copy.deepcopy(post_training(engine, network, layers, policy, example).plain).eval().requires_grad_(False)
+    there = placed(network, device_of(engine.model))
+    model = copy.deepcopy(post_training(engine, there, layers, policy, example).plain).eval().requires_grad_(False)
+    model.to(device_of(network) or CPU)
     for layer in layers:
         spec = policy[layer.name].activation
         if layer.name in engine.statistics and not spec.is_float:

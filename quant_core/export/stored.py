@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from quant_core.codecs import Encoded
 from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
+from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import fold_batch_norm
+from quant_core.network.forward import to_device
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
+from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import BitfrontError
 
 
@@ -69,13 +72,30 @@ class Quantized:
         return installed(self.base, self.stored)
 
 
+def on_cpu(network: Quantized) -> Quantized:
+    """Return the network with copies of all its tensors on the CPU, where exporters work; itself where it is there."""
+    if device_of(network.simulation) in (None, CPU):
+        return network
+    simulation, base = (copy.deepcopy(part).to(CPU) for part in (network.simulation, network.base))
+    return replace(
+        network, simulation=simulation, base=base, stored=tuple(map(_on_cpu, network.stored)), example=to_device(network.example, CPU)
+    )
+
+
+def _on_cpu(layer: StoredLayer) -> StoredLayer:
+    encoded, bias = layer.encoded, layer.bias
+    if encoded is not None:
+        encoded = Encoded(*(to_device(getattr(encoded, field.name), CPU) for field in fields(encoded)))
+    return replace(layer, weight=layer.weight.to(CPU), encoded=encoded, bias=None if bias is None else bias.to(CPU))
+
+
 def post_training(engine: PostTraining, network: nn.Module, layers: Sequence[Layer], policy: Policy, example: Any) -> Quantized:
     """Return `network` quantized by `policy` without training, as `engine`, which was made of it, simulates it.
 
     Raises:
         BitfrontError: codes do not decode to the weight that the simulation uses.
     """
-    return Quantized(engine.apply(policy), fold_batch_norm(network, example), stored_layers(engine, layers, policy), example)
+    return Quantized(engine.apply(policy), fold_batch_norm(network, example, share=True), stored_layers(engine, layers, policy), example)
 
 
 def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy) -> tuple[StoredLayer, ...]:
@@ -88,7 +108,8 @@ def stored_layers(engine: PostTraining, layers: Sequence[Layer], policy: Policy)
     rows = []
     for layer in layers:
         module, wanted = model.get_submodule(layer.name), policy[layer.name]
-        weight, bias = module.get_parameter("weight").detach().clone(), module._parameters.get("bias")
+        weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+        weight = weight.clone() if weight.is_inference() else weight
         if not layer.calls:
             wanted = LayerPolicy(FLOAT, FLOAT)
         encoded = None if wanted.weight.is_float else engine.encoded(layer.name, wanted.weight)
@@ -112,8 +133,8 @@ def require_same(layer: Layer, spec: QuantSpec, encoded: Encoded, weight: Tensor
 
 
 def installed(model: nn.Module, stored: Sequence[StoredLayer]) -> nn.Module:
-    """Return a copy of `model` that holds the weights and biases of `stored`; inputs of layers are not quantized."""
-    model = copy.deepcopy(model)
+    """Return a copy of `model` that holds the weights and biases of `stored` themselves, to be read only; inputs are not quantized."""
+    model = sharing_copy(model)
     for layer in stored:
         module = model.get_submodule(layer.layer.name)
         module.register_parameter("weight", nn.Parameter(layer.weight, requires_grad=False))

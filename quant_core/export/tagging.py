@@ -1,6 +1,5 @@
 """A network traced to a float ONNX graph in which every quantized weight and layer input passes through a node that names its layer."""
 
-import copy
 import io
 import os
 import warnings
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from quant_core.export.passes import explicit_pads, holds_bfloat16
 from quant_core.export.symbolics import more_operators, plain_attention
+from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import forward, with_first_input
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.util.errors import BitfrontError, InputError
@@ -138,7 +138,7 @@ def input_names(example: Any) -> list[str]:
 
 
 def _tagged(model: nn.Module, weights: Collection[str], inputs: Collection[str]) -> nn.Module:
-    model = copy.deepcopy(model)
+    model = sharing_copy(model)
     modules = dict(model.named_modules())
     for module in modules.values():
         if type(module).__qualname__ == "Conv1D" and is_transformers_conv1d(module):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_core.network.copies import versions
 from quant_core.network.fold import fold_batch_norm, foldable_norms
 from quant_core.network.forward import first_examples, forward
 from quant_core.network.reference import reference_network
@@ -28,6 +29,7 @@ class UnfaithfulFoldWarning(BitfrontWarning):
 def fold_faithfully(model: nn.Module, example: Any) -> nn.Module:
     """Return a copy of `model`, in eval mode, with as many batch norms folded as leave its outputs on `example` as they are.
 
+    Parameters that are not folded lie where those of `model` do, unless its forward pass writes into them: write into none of the copy's.
     Where the folded copy gives other outputs, every fold is tried by itself, and those that change the outputs are left out with a
     warning that names their layers.
 
@@ -39,21 +41,23 @@ def fold_faithfully(model: nn.Module, example: Any) -> nn.Module:
         BitfrontError: a copy without any fold gives other outputs than the network: it is not a function of its inputs.
     """
     reference, example = reference_network(model, quiet=True), first_examples(example, CHECKED)
+    before = versions(reference)
     expected = _outputs(reference, example)
-    folded = fold_batch_norm(reference, example)
+    share = versions(reference) == before
+    folded = fold_batch_norm(reference, example, share=share)
     if difference(_outputs(folded, example), expected) <= _tolerance(expected):
         return folded
-    return _without_unfaithful(reference, example, expected)
+    return _without_unfaithful(reference, example, expected, share)
 
 
-def _without_unfaithful(reference: nn.Module, example: Any, expected: Tensor) -> nn.Module:
+def _without_unfaithful(reference: nn.Module, example: Any, expected: Tensor, share: bool) -> nn.Module:
     """Leave out the folds that change the outputs, one by one; all of them where that does not help."""
     with repeatable(), torch.no_grad():
         names = list(foldable_norms(reference, example))
-    alone = {name: fold_batch_norm(reference, example, [other for other in names if other != name]) for name in names}
+    alone = {name: fold_batch_norm(reference, example, [other for other in names if other != name], share=share) for name in names}
     guilty = [name for name, copy in alone.items() if difference(_outputs(copy, example), expected) > _tolerance(expected)]
     for skipped in (guilty, names):
-        folded = fold_batch_norm(reference, example, skipped)
+        folded = fold_batch_norm(reference, example, skipped, share=share)
         if difference(_outputs(folded, example), expected) <= _tolerance(expected):
             warnings.warn(_unfaithful(skipped), UnfaithfulFoldWarning, stacklevel=4)
             return folded

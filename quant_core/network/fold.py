@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from quant_core.network.copies import sharing_copy
 from quant_core.network.dataflow import record
 from quant_core.network.forward import first_example, forward, watched_inputs
 from quant_core.network.linearity import has_hooks, is_torchs_own, response_kind
@@ -18,16 +19,17 @@ from quant_core.network.trace import is_transformers_conv1d, quantizable
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def fold_batch_norm(model: nn.Module, example: Any, skip: Collection[str] = ()) -> nn.Module:
+def fold_batch_norm(model: nn.Module, example: Any, skip: Collection[str] = (), *, share: bool = False) -> nn.Module:
     """Return a copy of `model`, in eval mode, in which every batch norm that can be folded is an Identity; layers in `skip` are left.
 
     It is folded where its input is exactly the output of one Linear, Conv, ConvTranspose or transformers' Conv1D module, nothing else
     reads that output, each of the two is called once, the weight is not shared, and both compute as torch's own do: a batch norm without a
     forward pass of its own, a layer that is linear in its weight, neither with hooks. What cannot be folded is left as it is. The outputs
     agree to rounding (1e-5 relative in float32). Dataflow is taken from one run on the first of `example`, a batch of model inputs.
+    With `share` the parameters that are not folded lie where those of `model` do (see `sharing_copy`): for readers only.
     """
-    shared = shared_layers(model)  # of the copy's parameters no two lie in one storage
-    model = copy.deepcopy(model).eval()
+    shared = shared_layers(model)  # of a deep copy's parameters no two lie in one storage
+    model = (sharing_copy(model) if share else copy.deepcopy(model)).eval()
     modules = dict(model.named_modules())
     for name, norm in foldable_norms(model, example, (*shared, *skip)).items():
         _fold(modules[name], norm)

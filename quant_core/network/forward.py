@@ -1,4 +1,4 @@
-"""Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict."""
+"""Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict. Here alone batches move to its device."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from quant_core.util.devices import device_of
 from quant_core.util.errors import BitfrontError
 
 
 def forward(model: nn.Module, inputs: Any) -> Tensor:
-    """Run `model` on one batch of inputs; outputs that hold `logits` (transformers) are unwrapped.
+    """Run `model` on one batch of inputs, moved to its device; outputs that hold `logits` (transformers) are unwrapped.
 
     Raises:
         BitfrontError: it returns something else.
     """
+    inputs = placed_inputs(model, inputs)
     if isinstance(inputs, dict):
         outputs = model(**inputs)
     elif isinstance(inputs, tuple | list):
@@ -60,14 +62,24 @@ def with_first_input(args: Any, kwargs: Any, change: Callable[[Any], Any]) -> tu
     return args, {**kwargs, key: change(kwargs[key])}
 
 
+def placed_inputs(model: nn.Module, inputs: Any) -> Any:
+    """Return a batch on the device of `model` (of its first parameter); a network without parameters takes it where it is."""
+    device = device_of(model)
+    return inputs if device is None or device.type == "meta" else to_device(inputs, device)
+
+
 def to_device(inputs: Any, device: torch.device) -> Any:
-    """Move a batch's tensors to `device`, keeping its structure."""
+    """Return a batch with its tensors on `device`, in the same structure; the batch itself where they all are there."""
     if isinstance(inputs, Tensor):
         return inputs.to(device)
     if isinstance(inputs, dict):
-        return {key: to_device(value, device) for key, value in inputs.items()}
+        moved = {key: to_device(value, device) for key, value in inputs.items()}
+        return inputs if all(moved[key] is value for key, value in inputs.items()) else moved
     if isinstance(inputs, tuple | list):
-        return type(inputs)(to_device(value, device) for value in inputs)
+        parts = [to_device(part, device) for part in inputs]
+        if all(part is before for part, before in zip(parts, inputs, strict=True)):
+            return inputs
+        return getattr(type(inputs), "_make", type(inputs))(parts)  # a named tuple takes its fields one by one
     return inputs
 
 

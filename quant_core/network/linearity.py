@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from quant_core.network.trace import is_transformers_conv1d
+from quant_core.util import rng
 
 Response = Literal["own", "linear", "affine", "other"]
 _TRANSPOSED: dict[Any, Any] = {
@@ -85,7 +86,7 @@ def response_kind(module: nn.Module, x: Tensor) -> Response:
     if has_hooks(module) or not isinstance(module.__dict__.get("_parameters", {}).get("weight"), Tensor):
         return "other"
     weight = module.get_parameter("weight").detach()
-    generator = torch.Generator().manual_seed(0)
+    generator = rng.generator(0)
     other = (torch.randn(weight.shape, generator=generator).to(weight) * weight.std(correction=0)).to(weight.dtype)
     try:
         with torch.no_grad():

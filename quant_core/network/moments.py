@@ -1,7 +1,8 @@
 """A layer as a matrix product: its input as patches, its weight as rows, and the second moments of the patches over calibration data."""
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch.nn import functional as F
 from quant_core.network.fold import TRANSPOSED
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.trace import is_transformers_conv1d
+from quant_core.util import rng
+from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 POSITIONS = 16_384
 LARGEST_MATRIX = 4096
 """Inputs of a patch up to which the K x K matrix is held: 64 MiB."""
 SAMPLE_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 128, 2048
+_BLOCK, _PIECE = 512, 2**25
 
 
 def weight_rows(module: Any, weight: Tensor) -> Tensor:
@@ -88,53 +92,136 @@ class InputMoments:
     def energy(self, values: Tensor) -> Tensor:
         """Return v M v for every row v of `values` [groups, O, K], as [groups, O]."""
         if self.matrix is not None:
-            return (self.times(values) * values).sum(dim=2)
+            step = max(1, _PIECE // (values.shape[0] * values.shape[2]))
+            parts = [values[:, first : first + step] for first in range(0, max(1, values.shape[1]), step)]
+            return torch.cat([(self.times(part) * part).sum(dim=2) for part in parts], dim=1)
         assert self.rows is not None
         return (values @ self.rows.transpose(1, 2)).square().sum(dim=2) / max(self.rows.shape[1], 1)
 
 
+class MomentStore(Mapping[str, InputMoments]):
+    """The moments of layers by name: in memory, or in a file, from which they are mapped while they are used."""
+
+    def __init__(self, held: Mapping[str, InputMoments], spilled: Mapping[str, Spilled], file: SpillFile | None) -> None:
+        self._held, self._spilled, self._file = dict(held), dict(spilled), file
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+        return sum(moments.nbytes for moments in self._held.values())
+
+    def __getitem__(self, name: str) -> InputMoments:
+        if name in self._held:
+            return self._held[name]
+        assert self._file is not None
+        place = self._spilled[name]
+        with self._file.mapped(place) as matrix:
+            return InputMoments(matrix if place.device.type == "cpu" else matrix.to(place.device))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._held, *self._spilled))
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._spilled)
+
+
 def second_moments(
-    model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Any], *, centered: bool, largest: int = LARGEST_MATRIX
-) -> dict[str, InputMoments]:
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    batches: Sequence[Any],
+    *,
+    centered: bool,
+    largest: int = LARGEST_MATRIX,
+    limit: int = 2**62,
+    file: SpillFile | None = None,
+) -> MomentStore:
     """Return the second moments of the patches that reach each module, in one pass; with `centered` their covariance.
 
     At most 16,384 (or 8 K, where that is more) positions of each module are used. Where K is above `largest`, a random sample of patches
-    stands for the matrix: 64 MiB of them, between 128 and 2,048.
+    stands for the matrix: 64 MiB of them, between 128 and 2,048. Matrices beyond `limit` bytes are summed up in `file`; where the disk is
+    full, 128 patches stand for each of the rest that is larger, with a `SpillWarning`.
     """
-    gathered = {name: _moments_of(module, len(batches), largest) for name, module in modules.items()}
+    plan = _Plan(largest, limit, file)
+    gathered = {name: plan.moments_of(module, len(batches)) for name, module in modules.items()}
+    plan.warn()
     with torch.no_grad(), watched_inputs(modules, lambda name, x: gathered[name].update(x)):
         for inputs in batches:
             forward(model, inputs)
-    return {name: moments.result(centered) for name, moments in gathered.items()}
+    spilled = {name: moments.place for name, moments in gathered.items() if isinstance(moments, _Matrix) and moments.place is not None}
+    results = {name: moments.result(centered) for name, moments in gathered.items()}
+    return MomentStore({name: moments for name, moments in results.items() if name not in spilled}, spilled, file)
 
 
-def _moments_of(module: Any, batches: int, largest: int) -> "_Matrix | _Sample":
-    groups, _, size = weight_rows(module, module.weight).shape
-    if size <= largest:
-        return _Matrix(module, max(1, max(POSITIONS, 8 * size) // max(batches, 1)))
-    rows = min(max(SAMPLE_BYTES // (4 * groups * size), FEWEST_ROWS), MOST_ROWS)
-    return _Sample(module, max(1, -(-rows // max(batches, 1))))
+class _Plan:
+    """Decides how the moments of every module are held."""
+
+    def __init__(self, largest: int, limit: int, file: SpillFile | None) -> None:
+        self._largest, self._left, self._file = largest, limit, file
+        self._refused: list[str] = []
+
+    def moments_of(self, module: Any, batches: int) -> "_Matrix | _Sample":
+        groups, _, size = weight_rows(module, module.weight).shape
+        needed, positions = 4 * groups * size * size, max(1, max(POSITIONS, 8 * size) // max(batches, 1))
+        if size > self._largest:
+            rows = min(max(SAMPLE_BYTES // (4 * groups * size), FEWEST_ROWS), MOST_ROWS)
+            self._left -= 4 * groups * size * rows
+            return _Sample(module, max(1, -(-rows // max(batches, 1))))
+        if self._file is not None and needed > self._left:
+            try:
+                return _Matrix(module, positions, self._file, self._file.reserve((groups, size, size), torch.float32, module.weight.device))
+            except OSError as error:
+                if size > FEWEST_ROWS:
+                    self._refused.append(error.strerror or str(error))
+                    return _Sample(module, max(1, -(-FEWEST_ROWS // max(batches, 1))))
+        self._left -= needed
+        return _Matrix(module, positions)
+
+    def warn(self) -> None:
+        """Say where the disk was full."""
+        if self._refused:
+            text = f"second moments do not fit the folder of temporary files ({self._refused[0]}): {FEWEST_ROWS} input patches stand for "
+            text += f"those of {len(self._refused)} layers, which makes corrections coarser"
+            warnings.warn(f"{text}; raise cache_mib, or set TMPDIR to a larger disk.", SpillWarning, stacklevel=5)
 
 
 class _Matrix:
-    """Sums over the patches that reach one module."""
+    """Sums over the patches that reach one module, in memory or in a file."""
 
-    def __init__(self, module: nn.Module, limit: int) -> None:
+    def __init__(self, module: nn.Module, limit: int, file: SpillFile | None = None, place: Spilled | None = None) -> None:
         self._module, self._limit = module, limit
-        self._outer: Tensor | float = 0.0
+        self._file, self.place = file, place
+        self._outer: Tensor | None = None
         self._sum: Tensor | float = 0.0
         self._count = 0
 
     def update(self, x: Tensor) -> None:
         rows = patches(self._module, x, self._limit).to(torch.float32)
-        self._outer = self._outer + rows.transpose(1, 2) @ rows
+        product = rows.transpose(1, 2) @ rows
+        if self._file is not None and self.place is not None:
+            with self._file.mapped(self.place) as outer:
+                outer.add_(product.cpu())
+        else:
+            self._outer = product if self._outer is None else self._outer.add_(product)
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
 
     def result(self, centered: bool) -> InputMoments:
-        moments = torch.as_tensor(self._outer) / max(self._count, 1)
         mean = torch.as_tensor(self._sum) / max(self._count, 1)
-        return InputMoments(moments - mean[:, :, None] * mean[:, None, :] if centered else moments)
+        if self._file is not None and self.place is not None:
+            with self._file.mapped(self.place) as outer:
+                self._finish(outer, mean.cpu(), centered)
+            return InputMoments()
+        moments = torch.zeros(()) if self._outer is None else self._outer
+        return InputMoments(self._finish(moments, mean, centered))
+
+    def _finish(self, outer: Tensor, mean: Tensor, centered: bool) -> Tensor:
+        """Turn sums into means, in place."""
+        outer /= max(self._count, 1)
+        if centered and mean.dim():
+            for first in range(0, outer.shape[1], _BLOCK):
+                block = slice(first, first + _BLOCK)
+                outer[:, block] -= mean[:, block, None] * mean[:, None, :]
+        return outer
 
 
 class _Sample:
@@ -156,7 +243,7 @@ class _Sample:
 
 
 def _choice(count: int, limit: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:limit]
+    return torch.randperm(count, generator=rng.generator(count))[:limit]
 
 
 def _groups(module: Any) -> int:

@@ -1,6 +1,5 @@
 """The float network as it is measured: in eval mode, changed by no forward pass, and never the user's own object where it would be."""
 
-import copy
 import warnings
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
+from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import first_example, forward
 from quant_core.util.errors import BitfrontError, BitfrontWarning
 from quant_core.util.rng import repeatable
@@ -27,8 +27,9 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     """Return the network to measure: `model` itself, or a copy where it is in train mode or its forward pass changes its weights.
 
     The copy is in eval mode, and its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
-    (in place, which would change the user's weights). The user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning`
-    names the modules whose mode makes a difference; `quiet` leaves it out.
+    (in place, which would change the user's weights); its other parameters lie where the user's do (see `sharing_copy`). The user's
+    network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose mode makes a difference; `quiet`
+    leaves it out.
 
     Raises:
         BitfrontError: the network cannot be copied.
@@ -38,7 +39,7 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     if not training and not renormalized:
         return model
     try:
-        reference = copy.deepcopy(model).eval()
+        reference = sharing_copy(model).eval()
     except Exception as error:
         raise BitfrontError(
             f"the network is in train mode and cannot be copied ({type(error).__name__}: {error}); call eval() on it before it is given."
@@ -68,7 +69,9 @@ def _max_norm(module: nn.Module) -> float | None:
 def _renormalize(module: Any) -> None:
     """Scale rows of a norm above `max_norm` as `torch.nn.functional.embedding` does, once and for all."""
     with torch.no_grad():
-        torch.embedding_renorm_(module.weight.data, torch.arange(len(module.weight)), module.max_norm, module.norm_type)
+        module.weight.data = module.weight.data.clone()
+        rows = torch.arange(len(module.weight), device=module.weight.device)
+        torch.embedding_renorm_(module.weight.data, rows, module.max_norm, module.norm_type)
     module.max_norm = None
 
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils._pytree import tree_leaves
 
-from quant_core.network.forward import first_example, first_input, forward
+from quant_core.network.forward import first_example, first_input, forward, placed_inputs
 from quant_core.network.recorder import Operation, TensorRecorder, storage_address, stored_at
 from quant_core.network.reference import reference_network
 from quant_core.spec.layer import Layer
@@ -62,7 +62,7 @@ def trace(model: nn.Module, inputs: Any) -> list[Layer]:
             "the network has no Linear, Conv, ConvTranspose or Embedding layer; there is nothing to quantize. "
             "Of a scripted network, give the original."
         )
-    calls, lives = _run(model, modules, first_example(inputs))
+    calls, lives = _run(model, modules, placed_inputs(model, first_example(inputs)))
     called = [name for name, _ in sorted(calls.items(), key=lambda item: item[1][0].start)]
     never = [name for name in modules if name not in calls]
     layers = [_layer(name, modules[name], calls.get(name, []), lives) for name in (*called, *never)]

@@ -74,6 +74,11 @@ def match_variance(
     return replace(encoded, scale=store_scale(scaled, spec.scale, FLOAT_MAX))
 
 
+def takes_gain(spec: QuantSpec) -> bool:
+    """Tell whether `match_variance` may change weights under `spec`: not where scales are powers of two, or there are none."""
+    return spec.scale not in ("", "e8m0")
+
+
 def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
     """Return the scales that may take any factor: those over integer scales, a codebook, or floats; None where there are none."""
     if encoded.coarse is not None or encoded.codebook is not None:

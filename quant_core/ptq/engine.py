@@ -1,62 +1,42 @@
 """`PostTraining`: applies policies to a private copy of a network without training, so that a trial is one forward pass and little else."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import decode, encode
 from quant_core.network.faithful import fold_faithfully
 from quant_core.network.forward import with_first_input
-from quant_core.network.moments import InputMoments, second_moments
-from quant_core.network.statistics import collect
+from quant_core.network.moments import InputMoments, MomentStore, second_moments
+from quant_core.network.statistics import TensorStatistics, collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
-from quant_core.ptq.corrections import match_variance, output_shift, response_of
+from quant_core.ptq.corrections import match_variance, output_shift, response_of, takes_gain
+from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
+from quant_core.ptq.store import QuantizedWeight, WeightStore
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
-from quant_core.util.cache import BoundedCache, CacheCounts
+from quant_core.util.cache import CacheCounts
 from quant_core.util.errors import InputError
+from quant_core.util.spill import SpillFile
 from quant_core.util.text import listed
 
 _FLOAT = LayerPolicy()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class QuantizedWeight:
-    """A layer's weight under one spec.
-
-    Attributes:
-        encoded: its codes and scales, as it is stored; None in float.
-        weight: the values that the codes stand for.
-        bias: the bias that goes with it, or None.
-    """
-
-    encoded: Encoded | None
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        codes = 0 if self.encoded is None else self.encoded.nbytes
-        return codes + self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
-
-
 class PostTraining:
     """Owns a copy of `model` with batch norms folded, its float weights, and the calibration statistics of each layer's input.
 
-    Calibration takes at most two passes over the batches, whatever the limit of the cache: one for the statistics, when the engine is
-    made, and one for the second moments of all layers, before the first policy that needs them is applied (`reestimate` adds its own).
-    The second moments stay: 4 K^2 bytes for a layer of K inputs per output up to 4,096, and a sample of
-    64 MiB above. So do the codes of the weights that are applied.
+    The copy shares memory with `model` wherever folding changes nothing: the network must not be trained meanwhile. Calibration takes at
+    most two passes over the batches, whatever the limit of the cache: one for the statistics, when the engine is made, and one for the
+    second moments of all layers that can need them, before the first policy that does is applied (`reestimate` adds its own). The codes
+    of every weight that was quantized stay, and so do the second moments: 4 K^2 bytes for a layer of K inputs per output up to 4,096, and
+    a sample of 64 MiB above. What of it exceeds the limit of the cache lies in a temporary file.
 
     Args:
         model: trained, float; it is not touched. A copy in which batch norms are folded must give its outputs (see
@@ -68,9 +48,14 @@ class PostTraining:
         scale_correction: multiply float scales so that each quantized layer's outputs keep their variance.
         equalize: run cross-layer equalisation first.
         reestimate: take activation ranges anew under each policy's quantized weights; a calibration pass per trial.
-        cache_bytes: limit of the cache of quantized weights, their codes and corrected biases. A smaller one costs time, never a pass.
+        cache_bytes: memory of quantized weights that are not applied, codes, and second moments (at most half of it). A smaller one costs
+            time, never a pass.
+        specs: layer name -> the specs that its weight will be asked for; second moments are gathered for layers that can need them. A
+            policy outside of it costs another pass. None: any spec may come.
 
     Attributes:
+        cache_bytes: as given.
+        calibration_passes: passes over the batches so far.
         range_counts: how often the range of an activation was at hand, and how often it was taken from the statistics anew.
 
     Raises:
@@ -90,6 +75,7 @@ class PostTraining:
         equalize: bool = False,
         reestimate: bool = False,
         cache_bytes: int = 2**30,
+        specs: Mapping[str, Collection[QuantSpec]] | None = None,
     ) -> None:
         self._layers = {layer.name: layer for layer in layers}
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
@@ -97,35 +83,48 @@ class PostTraining:
         self.model = fold_faithfully(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in self._layers}
         for name, module in self._modules.items():
-            _require_plain_weight(name, module)
+            require_plain_weight(name, module)
         if equalize:
+            unshare(self._modules)
             equalize_layers(self.model, layers, example)
-        self._floats = {name: QuantizedWeight(None, *_own_parameters(module)) for name, module in self._modules.items()}
+        self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
         self._batches = list(batches)
-        self.statistics = collect(self.model, layers, self._batches)
-        self._cache: BoundedCache[QuantizedWeight] = BoundedCache(cache_bytes)
-        self._covariances: dict[str, InputMoments] | None = None
+        self.calibration_passes, self.cache_bytes = 0, cache_bytes
+        self.statistics = self._collected()
+        self._file = SpillFile()
+        self._store = WeightStore(cache_bytes, self._file)
+        self._covariances: list[MomentStore] = []
         self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
         tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
         self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
+        self._planned = [name for name in self._measured if specs is None or any(self._needs_moments(name, spec) for spec in specs[name])]
         self._specs = dict.fromkeys(self._layers, FLOAT)
-        self._applied = dict(self._floats)
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
         self.range_counts = CacheCounts()
         self._active: dict[str, ActivationQuantizer] = {}
         for name, module in self._modules.items():
             module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process has the moments of all planned layers, and calibrates no more."""
+        self._gather_moments(self._planned)
+        return self.__dict__
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in network order."""
+        return tuple(self._layers.values())
+
     @property
     def counts(self) -> CacheCounts:
         """The counts of the cache of quantized weights."""
-        return self._cache.counts
+        return self._store.counts
 
     @property
     def statistics_bytes(self) -> int:
-        """Bytes held by calibration statistics and second moments."""
-        moments = (self._covariances or {}).values()
-        return sum(statistics.nbytes for statistics in self.statistics.values()) + sum(covariance.nbytes for covariance in moments)
+        """Bytes of memory held by calibration statistics and second moments."""
+        statistics = sum(statistics.nbytes for statistics in self.statistics.values())
+        return statistics + sum(moments.nbytes for moments in self._covariances)
 
     def apply(self, policy: Policy) -> nn.Module:
         """Return the private network quantized by `policy`; it stays so until the next `apply` or `restore`.
@@ -138,15 +137,14 @@ class PostTraining:
         self._require_same_layers(policy)
         self._active = {}
         changed = {name: layer.weight for name, layer in policy.items() if layer.weight != self._specs[name]}
-        if any(self._needs_moments(name, spec) for name, spec in changed.items()):
-            self._gather_moments()
+        self._gather_moments([name for name, spec in changed.items() if self._needs_moments(name, spec)])
         for name, spec in changed.items():
             is_float = spec.is_float or not self._layers[name].calls
             self._install(name, self._floats[name] if is_float else self._cached(name, spec))
             self._specs[name] = spec
         quantized = {name: layer.activation for name, layer in policy.items() if name in self.statistics and not layer.activation.is_float}
         if self._reestimate and quantized:
-            statistics = collect(self.model, list(self._layers.values()), self._batches)
+            statistics = self._collected()
             self._active = {name: ActivationQuantizer(spec, statistics[name], self._input_axis(name)) for name, spec in quantized.items()}
         else:
             self._active = {name: self._quantizer(name, spec) for name, spec in quantized.items()}
@@ -159,15 +157,21 @@ class PostTraining:
     def encoded(self, name: str, spec: QuantSpec) -> Encoded:
         """Return a layer's weight as `spec` stores it, with the corrections of this engine; `apply` uses it and packing writes it.
 
-        A weight that is applied, or in the cache, is not encoded again. A tied weight is stored once for all its layers, so it is encoded
+        A weight that was encoded is not encoded again. A tied weight is stored once for all its layers, so it is encoded
         without regard to their inputs: no AdaRound, no correction.
         """
-        if spec == self._specs[name] and self._applied[name].encoded is not None:
-            quantized = self._applied[name]
-        else:
-            quantized = self._cached(name, spec)
-        assert quantized.encoded is not None
-        return quantized.encoded
+        return self._store.encoded((name, spec), lambda: self._quantize(name, spec))
+
+    @contextmanager
+    def weight_as(self, name: str, spec: QuantSpec) -> Iterator[None]:
+        """Let one layer compute with its weight (and bias) under `spec` within the block, whatever policy is applied."""
+        applied = installed(self._modules[name])
+        is_float = spec.is_float or not self._layers[name].calls
+        self._install(name, self._floats[name] if is_float else self._cached(name, spec))
+        try:
+            yield
+        finally:
+            self._install(name, applied)
 
     def _require_same_layers(self, policy: Policy) -> None:
         for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
@@ -181,28 +185,30 @@ class PostTraining:
         module.get_parameter("weight").data = quantized.weight
         if "bias" in module._parameters:
             module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-        self._applied[name] = quantized
 
     def _cached(self, name: str, spec: QuantSpec) -> QuantizedWeight:
-        return self._cache.get((name, spec), lambda: self._quantize(name, spec))
+        return self._store.weight((name, spec), lambda: self._quantize(name, spec), lambda encoded: self._decoded(name, spec, encoded))
 
-    def _quantize(self, name: str, spec: QuantSpec) -> QuantizedWeight:
+    def _decoded(self, name: str, spec: QuantSpec, encoded: Encoded) -> Tensor:
+        weight = self._floats[name].weight
+        return decode(encoded, spec, tuple(weight.shape), channel_axis=self._layers[name].channel_axis).to(weight.dtype)
+
+    def _quantize(self, name: str, spec: QuantSpec) -> tuple[Encoded, QuantizedWeight]:
         """Encode a layer's weight and correct its bias."""
-        layer, module = self._layers[name], self._modules[name]
-        weight, bias = self._floats[name].weight, self._floats[name].bias
+        module, weight, bias = self._modules[name], self._floats[name].weight, self._floats[name].bias
         encoded = self._encode(name, spec)
-        quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=layer.channel_axis).to(weight.dtype)
+        quantized = self._decoded(name, spec, encoded)
         if self._bias_correction and name in self.statistics:
             shift = output_shift(module, quantized - weight, self.statistics[name], self._responses[name])
             if shift is not None:
                 bias = (-shift if bias is None else bias - shift).to(weight.dtype)
-        return QuantizedWeight(encoded, quantized, bias)
+        return encoded, QuantizedWeight(quantized, bias)
 
     def _encode(self, name: str, spec: QuantSpec) -> Encoded:
         layer, module, weight = self._layers[name], self._modules[name], self._floats[name].weight
         if not self._needs_moments(name, spec):
             return encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
-        covariance = self._gather_moments()[name]
+        covariance = self._moments(name)
         if spec.rounding == "adaround":
             encoded = adaround(module, weight, spec, layer.channel_axis, covariance)
         else:
@@ -210,21 +216,36 @@ class PostTraining:
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance) if self._scale_correction else encoded
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        return not spec.is_float and name in self._measured and (self._scale_correction or spec.rounding == "adaround")
+        corrected = spec.rounding == "adaround" or (self._scale_correction and takes_gain(spec))
+        return not spec.is_float and name in self._measured and corrected
 
-    def _gather_moments(self) -> dict[str, InputMoments]:
-        """Return the covariances of the input patches of all measured layers in the float network. The first call runs over the batches."""
-        if self._covariances is None:
-            modules, applied = {name: self._modules[name] for name in self._measured}, dict(self._applied)
-            try:
-                for name, original in self._floats.items():
-                    self._install(name, original)
-                with self._inputs_in_float():
-                    self._covariances = second_moments(self.model, modules, self._batches, centered=True)
-            finally:
-                for name, quantized in applied.items():
-                    self._install(name, quantized)
-        return self._covariances
+    def _moments(self, name: str) -> InputMoments:
+        self._gather_moments([name])
+        return next(moments[name] for moments in self._covariances if name in moments)
+
+    def _gather_moments(self, needed: Sequence[str]) -> None:
+        """Gather the covariances of the input patches of `needed` and of all planned layers in the float network, where any is new."""
+        have = {name for moments in self._covariances for name in moments}
+        if have.issuperset(needed):
+            return
+        modules = {name: self._modules[name] for name in self._measured if name not in have and (name in needed or name in self._planned)}
+        applied = {name: installed(self._modules[name]) for name, spec in self._specs.items() if not spec.is_float}
+        limit = self.cache_bytes // 2 - sum(moments.nbytes for moments in self._covariances)
+        try:
+            for name in applied:
+                self._install(name, self._floats[name])
+            with self._inputs_in_float():
+                moments = second_moments(self.model, modules, self._batches, centered=True, limit=limit, file=self._file)
+        finally:
+            for name, quantized in applied.items():
+                self._install(name, quantized)
+        self.calibration_passes += 1
+        self._covariances.append(moments)
+        self._store.limit -= min(moments.nbytes, self._store.limit)
+
+    def _collected(self) -> dict[str, TensorStatistics]:
+        self.calibration_passes += 1
+        return collect(self.model, list(self._layers.values()), self._batches)
 
     @contextmanager
     def _inputs_in_float(self) -> Iterator[None]:
@@ -256,26 +277,3 @@ class PostTraining:
             return None if quantizer is None else with_first_input(args, kwargs, quantizer)
 
         return hook
-
-
-def seeded(name: str, spec: QuantSpec) -> torch.Generator:
-    """Return the random numbers of one layer under one spec: the same in every process."""
-    digest = hashlib.sha256(f"{name}|{spec}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-def _require_plain_weight(name: str, module: nn.Module) -> None:
-    if module._parameters.get("weight") is None:
-        advice = "fix it with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm"
-        raise InputError(f"layer {name!r}: its weight is no parameter but computed in each call; {advice}.")
-    for which, parameter in module.named_parameters(recurse=False):
-        if not bool(torch.isfinite(parameter).all()):
-            raise InputError(f"layer {name!r}: its {which} (with its batch norm folded in) holds NaN or infinity; repair the network.")
-
-
-def _own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Give the module parameters of its own (a tied weight can then be set per layer) and return their float values."""
-    weight = module.get_parameter("weight").detach()
-    module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-    bias = module._parameters.get("bias")
-    return weight, None if bias is None else bias.detach()

@@ -184,7 +184,7 @@ def _quantize_input(name: str, module: nn.Module, spec: QuantSpec, method: Metho
         quantizer = (method if covers else STE).input(spec, statistics, _input_axis(module))
     except InputError as error:
         raise InputError(f"layer {name!r}: {error}") from None
-    attach(module, quantizer)
+    attach(module, quantizer.to(module.get_parameter("weight").device))
     return covers
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from quant_core.kernels.packed_signs import binary_conv2d, binary_linear
 from quant_core.qat.prepare import input_quantizers
@@ -43,8 +44,9 @@ class XnorLinear(nn.Module):
 
     def integers(self, x: Tensor) -> Tensor:
         """Return sign(x) @ sign(w).T, int32."""
-        sums = binary_linear(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy())
-        return torch.from_numpy(sums).to(x.device)
+        if x.device.type != "cpu":
+            return F.linear(_signs(x), _signs(self.layer.weight)).to(torch.int32)
+        return torch.from_numpy(binary_linear(x.detach().numpy(), self.layer.weight.numpy()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the integers times the scales of input and weights, and the bias."""
@@ -62,13 +64,19 @@ class XnorConv2d(nn.Module):
     def integers(self, x: Tensor) -> Tensor:
         """Return conv2d(sign(x), sign(w)), int32; padding adds zeros."""
         arguments = (self.layer.stride, self.layer.padding, self.layer.dilation, self.layer.groups)
-        sums = binary_conv2d(x.detach().cpu().numpy(), self.layer.weight.cpu().numpy(), *arguments)
-        return torch.from_numpy(sums).to(x.device)
+        if x.device.type != "cpu":
+            return F.conv2d(_signs(x), _signs(self.layer.weight), None, *arguments).to(torch.int32)
+        return torch.from_numpy(binary_conv2d(x.detach().numpy(), self.layer.weight.numpy(), *arguments))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the integers times the scales of input and weights, and the bias."""
         outputs = self.integers(x) * _input_scale(self.layer, x) * self.scale
         return outputs if self.layer.bias is None else outputs + self.layer.bias.reshape(-1, 1, 1)
+
+
+def _signs(x: Tensor) -> Tensor:
+    """Return +1 where x >= 0 and -1 elsewhere, float32: sums of up to 2^24 of them are exact. It defines the kernel, on any device."""
+    return torch.where(x.detach() >= 0, 1.0, -1.0)
 
 
 def _is_binary(weight: Tensor) -> bool:

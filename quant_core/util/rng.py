@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 Item = TypeVar("Item")
 State = dict[str, object]
@@ -81,3 +82,14 @@ def private() -> Iterator[None]:
         yield
     finally:
         restore(before)
+
+
+def generator(seed_of: int) -> torch.Generator:
+    """Return a seeded generator of the CPU. Draw by `uniform` and its like, so that every device sees the same numbers."""
+    return torch.Generator().manual_seed(seed_of)
+
+
+def uniform(shape: tuple[int, ...], source: torch.Generator | None, device: torch.device) -> Tensor:
+    """Return float32 numbers of [0, 1) on `device`, drawn where `source` is; without one by the device's default generator."""
+    place = device if source is None else source.device
+    return torch.rand(shape, generator=source, device=place, dtype=torch.float32).to(device)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from quant_core.util.text import listed
-from search.cli.options import AsJson
+from search.cli.options import AsJson, Device, Dtype
 from search.cli.terminal import say, terminal
 from search.config.key_value import task_options
 from search.records.units import shown
@@ -38,6 +39,8 @@ def evaluate_command(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of --qat.")] = 5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --qat.")] = 0,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")] = 1,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Evaluate one policy: float and quantized accuracy on the validation and the test split; with --qat also after training.
@@ -49,6 +52,7 @@ def evaluate_command(
 
     from quant_core.network.trace import trace
     from quant_core.qat import QatConfig
+    from quant_core.util.devices import device_named, placed
     from search import tasks
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
@@ -60,7 +64,8 @@ def evaluate_command(
     layers = trace(loaded.model, first_inputs(loaded))
     chosen = read_policy(policy, policy_file, layers)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
-    figures = _figures(Evaluator(loaded, layers, section), chosen, layers)
+    loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
+    figures = _figures(Evaluator(loaded, layers, section, dtype=dtype or "float32"), chosen, layers)
     if qat:
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.options import DEFAULT_URI, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import terminal
 from search.records.units import shown
 from search.tracking.reading import LATEST
@@ -30,6 +30,9 @@ def export_command(
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     trust: Trust = False,
+    device: Device = "",
+    dtype: Dtype = "",
+    threads: Threads = None,
 ) -> None:
     """Export one policy of a sweep, verified.
 
@@ -40,7 +43,8 @@ def export_command(
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
     console = terminal(soft_wrap=True)
     options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust}
-    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, **options)
+    run = run_changes(device, dtype, threads)
+    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, run=run, **options)
     for name, done in written.items():
         checks = ", ".join(
             f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()

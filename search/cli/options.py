@@ -18,3 +18,13 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Let the code run that the record names (its task, ...), although the sweep was not started here.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Device = Annotated[str, typer.Option("--device", help="Where networks run: auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", ""], typer.Option("--dtype", help="Of matrix products when a policy is measured.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")]
+
+
+def run_changes(device: str, dtype: str, threads: int | None) -> dict[str, object]:
+    """Return the values of `[run]` that stand on the command line."""
+    return {key: value for key, value in (("device", device), ("dtype", dtype), ("threads", threads)) if value not in ("", None)}

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
+from quant_core.util.text import given
 from search.cli.terminal import say, terminal
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def profile_command(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples of one pass.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime; the 1-bit kernel is measured on one only.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timings per layer and mode.")] = 10,
+    device: Annotated[str, typer.Option("--device", help="What is measured: cpu; there is no profile of a GPU.")] = "cpu",
 ) -> None:
     """Measure each distinct layer shape on this machine: onnxruntime in float32, 8 bit and packed weights, and our 1-bit kernel.
 
@@ -41,6 +43,11 @@ def profile_command(
     from hw_models.profiling.host import host
     from hw_models.profiling.run import Settings, plan
 
+    if device != "cpu":
+        raise InputError(
+            f"--device {given(device)} given: onnxruntime's kernels on the CPU are measured, in CPU time. For a GPU take a device file of "
+            f"it (`bitfront devices`), or measure it yourself and write one (docs/device-files.md)."
+        )
     settings, machine = Settings(batch, threads, repeats), host(threads)
     rows = list(resume(device_name, out, machine, batch))
     todo = plan(read_network(layers), rows, threads)

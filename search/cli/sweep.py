@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Log, SweepName, Trust, Uri
+from search.cli.options import DEFAULT_URI, Device, Dtype, ExperimentName, Log, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import say, terminal
 from search.records.units import shown
 from search.tracking.names import redact
@@ -22,6 +22,9 @@ def sweep_command(
     ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the file, as section.key=value.")] = None,
     log: Log = "auto",
+    device: Device = "",
+    dtype: Dtype = "",
+    threads: Threads = None,
 ) -> None:
     """Run a sweep: uniform policies first, then the searcher's. Ctrl-C stops after the running trial; `bitfront resume` continues.
 
@@ -31,7 +34,8 @@ def sweep_command(
     from search.exporters.required import require_formats
     from search.sweeps.run import start
 
-    loaded = load(experiment, overrides or [])
+    changes = [f"run.{key}={value}" for key, value in run_changes(device, dtype, threads).items()]
+    loaded = load(experiment, [*(overrides or []), *changes])
     _close(start(loaded, log, require=require_formats), loaded.track.uri)
 
 
@@ -82,9 +86,10 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
         f"seconds: {timings.total_s:.1f} in all; trials {timings.loop_s:.1f}: {loop}; test split and report {timings.test_s:.1f}; "
         f"{timings.retried} attempts made again",
         f"caches: weights {weights.hits} hits, {weights.misses} misses, {weights.evictions} evicted, "
-        f"{shown('cache_bytes', weights.bytes)}; statistics {shown('cache_bytes', timings.statistics_bytes)}, "
+        f"{shown('cache_bytes', weights.bytes)} in memory, {shown('cache_bytes', weights.spilled)} on disk; "
+        f"statistics {shown('cache_bytes', timings.statistics_bytes)}, "
         f"activation ranges {ranges.hits} hits, {ranges.misses} misses; "
-        f"{timings.sensitivity_evaluations} forward passes for sensitivities",
+        f"{timings.calibration_passes} calibration passes, {timings.sensitivity_evaluations} forward passes for sensitivities",
     )
 
 

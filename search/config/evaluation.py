@@ -21,7 +21,9 @@ class EvaluateSection(BaseModel):
         top_k: how many policies are promoted to each rung (`climbers` in experiments of earlier versions).
         epochs: of training; 0: as `qat` says.
         start: training starts from the "float" weights, or from those of the "nearest" policy that is trained already.
-        sensitivity: how the searchers' estimates are made: "forward", one pass per choice, or "fisher", one backward pass for all.
+        sensitivity: how the searchers' estimates are made: "forward" measures one choice at a time; "gradient" and "fisher" score all
+            by one backward pass; "auto" scores all by gradients and measures those that matter (`search.evaluation.adaptive`).
+        sensitivity_passes: what "auto" may spend, in forward passes over the examples (at most 512 of the calibration split).
         data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
     """
@@ -33,7 +35,8 @@ class EvaluateSection(BaseModel):
     top_k: int = Field(default=8, ge=1, validation_alias=AliasChoices("top_k", "climbers"))
     epochs: int = Field(default=0, ge=0)
     start: Literal["float", "nearest"] = "float"
-    sensitivity: Literal["forward", "fisher"] = "forward"
+    sensitivity: Literal["auto", "forward", "gradient", "fisher"] = "auto"
+    sensitivity_passes: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     qat: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)

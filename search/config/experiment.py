@@ -22,6 +22,7 @@ from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection, ExportSection
 from search.config.file_forms import ChoicesForm, LimitForm
+from search.config.running import RunSection
 from search.config.schedulers import check, split
 
 _BUDGET = re.compile(r"(?:<=\s*)?([0-9.]+(?:[eE][-+]?\d+)?)\s*(%?)\s*(?:of\s+(float|int8))?")
@@ -209,38 +210,6 @@ class TrackSection(_Section):
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "bitfront"
     system_metrics_s: float = Field(default=0, ge=0)
-
-
-class RunSection(_Section):
-    """The backend of the trials. One torch thread per trial is the fastest for small networks and keeps figures
-    the same on every machine.
-
-    Attributes:
-        backend: "local" (this process), "ray", or "package.module:function".
-        threads: torch threads per trial; 0 leaves torch's own choice.
-        address: Ray cluster to join: "" starts one on this machine, "auto" or "host:port" joins a running one.
-        workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray).
-        max_retries: how often a trial whose worker died or failed is run again (ray).
-        trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
-        scheduler: of `search.config.schedulers.SCHEDULERS`: what ends trials early (ray), or "pbt" for training.
-        scheduler_options: its options.
-    """
-
-    backend: str = "local"
-    threads: int = Field(default=1, ge=0)
-    address: str = ""
-    workers: int = Field(default=2, ge=1)
-    cpus_per_trial: float = Field(default=1, gt=0)
-    gpus_per_trial: float = Field(default=0, ge=0)
-    max_retries: int = Field(default=2, ge=0)
-    trial_timeout_s: float = Field(default=0, ge=0)
-    scheduler: str = "none"
-    scheduler_options: dict[str, Any] = {}
-
-    @property
-    def at_once(self) -> int:
-        """Return the number of trials at once: one in this process, `workers` elsewhere."""
-        return 1 if self.backend == "local" else self.workers
 
 
 class Experiment(_Section):

@@ -2,12 +2,13 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from quant_core.export.stored import Quantized, post_training
+from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.reference import reference_network, warn_of_noise
 from quant_core.ptq.engine import PostTraining
@@ -17,8 +18,10 @@ from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
+from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
+from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
@@ -45,12 +48,26 @@ class Evaluator:
         section: fidelity, sizes of the splits, options of post-training quantization and of training.
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
         population: trains every policy by a population; None by the section's configuration alone.
+        specs: layer name -> the specs that its weight can have, see `PostTraining`; None: any.
+        device: where everything is computed; None: where the network is.
+        dtype: of matrix products and convolutions when a network is measured. Weights are quantized from their float32 values, and
+            calibration, estimates and training are as they are with "float32".
     """
 
     def __init__(
-        self, task: Task, layers: Iterable[Layer], section: EvaluateSection, key: str = "", population: PopulationConfig | None = None
+        self,
+        task: Task,
+        layers: Iterable[Layer],
+        section: EvaluateSection,
+        key: str = "",
+        population: PopulationConfig | None = None,
+        specs: Mapping[str, Collection[QuantSpec]] | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: str = "float32",
     ) -> None:
-        task = replace(sized(task, section), model=reference_network(task.model))
+        task = replace(sized(task, section), model=placed(reference_network(task.model), device))
+        self._dtype = dtype
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._layers = list(layers)
@@ -67,6 +84,7 @@ class Evaluator:
             bias_correction=section.bias_correction,
             scale_correction=section.scale_correction,
             cache_bytes=cache_bytes,
+            specs=specs,
         )
 
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
@@ -107,7 +125,7 @@ class Evaluator:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
         part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
         size = sum(len(targets) for _, targets in part)
-        yield f"ptq, {size} calibration examples", measure(self.engine.apply(policy), part, self._task)
+        yield f"ptq, {size} calibration examples", self._measured(self.engine.apply(policy), part)
         if fidelity != "qat":
             return
         yield "ptq", self.metrics(policy, "valid", "ptq")
@@ -120,6 +138,11 @@ class Evaluator:
                 yield f"qat, epoch {len(history)} of {config.epochs}", epoch | {"loss": epoch["loss_valid"]}
         self._trained = ((*after, policy), prepared.eval(), tuple(history))
 
+    @property
+    def device(self) -> torch.device:
+        """Where networks are computed."""
+        return device_of(self._task.model) or CPU
+
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return copies of the engine's hits and misses: quantized weights, ranges of activations."""
         return replace(self.engine.counts), replace(self.engine.range_counts)
@@ -131,7 +154,7 @@ class Evaluator:
             BitfrontError: the network returns NaN or infinity.
         """
         try:
-            return measure(self._task.model, self._split(split), self._task)
+            return self._measured(self._task.model, self._split(split))
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
 
@@ -156,18 +179,22 @@ class Evaluator:
         """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
-        return measure(network, self._split(split), self._task)
+        return self._measured(network, self._split(split))
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
-        """Return the network that `metrics` measures, with everything that it stores: what exporters write.
+        """Return the network that `metrics` measures, on the CPU, with everything that it stores: what exporters write.
 
         Raises:
             BitfrontError: what is stored is not what is measured.
         """
         if (fidelity or self._section.fidelity) != "qat":
-            return post_training(self.engine, self._task.model, self._layers, policy, self.calib[0])
+            return on_cpu(post_training(self.engine, self._task.model, self._layers, policy, self.calib[0]))
         base = starting(self._task.model, self._section.training, self.calib[0])
-        return trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
+        return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
+
+    def _measured(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        with precision(device_of(network), self._dtype):
+            return measure(network, batches, self._task)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""

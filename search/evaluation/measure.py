@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, to_device
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.tasks.reading import Pass, raw
@@ -38,7 +38,7 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task) -> dict[str,
             outputs = forward(model, inputs)
             if not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-            scores, batch_loss = _judged(task, outputs, targets)
+            scores, batch_loss = _judged(task, outputs, to_device(targets, outputs.device))
             score += float(scores.sum())
             scored += scores.numel()
             loss += batch_loss * len(targets)

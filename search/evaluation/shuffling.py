@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant_core.util import rng
 from search.config.evaluation import EvaluateSection
 from search.tasks.reading import batch_bytes
 from search.tasks.stream import Stream, split_of
@@ -75,7 +76,7 @@ class StreamedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield (inputs, targets)."""
-        generator = torch.Generator().manual_seed(int(torch.randint(SEEDS, ())))
+        generator = rng.generator(int(torch.randint(SEEDS, ())))
         buffer: list[Batch] = []
         size = 0
         for batch in self.stream.shuffled(int(torch.randint(SEEDS, (), generator=generator))):

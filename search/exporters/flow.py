@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from quant_core.util.devices import CPU, placed
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import resolve
 from search import tracking
@@ -32,6 +33,7 @@ def export(
     allow_dequantized: bool = False,
     register: str = "",
     trust: bool = False,
+    run: Mapping[str, object] | None = None,
 ) -> dict[str, Exported]:
     """Export one policy of a sweep.
 
@@ -44,6 +46,7 @@ def export(
         allow_dequantized: what a format cannot say may be stored as float constants of the quantized values.
         register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
         trust: code that the record names may run, although the sweep was not started here.
+        run: values of the experiment's `[run]` that take the place of the recorded ones: device, dtype, threads.
 
     Returns:
         format -> what was written and verified; "mlflow" of what was registered.
@@ -54,7 +57,7 @@ def export(
     """
 
     def opened() -> Bundle:
-        return replace(open_bundle(uri, ref, choice, experiment, trust=trust), allow_dequantized=allow_dequantized)
+        return replace(open_bundle(uri, ref, choice, experiment, trust=trust, run=run), allow_dequantized=allow_dequantized)
 
     return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
 
@@ -88,7 +91,9 @@ def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], regist
     return done
 
 
-def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None, *, trust: bool = False) -> Bundle:
+def open_bundle(
+    uri: str, ref: str, choice: str, experiment_name: str | None, *, trust: bool = False, run: Mapping[str, object] | None = None
+) -> Bundle:
     """Rebuild the network and the data that the sweep used, quantize by the picked policy (train, where the sweep did) and measure it.
 
     Raises:
@@ -97,7 +102,11 @@ def open_bundle(uri: str, ref: str, choice: str, experiment_name: str | None, *,
     """
     record = tracking.read(uri, ref, experiment_name)
     require_trust(record, trust)
-    return bundle_of(record, pick(record, choice))
+    trial = pick(record, choice)
+    if not run:
+        return bundle_of(record, trial)
+    experiment = loads(record.experiment, f"experiment of sweep {record.name}")
+    return bundle_of(record, trial, open_context(experiment.model_copy(update={"run": experiment.run.changed(run)})))
 
 
 def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | None = None) -> Bundle:
@@ -114,7 +123,8 @@ def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | N
     notes = _require_recorded(trial, metrics["valid"]["accuracy"])
     network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
-    return Bundle(trial.policy, setup.layers, experiment, setup.task, network, record, trial, metrics)
+    task = replace(setup.task, model=placed(setup.task.model, CPU))
+    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics)
 
 
 def _require_recorded(trial: TrialRecord, accuracy: float) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from quant_core.spec.policy import Policy
 from quant_core.util.cache import CacheCounts
 from search.config.experiment import Experiment
@@ -24,6 +26,10 @@ class PolicyEvaluator(Protocol):
 
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return the hits and misses so far: quantized weights, ranges of activations."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are computed."""
 
 
 @dataclass(frozen=True, eq=False)

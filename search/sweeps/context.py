@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from quant_core.spec.policy import Policy
+from quant_core.spec.quant_spec import QuantSpec
+from quant_core.util.devices import CPU, device_named, shown
 from quant_core.util.errors import InputError
 from search.config.experiment import Experiment
 from search.evaluation.evaluator import Evaluator
@@ -13,8 +16,10 @@ from search.problem.problem import Problem
 from search.records.record import SweepRecord
 from search.sweeps.fingerprints import same_data, sensitivity_key, training_key
 from search.sweeps.phases import Report, silent
+from search.sweeps.promotion import adarounded
 from search.sweeps.setup import Setup, build_problem, population, prepare
 from search.tasks.task import Task
+from spaces.space import Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +47,33 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     if experiment.run.threads:
         torch.set_num_threads(experiment.run.threads)
     setup = prepare(experiment, task, report)
-    report(f"calibrating {len(setup.layers)} layers", 0, 0)
+    device = device_named(experiment.run.device, setup.task.model)
+    report(f"calibrating {len(setup.layers)} layers{'' if device == CPU else f' on {shown(device)}'}", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
-    key = training_key(setup.task, setup.fingerprints, section, trained_by)
-    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by)
-    key = sensitivity_key(setup.task, setup.fingerprints, section, setup.space)
-    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, setup.task.logits_axis)
+    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by), device)
+    specs = weight_specs(setup.space, section.ladder)
+    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, specs, device=device, dtype=experiment.run.dtype)
+    key = _there(sensitivity_key(setup.task, setup.fingerprints, section, setup.space), device)
+    axis, passes = setup.task.logits_axis, section.sensitivity_passes
+    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, axis, passes)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)
     return SweepContext(setup, evaluator, sensitivity)
+
+
+def weight_specs(space: Space, ladder: Sequence[str]) -> dict[str, set[QuantSpec]]:
+    """Return layer name -> the specs that its weight can have in a sweep, promotion to the rungs of `ladder` included."""
+    specs: dict[str, set[QuantSpec]] = {}
+    for name, choices in space.layer_choices.items():
+        specs[name] = {choice.weight for choice in choices}
+        if "adaround" in ladder:
+            rounded = [adarounded(Policy({name: choice})) for choice in choices]
+            specs[name] |= {policy[name].weight for policy in rounded if policy is not None}
+    return specs
+
+
+def _there(key: str, device: torch.device) -> str:
+    """Return the key of what is cached for one kind of device: another one rounds sums otherwise."""
+    return key if device == CPU or not key else f"{key}-{device.type}"
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from hw_models.table import CostTable
-from quant_core.network.forward import forward
+from quant_core.network.forward import forward, to_device
 from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
@@ -101,8 +101,9 @@ def task_probe(task: Task) -> tuple[str, ...]:
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
                 outputs = forward(task.model, inputs)
-                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(outputs, targets))
-                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(outputs, targets).double().mean()))
+                judged = outputs, to_device(targets, outputs.device)
+                figures = (outputs.double().mean(), outputs.double().square().mean().sqrt(), task.loss(*judged))
+                return tuple(f"{float(figure):.3e}" for figure in (*figures, task.score(*judged).double().mean()))
             except Exception:
                 return ()
     return ()
@@ -118,7 +119,8 @@ def training_probe(task: Task) -> tuple[str, ...]:
         with torch.inference_mode(False), torch.enable_grad(), repeatable():
             model = copy.deepcopy(task.model).train()
             for inputs, targets in itertools.islice(task.train, 1):
-                loss = task.loss(forward(model, inputs), targets)
+                outputs = forward(model, inputs)
+                loss = task.loss(outputs, to_device(targets, outputs.device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 norms = sum(float(p.grad.double().norm()) for p in model.parameters() if p.grad is not None)
                 return f"{float(loss.detach()):.3e}", f"{norms:.3e}"
@@ -146,5 +148,5 @@ def sensitivity_key(task: Task, fingerprints: Mapping[str, str], section: Evalua
     """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter."""
     choices = [(d.layers, d.slot, [str(choice) for choice in d.choices]) for d in space.dimensions]
     bound = (fingerprints["weights"], fingerprints["data"], task_probe(task), space.base.to_json(), choices)
-    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity)
+    options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity, section.sensitivity_passes)
     return cache_key("sensitivity", (*EVALUATION_CODE, "spaces"), *bound, *options)

@@ -22,6 +22,7 @@ class Timings:
         statistics_bytes: calibration statistics held in this process.
         sensitivity_evaluations: forward passes for sensitivities.
         weights, ranges: hits and misses over all processes: quantized weights, and ranges of activations.
+        calibration_passes: passes over the calibration batches in this process.
     """
 
     total_s: float
@@ -36,6 +37,7 @@ class Timings:
     sensitivity_evaluations: int
     weights: CacheCounts
     ranges: CacheCounts
+    calibration_passes: int = 0
 
     @property
     def idle_s(self) -> float:

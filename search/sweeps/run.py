@@ -244,6 +244,7 @@ def _finish(
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
+    _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
     complete = tracker.finish(status)
     backend_context.weights.add(context.evaluator.engine.counts)
     backend_context.ranges.add(context.evaluator.engine.range_counts)
@@ -260,6 +261,7 @@ def _finish(
         sensitivity_evaluations=context.sensitivity.evaluations,
         weights=backend_context.weights,
         ranges=backend_context.ranges,
+        calibration_passes=context.evaluator.engine.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
 
@@ -270,6 +272,12 @@ def _publish(tracker: RunRecord, record: SweepRecord) -> None:
         from search.report.publish import publish
 
         publish(cast("tracking.Tracker", tracker), record)
+
+
+def _measure(tracker: RunRecord, figures: Mapping[str, float]) -> None:
+    """Keep figures of the whole run on the parent run of a sweep that is recorded."""
+    if not isinstance(tracker, MemoryRecord):
+        cast("tracking.Tracker", tracker).measure(figures)
 
 
 def _evaluation_s(sweep: Sweep) -> float:

@@ -5,12 +5,15 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
+
 from quant_core.util.process import log_levels
 from quant_core.util.registry import load
 from search.config.experiment import Experiment
 from search.config.schedulers import SCHEDULERS, stops_trials
 from search.sweeps.backend import BackendContext
 from search.sweeps.ray.cluster import connected
+from search.sweeps.ray.placement import placement, sent
 from search.sweeps.sweep import Sweep
 
 
@@ -25,7 +28,9 @@ def run(sweep: Sweep, context: BackendContext) -> None:
     """
     section = context.experiment.run
     of_failed_trials = {"ray.tune": logging.CRITICAL}  # of a failed trial the sweep's own summary tells
-    with connected(section.address, section.workers, section.cpus_per_trial, section.gpus_per_trial), log_levels(of_failed_trials):
+    resources = placement(section, context.evaluator.device, torch.cuda.device_count())
+    cluster = connected(section.address, resources.workers, resources.cpus, resources.gpus)
+    with cluster, log_levels(of_failed_trials):
         _tune(sweep, context)
 
 
@@ -36,19 +41,24 @@ def _tune(sweep: Sweep, context: BackendContext) -> None:
     from search.sweeps.ray.trainable import PolicyTrial
 
     section, searcher = context.experiment.run, SweepSearcher(sweep, context)
+    resources = placement(section, context.evaluator.device, torch.cuda.device_count())
     scheduler, scored = _scheduler(context.experiment), context.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
     trainable = tune.with_parameters(
-        PolicyTrial, evaluator=context.evaluator, threads=section.threads, timeout_s=section.trial_timeout_s, scored=scored
+        PolicyTrial,
+        evaluator=sent(context.evaluator),
+        device=str(resources.device),
+        threads=section.threads,
+        timeout_s=section.trial_timeout_s,
+        scored=scored,
     )
-    resources = {"cpu": section.cpus_per_trial, "gpu": section.gpus_per_trial}
     with tempfile.TemporaryDirectory(prefix="bf-tune-", ignore_cleanup_errors=True) as folder:
         tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=section.workers,
+                max_concurrent_trials=resources.workers,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

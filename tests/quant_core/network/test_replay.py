@@ -47,6 +47,17 @@ def test_layers_before_a_point_are_not_computed_again(network: Residual) -> None
     assert torch.equal(network(inputs), changed)
 
 
+@pytest.mark.parametrize(("budget", "kept"), [(0, ()), (47, ()), (48, ("first",)), (95, ("first",)), (96, ("first", "second"))])
+def test_a_small_budget_replays_fewer_layers(network: Residual, budget: int, kept: tuple[str, ...]) -> None:
+    inputs = torch.randn(3, 4)
+    prefix = ActivationReplay(network, dict(network.named_children()), inputs, budget)
+    assert prefix.before(["head"]) == kept
+    network.head.weight.mul_(2)
+    expected = network(inputs)
+    with prefix.replayed(prefix.before(["head"])):
+        assert torch.equal(network(inputs), expected)
+
+
 def test_the_network_is_itself_again_after_an_error(network: Residual) -> None:
     inputs = torch.randn(3, 4)
     prefix = ActivationReplay(network, dict(network.named_children()), inputs)

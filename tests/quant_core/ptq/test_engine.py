@@ -15,7 +15,8 @@ from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import encode, fake_quantize
 from quant_core.export.stored import post_training
 from quant_core.network.trace import trace
-from quant_core.ptq.engine import PostTraining, seeded
+from quant_core.ptq.engine import PostTraining
+from quant_core.ptq.parameters import seeded
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import LeftInFloatWarning
 
@@ -192,7 +193,7 @@ def test_layer_that_no_calibration_batch_reaches_keeps_its_input_in_float(activa
     torch.testing.assert_close(reached[0], F.linear(x, weight, network.alone.bias))
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
+@pytest.mark.parametrize("cache_bytes", [0, 300, 2**16, 2**30])
 def test_calibration_takes_two_passes_whatever_the_cache_holds(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for the statistics, one for the second moments of all layers; no policy, order or cache adds one. `apply` calls no `apply`."""
     model, batches = CASES.branching(), CASES.images()
@@ -226,11 +227,13 @@ def test_calibration_takes_two_passes_whatever_the_cache_holds(cache_bytes: int,
         for policy in (*policies, mixed):
             engine.apply(policy)
     assert sizes.count(len(batches[0])) == 2 * len(batches)
+    assert engine.calibration_passes == 2
+    assert engine.counts.misses == sum(len(policy) for policy in policies)
     assert max(depth) == 1
     assert engine.counts.bytes <= cache_bytes
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 300, 2**30])
+@pytest.mark.parametrize("cache_bytes", [0, 300, 2**16, 2**30])
 def test_the_cache_changes_no_bit(cache_bytes: int) -> None:
     model, batches = CASES.branching(), CASES.images()
     first, *others = (CASES.uniform(model, batches, f"weight={text}") for text in ("int3:channel:mse", "int2:channel", "int3:channel:mse"))
@@ -257,6 +260,21 @@ def test_export_encodes_no_weight_again(cache_bytes: int, monkeypatch: pytest.Mo
     engine.apply(policy)
     stored = post_training(engine, model, layers, policy, batches[0]).stored
     assert len(encoded) == len(stored) == len(layers)
+
+
+def test_one_weight_is_lent_for_a_block_whatever_is_applied() -> None:
+    model, batches = CASES.branching(), CASES.images()
+    engine, two = CASES.engine(model, batches), parse("int2:channel:mse")
+    applied = CASES.uniform(model, batches, WEIGHT4)
+    before = engine.apply(applied)(batches[0])
+    for name in applied:
+        expected = engine.apply(Policy(dict(applied) | {name: LayerPolicy(weight=two)}))(batches[0])
+        engine.apply(applied)
+        with engine.weight_as(name, two):
+            assert torch.equal(engine.model(batches[0]), expected)
+            assert not torch.equal(expected, before)
+        assert torch.equal(engine.model(batches[0]), before)
+    assert [layer.name for layer in engine.layers] == list(applied)
 
 
 def test_codes_asked_for_under_a_quantized_input_come_with_the_same_bias() -> None:

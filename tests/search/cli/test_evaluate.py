@@ -25,3 +25,13 @@ def test_training_recovers_what_two_bits_lose(run: Run) -> None:
     assert figures["accuracy_qat_test"] > figures["accuracy_ptq_test"] + 0.05
     assert answer.stderr.count("epoch") == 2
     assert "unknown QAT method 'lsk'" in run("evaluate", "--task", "own_task:make", "--policy", policy, "--qat", "lsk").stderr
+
+
+def test_a_device_that_is_not_there_is_refused_and_half_precision_is_another_figure(run: Run) -> None:
+    policy = ("evaluate", "--task", "own_task:make", "--policy", "weight=int8:channel,activation=int8:tensor", "--json")
+    answer = run(*policy, "--device", "cuda:77")
+    assert answer.returncode == 2
+    assert "device 'cuda:77' is not on this machine" in answer.stderr
+    single, half = (json.loads(run(*policy, "--device", "cpu", "--dtype", dtype).stdout) for dtype in ("float32", "bfloat16"))
+    assert single["loss_valid"] != half["loss_valid"]
+    assert abs(single["loss_valid"] / half["loss_valid"] - 1) < 0.1

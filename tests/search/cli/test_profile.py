@@ -98,3 +98,9 @@ def test_layers_come_from_a_list_a_policy_a_table_of_shapes_or_an_experiment(tmp
     experiment = Path(__file__).parents[3] / "examples" / "digits.toml"
     kinds = {layer.kind for layer in read_network(experiment)}
     assert {"conv", "linear"} <= kinds
+
+
+def test_a_gpu_is_not_measured(arguments: list[str]) -> None:
+    answer = CliRunner().invoke(APP, [*arguments, "--device", "cuda"])
+    assert isinstance(answer.exception, InputError)
+    assert "--device 'cuda' given: onnxruntime's kernels on the CPU are measured" in str(answer.exception)

@@ -11,6 +11,7 @@ from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
+from search.evaluation.adaptive import DRAWS, Spent
 from search.evaluation.fisher import PASSES
 from search.evaluation.sensitivity import Sensitivity
 from spaces import rules
@@ -92,6 +93,29 @@ def test_one_backward_pass_scores_all_choices(
     assert not any(each.requires_grad or each.grad is not None for each in engine.model.parameters())
     inputs = batches[0][:3]
     assert torch.equal(engine.model(inputs), engine.restore()(inputs))
+
+
+class Twin(Net):
+    """The same network, in place nowhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.stem(x))
+        return self.head((out + self.deep(out)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def test_gradients_times_errors_are_near_the_measured_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
+    torch.manual_seed(1)
+    model, batches = Twin().eval(), [torch.randn(64, 1, 6, 6)]
+    layers = trace(model, batches[0])
+    choices = {"weight": (parse("int4:channel"), parse("int8:channel")), "activation": (parse("int4:tensor"), parse("int8:tensor"))}
+    engine, space = PostTraining(model, layers, batches, batches[0]), rules.full(layers, choices)
+    measured, scored = (Sensitivity(engine, space, batches, method, method, class_axis=1) for method in ("forward", "gradient"))
+    np.testing.assert_allclose(np.array(scored()), np.array(measured()), rtol=0.5, atol=1e-6)
+    assert scored.spent.backward_passes == DRAWS * 4
+    again = Sensitivity(engine, space, batches, "gradient", "gradient", class_axis=1)
+    assert np.array_equal(again(), scored())
+    assert again.spent == Spent()
 
 
 def test_the_score_of_a_linear_network_is_its_fisher_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
