@@ -7,9 +7,10 @@ BIN    := $(VENV)/bin
 # Where a CPU build of torch comes from, if pip's own index would bring a GPU build you do not want:
 #   make sweep TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+TORTURE     ?= 1.0
 EXPERIMENT  ?= examples/digits.toml
 
-.PHONY: sweep test lint docs clean
+.PHONY: sweep torture test lint docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ lint: $(VENV)/.ready  ## format, lint, types, import rules
 
 test: lint  ## everything CI runs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+torture: $(VENV)/.ready  ## attack the record: kills, full disks, damaged files, failing servers (docs/reliability.md)
+	$(BIN)/python -W ignore -m benchmarks.torture --scale $(TORTURE)
 
 docs: $(VENV)/.ready  ## build the documentation into site/, offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

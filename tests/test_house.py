@@ -36,7 +36,7 @@ HOMES = {
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15
 WORDS = {"each": 0, "found": 0, "given": 3, "known": 4, "own": 1, "able": 0}  # assignments allowed
-WHAT_DOCSTRINGS = 19  # "Return what ...", "Refuse what ...": a noun says more
+WHAT_DOCSTRINGS = 18  # "Return what ...", "Refuse what ...": a noun says more
 LOWER = "lower this number when you remove some"
 OWN_PLACES = {  # tests whose subject is no one module or package of the mirrored name
     "tests/search/test_hostile_records.py": "experiments, device files, journals and tags of strangers",

@@ -64,4 +64,8 @@ def apply_command(
 
     Example: `bitfront apply out/digits/policy.json --task digits`
     """
+    if not policy.exists():
+        from search.exporters.folder import restore
+
+        restore(policy.parent)
     evaluate_command(task=task, policy_file=policy, option=option, as_json=as_json)

@@ -69,10 +69,11 @@ def _close(outcome: "SweepOutcome", uri: str) -> None:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}")
     for line in _timing_lines(timings):
         console.print(line)
-    if not outcome.complete:
-        console.print("MLflow does not have everything yet; the rest is kept in .bitfront/ and sent by the next bitfront command.")
     console.print(f"next: {_next(record, uri)}")
     say(f"{record.name} {record.run_id}")
+    if not outcome.complete:
+        console.print("MLflow does not have everything, see above: the rest is kept in .bitfront/, and this command ends with exit code 1.")
+        raise typer.Exit(1)
 
 
 def _timing_lines(timings: "Timings") -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
 
+import itertools
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
 from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
@@ -158,6 +160,23 @@ class Evaluator:
             return self._measured(self._task.model, self._split(split), self._floats[split])
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
+
+    def check_split(self, split: str) -> None:
+        """Judge the float network on the first batch of a split, so that a split that fails does so before the work of hours.
+
+        Raises:
+            BitfrontError: the split is empty, or the network or the task's score or loss fails on it.
+        """
+        batches = self._task.valid if split == "valid" else self._task.test
+        try:
+            with repeatable():
+                first = list(itertools.islice(batches, 1))
+            measure(self._task.model, first, self._task)
+        except Exception as error:
+            said = str(error) if isinstance(error, BitfrontError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise BitfrontError(
+                f"float network on {split}, first batch: {said}. The front is judged on this split at the end: mend it before the sweep."
+            ) from error
 
     def metrics(self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = ()) -> dict[str, float]:
         """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""

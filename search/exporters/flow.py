@@ -14,7 +14,7 @@ from quant_core.util.registry import resolve
 from search import tracking
 from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
-from search.exporters.folder import REPORT, check_target, files_in, put_in_place, scratch_folder
+from search.exporters.folder import REPORT, check_target, files_in, put_in_place, restore, scratch_folder
 from search.records.front import pick
 from search.records.record import SweepRecord, TrialRecord
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
@@ -67,6 +67,7 @@ def write_bundle(
 ) -> dict[str, Exported]:
     """Export the bundle that `opened` gives; it is called when formats and `out` are seen to be good. The rest is as `export` says."""
     exporters = {name: cast(Exporter, resolve(EXPORTERS, "export format", name)) for name in formats}
+    restore(out)
     check_target(out, force)
     _check_name(register)
     try:

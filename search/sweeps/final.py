@@ -1,24 +1,50 @@
 """The end of a sweep: the members of the final front are evaluated once on the test split."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
+from quant_core.spec.policy import Policy
 from search.evaluation.evaluator import Evaluator
+from search.records.record import TrialRecord
 from search.sweeps.memory import RunRecord
 from search.sweeps.phases import Report, silent
 from search.sweeps.sweep import Sweep
 
+log = logging.getLogger("bitfront.sweep")
+
 
 def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: RunRecord, report: Report = silent) -> None:
-    """Measure the float network and every member of the front on the test split, once, and record it."""
+    """Measure the float network and every member of the front on the test split, once, and record it.
+
+    What fails for one member marks that one, and no other: it has no figures on the test split, and the reason.
+    """
     if not {"accuracy_test", "error_test"} & set(tracker.sweep.baseline):
-        tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
-        tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
+        try:
+            tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
+            tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
+        except Exception as error:
+            log.warning("%s. The front is kept; the float network has no figures on the test split.", _line(error))
     members = sweep.archive.numbers
     for position, number in enumerate(members):
         report("test split", position, len(members))
         record = sweep.records[number]
         if not record.test:
-            after = [sweep.records[other].policy for other in record.after]
-            sweep.records[number] = replace(record, test=evaluator.metrics(record.policy, "test", record.result.fidelity, after))
+            sweep.records[number] = _tested(evaluator, record, [sweep.records[other].policy for other in record.after])
             tracker.record(sweep.records[number])
     report("test split", len(members), len(members))
+
+
+def _tested(evaluator: Evaluator, record: TrialRecord, after: Sequence[Policy]) -> TrialRecord:
+    """Return the record of a member with its figures on the test split, or with the reason why it has none."""
+    try:
+        test = evaluator.metrics(record.policy, "test", record.result.fidelity, after)
+        return replace(record, test=test, result=replace(record.result, reason=""))
+    except Exception as error:  # a member that fails must not take the others' figures with it
+        reason = f"test split: {_line(error)}"
+        log.warning("trial %d of the front, %s. It stays on the front without figures on the test split.", record.number, reason)
+        return replace(record, result=replace(record.result, reason=reason))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

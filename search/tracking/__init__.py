@@ -11,16 +11,18 @@ from search.tracking.reading import read, sweeps
 from search.tracking.recovery import recover
 
 if TYPE_CHECKING:
-    from search.tracking.tracker import Tracker, start
-    from search.tracking.tracker import open_sweep as open
+    from search.tracking.opening import open_sweep as open
+    from search.tracking.opening import start
+    from search.tracking.tracker import Tracker
 
 __all__ = ["Tracker", "open", "read", "recover", "start", "sweeps"]
 
 
-_LATE = {"Tracker": "Tracker", "open": "open_sweep", "start": "start"}
+_LATE = {"Tracker": "tracker:Tracker", "open": "opening:open_sweep", "start": "opening:start"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("search.tracking.tracker"), _LATE[name])
+    module, _, attribute = _LATE[name].partition(":")
+    return getattr(importlib.import_module(f"search.tracking.{module}"), attribute)

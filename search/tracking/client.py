@@ -11,6 +11,7 @@ from urllib.parse import quote
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import replacing
 from quant_core.util.process import Shared, environment, log_levels
+from search.tracking.checks import require_usable
 from search.tracking.names import QUIET, redact
 
 with environment(QUIET):  # mlflow reads them when it is imported, and again at every request: see `quiet`
@@ -63,6 +64,7 @@ def connect(uri: str, folder: Path) -> MlflowClient:
         raise InputError(f"tracking uri {redact(uri)!r} given; write sqlite:///FILE.db, http(s)://HOST or postgresql://...")
     with _locked(folder / "mlflow.lock"), reported(uri):
         _make_tables(uri)
+        require_usable(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -99,8 +101,9 @@ def explain(error: BaseException) -> str:
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Tell whether sending the same again cannot help (the store refused it), as against a store that is away."""
-    return isinstance(error, MlflowException) and error.error_code in _REFUSALS
+    """Tell whether sending the same again cannot help (the store refused it, or it is no record), as against a store that is away."""
+    damaged = isinstance(error, LookupError | TypeError | AttributeError) or (type(error) is BitfrontError and "is damaged" in str(error))
+    return damaged or (isinstance(error, MlflowException) and error.error_code in _REFUSALS)
 
 
 @contextmanager

@@ -28,19 +28,24 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer retries by itself: it must not block for minutes, nor create a run twice
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_USERINFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_QUERY = re.compile(r"(?<=[?&])(password|passwd|token|secret)=[^&\s'\"]+", re.IGNORECASE)
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s'\"]+|[^/:@\s'\"]*:(?!\d+/)[^\s'\"]+)@")  # the second form has a "/" in its password
+_IN_PATH = re.compile(r"(?<=/)[^/:@\s'\"]+:[^/\s'\"]+@")
+_QUERY = re.compile(
+    r"(?<=[?&;])([\w.-]*(?:password|passwd|pwd|token|secret|credential|signature|api[_-]?key|access[_-]?key))=[^&;\s'\"]+", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
-    """Blank out user names and passwords in addresses (`//user:word@`, `?password=word`), and the values of MLflow's credential
-    variables, wherever they stand."""
+    """Blank out user names and passwords in addresses, and the values of credential variables, wherever they stand.
+
+    `//user:word@` with any number of slashes, `/user:word@` also in the path of a file, `?password=word` and its like.
+    """
     for name in SECRETS:
         value = os.environ.get(name)
         if value:
             text = text.replace(value, "***")
-    return _QUERY.sub(r"\1=***", _USERINFO.sub("***@", text))
+    return _QUERY.sub(r"\1=***", _IN_PATH.sub("***@", _USERINFO.sub("***@", text)))
 
 
 def trial_uid(run_id: str, number: int) -> str:

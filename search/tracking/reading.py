@@ -15,9 +15,10 @@ from typing import Any
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
-from search.records.record import SweepRecord
+from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
+from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
 log = logging.getLogger("bitfront.tracking")
@@ -96,8 +97,9 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
         ids = listed(f"{row.run_id} (experiment {row.experiment})" for row in matches)
         raise InputError(f"{len(matches)} sweeps are called {ref!r} at {place}; name one by its run id: {ids}.")
     called = sorted({row.tags.get(names.SWEEP, "") for row in known})
-    hint = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
-    raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{hint} Another store goes in as --uri.")
+    listing = f" Known: {listed(called, 20)}." if called else " There is no sweep there."
+    lost = hint(uri, ref, (row.run_id for row in known))
+    raise InputError(f"no sweep {ref!r} at {place}.{suggest(ref, called)}{listing}{lost} Another store goes in as --uri.")
 
 
 def _called(ref: str, rows: Sequence[Row]) -> list[Row]:
@@ -123,22 +125,21 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     for line in lines:
         tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
     layers = layer_names(from_tags(tags, names.LAYERS))
-    data = [record for row in children if (record := from_tags(row.tags, names.RECORD))]
-    data += [line["trial"] for line in lines if line.get("op") == "trial" and _is_trial(line["trial"], layers)]
-    trials = {trial.number: trial for trial in (trial_from_json(entry, layers) for entry in data)}
+    records = [trial_from_json(record, layers) for row in children if (record := from_tags(row.tags, names.RECORD))]
+    records += [trial for line in lines if line.get("op") == "trial" and (trial := _journal_trial(line["trial"], layers))]
+    trials = {trial.number: trial for trial in records}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
     return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
 
 
-def _is_trial(data: Json, layers: Sequence[str]) -> bool:
-    """Tell whether a journal's trial can be read; one that cannot is left out, with a warning."""
+def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
+    """Return a journal's trial; None, with a warning, where it cannot be read."""
     try:
-        trial_from_json(data, layers)
+        return trial_from_json(data, layers)
     except BitfrontError as error:
         log.warning("a trial of the journal is left out: %s", error)
-        return False
-    return True
+        return None
 
 
 def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
@@ -146,7 +147,8 @@ def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[R
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
-            raise InputError(f"no record at {uri}: {path.absolute()} does not exist. Run this where the sweep ran, or give --uri.")
+            where, lost = names.redact(f"{uri}: {path.absolute()}"), hint(uri, value, ())
+            raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.{lost}")
         try:
             return _sqlite_rows(path, key, value, experiment_name)
         except sqlite3.Error:  # not the tables we know: leave it to MLflow

@@ -23,7 +23,7 @@ def recover(uri: str, ref: str, experiment_name: str | None = None) -> bool:
     journal = journal_of(uri, parent)
     if not journal.path.is_file() or not journal.try_acquire():
         return False
-    from search.tracking.tracker import take_up
+    from search.tracking.opening import take_up
 
     try:
         tracker = take_up(uri, parent, journal)
@@ -31,12 +31,8 @@ def recover(uri: str, ref: str, experiment_name: str | None = None) -> bool:
         log.warning("%s What is in %s is sent later.", error, journal.path)
         journal.release(remove=False)
         return True
-    try:
-        if tracker.sweep.status == "running":
-            tracker.finish("stopped", timeout_s=SEND_S)
-        else:
-            tracker.close(timeout_s=SEND_S)
-    except BitfrontError as error:
-        log.warning("%s The sweep can be read, and is closed later.", error)
-        tracker.close(timeout_s=1.0, keep_journal=True)
+    if tracker.sweep.status == "running":
+        tracker.finish("stopped", timeout_s=SEND_S)
+    else:
+        tracker.close(timeout_s=SEND_S)
     return True

@@ -29,7 +29,7 @@ def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
     if uri.startswith(("http://", "https://")):
         raise InputError(f"{redact(uri)} is an MLflow server already; open it in a browser.")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"no record at {uri}. Run this where the sweep ran, or give --uri.")
+        raise InputError(f"no record at {redact(uri)}. Run this where the sweep ran, or give --uri.")
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
             raise InputError(f"port {port} is taken on {HOST}; give another one with --port.")

@@ -1,30 +1,28 @@
 """The local journal of a sweep: what is recorded is here at once, and from here it goes to MLflow. Free of mlflow."""
 
 import contextlib
+import errno
 import fcntl
-import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_bytes, write_text
-from search.tracking.codec import MAX_BYTES, Json, dumps
+from search.tracking.codec import Json
+from search.tracking.lines import decode, encode, is_inside, note, noted, salvaged
 
 log = logging.getLogger("bitfront.tracking")
 
 FOLDER = Path(".bitfront")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 WAIT_S = 2.0  # a reader may look at the journal for a moment
-
-
-def is_inside(name: str) -> bool:
-    """Tell whether a relative path stays in the folder that it starts from."""
-    path = Path(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+FULL_S = 10.0  # how long a full disk is waited for before the sweep ends
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def stays_inside(folder: Path, name: str) -> bool:
@@ -35,24 +33,12 @@ def stays_inside(folder: Path, name: str) -> bool:
     return not any(place.is_symlink() for place in places)
 
 
-def is_sound(line: Json) -> bool:
-    """Tell whether a line holds what its readers take from it without asking."""
-    kind = line.get("op")
-    if kind == "tags":
-        tags = line.get("tags")
-        return isinstance(tags, dict) and all(isinstance(text, str) for text in tags.values())
-    if kind == "artifact":
-        return isinstance(line.get("name"), str) and is_inside(line["name"])
-    if kind == "trial":
-        return isinstance(line.get("trial"), dict)
-    return kind != "status" or isinstance(line.get("status"), str)
-
-
 class Spool:
     """Append-only lines of JSON in `<folder>/<run_id>.jsonl`, and in `.sent` how many bytes of them MLflow has.
 
     One process at a time holds a sweep's spool. Nothing but these files, and the artifacts that the journal names, is ever written or
-    removed. A line half written when the machine lost power is dropped by the next holder.
+    removed. A line half written when the machine lost power is dropped by the next holder. Every line has a checksum: a damaged one is
+    left out with a warning that names file and line, and what stands whole beside the damage is kept.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -65,6 +51,8 @@ class Spool:
         self._sent_path = folder / f"{run_id}.sent"
         self._handle = -1
         self._damaged: set[int] = set()
+        self._sent = -1
+        self._appending = threading.Lock()
 
     def acquire(self) -> None:
         """Take the spool for this process, making it where it is absent.
@@ -96,7 +84,7 @@ class Spool:
             os.close(handle)
             return self.try_acquire()
         self._handle = handle
-        os.ftruncate(handle, self._complete())
+        self._end_whole()
         return True
 
     def abandoned(self) -> bool:
@@ -113,18 +101,40 @@ class Spool:
             os.close(handle)
         return True
 
-    def _complete(self) -> int:
-        """Bytes up to the end of the last whole line."""
-        return self.path.read_bytes().rfind(b"\n") + 1
+    def _end_whole(self) -> None:
+        """Cut the journal at the end of its last whole line; a record that lacks nothing but its line end is given one."""
+        data = self.path.read_bytes()
+        size = data.rfind(b"\n") + 1
+        if size < len(data) and list(salvaged(data[size:])):
+            os.write(self._handle, b"\n")
+        else:
+            os.ftruncate(self._handle, size)
 
     def append(self, *lines: Json) -> None:
-        """Write lines at once; they survive the death of this process from here on, and of the machine from the next `sync`."""
-        data = "".join(dumps(line) + "\n" for line in lines).encode()
+        """Write lines at once; they survive the death of this process from here on, and of the machine from the next `sync`.
+
+        A full disk is waited for `FULL_S` seconds. Either every line is written, or none.
+
+        Raises:
+            BitfrontError: the journal cannot be written.
+        """
+        data, deadline = b"".join(map(encode, lines)), time.monotonic() + FULL_S
+        with self._appending:
+            while (error := self._append(data)) and error.errno in _FULL and time.monotonic() < deadline:
+                time.sleep(min(0.5, FULL_S))
+        if error:
+            raise self._unwritable(self.path, error) from None
+
+    def _append(self, data: bytes) -> OSError | None:
+        """Write all of `data`, or nothing and return why."""
+        size = os.fstat(self._handle).st_size
         try:
             while data:
                 data = data[os.write(self._handle, data) :]
         except OSError as error:
-            raise self._unwritable(self.path, error) from None
+            os.ftruncate(self._handle, size)
+            return error
+        return None
 
     def sync(self) -> None:
         """Force the lines to the disk."""
@@ -132,16 +142,26 @@ class Spool:
 
     @property
     def sent(self) -> int:
-        """Bytes that MLflow has."""
+        """Bytes that MLflow has: up to the end of a line. Where the note of it is absent or damaged, 0: a replay."""
+        if self._sent >= 0:
+            return self._sent
         try:
-            offset = int(self._sent_path.read_text())
-            return offset if 0 <= offset <= self.path.stat().st_size else 0
-        except (OSError, ValueError):  # absent or damaged: a replay changes nothing
+            offset = noted(self.path.stem, self._sent_path.read_text())
+            with self.path.open("rb") as file:
+                file.seek(max(0, offset - 1))
+                return offset if offset > 0 and file.read(1) == b"\n" else 0
+        except (OSError, ValueError):
             return 0
 
     def mark_sent(self, offset: int) -> None:
-        """Note that MLflow has everything up to `offset`. Losing this note costs a replay, which changes nothing."""
-        write_text(self._sent_path, str(offset))
+        """Note that MLflow has everything up to `offset`. Losing this note, as on a full disk, costs a replay, which changes nothing."""
+        self._sent = offset
+        with contextlib.suppress(InputError):
+            write_text(self._sent_path, note(self.path.stem, offset))
+
+    def resend(self) -> None:
+        """Have the whole journal sent again."""
+        self.mark_sent(0)
 
     def unsent(self, limit: int | None = None) -> tuple[list[Json], int]:
         """Return up to `limit` whole lines that MLflow does not have yet, and the offset behind them."""
@@ -154,9 +174,7 @@ class Spool:
             for raw in file:
                 if not raw.endswith(b"\n") or (limit is not None and len(lines) == limit):
                     break
-                line = self._read(raw, end)
-                if line is not None:
-                    lines.append(line)
+                lines += self._read(raw, end)
                 end += len(raw)
         return lines, end
 
@@ -180,7 +198,7 @@ class Spool:
 
     def _remove_artifacts(self) -> None:
         """Remove the artifacts that the journal names, and the folders that are empty then."""
-        names = {line["name"] for line in self._lines() if line.get("op") == "artifact"}
+        names = {line["name"] for line in self.all_lines() if line.get("op") == "artifact"}
         folders = set()
         for path in (self.files / name for name in names if stays_inside(self.files, name)):
             with contextlib.suppress(OSError):
@@ -190,31 +208,38 @@ class Spool:
             with contextlib.suppress(OSError):  # another file is in it, or it is gone
                 folder.rmdir()
 
-    def _lines(self) -> Iterator[Json]:
-        """Yield every whole line of the journal."""
+    def all_lines(self) -> Iterator[Json]:
+        """Yield every whole line of the journal, sent or not."""
         offset = 0
         with self.path.open("rb") as file:
             for raw in file:
-                line = self._read(raw, offset) if raw.endswith(b"\n") else None
+                if raw.endswith(b"\n"):
+                    yield from self._read(raw, offset)
                 offset += len(raw)
-                if line is not None:
-                    yield line
 
-    def _read(self, raw: bytes, offset: int) -> Json | None:
-        """Return the line that begins at `offset`; None, with a warning, where it is damaged."""
+    def _read(self, raw: bytes, offset: int) -> list[Json]:
+        """Return the record of the line that begins at `offset`; where it is damaged, with a warning, those that stand whole in it."""
         try:
-            line = json.loads(raw) if len(raw) <= MAX_BYTES else None
-            if isinstance(line, dict) and is_sound(line):
-                return line
-            reason = "no record"
-        except (ValueError, RecursionError) as error:
-            reason = type(error).__name__
+            return [decode(raw)]
+        except ValueError as error:
+            reason = error
+        records = list(salvaged(raw))
         if offset not in self._damaged:
             self._damaged.add(offset)
             with self.path.open("rb") as file:
                 number = file.read(offset).count(b"\n") + 1
-            log.warning("%s, line %d is damaged (%s) and is left out.", self.path, number, reason)
-        return None
+            also = f"; {len(records)} whole records in it are kept" if records else ""
+            log.warning("%s, line %d is damaged (%s) and is left out%s.", self.path, number, reason, also)
+        return records
+
+    def rename(self, run_id: str) -> None:
+        """Make this the journal of another run, to which all of it is to be sent."""
+        self._sent_path.unlink(missing_ok=True)
+        if self.files.is_dir():
+            self.files.rename(self.path.with_name(run_id))
+        self.path.rename(self.path.with_name(f"{run_id}.jsonl"))
+        self.path, self.files = self.path.with_name(f"{run_id}.jsonl"), self.path.with_name(run_id)
+        self._sent_path, self._sent = self.path.with_suffix(".sent"), 0
 
     @staticmethod
     def _unwritable(path: Path, error: BaseException) -> BitfrontError:

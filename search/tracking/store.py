@@ -12,6 +12,7 @@ from typing import Any
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
 from search.tracking.codec import Json, from_tags, layer_names, to_tags, trial_from_json
+from search.tracking.outage import identity, require_same
 from search.tracking.spool import stays_inside
 from search.tracking.view import TAG, state
 
@@ -38,24 +39,33 @@ class Store:
         client: open on the store.
         who: whose runs.
         children: trial number -> run id, of the trials that MLflow has.
-        shown: `front` (trial numbers) and `knee` as MLflow shows them.
+        shown: numbers of the trials that their own runs call front members, and those that are called knees.
         layers: names of the layers; empty before the first trial, whose record brings them.
     """
 
     def __init__(
-        self, client: MlflowClient, who: Identity, children: Mapping[int, str], shown: Json | None, layers: Sequence[str] = ()
+        self,
+        client: MlflowClient,
+        who: Identity,
+        children: Mapping[int, str],
+        shown: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
+        layers: Sequence[str] = (),
     ) -> None:
         self._client, self._who, self._layers = client, who, tuple(layers)
         self._children = dict(children)
-        self._front = frozenset(shown["front"] if shown else ())
-        self._knee = shown["knee"] if shown else -1
+        self._front, self._knees = shown
+        self.mended = 0  # trials whose tags were not those of the front
         self._begun: set[int] = set()
-        self.written = 0  # lines; a batch may take minutes where the store is slow
+        self.uri = str(client.tracking_uri)
+        self._file = identity(self.uri)
+        self.written = 0  # lines of this attempt; a batch may take minutes where the store is slow
 
     def apply(self, lines: Sequence[Json], files: Path) -> None:
         """Write lines in order; the last front in them is the one that is tagged, the last content of an artifact the one that is sent."""
+        require_same(self.uri, self._file)
+        self.written = 0
         fronts = [line for line in lines if line["op"] == "front"]
-        shown: Json = fronts[-1] if fronts else {"front": self._front, "knee": self._knee}
+        shown: Json = fronts[-1] if fronts else {"front": self._front, "knee": max(self._knees, default=-1)}
         last_use = {line["name"]: i for i, line in enumerate(lines) if line["op"] == "artifact"}
         ended: set[int] = set()
         for i, line in enumerate(lines):
@@ -72,6 +82,7 @@ class Store:
             self.written += 1
         if fronts:
             self._fronts(fronts, ended)
+        require_same(self.uri, self._file)  # otherwise these lines went with the file
 
     def _parent(self, line: Json) -> None:
         """Write what concerns the sweep as a whole."""
@@ -85,6 +96,8 @@ class Store:
             self._client.log_inputs(self._who.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", line["context"])])])
         elif line["op"] == "view":
             self._client.set_experiment_tag(self._who.experiment_id, TAG, state(line["costs"]))
+        elif line["op"] == "check":
+            self._check(line)
         elif line["op"] == "status":
             self._status(line)
 
@@ -95,7 +108,7 @@ class Store:
         test = [(f"{name}_test", value, end, 0) for name, value in trial["test"].items()]
         tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
         child = self._find(number)
-        if child is not None and test:
+        if child is not None and (test or (result["status"] == "ok" and result["reason"])):  # the reason: the test split failed
             self._batch(child, metrics=test, tags=tags)
             return
         folder = ""
@@ -145,21 +158,43 @@ class Store:
     def _fronts(self, fronts: Sequence[Json], ended: set[int]) -> None:
         """Write the hypervolume curve, and the tags of trials that joined or left the front; `ended` were just written with theirs."""
         last = fronts[-1]
-        new, knee = frozenset(last["front"]), last["knee"]
-        changed = (self._front ^ new) | ({self._knee, knee} if knee != self._knee else set())
-        for number in sorted(changed - ended):
-            if number in self._children:
-                self._batch(self._children[number], tags={names.PARETO: _text(number in new), names.KNEE: _text(number == knee)})
+        self._tag(frozenset(last["front"]), last["knee"], ended)
         curve = []
         for line in fronts:
             step, time = line["step"], line["time"]
             curve += [("hypervolume", line["hypervolume"], time, step), ("front_size", float(len(line["front"])), time, step)]
             if line["trial"] in self._children:  # its own run has the figure from before it moved the front
                 self._batch(self._children[line["trial"]], metrics=[("hypervolume", line["hypervolume"], time, 0)])
-        tags = to_tags(names.FRONT, {"front": sorted(new), "knee": knee})
         for i in range(0, len(curve), 500):
-            self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=tags)
-        self._front, self._knee = new, knee
+            self._batch(self._who.run_id, metrics=curve[i : i + 500], tags=_front_tags(last["front"], last["knee"]))
+
+    def _check(self, line: Json) -> None:
+        """Compare the front's tags with what the trials' runs say now, and set right those that a dead writer left behind."""
+        self._front, self._knees = self._tagged(names.PARETO), self._tagged(names.KNEE)
+        self.mended += self._tag(frozenset(line["front"]), line["knee"], set())
+        self._batch(self._who.run_id, tags=_front_tags(line["front"], line["knee"]))
+
+    def _tagged(self, key: str) -> frozenset[int]:
+        """Return the numbers of the trials whose tag `key` is true."""
+        query, token, numbers = f"tags.`{names.PARENT}` = '{self._who.run_id}' and tags.`{key}` = 'true'", None, set()
+        while True:
+            page = self._client.search_runs([self._who.experiment_id], query, max_results=1000, page_token=token)
+            for run in page:
+                number = int(run.data.tags[names.TRIAL])
+                self._children[number] = run.info.run_id
+                numbers.add(number)
+            token = page.token
+            if not token:
+                return frozenset(numbers)
+
+    def _tag(self, front: frozenset[int], knee: int, ended: set[int]) -> int:
+        """Tag the trials that joined or left the front, but those that `ended` just now with their tags; return how many."""
+        knees = frozenset({knee} if knee >= 0 else ())
+        changed = sorted(number for number in ((self._front ^ front) | (self._knees ^ knees)) - ended if number in self._children)
+        for number in changed:
+            self._batch(self._children[number], tags={names.PARETO: _text(number in front), names.KNEE: _text(number == knee)})
+        self._front, self._knees = front, knees
+        return len(changed)
 
     def _json(self, run_id: str, name: str, value: object, root: str = "") -> None:
         """Write a value as an artifact of JSON; with `root`, where the run's artifacts lie, MLflow need not be asked for it."""
@@ -200,6 +235,10 @@ class Store:
             params=[Param(key, value) for key, value in (params or {}).items()],
             tags=[RunTag(key, value) for key, value in (tags or {}).items()],
         )
+
+
+def _front_tags(front: Sequence[int], knee: int) -> dict[str, str]:
+    return to_tags(names.FRONT, {"front": sorted(front), "knee": knee})
 
 
 def _text(flag: bool) -> str:

@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quant_core.util.errors import InputError
-from search.records.front import figures, front_members, front_rows, hypervolume_of
-from search.records.palette import PALETTE
+from quant_core.util.errors import BitfrontError, InputError
+from search.records.front import figures, front_members, front_rows, hypervolume_of, knee_number
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
-from search.tracking.client import connect, experiment_id, reported
-from search.tracking.codec import Json, from_tags, layer_names, sweep_to_json, to_tags, trial_to_json
-from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
-from search.tracking.spool import FOLDER, Spool
-from search.tracking.store import STATUSES, Identity, Store
+from search.tracking.codec import Json, sweep_to_json, to_tags, trial_to_json
+from search.tracking.orphans import BEGIN
+from search.tracking.outage import Outage
+from search.tracking.spool import Spool
+from search.tracking.store import STATUSES
 from search.tracking.view import COSTS
 from search.tracking.writer import Writer
 
 log = logging.getLogger("bitfront.tracking")
-FLUSH_S = 60.0
+FLUSH_S = 45.0  # with what a request under way may take (`writer.LEAVE_S`), a minute
 
 
 class Tracker:
-    """One process's hold on a sweep's record; made by `start` and `open_sweep`, let go by `finish`.
+    """One process's hold on a sweep's record; made by `opening.start` and `opening.open_sweep`, let go by `finish`.
 
     Attributes:
         sweep: the header of the sweep; on a resumed one with the trials that were recorded before.
@@ -161,85 +160,56 @@ class Tracker:
         """
         if status not in STATUSES:
             raise InputError(f"status {status!r} given; known: {', '.join(STATUSES)}.")
-        self._write({"op": "status", "status": status})
-        self._spool.sync()
+        try:
+            self._write(*self._check(), {"op": "status", "status": status})
+            self._spool.sync()
+        except (BitfrontError, OSError) as error:  # the disk of the journal is full: what is in it is sent, and its writer counts as dead
+            log.warning("%s The sweep can be read, and is closed later.", error)
+            self.close(timeout_s, keep_journal=True)
+            return False
         return self.close(timeout_s)
 
-    def close(self, timeout_s: float = FLUSH_S, *, keep_journal: bool = False) -> bool:
+    def begin(self, experiment_name: str, tags: Mapping[str, str]) -> None:
+        """Keep in the journal what begins the sweep, so that it can be written anew where the store is lost."""
+        self._write({"op": BEGIN, "experiment": experiment_name, "tags": dict(tags)})
+
+    def check(self) -> None:
+        """Have the front's tags compared with what MLflow shows, and set right."""
+        self._write(*self._check())
+
+    def _check(self) -> list[Json]:
+        """Return the line that has the front's tags compared with what MLflow really shows, where there is a front."""
+        if not self._candidates:
+            return []
+        front = front_members(replace(self.sweep, trials=tuple(self._candidates[number] for number in sorted(self._candidates))))
+        return [{"op": "check", "front": [trial.number for trial in front], "knee": knee_number(front, self.sweep.objectives)}]
+
+    @property
+    def mended(self) -> int:
+        """How many trials bore tags of the front that were not theirs, as far as `finish` has compared them."""
+        return self._writer.mended
+
+    def close(self, timeout_s: float = FLUSH_S, *, keep_journal: bool = False, discard: bool = False) -> bool:
         """Send the rest and let go without a change of status; waits as long as it goes on, and `timeout_s` when it does not.
 
-        `keep_journal` leaves the journal there even where MLflow has all of it: the sign that its writer died.
+        `keep_journal` leaves the journal there even where MLflow has all of it: the sign that its writer died. `discard` removes it even
+        where MLflow has not: that of a sweep that could not begin.
         """
         complete = self._writer.close(timeout_s)
-        if not complete:
-            log.warning("MLflow does not have all of sweep %s yet; the rest is kept in %s.", self.sweep.name, self._spool.path)
-        self._spool.release(remove=complete and not keep_journal)
+        if not complete and not discard:
+            why = self._writer.outage or Outage("some records were refused", "see above")
+            remedy = why.remedy.replace("SWEEP", self.sweep.name)
+            log.warning(
+                "MLflow does not have all of sweep %s: %s. The rest is kept in %s; %s.",
+                self.sweep.name,
+                why.cause,
+                self._spool.path,
+                remedy,
+            )
+        self._spool.release(remove=discard or (complete and not keep_journal))
         return complete
 
     def _write(self, *lines: Json) -> None:
         now = time.time_ns() // 1_000_000
         self._spool.append(*(line | {"time": now} for line in lines))
         self._writer.wake()
-
-
-def start(uri: str, experiment_name: str, sweep: SweepRecord, params: Mapping[str, object], spool: Path = FOLDER) -> Tracker:
-    """Create a sweep's parent run and begin its record.
-
-    Args:
-        uri: MLflow tracking uri; tables and experiment are created where they are new.
-        experiment_name: one MLflow experiment holds many sweeps.
-        sweep: the header; its `run_id` and `trials` are not read. Credentials in the experiment's text are blanked out.
-        params: shown on the parent run: searcher, device, task, seed, ...
-        spool: folder of the local journal.
-
-    Raises:
-        BitfrontError: the store cannot be reached or the spool not be written.
-    """
-    client = connect(uri, spool)
-    where = experiment_id(client, experiment_name, uri)
-    header = replace(sweep, experiment=names.redact(sweep.experiment), trials=(), status="running")
-    tags = {names.KIND: "sweep", names.SWEEP: sweep.name, names.STATUS: "running", "mlflow.runName": sweep.name}
-    color = PALETTE[len(sweeps(uri, experiment_name)) % len(PALETTE)]
-    tags |= {names.SPOOL: str(spool.resolve()), names.COLOR: color}
-    tags |= {names.SEARCHER: str(params["searcher"])} if "searcher" in params else {}
-    with reported(uri):
-        run_id = client.create_run(where, tags=tags | to_tags(names.RECORD, sweep_to_json(header))).info.run_id
-    journal = Spool(spool, run_id)
-    journal.acquire()
-    tracker = Tracker(
-        replace(header, run_id=run_id), journal, Writer(journal, Store(client, Identity(where, sweep.name, run_id, color), {}, None))
-    )
-    shown = {**params, **{f"fingerprint_{name}": value for name, value in sweep.fingerprints.items()}}
-    tracker.params({key: names.redact(str(value))[:500] for key, value in shown.items()})
-    if "data" in sweep.fingerprints:
-        name, digest = str(params.get("task", sweep.name)), sweep.fingerprints["data"]
-        tracker.dataset(names.redact(name), digest)
-    tracker.artifact(header.experiment, "experiment.toml")
-    return tracker
-
-
-def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
-    """Take up the record of a stopped or killed sweep; what the spool still holds is sent first. `tracker.sweep` has its trials.
-
-    Raises:
-        InputError: no such sweep, or another process is writing it.
-        BitfrontError: the store cannot be reached.
-    """
-    parent = find_sweep(uri, ref, experiment_name)
-    journal = journal_of(uri, parent)
-    journal.acquire()
-    tracker = take_up(uri, parent, journal)
-    tracker.restart()
-    return tracker
-
-
-def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
-    """Return the tracker of a sweep whose journal this process holds."""
-    client = connect(uri, journal.path.parent)
-    parent, children = family(uri, parent)
-    sweep = merged(parent, children, journal.unsent()[0])
-    known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
-    who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
-    layers = layer_names(from_tags(parent.tags, names.LAYERS))
-    store = Store(client, who, known, from_tags(parent.tags, names.FRONT), layers)
-    return Tracker(sweep, journal, Writer(journal, store))

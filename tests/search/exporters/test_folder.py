@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quant_core.util.errors import InputError
-from search.exporters.folder import REPORT, check_target, put_in_place, scratch_folder
+from search.exporters.folder import REPORT, check_target, put_in_place, restore, scratch_folder
 
 
 def written(folder: Path, **files: str) -> None:
@@ -66,3 +66,64 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(victim)
     with pytest.raises(InputError, match="exists; give another folder"):
         check_target(tmp_path / "out", force=True)
+
+
+def leftovers(tmp_path: Path, stage: str) -> Path:
+    """Leave what a writer that replaces an export leaves when it is killed at a stage."""
+    out, scratch = tmp_path / "out", tmp_path / ".out.k3y0x.tmp"
+    out.mkdir()
+    (out / "sub").mkdir()
+    (out / "sub" / "c").touch()
+    written(out, policy="old", **{"sub/c": "c"})
+    (scratch / "export").mkdir(parents=True)
+    (scratch / "lock").touch()
+    (scratch / "export" / "sub").mkdir()
+    (scratch / "export" / "sub" / "half").write_text("half")
+    if stage in ("between", "after"):
+        written(scratch / "export", policy="new")
+        out.rename(scratch / "old")
+    if stage == "after":
+        (scratch / "export").rename(out)
+    return out
+
+
+@pytest.mark.parametrize(("stage", "text"), [("before", "old"), ("between", "old"), ("after", "new")])
+def test_a_writer_that_was_killed_leaves_an_export_and_no_scratch(tmp_path: Path, stage: str, text: str) -> None:
+    out = leftovers(tmp_path, stage)
+    restore(out)
+    assert (out / "policy").read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_scratch_of_a_living_writer_is_left_alone_whatever_its_process_id(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with scratch_folder(out) as folder:
+        written(folder, policy="new")
+        restore(out)  # as another writer with the same process id, in another container, would
+        put_in_place(folder, out)
+    assert (out / "policy").read_text() == "new"
+
+
+def test_files_of_others_in_a_scratch_folder_stay(tmp_path: Path) -> None:
+    out = leftovers(tmp_path, "after")
+    scratch = tmp_path / ".out.k3y0x.tmp"
+    (scratch / "old" / "mine.txt").write_text("kept")
+    restore(out)
+    assert (scratch / "old" / "mine.txt").read_text() == "kept"
+    (scratch / "strange").touch()
+    (scratch / "export").mkdir()
+    restore(out)
+    assert sorted(path.name for path in scratch.iterdir()) == ["export", "lock", "old", "strange"]
+    (tmp_path / ".out.other.tmp").mkdir()
+    restore(out)
+    assert (tmp_path / ".out.other.tmp").is_dir()
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    out, victim = leftovers(tmp_path, "before"), tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").touch()
+    (tmp_path / ".out.link.tmp").symlink_to(victim)
+    (tmp_path / ".out.k3y0x.tmp" / "export" / "link").symlink_to(victim)
+    restore(out)
+    assert (victim / "kept").is_file()

@@ -50,7 +50,7 @@ def test_what_was_not_sent_is_sent_by_a_recovery(
         patch.setattr(Store, "apply", refuse)
         drive(tracker, sweep)
         assert not tracker.finish("stopped", timeout_s=0.2)
-    assert "MLflow does not have all of sweep later yet; the rest is kept in" in caplog.text
+    assert "MLflow does not have all of sweep later: MLflow does not answer (ConnectionError: away). The rest is kept in" in caplog.text
     assert len(children(store_uri, tracker.run_id)) == 0
     assert tracking.read(store_uri, "later") == expected(sweep, tracker.run_id, status="stopped")
     assert len(children(store_uri, tracker.run_id)) == 0, "reading never writes"
@@ -87,7 +87,7 @@ def test_a_sweep_whose_journal_cannot_grow_is_read_all_the_same(
     journal.acquire()
     journal.release(remove=False)
 
-    def full(self: Spool, line: object) -> None:
+    def full(self: Spool, *lines: object) -> None:
         raise BitfrontError("cannot write the journal: No space left on device.")
 
     monkeypatch.setattr(Spool, "append", full)

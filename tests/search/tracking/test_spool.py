@@ -1,5 +1,6 @@
 """The local journal: nothing lost, nothing half-read, one writer."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ def test_an_artifact_stays_in_its_folder(spool: Spool, name: str) -> None:
     with pytest.raises(InputError, match=r"a relative path without '\.\.' is needed"):
         spool.keep_file(name, b"")
     spool.append({"op": "artifact", "name": name})
+    assert spool.unsent()[0] == []
     spool.release(remove=True)
     assert victim.read_text() == "kept"
 
@@ -121,3 +123,61 @@ def test_a_journal_without_a_holder_is_abandoned(spool: Spool) -> None:
     assert other.abandoned()
     assert spool.path.stat() == before
     assert not Spool(spool.path.parent / "absent", RUN).abandoned()
+
+
+def test_a_damaged_line_is_left_out_and_its_number_said(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    spool.append(*({"op": "note", "n": n} for n in range(3)))
+    data = spool.path.read_bytes()
+    spool.path.write_bytes(data.replace(b'"n":1', b'"n":8'))
+    assert [line["n"] for line in Spool(spool.path.parent, RUN).unsent()[0]] == [0, 2]
+    assert f"{spool.path}, line 2 is damaged (its checksum does not fit) and is left out." in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3", "7", "999999", "12 0", "1" * 5000])
+def test_a_damaged_note_of_what_was_sent_costs_a_replay(spool: Spool, text: str) -> None:
+    spool.append({"op": "note", "n": 1}, {"op": "note", "n": 2})
+    spool.mark_sent(spool.unsent(1)[1])
+    assert [line["n"] for line in Spool(spool.path.parent, RUN).unsent()[0]] == [2]
+    spool.path.with_suffix(".sent").write_text(text)
+    assert [line["n"] for line in Spool(spool.path.parent, RUN).unsent()[0]] == [1, 2]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(spool: Spool) -> None:
+    spool.append({"op": "note", "n": 1}, {"op": "note", "n": 2})
+    spool.path.write_bytes(spool.path.read_bytes()[:-1])
+    spool.release(remove=False)
+    again = Spool(spool.path.parent, RUN)
+    again.acquire()
+    again.append({"op": "note", "n": 3})
+    assert [line["n"] for line in again.unsent()[0]] == [1, 2, 3]
+
+
+def test_a_full_disk_leaves_whole_lines_and_is_waited_for(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.append({"op": "note", "n": 1})
+    write, tries = os.write, []
+
+    def full(handle: int, data: bytes) -> int:
+        tries.append(handle)
+        if len(tries) % 2:
+            return write(handle, data[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("search.tracking.spool.FULL_S", 0.05)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(BitfrontError, match="No space left on device; free some space there, then resume the sweep"):
+        spool.append({"op": "note", "n": 2})
+    assert len(tries) > 2
+    monkeypatch.setattr(os, "write", write)
+    spool.append({"op": "note", "n": 3})
+    assert [line["n"] for line in spool.unsent()[0]] == [1, 3]
+
+
+def test_a_note_that_cannot_be_written_costs_nothing_while_it_is_held(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.append({"op": "note", "n": 1})
+
+    def full(path: Path, text: str) -> None:
+        raise InputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("search.tracking.spool.write_text", full)
+    spool.mark_sent(spool.unsent()[1])
+    assert spool.unsent()[0] == []
