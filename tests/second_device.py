@@ -175,6 +175,13 @@ class _Module:
     def manual_seed_all(self, seed: int) -> None:
         """Nothing to seed: numbers without a generator come from that of the CPU."""
 
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        """Return the state of no generator."""
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        """Nothing to set."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 

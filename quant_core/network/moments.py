@@ -175,7 +175,8 @@ class _Matrix:
         self._count += rows.shape[1]
 
     def _add(self, rows: Tensor) -> None:
-        product = rows.transpose(1, 2) @ rows
+        with torch.autocast(rows.device.type, enabled=False):  # hooks run within the network's own autocast
+            product = rows.transpose(1, 2) @ rows
         if self._file is not None and self._place is not None:
             with self._file.mapped(self._place) as outer:
                 outer.add_(product.cpu())

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from quant_core.spec.policy import Policy
 from quant_core.util.cache import CacheCounts
 from search.config.experiment import Experiment
 from search.records.result import Result
 from search.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    import torch
 
 BACKENDS: dict[str, str] = {"local": "search.sweeps.local:run", "ray": "search.sweeps.ray.backend:run"}
 
@@ -28,7 +29,7 @@ class PolicyEvaluator(Protocol):
         """Return the hits and misses so far: quantized weights, ranges of activations."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where networks are computed."""
 
 

@@ -45,8 +45,8 @@ def test_names_that_are_unknown_or_stand_for_several(store_uri: str, make_sweep:
         tracking.read(store_uri, "x")
     first, _ = run(store_uri, make_sweep("digits-tpe", trials=2))
     second, _ = run(store_uri, make_sweep("digits-tpe", trials=2, seed=1), "other")
-    with pytest.raises(InputError, match=r"no sweep 'digits-tp' .*Did you mean 'digits-tpe'\? Known: digits-tpe"):
-        tracking.read(store_uri, "digits-tp")
+    with pytest.raises(InputError, match=r"no sweep 'digit-tpe' .*Did you mean 'digits-tpe'\? Known: digits-tpe"):
+        tracking.read(store_uri, "digit-tpe")
     with pytest.raises(
         InputError, match=rf"2 sweeps are called 'digits-tpe'.*{first} \(experiment bitfront\), {second} \(experiment other\)"
     ):
