@@ -145,16 +145,17 @@ def ui_command(
     """
     from search.tracking.reading import sweeps
     from search.tracking.server import HOST, serve
-    from search.tracking.view import link
+    from search.tracking.view import link, sweeps_link
 
     rows = [find_sweep(uri, sweep, mlflow_experiment)] if sweep else sweeps(uri, mlflow_experiment)
     remote = uri.startswith(("http://", "https://"))
     base = names.redact(uri) if remote else f"http://{HOST}:{port}"
     process = None if remote else serve(uri, port)
     for experiment_id, title in {row.experiment_id: row.experiment for row in rows}.items():
+        say(f"sweeps of experiment {title}: {sweeps_link(experiment_id, base)}")
         say(f"fronts of experiment {title}: {link(experiment_id, base)}")
     for row in rows if sweep else []:
-        say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}")
+        say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}?workflowType=machine_learning")
     if process is None:
         return
     say("Ctrl-C ends it.")
