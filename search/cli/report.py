@@ -91,7 +91,10 @@ def show_command(
 def compare_command(
     sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP SWEEP ...", help="Names or MLflow run ids of two or more sweeps.")],
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE.html", help="Write the comparison as a page that works offline.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE.html|FOLDER", help="Write a page that works offline; in a folder also the page of every sweep."
+        ),
     ] = None,
     as_json: AsJson = False,
     budget: Annotated[
@@ -107,16 +110,21 @@ def compare_command(
     Example: `bitfront compare digits-tpe digits-random --html compare.html`
     """
     from search.records.compare import compare
-    from search.report.comparison import comparison_page
+    from search.records.verdict import verdict
+    from search.report.comparison import comparison_folder, comparison_page
 
     comparison = compare([read(uri, sweep, mlflow_experiment) for sweep in sweeps], _budgets(budget or []), choice)
-    page, data = comparison_page(comparison), comparison.to_json()
-    if html:
+    page, data = comparison_page(comparison), comparison.to_json() | {"verdict": verdict(comparison)}
+    if html and html.suffix in (".html", ".htm"):
         write_text(html, page)
+    elif html:
+        for name, text in comparison_folder(comparison).items():
+            write_text(html / name, text)
     run_id = _logged(uri, comparison, page, data) if log else ""
     if as_json:
         _print_json(data | ({"run_id": run_id} if log else {}))
         return
+    say(verdict(comparison))
     for title, rows in _tables(data, comparison.sweeps[0].infos):
         _print_table(title, rows)
     written = ([f"logged as MLflow run {run_id}"] if log else []) + ([f"wrote {html}"] if html else [])

@@ -46,7 +46,7 @@ def suggested(sweep: SweepRecord, members: Sequence[TrialRecord]) -> TrialRecord
 
 
 def headline(sweep: SweepRecord, members: Sequence[TrialRecord], uniform: TrialRecord | None, trials: int) -> dict[str, float]:
-    """Return what a list of sweeps shows of one, by names that end in their units; what is not known is left out.
+    """Return the figures of a sweep in a list of sweeps, by names that end in their units; those not known are left out.
 
     Args:
         sweep: its float network, limits and objectives.
@@ -76,7 +76,7 @@ def standard_error(sweep: SweepRecord, metric: str, split: str, value: float) ->
 
 
 def readable(values: Mapping[str, float | None], word: str = "", infos: Sequence[MetricInfo] = ()) -> dict[str, float]:
-    """Return figures in their units under names that say the unit, as `best_size_KiB`; what is None is left out.
+    """Return figures in their units under names that say the unit, as `best_size_KiB`; None is left out.
 
     `infos` are the task's metrics, whose units it says.
 
