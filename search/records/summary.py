@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from search.records.front import figures, keeps_limits, keeps_quality
+from search.records.front import Row, figures, keeps_limits, keeps_quality, row_of
 from search.records.record import SweepRecord, TrialRecord
 from search.records.units import unit_of
 from search.tasks.metrics.info import MetricInfo
@@ -39,10 +39,49 @@ def suggested(sweep: SweepRecord, members: Sequence[TrialRecord]) -> TrialRecord
     Where none is so near, or the task is judged by another metric than accuracy, the member of the least error.
     """
     cost = next((name for name in sweep.objectives if name not in ("error", "loss")), "weight_bytes")
-    judged = sweep.infos[0].name == "accuracy"
-    goal = sweep.baseline.get("accuracy_valid", math.inf) - DROP - SLACK
-    near = [trial for trial in members if judged and figures(trial).get("accuracy", -math.inf) >= goal and cost in figures(trial)]
+    near = [trial for trial in members if is_near(sweep, trial) and cost in figures(trial)]
     return min(near, key=lambda trial: (figures(trial)[cost], *_rank(trial)), default=best(members))
+
+
+def is_near(sweep: SweepRecord, trial: TrialRecord) -> bool:
+    """Tell whether a policy is within half a point of the float network's validation accuracy."""
+    goal = sweep.baseline.get("accuracy_valid", math.inf) - DROP - SLACK
+    return sweep.infos[0].name == "accuracy" and figures(trial).get("accuracy", -math.inf) >= goal
+
+
+def front_lines(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a front for people: from small to large, with `mark` and standard errors, then best uniform policy and float.
+
+    The best uniform policy has a line of its own only where it is not on the front. `se_..._valid` and `se_..._test` are there where the
+    record says how many examples there were.
+    """
+    uniform, pick = best_uniform(sweep), suggested(sweep, members)
+    marks: dict[object, list[str]] = {row["trial"]: ["knee"] for row in rows if row["knee"]}
+    for trial, word in ((pick, "suggested"), (uniform, "best uniform")):
+        if trial is not None:
+            marks.setdefault(trial.number, []).append(word)
+    cost = "weight_bytes" if all(row.get("weight_bytes") is not None for row in rows) else "trial"
+    lines = sorted(rows, key=lambda row: (_number(row[cost]), _number(row["trial"])))
+    if uniform is not None and uniform not in members:
+        lines.append(row_of(sweep, uniform, -1))
+    judge = sweep.infos[0].name
+    empty: Row = dict.fromkeys(lines[0] if lines else ())
+    of_float = {f"{judge}_{split}": sweep.baseline.get(f"{judge}_{split}") for split in ("valid", "test")}
+    lines.append(empty | of_float | {"id": "float", "weight_bytes": sweep.baseline.get("weight_bytes"), "knee": False})
+    return [line | _errors(sweep, judge, line) | {"mark": ", ".join(marks.get(line["trial"], []))} for line in lines]
+
+
+def _errors(sweep: SweepRecord, judge: str, line: Row) -> Row:
+    """Return the standard errors of a line's accuracies."""
+    errors: Row = {}
+    for split, word in (("valid", "validation"), ("test", "test")):
+        value = line.get(f"{judge}_{split}")
+        errors[f"se_{split}"] = standard_error(sweep, judge, word, value) if isinstance(value, float) else None
+    return errors
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.inf
 
 
 def headline(sweep: SweepRecord, members: Sequence[TrialRecord], uniform: TrialRecord | None, trials: int) -> dict[str, float]:
