@@ -53,7 +53,8 @@ def step_line(sweep: SweepRecord, members: Sequence[TrialRecord], cost: str, col
     """Return the boundary of what a front dominates in the plane of two objectives: the least `down` within a budget of `cost`."""
     across, size = unit_of(cost).size, unit_of(down, sweep.metrics).size
     ordered = sorted((trial for trial in members if cost in figures(trial)), key=lambda trial: (figures(trial)[cost], figures(trial)[down]))
-    x, y = [], []
+    x: list[float] = []
+    y: list[float] = []
     for trial in ordered:
         if not y or figures(trial)[down] / size < y[-1]:
             x.append(figures(trial)[cost] / across)
