@@ -7,10 +7,10 @@ import pandas as pd
 
 from search.records import front as fronts
 from search.records.record import ACCURACY, SweepRecord, TrialRecord
+from search.records.summary import best_uniform
 from search.records.units import label, scaled
 from search.tasks.metrics.info import MetricInfo
 
-BASELINE = "baseline"
 FLOAT = "float"
 _COSTS = ("weight_bytes", "latency_s", "energy_j")
 _LAST = ("bits_weight_avg",)
@@ -42,21 +42,6 @@ def float_figures(record: SweepRecord) -> dict[str, float]:
 
 def _first(record: SweepRecord) -> tuple[str, ...]:
     return (*(f"{info.name}_{split}" for info in record.infos for split in ("valid", "test")), *_COSTS)
-
-
-def best_uniform(record: SweepRecord) -> TrialRecord | None:
-    """Return the uniform policy of the least validation error among those within the limits; of equals the smallest, then the first."""
-    ended = [trial for trial in record.trials if trial.origin == BASELINE and trial.result.ok]
-    kept = [trial for trial in ended if fronts.keeps_limits(trial, record.limits)]
-    uniform = [trial for trial in kept if fronts.keeps_quality(fronts.figures(trial), record)]
-    first = record.infos[0]
-
-    def rank(trial: TrialRecord) -> tuple[float, float, int]:
-        metrics = fronts.figures(trial)
-        value = metrics[first.name]
-        return -value if first.higher else value, metrics.get("weight_bytes", 0.0), trial.number
-
-    return min(uniform, key=rank, default=None)
 
 
 def front_frame(record: SweepRecord) -> pd.DataFrame:

@@ -58,6 +58,18 @@ def cut(text: str, limit: int = LONGEST) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+def shortened(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters, with the middle left out: its end tells layers apart as often as its start.
+
+    >>> shortened("blocks.3.0.depthwise", 14)
+    'block...thwise'
+    """
+    if len(text) <= limit:
+        return text
+    start = max(1, (limit - 3) // 2)
+    return f"{text[:start]}...{text[len(text) - max(1, limit - 3 - start) :]}"
+
+
 def given(value: object, limit: int = LONGEST) -> str:
     """Return the `repr` of a value that was given, cut as `cut` does; text and lists are cut before they are written out.
 

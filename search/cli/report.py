@@ -1,23 +1,24 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.reading import parse_toml
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Uri
-from search.cli.terminal import say, short_name, terminal
+from search.cli.table import Column, print_table
+from search.cli.terminal import say, terminal
 from search.config.key_value import key_value
 from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.record import ACCURACY, SweepRecord
+from search.records.summary import front_lines, is_near, suggested
 from search.records.units import cells, shown, title_of, unit_of
 from search.tasks.metrics.info import MetricInfo
 from search.tracking import names, read, recover
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from search.records.compare import Comparison
 
 _NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
+_RANKS = ("id", "accuracy_valid", "weight_bytes", "mark", "accuracy_test", "latency_s", "energy_j", "status", "reason", "se_", "trial")
+"""Columns from the most to the least important one, by how their names begin; the others come after these."""
 
 
 def front_command(
@@ -52,7 +55,7 @@ def front_command(
     if as_json:
         _print_json(rows)
         return
-    _print_front(record, rows)
+    _print_front(record, rows, everything=everything)
     if plot:
         say(f"wrote {plot}", stderr=True)
 
@@ -76,13 +79,11 @@ def show_command(
     if as_json:
         _print_json(row | {"policy": trial.policy.to_json()})
         return
-    table = Table(title=f"policy {trial.policy.id}: trial {trial.number} of {record.name}, by {trial.origin}, {trial.result.fidelity}")
-    for title in ("layer", "weight", "activation"):
-        table.add_column(title, overflow="fold")
-    for layer, choice in trial.policy.items():
-        table.add_row(short_name(layer), str(choice.weight), str(choice.activation))
+    say(f"policy {trial.policy.id}: trial {trial.number} of {record.name}, by {trial.origin}, {trial.result.fidelity}")
+    weights, activations = (tuple(str(getattr(choice, slot)) for choice in trial.policy.values()) for slot in ("weight", "activation"))
+    columns = [Column("layer", tuple(trial.policy), left=True, name=True), Column("weight", weights, left=True)]
+    print_table("", [*columns, Column("activation", activations, 1, left=True)])
     console = terminal()
-    console.print(table)
     for name, value in row.items():
         if isinstance(value, float):
             console.print(f"{name:>20}  {shown(name, value, record.metrics)}")
@@ -91,7 +92,10 @@ def show_command(
 def compare_command(
     sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP SWEEP ...", help="Names or MLflow run ids of two or more sweeps.")],
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE.html", help="Write the comparison as a page that works offline.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE.html|FOLDER", help="Write a page that works offline; in a folder also the page of every sweep."
+        ),
     ] = None,
     as_json: AsJson = False,
     budget: Annotated[
@@ -107,16 +111,21 @@ def compare_command(
     Example: `bitfront compare digits-tpe digits-random --html compare.html`
     """
     from search.records.compare import compare
-    from search.report.comparison import comparison_page
+    from search.records.verdict import verdict
+    from search.report.comparison import comparison_folder, comparison_page
 
     comparison = compare([read(uri, sweep, mlflow_experiment) for sweep in sweeps], _budgets(budget or []), choice)
-    page, data = comparison_page(comparison), comparison.to_json()
-    if html:
+    page, data = comparison_page(comparison), comparison.to_json() | {"verdict": verdict(comparison)}
+    if html and html.suffix in (".html", ".htm"):
         write_text(html, page)
+    elif html:
+        for name, text in comparison_folder(comparison).items():
+            write_text(html / name, text)
     run_id = _logged(uri, comparison, page, data) if log else ""
     if as_json:
         _print_json(data | ({"run_id": run_id} if log else {}))
         return
+    say(verdict(comparison))
     for title, rows in _tables(data, comparison.sweeps[0].infos):
         _print_table(title, rows)
     written = ([f"logged as MLflow run {run_id}"] if log else []) + ([f"wrote {html}"] if html else [])
@@ -145,16 +154,17 @@ def ui_command(
     """
     from search.tracking.reading import sweeps
     from search.tracking.server import HOST, serve
-    from search.tracking.view import link
+    from search.tracking.view import link, sweeps_link
 
     rows = [find_sweep(uri, sweep, mlflow_experiment)] if sweep else sweeps(uri, mlflow_experiment)
     remote = uri.startswith(("http://", "https://"))
     base = names.redact(uri) if remote else f"http://{HOST}:{port}"
     process = None if remote else serve(uri, port)
     for experiment_id, title in {row.experiment_id: row.experiment for row in rows}.items():
+        say(f"sweeps of experiment {title}: {sweeps_link(experiment_id, base)}")
         say(f"fronts of experiment {title}: {link(experiment_id, base)}")
     for row in rows if sweep else []:
-        say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}")
+        say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}?workflowType=machine_learning")
     if process is None:
         return
     say("Ctrl-C ends it.")
@@ -182,31 +192,39 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def _print_front(sweep: SweepRecord, rows: list[Row]) -> None:
-    """Print the front (or every trial), one line per policy, each column in one unit."""
-    constant = [*(f"{info.name}_float_test" for info in (ACCURACY, *sweep.infos)), "float_weight_bytes"]
-    constant += ["fidelity"] if all(row["fidelity"] == "ptq" for row in rows) else []
-    names_shown = [name for name in (rows[0] if rows else []) if name not in constant and any(row[name] not in _NOTHING for row in rows)]
+def _print_front(sweep: SweepRecord, rows: list[Row], *, everything: bool = False) -> None:
+    """Print the front from small to large with the best uniform policy and the float network, or every trial: a line per policy."""
+    members = front_members(sweep)
     failed = sum(trial.result.failed for trial in sweep.trials)
     summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
-    table = Table(title=summary, box=box.SIMPLE_HEAD, padding=0)
-    columns = {name: column(name, [row[name] for row in rows], sweep.metrics) for name in names_shown}
-    for name in names_shown:
-        table.add_column(columns[name][0], justify="left" if name in ("id", "reason") else "right", no_wrap=name != "reason")
-    for i, row in enumerate(rows):
-        table.add_row(*(columns[name][1][i] for name in names_shown), style="bold" if row["knee"] else None)
     console = terminal()
-    console.print(table if rows else f"{summary}; no policy yet that ended well within the limits")
-    tested = [(info, value) for info in sweep.infos if (value := sweep.baseline.get(f"{info.name}_test")) is not None]
-    size = sweep.baseline.get("weight_bytes")
-    measured = [f"{info.name if sweep.metrics else ''} {shown(info.name, value, sweep.metrics)} on test".strip() for info, value in tested]
-    measured += [shown("weight_bytes", size)] if size is not None else []
+    if rows:
+        lines = rows if everything else front_lines(sweep, members, rows)
+        columns = [column for name in lines[0] if (column := _column(sweep, name, [line[name] for line in lines])) is not None]
+        print_table(summary, columns, [i for i, line in enumerate(lines) if line["knee"]])
+    else:
+        console.print(f"{summary}; no policy yet that ended well within the limits")
     left = sweep.baseline.get("left_in_float_bytes")
-    measured += [f"{shown('weight_bytes', left)} left in float"] if left else []
-    console.print(f"float network: {', '.join(measured) or 'not measured'}")
-    error = _latency_error(sweep) if "latency_s" in names_shown else ""
+    if left:
+        console.print(f"float network: {shown('weight_bytes', left)} of it stay in float")
+    pick = suggested(sweep, members)
+    if pick is not None and not everything:
+        why = "the smallest within half a point of float on validation" if is_near(sweep, pick) else "the most accurate"
+        say(f"suggested: {pick.policy.id}, {why}: bitfront export {shlex.quote(sweep.name)} --pick {pick.policy.id} --out FOLDER")
+    error = _latency_error(sweep) if any(row.get("latency_s") is not None for row in rows) else ""
     if error:
         console.print(error)
+
+
+def _column(sweep: SweepRecord, name: str, values: list[object]) -> Column | None:
+    """Return one column of a front or of all trials; None where it says nothing."""
+    constant = [*(f"{info.name}_float_test" for info in (ACCURACY, *sweep.infos)), "float_weight_bytes", "knee"]
+    if name in constant or all(value in _NOTHING for value in values) or (name == "fidelity" and {*values} <= {"ptq", None}):
+        return None
+    title, texts = column(name, values, sweep.metrics)
+    last = len(_RANKS)
+    rank = next((i for i, beginning in enumerate(_RANKS) if name.startswith(beginning)), last)
+    return Column(title, tuple(texts), rank, left=name in ("id", "mark", "reason"), text=name == "reason")
 
 
 def _latency_error(sweep: SweepRecord) -> str:
@@ -222,7 +240,11 @@ def _latency_error(sweep: SweepRecord) -> str:
 def column(name: str, values: list[object], infos: Sequence[MetricInfo] = ()) -> tuple[str, list[str]]:
     """Return the title and the cells of one column."""
     if not any(isinstance(value, float) for value in values):
-        return name, ["-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values]
+        return "" if name == "mark" else name, [
+            "-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values
+        ]
+    if name.startswith("se_"):
+        return f"± {name.rpartition('_')[2]}\n%", cells("accuracy", [value if isinstance(value, float) else None for value in values])
     title = f"{title_of(name, infos).removeprefix('accuracy ')}\n{unit_of(name, infos).name}".rstrip()
     return title, cells(name, [value if isinstance(value, float) else None for value in values], infos)
 
@@ -243,19 +265,25 @@ def _tables(data: dict[str, object], infos: Sequence[MetricInfo]) -> list[tuple[
             (f"best validation {infos[0].name} within {metric}", attained_in_units(metric, rows, infos))
             for metric, rows in attained.items()
         ]
-        tables.append(("layers in which the picked policies differ", [row for row in layers if not row["same"]]))
+        tables.append(("layers in which the picked policies differ", [_specs(row) for row in layers if not row["same"]]))
     return [(title, rows) for title, rows in tables if isinstance(rows, list)]
 
 
+def _specs(row: dict[str, object]) -> dict[str, object]:
+    """Return a layer's line with the specs of weight and activation as two words."""
+    return {name: str(text).removeprefix("weight=").replace(",activation=", " ") for name, text in row.items()}
+
+
 def _print_table(title: str, rows: list[dict[str, object]]) -> None:
-    table = Table(title=title)
-    columns = [name for name in (rows[0] if rows else []) if name not in ("same", "run_id")]
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for name in columns))
+    names_shown = [name for name in (rows[0] if rows else []) if name not in ("same", "run_id")]
+    columns = []
+    for i, name in enumerate(names_shown):
+        texts = tuple(f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name]) for row in rows)
+        spaced = any(" " in text for text in texts) and "layer" in names_shown
+        columns.append(Column(name, texts, 0 if i < 3 else i, left=i == 0 or spaced or name == "picked", name=not spaced, text=spaced))
     if rows:
-        terminal().print(table)
+        say(title)
+        print_table("", columns)
 
 
 def _note(figures: dict[str, float]) -> str:

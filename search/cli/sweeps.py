@@ -4,20 +4,33 @@ import json
 from collections.abc import Mapping
 
 import typer
-from rich import box
-from rich.table import Table
 
 from quant_core.util.errors import BitfrontError
 from quant_core.util.reading import parse_toml
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
 from search.cli.report import column
-from search.cli.terminal import say, terminal
+from search.cli.table import Column, print_table
+from search.cli.terminal import say
 from search.records.front import Row, front_members, front_rows, hypervolume_of
 from search.records.record import SweepRecord
 from search.tracking import names, read
 from search.tracking.reading import sweeps
 
 _ENTRIES = {"task": "name", "device": "name", "search": "searcher"}  # section of an experiment -> its entry that is shown
+_ORDER = (
+    "sweep",
+    "accuracy_valid",
+    "weight_bytes",
+    "accuracy_test",
+    "status",
+    "searcher",
+    "task",
+    "trials",
+    "device",
+    "latency_s",
+    "hypervolume",
+)
+"""Columns from the most to the least important one; the others come after these."""
 PICKED = ("accuracy_valid", "accuracy_test", "weight_bytes", "latency_s", "energy_j")
 
 
@@ -34,13 +47,13 @@ def sweeps_command(as_json: AsJson = False, uri: Uri = DEFAULT_URI, mlflow_exper
         say(f"no sweep at {names.redact(uri)}; `bitfront sweep digits` records one.")
         return
     shown = [name for name in rows[0] if name not in ("run_id", "experiment") and any(row[name] not in (None, "") for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    columns = {name: column(name, [row[name] for row in rows]) for name in shown}
+    columns = []
     for name in shown:
-        table.add_column(columns[name][0], justify="left" if isinstance(rows[0][name], str) else "right", overflow="fold")
-    for i in range(len(rows)):
-        table.add_row(*(columns[name][1][i] for name in shown))
-    terminal().print(table)
+        title, texts = column(name, [row[name] for row in rows])
+        rank = _ORDER.index(name) if name in _ORDER else len(_ORDER)
+        title = "searcher" if name == "search" else title
+        columns.append(Column(title, tuple(texts), rank, left=isinstance(rows[0][name], str), name=rank == 0))
+    print_table("", columns)
 
 
 def _row(uri: str, run_id: str, tags: Mapping[str, str], experiment: str) -> Row:

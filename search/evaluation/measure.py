@@ -64,10 +64,8 @@ def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float
         scores: object = task.score(outputs, targets)
         loss = float(task.loss(outputs, targets))
     except Exception as error:
-        raise BitfrontError(
-            f"the task's score or loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes}). "
-            f"Where top-1 and cross-entropy do not fit, give Task a score and a loss of your own."
-        ) from error
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise BitfrontError(f"the task's score or loss failed with {said} ({shapes}). {_advice(error)}") from error
     if not isinstance(scores, Tensor) or not scores.dim() or scores.shape != targets.shape[: scores.dim()]:
         given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise BitfrontError(
@@ -96,6 +94,13 @@ def traced_inputs(task: Task) -> list[Any]:
     if not taken:
         raise InputError("the task's calibration split is empty; give at least one batch.")
     return taken
+
+
+def _advice(error: Exception) -> str:
+    """Return the way out of a failed score or loss: a smaller batch where memory ran out, another score where it does not fit."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower():
+        return "The memory ran out: let the task give smaller batches, or set fewer run.workers."
+    return "Where top-1 and cross-entropy do not fit, give Task a score and a loss of your own."
 
 
 def first_inputs(task: Task) -> Any:

@@ -8,7 +8,7 @@ from search.records.front import figures, front_members, knee_number
 from search.records.palette import BASELINES, FRONT, KNEE, OTHERS
 from search.records.record import SweepRecord, TrialRecord
 from search.records.units import label, unit_of
-from search.report.figures import shown_bits
+from search.report.words import shown_bits
 
 
 def front_png(sweep: SweepRecord) -> bytes:

@@ -2,6 +2,7 @@
 
 from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord
+from search.records.summary import best_uniform, headline, suggested
 from search.records.units import label, shown, title_of, unit_of
 from search.report.page import sweep_page
 from search.report.png import bits_png, front_png
@@ -20,7 +21,9 @@ def publish(tracker: Tracker, sweep: SweepRecord) -> None:
     tracker.artifact(rows, "front.json")
     if rows:
         tracker.table(rows, "front_table.json")
-    tracker.tag({names.NOTE: note(sweep)})
+    tracker.measure(headline(sweep, members, best_uniform(sweep), len(sweep.trials)))
+    chosen = suggested(sweep, members)
+    tracker.tag({names.NOTE: note(sweep)} | ({names.SUGGESTED: chosen.policy.id} if chosen else {}))
 
 
 def note(sweep: SweepRecord) -> str:

@@ -67,6 +67,7 @@ def start(
         phases(str(context.setup.coverage), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
+        baseline["examples_valid"] = float(context.evaluator.examples("valid"))
         context.evaluator.check_split("test")
         baseline["weight_bytes"] = float_bytes(context.setup.layers)
         baseline["left_in_float_bytes"] = sum(context.setup.coverage.left.values())

@@ -73,7 +73,7 @@ def is_sound(line: Json) -> bool:
     if kind == "artifact":
         return isinstance(line.get("name"), str) and is_inside(line["name"])
     if kind in ("front", "check"):
-        return isinstance(line.get("knee"), int) and isinstance(line.get("front"), list)
+        return isinstance(line.get("knee"), int) and isinstance(line.get("front"), list) and isinstance(line.get("headline", {}), dict)
     if kind == "trial":
         return isinstance(line.get("trial"), dict)
     return kind != "status" or isinstance(line.get("status"), str)

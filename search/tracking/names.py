@@ -13,6 +13,7 @@ STATUS = "bitfront.status"
 REASON = "bitfront.reason"
 SEARCHER = "bitfront.searcher"
 POLICY = "bitfront.policy"  # its id
+SUGGESTED = "bitfront.suggested"  # id of the policy to take where nothing else is asked for
 RECORD = "bitfront.record"  # the exact record, in as many tags as it needs
 LAYERS = "bitfront.layers"  # names of the layers, once per sweep
 FRONT = "bitfront.front"  # the front and its knee as the trials' tags show it, on the parent run

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from search.records.palette import PALETTE
 from search.records.record import SweepRecord
+from search.records.summary import headline
 from search.tracking import names
 from search.tracking.client import MlflowClient, connect, experiment_id, reported
 from search.tracking.codec import from_tags, layer_names, sweep_to_json, to_tags
@@ -63,6 +64,7 @@ def _begun(
             name, digest = str(params.get("task", header.name)), header.fingerprints["data"]
             tracker.dataset(names.redact(name), digest)
         tracker.artifact(header.experiment, "experiment.toml")
+        tracker.measure(headline(header, (), None, 0))
     except BaseException:
         tracker.close(1.0, discard=True)
         raise

@@ -9,14 +9,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from search.records.summary import readable
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
 from search.tracking.codec import Json, from_tags, layer_names, to_tags, trial_from_json
 from search.tracking.outage import identity, require_same
 from search.tracking.spool import stays_inside
-from search.tracking.view import TAG, state
+from search.tracking.view import SWEEPS_TAG, TAG, state, sweeps_state
 
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
+CHARTED = ("accuracy", "error", "weight_bytes", "latency_s", "energy_j")
+"""Figures of a trial that its run also has in units that people read: MLflow's charts show a metric as it is."""
 STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 TRIAL_STATUSES = {"ok": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -96,6 +99,7 @@ class Store:
             self._client.log_inputs(self._who.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", line["context"])])])
         elif line["op"] == "view":
             self._client.set_experiment_tag(self._who.experiment_id, TAG, state(line["costs"]))
+            self._client.set_experiment_tag(self._who.experiment_id, SWEEPS_TAG, sweeps_state())
         elif line["op"] == "check":
             self._check(line)
         elif line["op"] == "status":
@@ -120,7 +124,9 @@ class Store:
             child, folder = made.run_id, made.artifact_uri
             self._children[number] = child
             tags = {}
-        figures = result["metrics"] | result["cost"] | {"seconds": result["seconds"], "hypervolume": line["hypervolume"]}
+        judged = result["metrics"] | result["cost"]
+        charted = readable({name: judged.get(name) for name in CHARTED})
+        figures = judged | charted | {"seconds": result["seconds"], "hypervolume": line["hypervolume"]}
         metrics = [(key, value, end, 0) for key, value in figures.items()] + test
         for step, epoch in enumerate(result.get("epochs", ()), start=1):
             metrics += [(f"epoch_{key}", value, end, step) for key, value in epoch.items() if key != "epoch"]
@@ -163,6 +169,7 @@ class Store:
         for line in fronts:
             step, time = line["step"], line["time"]
             curve += [("hypervolume", line["hypervolume"], time, step), ("front_size", float(len(line["front"])), time, step)]
+            curve += [(str(key), value, time, step) for key, value in line.get("headline", {}).items() if isinstance(value, float)]
             if line["trial"] in self._children:  # its own run has the figure from before it moved the front
                 self._batch(self._children[line["trial"]], metrics=[("hypervolume", line["hypervolume"], time, 0)])
         for i in range(0, len(curve), 500):

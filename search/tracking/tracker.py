@@ -10,6 +10,7 @@ from pathlib import Path
 from quant_core.util.errors import BitfrontError, InputError
 from search.records.front import figures, front_members, front_rows, hypervolume_of, knee_number
 from search.records.record import SweepRecord, TrialRecord
+from search.records.summary import BASELINE, best_uniform, headline
 from search.tracking import names
 from search.tracking.codec import Json, sweep_to_json, to_tags, trial_to_json
 from search.tracking.orphans import BEGIN
@@ -39,6 +40,7 @@ class Tracker:
         self._numbers = {trial.number for trial in sweep.trials}
         self._volume = hypervolume_of(sweep, front_members(sweep))
         self._candidates = {trial.number: trial for trial in sweep.trials if trial.result.ok}
+        self._uniform = best_uniform(sweep)
         self._last = -1
         writer.start()
 
@@ -63,6 +65,8 @@ class Tracker:
             lines.append({"op": "view", "costs": [cost for cost in (*COSTS, *self._other_costs()) if cost in figures(trial)]})
         if trial.result.ok:
             self._candidates[trial.number] = trial
+        if trial.origin == BASELINE:
+            self._uniform = best_uniform(self.sweep, [trial, *([self._uniform] if self._uniform else [])])
         self._numbers.add(trial.number)
         self._last = trial.number
         data = trial_to_json(trial, self._layers)
@@ -87,6 +91,7 @@ class Tracker:
             raise InputError(f"trials {unknown} given as the front, but they were not recorded as ended well; record them first.")
         self._candidates = {number: self._candidates[number] for number in numbers}  # who has left the front never returns
         self._volume = hypervolume
+        members = [self._candidates[number] for number in sorted(self._candidates)]
         self._write(
             {
                 "op": "front",
@@ -95,7 +100,8 @@ class Tracker:
                 "hypervolume": hypervolume,
                 "trial": self._last,
                 "step": len(self._numbers),
-                "rows": front_rows(self.sweep, [self._candidates[number] for number in sorted(self._candidates)]),
+                "rows": front_rows(self.sweep, members),
+                "headline": headline(self.sweep, members, self._uniform, len(self._numbers)),
             }
         )
         self.blocked_s += time.perf_counter() - start

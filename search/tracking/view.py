@@ -1,4 +1,4 @@
-"""A chart view that everybody sees alike: the fronts of all sweeps side by side, with no click.
+"""Two views that everybody sees alike, with no click: the list of sweeps, and the fronts of all sweeps side by side.
 
 MLflow keeps shared views as experiment tags; their form is not documented (seen in 3.17), so nothing depends on it: where it changes,
 the link opens the plain list of runs.
@@ -7,40 +7,119 @@ the link opens the plain list of runs.
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from search.records.summary import readable
 from search.tracking import names
 
 KEY = "bitfront"
 TAG = f"mlflow.sharedViewState.{KEY}"
+SWEEPS_KEY = "bitfront-sweeps"
+SWEEPS_TAG = f"mlflow.sharedViewState.{SWEEPS_KEY}"
 COSTS = ("latency_s", "energy_j", "weight_bytes")
+SHOWN = ("task", "device", "searcher")
+"""Parameters of a sweep that the list of sweeps shows."""
+LISTED = (
+    "best_valid_percent",
+    "best_test_percent",
+    "best_size_KiB",
+    "float_valid_percent",
+    "float_test_percent",
+    "uniform_valid_percent",
+    "uniform_size_KiB",
+    "suggested_test_percent",
+    "suggested_size_KiB",
+    "best_latency_ms",
+    "hypervolume",
+    "trials",
+)
+"""Metrics of a sweep that the list of sweeps shows, see `search.records.summary.headline`."""
+_ERROR = "error_percent"
 
 
 def link(experiment_id: str, base: str = "") -> str:
-    """Return the address of the view below an MLflow server's."""
-    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={KEY}&compareRunsMode=CHART"
+    """Return the address of the fronts' view below an MLflow server's; the layout is that for machine learning, not for chats."""
+    return _address(experiment_id, base, KEY, "CHART")
+
+
+def sweeps_link(experiment_id: str, base: str = "") -> str:
+    """Return the address of the list of sweeps below an MLflow server's."""
+    return _address(experiment_id, base, SWEEPS_KEY, "TABLE")
+
+
+def _address(experiment_id: str, base: str, key: str, mode: str) -> str:
+    query = f"workflowType=machine_learning&viewStateShareKey={key}" + (f"&compareRunsMode={mode}" if mode == "CHART" else "")
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def state(costs: Sequence[str]) -> str:
-    """Return the value of the tag: only front members, error against each cost, parallel coordinates."""
-    scatter = [_scatter(cost) for cost in costs]
+    """Return the value of the fronts' tag: only front members, error against each cost, parallel coordinates."""
+    shown = [next(iter(readable({cost: 0.0}))) for cost in costs]
     parallel = {
         "type": "PARALLEL",
         "uuid": "bitfront-parallel",
-        "selectedParams": ["searcher"],
-        "selectedMetrics": ["bits_weight_avg", *costs, "error"],
+        "selectedParams": ["sweep"],
+        "selectedMetrics": ["bits_weight_avg", *shown, _ERROR],
         "showAllRuns": True,
     }
     section = {"metricSectionId": "bitfront", "deleted": False, "isGenerated": False}
-    view = {
-        "searchFilter": f"tags.`{names.PARETO}` = 'true'",
-        "orderByKey": "metrics.`error`",
-        "orderByAsc": True,
+    return _packed(
+        {
+            "searchFilter": f"tags.`{names.PARETO}` = 'true'",
+            "orderByKey": f"metrics.`{_ERROR}`",
+            "orderByAsc": True,
+            "selectedColumns": [
+                f"tags.`{names.SWEEP}`",
+                "metrics.`accuracy_percent`",
+                "metrics.`accuracy_test`",
+                *(f"metrics.`{metric}`" for metric in shown),
+            ],
+            "compareRunCharts": [chart | section for chart in (*(_scatter(cost) for cost in shown), parallel)],
+            "compareRunSections": [
+                {
+                    "uuid": "bitfront",
+                    "name": "Pareto fronts",
+                    "display": True,
+                    "isReordered": False,
+                    "deleted": False,
+                    "isGenerated": False,
+                    "columns": 2,
+                    "cardHeight": 480,
+                }
+            ],
+        }
+    )
+
+
+def sweeps_state() -> str:
+    """Return the value of the tag of the list of sweeps: parents alone, newest first, with the figures that tell them apart."""
+    columns = [*(f"params.`{name}`" for name in SHOWN), *(f"metrics.`{name}`" for name in LISTED), f"tags.`{names.STATUS}`"]
+    return _packed(
+        {
+            "searchFilter": f"tags.`{names.KIND}` = 'sweep'",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": False,
+            "selectedColumns": columns,
+            "columnOrder": columns,
+            "columnWidths": {column: _width(column) for column in columns},
+            "compareRunCharts": [],
+            "compareRunSections": [],
+        }
+    )
+
+
+def _width(column: str) -> int:
+    """Return the pixels of a column that shows the whole of its title."""
+    return max(100, 40 + 7 * len(column.partition("`")[2]))
+
+
+def _packed(view: Mapping[str, object]) -> str:
+    """Return a view, with what all views have, as MLflow keeps it in a tag."""
+    whole = {
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"tags.`{names.SWEEP}`", "metrics.`accuracy`", *(f"metrics.`{cost}`" for cost in costs)],
         "columnOrder": [],
         "columnWidths": {},
         "runsExpanded": {},
@@ -48,10 +127,6 @@ def state(costs: Sequence[str]) -> str:
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOWALL",
-        "compareRunCharts": [chart | section for chart in (*scatter, parallel)],
-        "compareRunSections": [
-            {"uuid": "bitfront", "name": "Pareto fronts", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
-        ],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -61,15 +136,16 @@ def state(costs: Sequence[str]) -> str:
         "groupsExpanded": {},
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        **view,
     }
-    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
+    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(whole).encode())).decode()
 
 
-def _scatter(cost: str) -> dict[str, object]:
+def _scatter(metric: str) -> dict[str, object]:
     return {
         "type": "SCATTER",
-        "uuid": f"bitfront-{cost}",
+        "uuid": f"bitfront-{metric}",
         "runsCountToCompare": 100,
-        "xaxis": {"key": cost, "type": "METRIC"},
-        "yaxis": {"key": "error", "type": "METRIC"},
+        "xaxis": {"key": metric, "type": "METRIC"},
+        "yaxis": {"key": _ERROR, "type": "METRIC"},
     }

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from quant_core.spec.quant_spec import parse
 from search.cli.app import main
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
+from tests.search.browser import Browser, chromium
 
 MakeSweep = Callable[..., SweepRecord]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -98,6 +99,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mlflow")
     connect(f"sqlite:///{folder}/mlflow.db", folder)
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a browser without a screen; tests that use it are marked `browser`."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as driven:
+        yield driven
 
 
 @pytest.fixture

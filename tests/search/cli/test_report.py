@@ -130,8 +130,10 @@ def test_ui_prints_where_to_look(store_uri: str, app: typer.Typer, make_sweep: M
     monkeypatch.setattr("search.tracking.server.serve", Ended)
     text = run(app, "ui", "one", "--port", "5055", "--uri", store_uri)
     base = "http://127.0.0.1:5055/#/experiments/1/runs"
-    assert f"fronts of experiment bitfront: {base}?viewStateShareKey=bitfront&compareRunsMode=CHART\n" in text
-    assert f"sweep one: {base}/{run_id}\n" in text
+    shared = f"{base}?workflowType=machine_learning&viewStateShareKey=bitfront"
+    assert f"sweeps of experiment bitfront: {shared}-sweeps\n" in text
+    assert f"fronts of experiment bitfront: {shared}&compareRunsMode=CHART\n" in text
+    assert f"sweep one: {base}/{run_id}?workflowType=machine_learning\n" in text
 
 
 @pytest.mark.parametrize(("device", "printed"), [("t4", True), ("a100", False), ("../../etc/passwd", False)])

@@ -30,6 +30,10 @@ def hits(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.argmax(dim=1) == targets
 
 
+def _no_memory() -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 BAD = {
     "a mean": (
         {"score": lambda o, t: hits(o, t).float().mean()},
@@ -42,6 +46,7 @@ BAD = {
     "every pair": ({"score": lambda o, t: (o.argmax(dim=1)[:, None] == t).float()}, r"score gave a tensor of shape \(8, 8\)"),
     "a score that raises": ({"score": lambda o, t: o.argmax(dim=7)}, "score or loss failed with IndexError: Dimension out of range"),
     "a loss per example": ({"loss": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")}, "score or loss failed with"),
+    "no memory left": ({"score": lambda o, t: _no_memory()}, "CUDA out of memory.*The memory ran out: let the task give smaller batches"),
     "percent": ({"score": lambda o, t: 100.0 * (t >= 0)}, r"score gave 100 for an example; scores in \[0, 1\] are needed"),
 }
 

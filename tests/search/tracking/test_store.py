@@ -10,6 +10,7 @@ import pytest
 
 from quant_core.spec.policy import Policy
 from search import tracking
+from search.records.summary import best_uniform, headline
 from search.tracking import names
 from search.tracking.client import MlflowClient
 from search.tracking.store import policy_params
@@ -50,7 +51,17 @@ def test_what_mlflow_shows(store_uri: str, make_sweep: MakeSweep) -> None:
     assert re.sub(r"(\d)x(\S+)", lambda m: " ".join([m[2]] * int(m[1])), third.data.params["weight"]) == weights
     assert third.data.tags[names.POLICY] == sweep.trials[3].policy.id
     shared = {"accuracy", "error", "loss", "weight_bytes", "latency_s", "seconds", "hypervolume", "bits_weight_avg", "bits_activation_avg"}
-    assert set(third.data.metrics) == shared
+    charted = {"accuracy_percent", "error_percent", "size_KiB", "latency_ms"}
+    assert set(third.data.metrics) == shared | charted
+    assert third.data.metrics["size_KiB"] == round(third.data.metrics["weight_bytes"] / 1024, 6)
+    members = [trial for trial in sweep.trials if trial.number in archive.numbers]
+    first_two = sweep.trials[:2]
+    shown_of_sweep = headline(sweep, members, best_uniform(sweep, first_two), 21)
+    assert {name: parent.data.metrics[name] for name in shown_of_sweep if name != "trials"} == {
+        name: value for name, value in shown_of_sweep.items() if name != "trials"
+    }
+    assert client.get_metric_history(run_id, "float_valid_percent")[0].step == 0  # known before the first trial
+    assert len(client.get_metric_history(run_id, "best_valid_percent")) == len(curve)
     assert third.data.metrics["weight_bytes"] == sweep.trials[3].result.cost["weight_bytes"]
     assert third.info.end_time - third.info.start_time == 125
     volumes = [shown[n].data.metrics["hypervolume"] for n in range(21)]
