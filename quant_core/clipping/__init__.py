@@ -19,7 +19,7 @@ _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 
 _FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
 _LONG = 256
 _MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
-_MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # of a few values all may lie on a wider grid
+_MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # all values of a group may lie near a wider grid
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
 
 
@@ -179,7 +179,7 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
 def _fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
     """Return the fractions of the min-max scale that rows of `length` are searched at."""
     if spec.bits > 4:
-        return _MANY_BITS_SHORT if length < _LONG else _MANY_BITS
+        return _MANY_BITS_SHORT if spec.granularity == "group" and length < _LONG else _MANY_BITS
     return _FEW_BITS if length < _LONG else _FEW_BITS_LONG
 
 
