@@ -175,6 +175,7 @@ class Sweep:
         force: bool = False,
         allow_dequantized: bool = False,
         register: str = "",
+        measure: bool = False,
     ) -> "Mapping[str, Exported]":
         """Write a policy of this sweep into the folder `out`, verified; policy.json and a model card are always there.
 
@@ -185,6 +186,7 @@ class Sweep:
             force: replace an earlier export.
             allow_dequantized: weights that a format cannot hold are stored as float constants of their values.
             register: the name in the MLflow Model Registry to register the network under; "" does not.
+            measure: measure the latency of ONNX files beside float32, in onnxruntime on one thread.
 
         Returns:
             format -> files, checks and notes.
@@ -200,7 +202,7 @@ class Sweep:
             from search.exporters.flow import bundle_of, write_bundle
 
             return write_bundle(
-                lambda: replace(bundle_of(self.record, trial, context), allow_dequantized=allow_dequantized),
+                lambda: replace(bundle_of(self.record, trial, context), allow_dequantized=allow_dequantized, measure=measure),
                 tuple(dict.fromkeys(("policy", "card", *formats))),
                 Path(out),
                 force=force,

@@ -1,6 +1,6 @@
 """The constants and nodes that give one quantized weight in an ONNX graph: packed integers under DequantizeLinear."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -97,14 +97,19 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     fault = refusal(spec)
     if fault or encoded is None:
         raise InputError(f"layer {stored.layer.name!r}: {fault or 'its weight is float'}.")
+    assert encoded.scale is not None
     parts = GraphParts()
     scaled = spec.granularity in ("tensor", "channel")
     shape, axis = (stored.layer.weight_shape, stored.layer.channel_axis) if scaled else (tuple(encoded.codes.shape), 1)
-    values, kind = _integers(spec, encoded, not stored.policy.activation.is_float)
-    inputs = [parts.integers(f"{prefix}.codes", _restored(values, shape, axis) if scaled else values, kind), ""]
-    inputs[1] = _scale(spec, encoded, prefix, parts)
+    values, carrier = _integers(spec, encoded, not stored.policy.activation.is_float)
+    codes, fine = parts.integers(f"{prefix}.codes", _restored(values, shape, axis) if scaled else values, carrier), 0
+    kind = carrier
+    if scaled and stored.grid is not None:  # for integer kernels
+        fine = _finer(spec, encoded)
+        codes, kind = _bytes(codes, kind, fine, parts)
+    inputs = [codes, _scale(spec, replace(encoded, scale=encoded.scale / 2**fine), prefix, parts)]
     if encoded.zero_point is not None:
-        inputs.append(parts.integers(f"{prefix}.zero_point", _fitted(spec, encoded.zero_point), kind))
+        inputs.append(parts.integers(f"{prefix}.zero_point", _fitted(spec, encoded.zero_point) * 2**fine, kind))
     attributes: dict[str, object] = {} if spec.granularity == "tensor" else {"axis": axis}
     if not scaled:
         attributes["block_size"] = min(spec.block, encoded.codes.shape[1])
@@ -112,8 +117,31 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     rows = parts.node("DequantizeLinear", inputs, f"{output}.rows" if needs_shape else output, **attributes)
     if needs_shape:
         _reshape(stored, rows, prefix, output, parts)
-    parts.carry(f"{spec.bits}-bit {spec.format} weights", stored.layer.name, kind, spec.bits, encoded.codes.numel())
+    parts.carry(f"{spec.bits}-bit {spec.format} weights", stored.layer.name, carrier, spec.bits, encoded.codes.numel())
     return parts
+
+
+def _finer(spec: QuantSpec, encoded: Encoded) -> int:
+    """Return k such that 2^k codes of scale / 2^k, which are the same weights, fill 7 bits.
+
+    onnxruntime rounds biases to steps of input scale x weight scale; k bits make them finer. Kernels of machines without VNNI add two
+    products in 16 bits, which weights of 8 bits overflow.
+    """
+    scale = encoded.scale
+    if scale is None or spec.scale != "fp32" or spec.format != "int":
+        return 0
+    bits = max(7 - spec.bits, 0)
+    return bits if bool((scale / 2**bits * 2**bits == scale).all()) else 0
+
+
+def _bytes(codes: str, kind: Carrier, fine: int, parts: GraphParts) -> tuple[str, Carrier]:
+    """Return 2^fine codes in a type of 8 bits at least, computed once as a runtime loads the graph; the file holds the codes themselves."""
+    wide = kind if kind.bits >= 8 else Carrier("UINT8" if kind.name.startswith("U") else "INT8", 8)
+    if fine:
+        integers = parts.node("Cast", [codes], f"{codes}.integers", to=TensorProto.INT32)
+        factor = parts.floats(f"shift{fine}", np.array(2**fine, dtype=np.int32))
+        codes = parts.node("Mul", [integers, factor], f"{codes}.finer")
+    return codes if wide == kind and not fine else parts.node("Cast", [codes], f"{codes}.wide", to=wide.kind), wide
 
 
 def _integers(spec: QuantSpec, encoded: Encoded, activation: bool) -> tuple[NDArray[Any], Carrier]:

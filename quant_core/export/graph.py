@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from torch import nn
 
 from quant_core.codecs.qparams import QParams
-from quant_core.export import tagging
-from quant_core.export.carriers import IR, OPSET, activation_carrier
+from quant_core.export import nbits, tagging
+from quant_core.export.carriers import IR, OPSET, Carrier, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
+from quant_core.export.folding import fold_pads, fold_shapes
+from quant_core.export.fusion import move_quantizers
+from quant_core.export.integer_products import integer_products
 from quant_core.export.passes import drop_unread, reads, rename, shorten
 from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.wiring import Wiring
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
-from quant_core.util.text import cut, listed
+from quant_core.util.text import cut, first_fault, listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +42,13 @@ class Graph:
     notes: tuple[str, ...]
 
 
-def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Graph:
+def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, products: bool = False) -> Graph:
     """Return the ONNX graph of a network.
 
     Args:
         network: a network and its layers as the simulation quantizes them.
         allow_dequantized: store weights that ONNX cannot represent as float constants of their quantized values.
+        products: write the linear layers that onnxruntime's MatMulNBits holds as such; the others are named in a note.
 
     Raises:
         InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
@@ -58,7 +65,15 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
     quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = tagging.traced(network.plain, network.example, quantized, gridded)
+    fold_shapes(graph)
+    fold_pads(graph.graph, _keeping_zero(graph.graph, by_name))
+    packed, kept = _packed_products(graph.graph, by_name) if products else (GraphParts(), {})
     parts = _replace_tags(graph.graph, by_name)
+    parts.constants += packed.constants
+    wiring = Wiring(graph.graph, parts.constants)
+    move_quantizers(wiring)
+    integer_products(wiring)
+    wiring.finish()
     _finish(graph, parts)
     names = {constant.name for constant in parts.constants}
     payload = sum(
@@ -72,9 +87,25 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False) -> Grap
         if stored.encoded is not None and refusal(stored.policy.weight)
     ]
     grouped: dict[str, list[str]] = {}
-    for note, name in (*parts.carried, *floats):
+    for note, name in (*parts.carried, *packed.carried, *floats, *((note, name) for name, note in kept.items())):
         grouped.setdefault(note, []).append(name)
-    return Graph(graph, payload, parts.extra_bits / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items()))
+    return Graph(
+        graph, payload, (parts.extra_bits + packed.extra_bits) / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items())
+    )
+
+
+def float_graph(model: nn.Module, example: Any) -> onnx.ModelProto:
+    """Return the ONNX graph of a float network, with its shape arithmetic and padding folded as in a quantized one.
+
+    Raises:
+        InputError: ONNX cannot represent it.
+        BitfrontError: the graph is not valid.
+    """
+    graph = tagging.traced(model, example, (), ())
+    fold_shapes(graph)
+    fold_pads(graph.graph, ())
+    _finish(graph, GraphParts())
+    return graph
 
 
 def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False) -> list[str]:
@@ -86,6 +117,33 @@ def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False)
     if not activation.is_float and not static and layer.calls and layer.takes_activation:
         faults.append(f"the range of activation {activation} changes with every batch; use int{min(activation.bits, 8)}:tensor")
     return faults
+
+
+def _packed_products(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> tuple[GraphParts, dict[str, str]]:
+    """Write linear layers as MatMulNBits; return their constants, and layer -> why it stays a product of dequantized weights.
+
+    Raises:
+        InputError: MatMulNBits holds no layer.
+    """
+    faults = {name: nbits.refusal(layer) for name, layer in stored.items() if layer.encoded is not None}
+    tied = {layer.layer.tied_to for layer in stored.values()}
+    faults |= {name: "MatMulNBits holds no weight that two layers share" for name in faults if name in tied}
+    names = {name for name, fault in faults.items() if not fault}
+    written = len(names)
+    parts = nbits.replace_products(graph, stored, names)
+    faults |= dict.fromkeys(names, "MatMulNBits stands for x W + b alone, and the network uses the weight otherwise")
+    if written == len(names):
+        raise InputError(
+            f"{first_fault([f'layer {name!r}: {fault}' for name, fault in faults.items() if fault] or ['every weight is float'])}."
+            " Use the format onnx."
+        )
+    return parts, {name: f"{fault}; DequantizeLinear is used" for name, fault in faults.items() if fault}
+
+
+def _keeping_zero(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> set[str]:
+    """Return the outputs of the input tags whose grid has the value zero."""
+    tags = [(node, stored[helper.get_node_attr_value(node, "layer").decode()].grid) for node in graph.node if node.op_type == tagging.INPUT]
+    return {node.output[0] for node, grid in tags if grid is not None and grid.quant_min <= grid.zero_point <= grid.quant_max}
 
 
 def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> GraphParts:
@@ -138,14 +196,21 @@ def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> G
     scale, zero_point, low, high = stored.grid
     parts = GraphParts()
     kind = activation_carrier((high - low).bit_length(), signed=low < 0)
-    if kind.range != (low, high):
+    if kind.name == "INT8":  # onnxruntime's kernels take unsigned inputs beside signed weights
+        kind, zero_point, low, high = Carrier("UINT8", 8), zero_point + 128, low + 128, high + 128
+    step = parts.floats(f"{prefix}.scale", np.array(divisor(stored.grid)))
+    grid = [step, parts.integers(f"{prefix}.zero_point", np.array(zero_point), kind)]
+    limited = kind.range != (low, high)
+    if limited and kind.bits > 8:  # onnxruntime clips codes of 8 bits only
         ends = (np.float32((low - zero_point) * scale), np.float32((high - zero_point) * scale))
         limits = [parts.floats(f"{prefix}.{name}", np.array(end)) for name, end in zip(("low", "high"), ends, strict=True)]
         source = parts.node("Clip", [source, *limits], f"{output}.clipped")
-        parts.carry(f"{stored.policy.activation.bits}-bit activations", stored.layer.name, kind, stored.policy.activation.bits)
-    step = parts.floats(f"{prefix}.scale", np.array(divisor(stored.grid)))
-    grid = [step, parts.integers(f"{prefix}.zero_point", np.array(zero_point), kind)]
     codes = parts.node("QuantizeLinear", [source, *grid], f"{output}.codes")
+    if limited and kind.bits == 8:
+        bounds = [parts.integers(f"{prefix}.{name}", np.array(end), kind) for name, end in (("low", low), ("high", high))]
+        codes = parts.node("Clip", [codes, *bounds], f"{output}.limited")
+    if limited:
+        parts.carry(f"{stored.policy.activation.bits}-bit activations", stored.layer.name, kind, stored.policy.activation.bits)
     parts.node("DequantizeLinear", [codes, *grid], output)
     return parts
 
@@ -173,7 +238,8 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     graph = model.graph
     drop_unread(graph)
     used = {name for node in graph.node for name in reads(node)}
-    constants = [constant for constant in (*graph.initializer, *parts.constants) if constant.name in used]
+    named = {constant.name: constant for constant in (*graph.initializer, *parts.constants)}
+    constants = [constant for name, constant in named.items() if name in used]
     del graph.initializer[:]
     graph.initializer.extend(constants)
     del graph.value_info[:]
@@ -182,6 +248,8 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     opset = max((OPSET, *(carrier.opset for carrier in parts.carriers)))
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", opset))
+    if any(node.domain == nbits.DOMAIN for node in graph.node):
+        model.opset_import.append(helper.make_opsetid(nbits.DOMAIN, 1))
     model.producer_name, model.producer_version = "bitfront", ""
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -19,12 +19,17 @@ def export_command(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", "-f", help="policy, safetensors, onnx, c-array, torchao, vllm or card; may be repeated. policy and card always are."
+            "--format",
+            "-f",
+            help="policy, safetensors, onnx, onnx-matmulnbits, c-array, torchao, vllm or card; may be repeated. policy and card always.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     allow_dequantized: Annotated[
         bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot hold as float constants of their values.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the latency of ONNX files beside float32: onnxruntime, one thread, one example.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,
@@ -42,7 +47,7 @@ def export_command(
 
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
     console = terminal(soft_wrap=True)
-    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust}
+    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust, "measure": measure}
     run = run_changes(device, dtype, threads)
     written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, run=run, **options)
     for name, done in written.items():

@@ -1,7 +1,7 @@
 """Exporters: one file and one line each. An exporter writes files into a folder and proves that they hold the policy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ EXPORTERS: dict[str, str] = {
     "policy": "search.exporters.policy:export",
     "safetensors": "search.exporters.safetensors:export",
     "onnx": "search.exporters.onnx_qdq:export",
+    "onnx-matmulnbits": "search.exporters.onnx_qdq:export_matmulnbits",
     "c-array": "search.exporters.c_array:export",
     "torchao": "search.exporters.torchao:export",
     "vllm": "search.exporters.vllm:export",
@@ -36,6 +37,8 @@ class Bundle:
         record, trial: the sweep and the trial that was picked.
         metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
         allow_dequantized: weights that the format cannot represent may be stored as float constants of their quantized values.
+        measure: latency beside float32 is measured in the runtime.
+        written: format -> what was written before; the card describes it.
     """
 
     policy: Policy
@@ -47,6 +50,8 @@ class Bundle:
     trial: "TrialRecord"
     metrics: Mapping[str, Mapping[str, float]]
     allow_dequantized: bool = False
+    measure: bool = False
+    written: "Mapping[str, Exported]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _COLORS = {"weight": "#1f77b4", "activation": "#ff7f0e"}
 
 def export(bundle: Bundle, folder: Path) -> Exported:
     """Write the model card and its picture."""
-    parts = [_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), _layers(bundle), _origin(bundle)]
+    parts = [_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), *_runtimes(bundle), _layers(bundle), _origin(bundle)]
     if bundle.network.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in bundle.network.notes))
     (folder / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -92,6 +93,29 @@ def _cost(bundle: Bundle) -> str:
     if not checks:
         return f"{table}\n\nThe model of this device was held against no published or measured figure: use it to compare, not to predict."
     return f"{table}\n\nHow far the model of this device is off published or measured figures:\n\n" + "\n".join(checks)
+
+
+def _runtimes(bundle: Bundle) -> list[str]:
+    """Return the section of what onnxruntime does with the ONNX files: kernels, types, options, latency where it was measured."""
+    rows = [
+        f"- `{', '.join(exported.files)}`: {'; '.join(_runtime_facts(exported.checks))}"
+        for exported in bundle.written.values()
+        if "onnxruntime_options" in exported.checks
+    ]
+    return [f"## In onnxruntime {metadata.version('onnxruntime')}\n\n" + "\n".join(rows)] if rows else []
+
+
+def _runtime_facts(checks: Mapping[str, float | str]) -> list[str]:
+    """Return the facts of one ONNX file, in words."""
+    facts = [f"{checks['file_bytes']:,} bytes", f"weights are stored as {checks['stored_types']}"]
+    for key, name in (("integer_convolutions", "convolutions"), ("integer_linears", "linear layers")):
+        facts += [f"{checks[key]} {name} are computed by integers"] if key in checks else []
+    facts.append(f"options: {checks['onnxruntime_options']}")
+    facts.append(f"top-1 agrees with the simulation on {checks['top1_agreement']:.2%} of the test split, run in a fresh process")
+    if "verdict" in checks:
+        taken, plain = (float(checks[key]) * 1e3 for key in ("latency_s", "float32_latency_s"))
+        facts.append(f"one example on one thread takes {taken:.3g} ms, float32 {plain:.3g} ms: {checks['verdict']}")
+    return facts
 
 
 def _layers(bundle: Bundle) -> str:

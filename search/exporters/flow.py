@@ -33,6 +33,7 @@ def export(
     allow_dequantized: bool = False,
     register: str = "",
     trust: bool = False,
+    measure: bool = False,
     run: Mapping[str, object] | None = None,
 ) -> dict[str, Exported]:
     """Export one policy of a sweep.
@@ -46,6 +47,7 @@ def export(
         allow_dequantized: what a format cannot say may be stored as float constants of the quantized values.
         register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
         trust: code that the record names may run, although the sweep was not started here.
+        measure: measure latency beside float32 in the runtimes of the formats that have one (ONNX).
         run: values of the experiment's `[run]` that take the place of the recorded ones: device, dtype, threads.
 
     Returns:
@@ -57,7 +59,8 @@ def export(
     """
 
     def opened() -> Bundle:
-        return replace(open_bundle(uri, ref, choice, experiment, trust=trust, run=run), allow_dequantized=allow_dequantized)
+        bundle = open_bundle(uri, ref, choice, experiment, trust=trust, run=run)
+        return replace(bundle, allow_dequantized=allow_dequantized, measure=measure)
 
     return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
 
@@ -83,7 +86,10 @@ def write_bundle(
 
 def _written(uri: str, bundle: Bundle, exporters: Mapping[str, Exporter], register: str, folder: Path) -> dict[str, Exported]:
     """Run the exporters in `folder`; what cannot be undone, the registry, comes last."""
-    done = {name: exporter(bundle, folder) for name, exporter in exporters.items()}
+    done: dict[str, Exported] = {}
+    for name in sorted(exporters, key=lambda name: name == "card"):  # the card describes the others
+        done[name] = exporters[name](replace(bundle, written=done), folder)
+    done = {name: done[name] for name in exporters}
     if register:
         from search.exporters.registry import register_policy
 

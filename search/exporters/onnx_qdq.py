@@ -1,15 +1,19 @@
-"""`model.onnx`: packed integers under DequantizeLinear, activations through QuantizeLinear and DequantizeLinear, run by onnxruntime."""
+"""ONNX files: packed integers under DequantizeLinear, or as MatMulNBits, and activations through QuantizeLinear; run by onnxruntime."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from quant_core.export.graph import quantized_graph
+from quant_core.export.graph import float_graph, quantized_graph
+from quant_core.export.kernels import kernels
 from quant_core.export.norms import norms_into_scales
+from quant_core.export.replay import latency, replayed
 from quant_core.export.runtime import Session
 from quant_core.export.stored import Quantized, StoredLayer
-from quant_core.export.tagging import input_names
+from quant_core.export.stored_types import stored_types
+from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.network.forward import first_example, forward
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import BitfrontError, InputError
@@ -17,39 +21,68 @@ from quant_core.util.files import write_bytes
 from search.exporters import Bundle, Exported
 from search.exporters.verify import DIFFERENCE, compare, require_close
 
-FILE = "model.onnx"
+FILE, PACKED_FILE = "model.onnx", "model.matmulnbits.onnx"
+SPARE = 1
+"""Predictions that onnxruntime's fused kernels may change in any case: a test split of hundreds has near ties."""
+_FLOATS = (
+    "{0} of {1} convolutions are computed by integers: onnxruntime computes one by integers where a quantizer follows its output, or where "
+    "it is 1 x 1; elsewhere a residual sum, a pooling or an activation function reads its output in float"
+)
 
 
 def export(bundle: Bundle, folder: Path) -> Exported:
-    """Write the graph and run it on the test split, with onnxruntime's default optimisations; where they change the result, without
-    its fusion of quantized operators too.
+    """Write the graph and run it on the test split in a fresh process, with onnxruntime's default optimisations; where they change the
+    result, without its fusion of quantized operators too.
 
     Raises:
         InputError: ONNX cannot represent the policy, or the graph holds for one batch size only.
-        BitfrontError: the outputs of onnxruntime are not those of the simulation.
+        BitfrontError: the outputs of onnxruntime are not those of the simulation, or the types stored not those of the policy.
     """
-    graph = quantized_graph(norms_into_scales(bundle.network), bundle.allow_dequantized)
-    data = graph.model.SerializeToString()
-    write_bytes(folder / FILE, data)
-    names, stored = input_names(bundle.network.example), bundle.network.stored
-    _require_any_batch(bundle.network, Session(folder / FILE, names, fuse=False))
-    checks, notes = _verified(bundle, folder / FILE, names, stored)
-    sizes = {"file_bytes": len(data), "payload_bytes": graph.payload, "carrier_bytes": graph.extra}
-    modelled = {"modelled_weight_bytes": weight_bytes(bundle.layers, bundle.policy)}
-    return Exported((FILE,), checks | sizes | modelled | {"opset": graph.model.opset_import[0].version}, (*graph.notes, *notes))
+    return _exported(bundle, folder, FILE, products=False)
 
 
-def _verified(
-    bundle: Bundle, path: Path, names: Sequence[str], stored: Sequence[StoredLayer]
-) -> tuple[dict[str, float | str], tuple[str, ...]]:
+def export_matmulnbits(bundle: Bundle, folder: Path) -> Exported:
+    """Write the graph with the linear layers of float inputs as onnxruntime's MatMulNBits; the rest as `export`.
+
+    Raises:
+        InputError: as `export`, or MatMulNBits holds no layer of the policy.
+        BitfrontError: as `export`.
+    """
+    return _exported(bundle, folder, PACKED_FILE, products=True)
+
+
+def _exported(bundle: Bundle, folder: Path, file: str, *, products: bool) -> Exported:
+    network = norms_into_scales(bundle.network)
+    graph = quantized_graph(network, bundle.allow_dequantized, products=products)
+    data, path = graph.model.SerializeToString(), folder / file
+    write_bytes(path, data)
+    names = input_names(bundle.network.example)
+    if not products:  # kernels of MatMulNBits round by rows, so one example alone gives the same
+        _require_any_batch(bundle.network, Session(path, names, fuse=False))
+    checks, notes = _verified(bundle, path, names, rounded=products)
+    fuse = checks["onnxruntime_options"] == "default"
+    run_by = kernels(path, fuse=fuse)
+    checks |= run_by.checks | {"stored_types": stored_types(path, network.stored)}
+    if run_by.convolutions[0] < run_by.convolutions[1] and fuse and run_by.convolutions[0]:
+        notes += (_FLOATS.format(*run_by.convolutions),)
+    if bundle.measure:
+        checks |= _latency(bundle, path, names, fuse=fuse)
+    checks |= {"file_bytes": len(data), "payload_bytes": graph.payload, "carrier_bytes": graph.extra}
+    checks |= {"modelled_weight_bytes": weight_bytes(bundle.layers, bundle.policy), "opset": graph.model.opset_import[0].version}
+    return Exported((file,), checks, (*graph.notes, *notes))
+
+
+def _verified(bundle: Bundle, path: Path, names: Sequence[str], *, rounded: bool) -> tuple[dict[str, float | str], tuple[str, ...]]:
     """Return the checks of a run with onnxruntime's default options, or, where they fail or change outputs, without fusion, and a note.
 
     Raises:
         BitfrontError: the outputs without fusion are not those of the simulation either.
     """
+    stored = bundle.network.stored
     try:
-        plain = compare(bundle, Session(path, names))
-        if plain.close(stored):
+        with replayed(path, names) as replay:
+            plain = compare(bundle, replay)
+        if plain.close(stored, SPARE, rounded=rounded):
             return dict(plain.checks) | {"onnxruntime_options": "default"}, ()
         reason = f"{_fused(stored)} ({plain} with its default options)"
         default: dict[str, float | str] = {
@@ -58,10 +91,21 @@ def _verified(
         }
     except BitfrontError as error:
         reason, default = f"its fusion of quantized operators fails on this network ({error})", {}
-    unfused = compare(bundle, Session(path, names, fuse=False))
-    require_close(unfused, stored, "onnxruntime")
+    with replayed(path, names, fuse=False) as replay:
+        unfused = compare(bundle, replay)
+    require_close(unfused, stored, "onnxruntime", rounded=rounded)
     checks = dict(unfused.checks) | {"onnxruntime_options": "session.disable_quant_qdq=1"} | default
     return checks, (f"set session.disable_quant_qdq = 1: {reason}",)
+
+
+def _latency(bundle: Bundle, path: Path, names: Sequence[str], *, fuse: bool) -> dict[str, float | str]:
+    """Return the latency of one example beside the float network's, on one thread, in one process."""
+    example = first_example(bundle.network.example)
+    inputs = {name: tensor.numpy() for name, tensor in zip(names, tensor_leaves(example), strict=True)}
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder, "float.onnx")
+        write_bytes(reference, float_graph(bundle.task.model, bundle.network.example).SerializeToString())
+        return latency(path, reference, inputs, fuse=fuse).checks
 
 
 def _require_any_batch(network: Quantized, session: Session) -> None:

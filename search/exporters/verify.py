@@ -54,11 +54,17 @@ class Compared:
             "predictions": float(self.count),
         }
 
-    def close(self, stored: Sequence[StoredLayer], spare: int = 0) -> bool:
-        """Tell whether top-1 and outputs agree as they must for such layers; `spare` predictions may differ in any case."""
+    def close(self, stored: Sequence[StoredLayer], spare: int = 0, *, rounded: bool = False) -> bool:
+        """Tell whether top-1 and outputs agree as they must for such layers.
+
+        Args:
+            stored: the layers.
+            spare: predictions that may differ in any case.
+            rounded: the runtime rounds the inputs of layers to 8 bits.
+        """
         specs = [spec for layer in stored for spec in (layer.policy.weight, layer.policy.activation) if not spec.is_float]
-        agreement = AGREEMENT_8_BITS if all(spec.bits >= 8 for spec in specs) else AGREEMENT
-        difference = DIFFERENCE_WEIGHTS if all(layer.grid is None for layer in stored) else DIFFERENCE
+        agreement = AGREEMENT_8_BITS if all(spec.bits >= 8 for spec in specs) and not rounded else AGREEMENT
+        difference = DIFFERENCE_WEIGHTS if all(layer.grid is None for layer in stored) and not rounded else DIFFERENCE
         apart = round((1.0 - self.top1_agreement) * self.count)
         return apart <= max(spare, (1.0 - agreement) * self.count) and self.difference <= difference * self.largest
 
@@ -67,13 +73,13 @@ class Compared:
         return f"{share}, outputs differ by up to {self.difference:.3g} of {self.largest:.3g}"
 
 
-def require_close(comparison: Compared, stored: Sequence[StoredLayer], runtime: str, spare: int = 0) -> None:
+def require_close(comparison: Compared, stored: Sequence[StoredLayer], runtime: str, spare: int = 0, *, rounded: bool = False) -> None:
     """Refuse outputs that are not the simulation's.
 
     Raises:
         BitfrontError: they are past the tolerance.
     """
-    if not comparison.close(stored, spare):
+    if not comparison.close(stored, spare, rounded=rounded):
         raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
 
 

@@ -1,6 +1,10 @@
 """The ONNX exporter around the graph: batch sizes, and onnxruntime's options."""
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +17,10 @@ from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import Policy, parse_layer_policy
 from quant_core.util.errors import InputError
-from search.exporters.onnx_qdq import _require_any_batch
+from search.exporters import Bundle
+from search.exporters.card import _runtimes
+from search.exporters.onnx_qdq import PACKED_FILE, _require_any_batch, export, export_matmulnbits
+from search.tasks.task import Task
 
 X = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -65,3 +72,34 @@ def test_a_batch_size_that_the_network_holds_as_a_constant_is_refused(shape: Cal
     torch.manual_seed(0)
     with pytest.raises(InputError, match=r"the ONNX graph runs at one batch size only \(.*x\.reshape\(x\.shape\[0\], -1\)\.$"):
         checked(Shaped(shape))
+
+
+def bundle(text: str) -> Bundle:
+    """Return the bundle of a policy of a small network, with 64 examples of the test split."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    rows = X.reshape(-1, 6)
+    layers = trace(model, rows)
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
+    network = post_training(PostTraining(model, layers, [rows], rows), model, layers, policy, rows)
+    batches = [(rows, network.simulation(rows).argmax(dim=1))]
+    experiment = SimpleNamespace(evaluate=SimpleNamespace(test=0))
+    task = Task(model, batches, batches, batches, batches)
+    return Bundle(policy, tuple(layers), cast(Any, experiment), task, network, cast(Any, None), cast(Any, None), {}, measure=True)
+
+
+def test_kernels_types_and_latency_are_in_the_checks_and_the_card(tmp_path: Path) -> None:
+    made = bundle("weight=int8:channel,activation=int8:tensor:ema")
+    exported = export(made, tmp_path)
+    assert exported.checks["integer_linears"] == "2 of 2"
+    assert exported.checks["stored_types"] == "INT8 x 2"
+    assert exported.checks["onnxruntime_options"] == "default"
+    section = "".join(_runtimes(dataclasses.replace(made, written={"onnx": exported})))
+    assert "2 of 2 linear layers are computed by integers; options: default; top-1 agrees" in section
+    assert str(exported.checks["verdict"]) in section
+
+
+def test_packed_products_have_a_file_of_their_own(tmp_path: Path) -> None:
+    exported = export_matmulnbits(bundle("weight=int4:channel"), tmp_path)
+    assert exported.files == (PACKED_FILE,)
+    assert (exported.checks["integer_linears"], exported.checks["stored_types"]) == ("2 of 2", "4 bits x 2")

@@ -1,0 +1,81 @@
+"""The kernels by which onnxruntime computes the layers of a graph, read from the graph that it optimizes."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from quant_core.export.integer_products import CONVOLUTION
+from quant_core.util.errors import BitfrontError
+
+_CONVOLUTIONS = {"QLinearConv", "ConvInteger", "Conv", "FusedConv", "ConvTranspose"}
+_LINEARS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulNBits", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"}
+_INTEGER = ("QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulNBits")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How many layers a runtime computes by integers.
+
+    Attributes:
+        convolutions, linears: (computed by integers, all). A linear layer is a product with constant weights.
+    """
+
+    convolutions: tuple[int, int]
+    linears: tuple[int, int]
+
+    @property
+    def checks(self) -> dict[str, float | str]:
+        """The counts under their names in a report; a kind that the network lacks is left out."""
+        rows = {"integer_convolutions": self.convolutions, "integer_linears": self.linears}
+        return {name: f"{integer} of {total}" for name, (integer, total) in rows.items() if total}
+
+    @property
+    def floats(self) -> int:
+        """How many layers are computed in float."""
+        return sum(total - integer for integer, total in (self.convolutions, self.linears))
+
+
+def kernels(model: Path, *, fuse: bool = True) -> Kernels:
+    """Return the kernels of an ONNX file under onnxruntime's extended optimizations.
+
+    Args:
+        model: the file.
+        fuse: with its fusion of quantized operators, as by default.
+
+    Raises:
+        BitfrontError: onnxruntime does not take the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath, options.log_severity_level = str(path), 4
+        if not fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        try:
+            onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no base class
+            raise BitfrontError(f"onnxruntime {onnxruntime.__version__} does not take the file: {error}") from error
+        graph = onnx.load(path).graph
+    constants = _constants(graph)
+    convolutions: list[bool] = []
+    linears: list[bool] = []
+    for node in graph.node:
+        if node.op_type in _CONVOLUTIONS or node.op_type in _LINEARS:
+            place = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}.get(node.op_type, 1)
+            convolution = node.op_type in _CONVOLUTIONS or node.name.startswith(CONVOLUTION)
+            if node.input[place] in constants:
+                (convolutions if convolution else linears).append(node.op_type in _INTEGER)
+    return Kernels((sum(convolutions), len(convolutions)), (sum(linears), len(linears)))
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    """Return the values that depend on constants alone: weights behind DequantizeLinear too."""
+    names = {tensor.name for tensor in graph.initializer} | {""}
+    for node in graph.node:
+        if all(name in names for name in node.input):
+            names |= set(node.output)
+    return names
