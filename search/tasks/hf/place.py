@@ -113,7 +113,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _answered(model: str, kind: Kind, download: bool) -> Iterator[None]:
-    """Turn what transformers raises into one sentence."""
+    """Turn an error of transformers into one sentence."""
     try:
         yield
     except InputError:

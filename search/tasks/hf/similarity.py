@@ -61,7 +61,7 @@ def takes_first(model: str) -> bool:
 
 
 def _read(path: Path) -> Any:
-    """Return what a JSON file holds; None where there is none.
+    """Return the contents of a JSON file; None where there is no file.
 
     Raises:
         InputError: it is damaged.
