@@ -29,18 +29,23 @@ ON_CPU = {  # why tensors are on the CPU in these modules
     "quant_core/codecs/codebook.py": "centres are searched on the CPU, once per layer and spec",
     "quant_core/codecs/sign_sums.py": "under a test of the device",
     "quant_core/clipping/": "compiled loops, under a test of the device; a histogram for `kl`",
+    "quant_core/network/moments.py": "sums and rows that lie in a file",
     "quant_core/network/statistics.py": "under a test of the device; the bins of a histogram",
     "quant_core/ptq/adaround.py": "single weights are flipped on the CPU, once per layer and spec",
+    "quant_core/ptq/gptq.py": "columns are rounded by compiled loops on the CPU, once per layer and spec",
     "quant_core/qat/functions.py": "under a test of the device",
     "quant_core/qat/xnor.py": "under a test of the device",
     "quant_core/qat/checkpoint.py": "a hash",
     "quant_core/util/rng.py": "states of generators",
+    "quant_core/util/spill.py": "a file, seen as a tensor",
+    "search/evaluation/gradient.py": "figures: inner products, one per example and choice",
 }
 GENERATORS = "quant_core/util/rng.py"
 FACTORIES = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"}
 PLACED_LATER = {  # factory calls without a device, by module: how many, and where their tensors go
     "quant_core/network/linearity.py": (3, "`.to(weight)`; numbers of a CPU generator"),
-    "quant_core/network/moments.py": (1, "the empty sample of a layer that no batch reached"),
+    "quant_core/network/moments.py": (2, "the empty sums or sample of a layer that no batch reached"),
+    "quant_core/ptq/gptq.py": (2, "sums and an empty codebook for loops on the CPU"),
     "quant_core/codecs/minifloat.py": (1, "a table that `decode` moves to the codes"),
     "quant_core/codecs/microscaling.py": (1, "one number, which torch takes from any device"),
     "quant_core/codecs/scales.py": (1, "one number, read at once"),

@@ -1,19 +1,15 @@
-"""A layer as a matrix product: its input as patches, its weight as rows, and the second moments of the patches over calibration data."""
+"""The second moments of a layer's input patches over calibration data: in memory or in a file, exact or by a sample."""
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from quant_core.network.fold import TRANSPOSED
 from quant_core.network.forward import forward, watched_inputs
-from quant_core.network.trace import is_transformers_conv1d
-from quant_core.util import rng
+from quant_core.network.patches import patches, weight_rows
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 POSITIONS = 16_384
@@ -23,55 +19,14 @@ SAMPLE_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 128, 2048
 _BLOCK, _PIECE = 512, 2**25
 
 
-def weight_rows(module: Any, weight: Tensor) -> Tensor:
-    """Return a weight as [groups, outputs of a group, inputs of a patch]; `weight_from_rows` inverts it."""
-    if isinstance(module, TRANSPOSED):
-        taps = tuple(range(2, weight.dim()))
-        grouped = weight.flip(taps).reshape(module.groups, -1, weight.shape[1], weight[0, 0].numel())
-        return grouped.transpose(1, 2).flatten(2)
-    if is_transformers_conv1d(module):
-        return weight.t()[None]
-    return weight.reshape(_groups(module), -1, weight[0].numel())
-
-
-def weight_from_rows(module: Any, rows: Tensor) -> Tensor:
-    """Return rows of `weight_rows` in the shape of the module's weight."""
-    shape = module.weight.shape
-    if isinstance(module, TRANSPOSED):
-        grouped = rows.reshape(module.groups, shape[1], shape[0] // module.groups, -1).transpose(1, 2)
-        return grouped.reshape(shape).flip(tuple(range(2, len(shape))))
-    return rows[0].t() if is_transformers_conv1d(module) else rows.reshape(shape)
-
-
-def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
-    """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias.
-
-    Of more than `limit` positions a fixed random choice of that many is taken.
-    """
-    if isinstance(module, nn.Linear) or is_transformers_conv1d(module):
-        flat = x.reshape(1, -1, x.shape[-1])
-        return flat[:, _choice(flat.shape[1], limit)] if flat.shape[1] > limit else flat
-    spatial = len(module.kernel_size)
-    x = x if x.dim() == spatial + 2 else x[None]
-    x, stride = (_dilated(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
-    for axis, (kernel, step, dilation) in enumerate(zip(module.kernel_size, stride, module.dilation, strict=True)):
-        x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, step)[..., ::dilation]
-    x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
-    x = x.permute(1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
-    sites = x.shape[1 : 2 + spatial]
-    if math.prod(sites) <= limit:
-        return x.flatten(1, 1 + spatial).flatten(2)
-    chosen = torch.unravel_index(_choice(math.prod(sites), limit), sites)
-    return x.movedim(0, -1)[chosen].movedim(-1, 0).flatten(2)
-
-
 @dataclass(frozen=True, eq=False)
 class InputMoments:
     """The second moments M of a layer's input patches over the calibration data, or their covariance.
 
     Attributes:
-        matrix: [groups, K, K], exact; None where K is too large to hold it.
-        rows: [groups, n, K], a sample of the patches (less their mean, for a covariance) in its place: M is their mean outer product.
+        matrix: [groups, K, K], exact; None where there are fewer patches than K / 2, or K is too large to hold it.
+        rows: [groups, n, K], the patches or a sample of them (less their mean, for a covariance) in its place: M is their mean outer
+            product.
     """
 
     matrix: Tensor | None = None
@@ -99,30 +54,39 @@ class InputMoments:
         return (values @ self.rows.transpose(1, 2)).square().sum(dim=2) / max(self.rows.shape[1], 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    """Moments in a file: the matrix, or the rows."""
+
+    place: Spilled
+    are_rows: bool
+
+
 class MomentStore(Mapping[str, InputMoments]):
     """The moments of layers by name: in memory, or in a file, from which they are mapped while they are used."""
 
-    def __init__(self, held: Mapping[str, InputMoments], spilled: Mapping[str, Spilled], file: SpillFile | None) -> None:
-        self._held, self._spilled, self._file = dict(held), dict(spilled), file
+    def __init__(self, moments: "Mapping[str, InputMoments | _OnDisk]", file: SpillFile | None) -> None:
+        self._moments, self._file = dict(moments), file
 
     @property
     def nbytes(self) -> int:
         """Bytes held in memory."""
-        return sum(moments.nbytes for moments in self._held.values())
+        return sum(moments.nbytes for moments in self._moments.values() if isinstance(moments, InputMoments))
 
     def __getitem__(self, name: str) -> InputMoments:
-        if name in self._held:
-            return self._held[name]
+        moments = self._moments[name]
+        if isinstance(moments, InputMoments):
+            return moments
         assert self._file is not None
-        place = self._spilled[name]
-        with self._file.mapped(place) as matrix:
-            return InputMoments(matrix if place.device.type == "cpu" else matrix.to(place.device))
+        with self._file.mapped(moments.place) as stored:
+            part = stored if moments.place.device.type == "cpu" else stored.to(moments.place.device)
+        return InputMoments(rows=part) if moments.are_rows else InputMoments(part)
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._held, *self._spilled))
+        return iter(self._moments)
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._spilled)
+        return len(self._moments)
 
 
 def second_moments(
@@ -147,9 +111,7 @@ def second_moments(
     with torch.no_grad(), watched_inputs(modules, lambda name, x: gathered[name].update(x)):
         for inputs in batches:
             forward(model, inputs)
-    spilled = {name: moments.place for name, moments in gathered.items() if isinstance(moments, _Matrix) and moments.place is not None}
-    results = {name: moments.result(centered) for name, moments in gathered.items()}
-    return MomentStore({name: moments for name, moments in results.items() if name not in spilled}, spilled, file)
+    return MomentStore({name: moments.result(centered) for name, moments in gathered.items()}, file)
 
 
 class _Plan:
@@ -185,32 +147,57 @@ class _Plan:
 
 
 class _Matrix:
-    """Sums over the patches that reach one module, in memory or in a file."""
+    """The patches that reach one module while they are few, then sums over them; in memory or in a file.
+
+    Up to K / 2 patches of a layer without groups are kept as they are: exact, smaller than the K x K matrix, and cheaper to multiply by.
+    """
 
     def __init__(self, module: nn.Module, limit: int, file: SpillFile | None = None, place: Spilled | None = None) -> None:
-        self._module, self._limit = module, limit
-        self._file, self.place = file, place
+        groups, _, size = weight_rows(module, module.get_parameter("weight")).shape
+        self._module, self._limit, self._most = module, limit, size // 2 if groups == 1 else 0
+        self._file, self._place = file, place
+        self._held: list[Tensor] | None = []  # None: summed
         self._outer: Tensor | None = None
         self._sum: Tensor | float = 0.0
         self._count = 0
 
     def update(self, x: Tensor) -> None:
         rows = patches(self._module, x, self._limit).to(torch.float32)
-        product = rows.transpose(1, 2) @ rows
-        if self._file is not None and self.place is not None:
-            with self._file.mapped(self.place) as outer:
-                outer.add_(product.cpu())
+        if self._held is not None and self._count + rows.shape[1] > self._most:
+            earlier, self._held = self._held, None
+            for part in earlier:
+                self._add(part)
+        if self._held is None:
+            self._add(rows)
         else:
-            self._outer = product if self._outer is None else self._outer.add_(product)
+            self._held.append(rows.clone())
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
 
-    def result(self, centered: bool) -> InputMoments:
+    def _add(self, rows: Tensor) -> None:
+        product = rows.transpose(1, 2) @ rows
+        if self._file is not None and self._place is not None:
+            with self._file.mapped(self._place) as outer:
+                outer.add_(product.cpu())
+        else:
+            self._outer = product if self._outer is None else self._outer.add_(product)
+
+    def result(self, centered: bool) -> "InputMoments | _OnDisk":
+        if self._held:
+            rows = torch.cat(self._held, dim=1)
+            self._held.clear()
+            rows = rows.sub_(rows.mean(dim=1, keepdim=True)) if centered else rows
+            if self._file is None or self._place is None:
+                return InputMoments(rows=rows)
+            place = replace(self._place, shape=tuple(rows.shape))
+            with self._file.mapped(place) as target:
+                target.copy_(rows)
+            return _OnDisk(place, are_rows=True)
         mean = torch.as_tensor(self._sum) / max(self._count, 1)
-        if self._file is not None and self.place is not None:
-            with self._file.mapped(self.place) as outer:
+        if self._file is not None and self._place is not None:
+            with self._file.mapped(self._place) as outer:
                 self._finish(outer, mean.cpu(), centered)
-            return InputMoments()
+            return _OnDisk(self._place, are_rows=False)
         moments = torch.zeros(()) if self._outer is None else self._outer
         return InputMoments(self._finish(moments, mean, centered))
 
@@ -240,35 +227,3 @@ class _Sample:
         rows = torch.cat(self._rows, dim=1)
         self._rows.clear()
         return InputMoments(rows=rows.sub_(rows.mean(dim=1, keepdim=True)) if centered else rows)
-
-
-def _choice(count: int, limit: int) -> Tensor:
-    return torch.randperm(count, generator=rng.generator(count))[:limit]
-
-
-def _groups(module: Any) -> int:
-    return 1 if isinstance(module, nn.Linear) else int(module.groups)
-
-
-def _padded(module: Any, x: Tensor) -> Tensor:
-    edges: list[int] = []
-    for axis in reversed(range(len(module.kernel_size))):
-        reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
-        named = {"same": (reach // 2, reach - reach // 2), "valid": (0, 0)}
-        edges += named[module.padding] if isinstance(module.padding, str) else (module.padding[axis],) * 2
-    return F.pad(x, edges, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
-
-
-def _dilated(module: Any, x: Tensor) -> Tensor:
-    """Turn the input of a transposed convolution into that of the convolution of stride 1 with the flipped kernel."""
-    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], module.stride, strict=True)]
-    wide = x.new_zeros((*x.shape[:2], *sizes))
-    target = wide
-    for axis, step in enumerate(module.stride):
-        target = target[(slice(None),) * (2 + axis) + (slice(None, None, step),)]
-    target.copy_(x)
-    edges: list[int] = []
-    for axis in reversed(range(len(sizes))):
-        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) - module.padding[axis]
-        edges += [reach, reach + module.output_padding[axis]]
-    return F.pad(wide, edges)

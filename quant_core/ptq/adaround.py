@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from quant_core.clipping.kernels import search_rows
 from quant_core.codecs import Encoded
 from quant_core.codecs.quantize import encode
-from quant_core.network.moments import InputMoments, weight_rows
+from quant_core.network.moments import InputMoments
+from quant_core.network.patches import weight_rows
 from quant_core.ptq.gptq import descend, feed_back
 from quant_core.ptq.grids import Grids, grids_of, with_places
 from quant_core.spec.quant_spec import QuantSpec

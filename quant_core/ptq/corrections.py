@@ -14,8 +14,9 @@ from quant_core.network.dataflow import Dataflow, record
 from quant_core.network.fold import TRANSPOSED, per_output
 from quant_core.network.forward import first_example, forward
 from quant_core.network.linearity import Response, response_kind, weight_response
-from quant_core.network.moments import InputMoments, weight_rows
+from quant_core.network.moments import InputMoments
 from quant_core.network.parameters import own_modules
+from quant_core.network.patches import weight_rows
 from quant_core.network.statistics import TensorStatistics
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer

@@ -10,7 +10,7 @@ from quant_core.codecs import Encoded
 from quant_core.codecs.codebook import channels_per_book
 from quant_core.codecs.quantize import as_rows, decode
 from quant_core.network.fold import TRANSPOSED
-from quant_core.network.moments import weight_from_rows, weight_rows
+from quant_core.network.patches import weight_from_rows, weight_rows
 from quant_core.spec.quant_spec import QuantSpec
 
 

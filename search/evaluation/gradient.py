@@ -72,6 +72,11 @@ class _Frozen:
         self._weight.grad = None
 
 
+def _zero(value: Tensor) -> Tensor:
+    """Return a zero whose gradient is wanted, so that what it is added to has one."""
+    return value.new_zeros(()).requires_grad_(True)
+
+
 class _Recorder:
     """Watches one forward and backward pass and keeps the inner products of gradients and errors."""
 
@@ -79,7 +84,6 @@ class _Recorder:
         self._engine, self._examples, self._draws = engine, examples, draws
         self._terms: dict[str, list[Tensor]] = {dimension.name: [] for dimension in space.dimensions}
         self._slots = {(name, dimension.slot): dimension for dimension in space.dimensions for name in dimension.layers}
-        self._zero = torch.zeros((), requires_grad=True)
 
     def hooks(self, model: nn.Module) -> list[Any]:
         """Watch all layers that have a choice."""
@@ -123,7 +127,7 @@ class _Recorder:
         def anchored(value: Any) -> Any:
             if not (torch.is_grad_enabled() and isinstance(value, Tensor) and value.is_floating_point()):
                 return value  # indices of an embedding, or the engine's pass for second moments
-            watched = value + self._zero  # a tensor of this layer alone, which nothing writes into
+            watched = value + _zero(value)  # a tensor of this layer alone, which nothing writes into
             if dimension is not None:
                 seen = watched.detach()
                 score = self._gathered(lambda gradients: self._score_input(name, dimension, seen, gradients))
@@ -138,7 +142,7 @@ class _Recorder:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 return output
-            watched = output if output.requires_grad else output + self._zero
+            watched = output if output.requires_grad else output + _zero(output)
             if dimension is not None:
                 args, kwargs = with_first_input(args, kwargs, lambda value: value.detach())
                 call = (args, kwargs)

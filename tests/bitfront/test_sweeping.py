@@ -110,8 +110,8 @@ def test_a_recorded_sweep_of_an_object_is_loaded_with_its_task(
     with pytest.raises(bitfront.InputError, match=again):
         resume(RECORD, "kept")
     assert isinstance(bitfront.load("kept", task=task).model("knee"), nn.Module)
-    with pytest.raises(bitfront.InputError, match="no sweep 'kep'"):
-        bitfront.load("kep", uri=f"sqlite:///{in_folder}/mlflow.db")
+    with pytest.raises(bitfront.InputError, match="no sweep 'kpt'"):
+        bitfront.load("kpt", uri=f"sqlite:///{in_folder}/mlflow.db")
 
 
 def test_another_network_is_refused(task_maker: Callable[..., bitfront.Task], sweep: bitfront.Sweep) -> None:

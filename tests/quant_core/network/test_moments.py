@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.moments import patches, second_moments, weight_from_rows, weight_rows
+from quant_core.network.moments import second_moments
+from quant_core.network.patches import patches, weight_from_rows, weight_rows
+from quant_core.util.spill import SpillFile
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (2, 4, 5)),
@@ -66,6 +68,24 @@ def test_second_moments_and_covariance() -> None:
     covariance = second_moments(model, {"1": model[1]}, batches, centered=True)["1"]
     assert covariance.matrix is not None
     torch.testing.assert_close(covariance.matrix[0], torch.cov(seen.t(), correction=0))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_few_patches_are_kept_in_place_of_the_matrix_and_are_exact(centered: bool, on_disk: bool) -> None:
+    """40 patches of 100 inputs: rows; one more batch makes them 60, and they are summed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(100, 3))
+    batches = [torch.randn(20, 100) + 0.3 for _ in range(3)]
+    options: dict[str, object] = {"limit": 0, "file": SpillFile()} if on_disk else {}
+    rows = weight_rows(model[0], model[0].weight.detach())
+    for count, kept in ((2, True), (3, False)):
+        moments = second_moments(model, {"0": model[0]}, batches[:count], centered=centered, **options)["0"]  # type: ignore[arg-type]
+        assert (moments.rows is not None, moments.matrix is None) == (kept, kept)
+        seen = torch.cat(batches[:count])
+        wanted = torch.cov(seen.t(), correction=0) if centered else seen.t() @ seen / len(seen)
+        torch.testing.assert_close(moments.times(rows)[0], rows[0] @ wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(moments.energy(rows)[0], ((rows[0] @ wanted) * rows[0]).sum(dim=1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("centered", [False, True])

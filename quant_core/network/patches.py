@@ -1,0 +1,86 @@
+"""A layer as a matrix product: its input as patches, its weight as rows."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quant_core.network.fold import TRANSPOSED
+from quant_core.network.trace import is_transformers_conv1d
+from quant_core.util import rng
+
+
+def weight_rows(module: Any, weight: Tensor) -> Tensor:
+    """Return a weight as [groups, outputs of a group, inputs of a patch]; `weight_from_rows` inverts it."""
+    if isinstance(module, TRANSPOSED):
+        taps = tuple(range(2, weight.dim()))
+        grouped = weight.flip(taps).reshape(module.groups, -1, weight.shape[1], weight[0, 0].numel())
+        return grouped.transpose(1, 2).flatten(2)
+    if is_transformers_conv1d(module):
+        return weight.t()[None]
+    return weight.reshape(_groups(module), -1, weight[0].numel())
+
+
+def weight_from_rows(module: Any, rows: Tensor) -> Tensor:
+    """Return rows of `weight_rows` in the shape of the module's weight."""
+    shape = module.weight.shape
+    if isinstance(module, TRANSPOSED):
+        grouped = rows.reshape(module.groups, shape[1], shape[0] // module.groups, -1).transpose(1, 2)
+        return grouped.reshape(shape).flip(tuple(range(2, len(shape))))
+    return rows[0].t() if is_transformers_conv1d(module) else rows.reshape(shape)
+
+
+def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
+    """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias.
+
+    Of more than `limit` positions a fixed random choice of that many is taken.
+    """
+    if isinstance(module, nn.Linear) or is_transformers_conv1d(module):
+        flat = x.reshape(1, -1, x.shape[-1])
+        return flat[:, _choice(flat.shape[1], limit)] if flat.shape[1] > limit else flat
+    spatial = len(module.kernel_size)
+    x = x if x.dim() == spatial + 2 else x[None]
+    x, stride = (_dilated(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
+    for axis, (kernel, step, dilation) in enumerate(zip(module.kernel_size, stride, module.dilation, strict=True)):
+        x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, step)[..., ::dilation]
+    x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
+    x = x.permute(1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
+    sites = x.shape[1 : 2 + spatial]
+    if math.prod(sites) <= limit:
+        return x.flatten(1, 1 + spatial).flatten(2)
+    chosen = torch.unravel_index(_choice(math.prod(sites), limit), sites)
+    return x.movedim(0, -1)[chosen].movedim(-1, 0).flatten(2)
+
+
+def _choice(count: int, limit: int) -> Tensor:
+    return torch.randperm(count, generator=rng.generator(count))[:limit]
+
+
+def _groups(module: Any) -> int:
+    return 1 if isinstance(module, nn.Linear) else int(module.groups)
+
+
+def _padded(module: Any, x: Tensor) -> Tensor:
+    edges: list[int] = []
+    for axis in reversed(range(len(module.kernel_size))):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
+        named = {"same": (reach // 2, reach - reach // 2), "valid": (0, 0)}
+        edges += named[module.padding] if isinstance(module.padding, str) else (module.padding[axis],) * 2
+    return F.pad(x, edges, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
+
+
+def _dilated(module: Any, x: Tensor) -> Tensor:
+    """Turn the input of a transposed convolution into that of the convolution of stride 1 with the flipped kernel."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], module.stride, strict=True)]
+    wide = x.new_zeros((*x.shape[:2], *sizes))
+    target = wide
+    for axis, step in enumerate(module.stride):
+        target = target[(slice(None),) * (2 + axis) + (slice(None, None, step),)]
+    target.copy_(x)
+    edges: list[int] = []
+    for axis in reversed(range(len(sizes))):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) - module.padding[axis]
+        edges += [reach, reach + module.output_padding[axis]]
+    return F.pad(wide, edges)
