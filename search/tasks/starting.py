@@ -39,7 +39,7 @@ class Start:
 
 
 def looked_at(source: str) -> Start:
-    """Return what there is to know of the network that a name gives.
+    """Return the class, size and inputs of the network that a name gives.
 
     Raises:
         InputError: there is no such name, or it gives no network without arguments.
