@@ -1,6 +1,7 @@
 """`bitfront list`, `init` and `inspect`: what there is, a commented experiment, what a packed file holds. Only inspect loads torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -69,18 +70,34 @@ def list_command(
 
 def init_command(
     path: Annotated[Path, typer.Argument(help="Where to write the experiment file.")] = Path("experiment.toml"),
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODULE:NETWORK", help="Write a task for this network, too: a network, or a function that returns one."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented experiment file.
+    """Write a commented experiment file; with --from also a task file for a network of yours.
 
-    Example: `bitfront init my.toml`
+    Example: `bitfront init my.toml --from my_module:net`
     """
     from search.config.files import template
 
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; give another name, or --force to overwrite it.")
-    write_text(path, template())
-    say(f"wrote {path}; run it with: bitfront sweep {path}")
+    module = re.sub(r"\W", "_", path.stem) + "_task"
+    files = {path: template() if source is None else template(f"{module}:task", "counts")}
+    if source is not None:
+        from search.tasks.starting import looked_at, task_source
+
+        start = looked_at(source)
+        files[path.with_name(f"{module}.py")] = task_source(start)
+        say(f"{source}: {start.kind} with {start.parameters:,} parameters; it takes {start.inputs or 'no input that was tried: write one'}")
+    for file in files:
+        if file.exists() and not force:
+            raise InputError(f"{file} exists; give another name, or --force to overwrite it.")
+    for file, text in files.items():
+        write_text(file, text)
+    say(f"wrote {' and '.join(map(str, files))}; run it with: bitfront sweep {path}")
 
 
 def inspect_command(

@@ -79,9 +79,10 @@ def dumps(experiment: Experiment) -> str:
     return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True), multiline_strings=False)
 
 
-def template() -> str:
-    """Return the commented experiment file that `bitfront init` writes."""
-    return resources.files("search").joinpath("templates/experiment.toml").read_text(encoding="utf-8")
+def template(task: str = "digits", device: str = "vu9p-bitserial") -> str:
+    """Return the commented experiment file that `bitfront init` writes, for a task and a device."""
+    text = resources.files("search").joinpath("templates/experiment.toml").read_text(encoding="utf-8")
+    return text.replace('name = "digits"', f'name = "{task}"').replace('name = "vu9p-bitserial"', f'name = "{device}"')
 
 
 def _override(data: dict[str, Any], override: str) -> None:

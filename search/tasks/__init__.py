@@ -23,6 +23,8 @@ TASKS: Mapping[str, str] = {
     "stories260k": "search.tasks.stories260k:stories260k",
     "image_folder": "search.tasks.image_folder:image_folder",
     "efficientnet_lite0": "search.tasks.efficientnet_lite0:efficientnet_lite0",
+    "hf": "search.tasks.hf.task:hf",
+    "minilm_sts": "search.tasks.minilm_sts:minilm_sts",
     "resnet20_cifar10": "search.tasks.agreement:resnet20_cifar10",
 }
 

