@@ -151,7 +151,7 @@ def test_every_entry_of_the_table_is_a_documented_function_with_defaults(name: s
     assert inspect.isfunction(function)
     assert function.__doc__
     needed = {p.name for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty}
-    assert needed == ({"path", "model"} if name == "image_folder" else set())
+    assert needed == {"image_folder": {"path", "model"}, "hf": {"model", "kind", "data"}}.get(name, set())
     assert inspect.signature(function).return_annotation in (Task, "Task")
 
 
