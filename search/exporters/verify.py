@@ -115,5 +115,7 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
 
 
 def _top(outputs: Tensor) -> Tensor:
-    """Return the position of the largest output: over axis 1 of images, over the last of sequences [N, T, V]."""
+    """Return the position of the largest output: over axis 1 of images, over the last of sequences [N, T, V]; 0 of single values [N]."""
+    if outputs.dim() < 2:
+        return torch.zeros_like(outputs, dtype=torch.int64)
     return outputs.argmax(dim=-1 if outputs.dim() == 3 else 1)

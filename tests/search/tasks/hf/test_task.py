@@ -149,3 +149,25 @@ def test_a_sweep_runs_on_it(saved: Saver, text_file: Path) -> None:
         log="none",
     )
     assert len(sweep.front()) >= 1
+
+
+@pytest.mark.slow
+def test_a_network_of_one_value_per_example_is_exported(
+    saved: Saver, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bitfront
+
+    monkeypatch.chdir(tmp_path)
+    options = {"model": str(saved("BertModel")), "kind": "sentence-similarity", "data": str(pairs_file), "calib_size": 8}
+    sweep = bitfront.sweep(
+        "hf",
+        task_options=options | {"columns": {"label": 0, "text": 1, "text2": 2}},
+        weight=["int4:channel:mse", "int8:channel:mse"],
+        activation="int8:tensor:mse",
+        device="counts",
+        objectives=["error", "weight_bytes"],
+        trials=3,
+        log="none",
+    )
+    sweep.export("knee", tmp_path / "out", formats=["safetensors", "onnx"])
+    assert (tmp_path / "out" / "model.onnx").is_file()
