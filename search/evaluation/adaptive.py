@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.util import rng
 from quant_core.util.errors import BitfrontError
 from search.evaluation.calibration import calibrated, worth_measuring
-from search.evaluation.divergence import Reference, examples_of
+from search.evaluation.divergence import Reference
 from search.evaluation.gradient import projection_passes, projections
 from search.evaluation.one_out import Choice, OneOut, widest_choices
 from search.problem.problem import FloatArray

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
+
+from quant_core.network.reach import examples_of
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,6 @@ class Reference:
                     parts.append(_rows(inputs, first, size))
                     taken += examples_of(parts[-1])
         return parts
-
-
-def examples_of(inputs: Any) -> int:
-    """Return the number of examples of a batch: the first axis of its first tensor."""
-    return next(int(leaf.shape[0]) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
 
 
 def _rows(inputs: Any, first: int, size: int) -> Any:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from quant_core.network.forward import forward, with_first_input
 from quant_core.network.parameters import layer_module, own_modules, weight_of
+from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
-from search.evaluation.divergence import examples_of
 from search.problem.problem import FloatArray
 from spaces.space import Dimension, Space
 

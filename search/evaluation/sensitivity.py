@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from quant_core.network.forward import forward
+from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.util import rng
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
 from search.evaluation.adaptive import PART, Spent, adaptive, estimated, exact
-from search.evaluation.divergence import Reference, examples_of
+from search.evaluation.divergence import Reference
 from search.evaluation.fisher import PASSES, fisher_scores
 from search.evaluation.one_out import widest_choices
 from search.problem.problem import FloatArray

@@ -1,8 +1,5 @@
 """The engine that applies policies: what it caches, how often it calibrates, what it refuses and what it leaves in float."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,18 +16,8 @@ from quant_core.ptq.engine import PostTraining
 from quant_core.ptq.parameters import seeded
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import LeftInFloatWarning
+from tests.quant_core.ptq import engine_cases as CASES
 
-
-def _cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("engine_cases", Path(__file__).with_name("engine_cases.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _cases()
 WEIGHT4 = "weight=int4:channel:mse"
 
 

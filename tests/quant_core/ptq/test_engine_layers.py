@@ -1,9 +1,5 @@
 """Whole networks under post-training quantization: every kind of layer, and what each correction is worth."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,18 +9,7 @@ from quant_core import LayerPolicy, Policy, parse, parse_layer_policy
 from quant_core.codecs.quantize import decode, fake_quantize
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
-
-
-def _cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("engine_cases", Path(__file__).with_name("engine_cases.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _cases()
+from tests.quant_core.ptq import engine_cases as CASES
 
 
 class Tokens(nn.Module):

@@ -1,10 +1,7 @@
 """What the engine keeps, shares, moves and sends, and what it costs when room is short."""
 
 import errno
-import importlib.util
 import re
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -17,18 +14,8 @@ from quant_core.network.moments import second_moments
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.util.spill import SpillFile, SpillWarning
+from tests.quant_core.ptq import engine_cases as CASES
 
-
-def _cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("engine_cases", Path(__file__).with_name("engine_cases.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _cases()
 WEIGHT4 = "weight=int4:channel:mse"
 
 
