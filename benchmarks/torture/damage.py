@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.torture.record import NAME, OBJECTIVES, REFERENCE, faults, trials
+from benchmarks.torture.record import NAME, OBJECTIVES, REFERENCE, empty_store, faults, trials
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
@@ -18,7 +18,6 @@ from quant_core.util.reading import read_json
 from search import tracking
 from search.exporters.folder import REPORT, written_files
 from search.records.record import SweepRecord
-from search.tracking.client import connect
 from search.tracking.spool import Spool
 from search.tracking.store import Store
 
@@ -30,20 +29,13 @@ def attack(tries: int, rng: random.Random) -> dict[str, int]:
     """Damage one file at a time; what cannot be read is said in one sentence, and what can be read is kept."""
     total = {"lost": 0, "duplicated": 0, "untidy": 0}
     logging.getLogger("bitfront.tracking").setLevel(logging.CRITICAL)
-    empty = _empty_store()
+    empty = empty_store()
     for number in range(tries):
         with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder, _inside(Path(folder)):
             Path("mlflow.db").write_bytes(empty)
             for name, figure in _one(Path(folder), KINDS[number % len(KINDS)], rng).items():
                 total[name] += figure
     return total
-
-
-def _empty_store() -> bytes:
-    """Return a SQLite file with MLflow's tables; making one takes seconds."""
-    with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder:
-        connect(f"sqlite:///{folder}/mlflow.db", Path(folder))
-        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 @contextlib.contextmanager

@@ -30,6 +30,9 @@ def sweep_command(
 
     Example: `bitfront sweep digits search.trials=40 search.searcher=tpe`
     """
+    from search.sweeps.phases import Phases
+
+    Phases(log)(f"reading {experiment}", 0, 0)  # what follows imports torch, which takes seconds
     from search.config.files import load
     from search.exporters.required import require_formats
     from search.sweeps.run import start
@@ -50,6 +53,9 @@ def resume_command(
 
     Example: `bitfront resume digits-auto-1124-101500`
     """
+    from search.sweeps.phases import Phases
+
+    Phases(log)(f"reading the record of {redact(sweep)}", 0, 0)  # as in `sweep`
     from search.sweeps.run import resume
 
     _close(resume(uri, sweep, mlflow_experiment, log, trust=trust), uri)

@@ -239,7 +239,7 @@ def _finish(
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
-        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
+        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping, phases, hint)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"

@@ -21,15 +21,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
 LEAVE = """
-import gc, threading, time
+import gc, tempfile, threading, time
+from pathlib import Path
 from search.sweeps.ray.cluster import connected
+from search.sweeps.ray.placement import Placement
 
 def collect():
     while ray.is_initialized():
         time.sleep(0.0005)
     gc.collect()
 
-with connected("", 1, 1, 0):
+with connected("", Placement(1, 1, 0), Path(tempfile.mkdtemp(prefix="bf-ray-"))):
     import ray
     gc.disable()
     for number in range(2000):
