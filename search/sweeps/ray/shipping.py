@@ -176,7 +176,7 @@ def _source_file(module: ModuleType) -> str | None:
     return str(Path(file).resolve()) if isinstance(file, str) and file.endswith(".py") else None
 
 
-class _SentModules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class _SentModules(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     """Finds modules by the sources that came with an evaluator, where nothing else does."""
 
     def __init__(self, modules: Mapping[str, UserModule]) -> None:
@@ -191,6 +191,10 @@ class _SentModules(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def get_source(self, fullname: str) -> str:
         """Return its text."""
         return self._modules[fullname].source
+
+    def get_filename(self, fullname: str) -> str:
+        """Return where its file lies in the driver."""
+        return self._modules[fullname].file
 
     def is_package(self, fullname: str) -> bool:
         """Tell whether it is a package."""

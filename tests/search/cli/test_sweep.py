@@ -111,7 +111,7 @@ def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(
             break
     process.send_signal(signal.SIGINT)
     rest, stdout = process.stderr.read(), process.stdout.read()
-    assert process.wait(timeout=60) == 0, rest
+    assert process.wait() == 0, rest
     process.stderr.close()
     process.stdout.close()
     notes = [json.loads(line).get("note", "") for line in rest.splitlines() if line.startswith("{")]

@@ -35,4 +35,4 @@ def nodes() -> Iterator[Nodes]:
     )
     with process:
         yield Nodes(process)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)

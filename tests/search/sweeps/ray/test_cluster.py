@@ -54,7 +54,7 @@ def test_leaving_ray_outlives_a_collection_of_garbage_in_another_thread(command:
 def test_a_process_that_imported_ray_before_joins_a_cluster_on_this_machine(command: Command, nodes: Nodes) -> None:
     code = "import ray, runpy; runpy.run_module('search', run_name='__main__')"
     path = command.write("early", nodes.run(), searcher="ray:OptunaSearch", trials=4)
-    done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=480)
     assert done.returncode == 0, done.stderr + nodes.log()
     assert {row["status"] for row in command.rows("early")} == {"ok"}
 
@@ -150,7 +150,7 @@ def node(ip: str, folder: Path, *arguments: str) -> Iterator[psutil.Process]:
         finally:
             process.terminate()
             with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(timeout=30)
+                process.wait(timeout=120)
 
 
 def sweeping(path: str) -> "subprocess.Popen[str]":
