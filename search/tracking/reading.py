@@ -24,6 +24,8 @@ from search.tracking.spool import FOLDER, Spool
 log = logging.getLogger("bitfront.tracking")
 LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
+_OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD)
+"""The tags that a record is put together from: a tenth of what the runs of trials have."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     journal = journal_of(uri, parent)
     abandoned = journal.abandoned()
     lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
-    sweep = merged(*family(uri, parent), lines)
+    sweep = merged(*family(uri, parent, _OF_RECORDS), lines)
     return replace(sweep, status="stopped") if abandoned and sweep.status == "running" else sweep
 
 
@@ -112,9 +114,9 @@ def _called(ref: str, rows: Sequence[Row]) -> list[Row]:
     return by_id or by_name or newest or by_prefix
 
 
-def family(uri: str, parent: Row) -> tuple[Row, list[Row]]:
-    """Return a sweep's parent run as it is now, and the runs of its trials."""
-    rows = _rows(uri, names.SWEEP, parent.tags[names.SWEEP], parent.experiment)
+def family(uri: str, parent: Row, tags: Sequence[str] = ()) -> tuple[Row, list[Row]]:
+    """Return a sweep's parent run as it is now, and the runs of its trials; with all tags, or at least those of the names `tags`."""
+    rows = _rows(uri, names.SWEEP, parent.tags[names.SWEEP], parent.experiment, tags)
     fresh = next((row for row in rows if row.run_id == parent.run_id), parent)
     return fresh, [row for row in rows if row.tags.get(names.PARENT) == parent.run_id]
 
@@ -142,29 +144,33 @@ def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
         return None
 
 
-def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
-    """Return the active runs whose tag `key` is `value`."""
+def _rows(uri: str, key: str, value: str, experiment_name: str | None, tags: Sequence[str] = ()) -> list[Row]:
+    """Return the active runs whose tag `key` is `value`; of a SQLite file with only the `tags`, and their parts, where any are named."""
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
             where, lost = names.redact(f"{uri}: {path.absolute()}"), hint(uri, value, ())
             raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.{lost}")
         try:
-            return _sqlite_rows(path, key, value, experiment_name)
+            return _sqlite_rows(path, key, value, experiment_name, tags)
         except sqlite3.Error:  # not the tables we know: leave it to MLflow
             pass
     return _client_rows(uri, key, value, experiment_name)
 
 
-def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None) -> list[Row]:
+def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None, tags: Sequence[str]) -> list[Row]:
+    wanted = " OR ".join("t.key = ? OR t.key GLOB ?" for _ in tags)
+    parts = [text for tag in tags for text in (tag, f"{tag}.[0-9]*")]
     query = (
         "SELECT r.run_uuid, e.experiment_id, e.name, t.key, t.value FROM tags p JOIN runs r ON r.run_uuid = p.run_uuid"
         " JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid"
-        " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?) ORDER BY r.start_time, r.run_uuid"
+        " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?)"
+        + (f" AND ({wanted})" if wanted else "")
+        + " ORDER BY r.start_time, r.run_uuid"
     )
     runs: dict[str, tuple[str, str, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name)):
+        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name, *parts)):
             runs.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
     return [Row(run_id, *rest) for run_id, rest in runs.items()]
 
