@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.process import no_collector
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
 from search.records.record import SweepRecord, TrialRecord
@@ -55,8 +56,9 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     parent = find_sweep(uri, ref, experiment_name)
     journal = journal_of(uri, parent)
     abandoned = journal.abandoned()
-    lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
-    sweep = merged(*family(uri, parent, _OF_RECORDS), lines)
+    with no_collector():  # a record is some hundred objects per trial, none of which is garbage
+        lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
+        sweep = merged(*family(uri, parent, _OF_RECORDS), lines)
     return replace(sweep, status="stopped") if abandoned and sweep.status == "running" else sweep
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.util.errors import InputError
-from quant_core.util.process import Shared, environment
+from quant_core.util.process import Shared, environment, no_collector
 from search.sweeps.phases import Report, silent
 from search.sweeps.ray.placement import Placement
 
@@ -138,13 +138,8 @@ def _no_collector() -> Iterator[None]:
     of a worker Tune leaves such references in cycles, and the collector may run in any thread: that of the record, or Ray's own.
     """
     gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collector():
         yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def located(address: str) -> str:

@@ -24,7 +24,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 @pytest.fixture(scope="session")
 def patience() -> int:
-    """Return a limit of seconds for one trial that a healthy one keeps on this machine as busy as it is: three imports of torch, at least 10.
+    """Return a limit of seconds for one trial that a healthy one keeps on this busy machine: three imports of torch, at least 10.
 
     A trial takes milliseconds; what may hold it up is what holds up everything else.
     """
