@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.parts import refused_part
 from search.sweeps.backend import PolicyEvaluator
 from search.sweeps.ray.placement import sent
 
 LARGEST_SOURCE = 2**20
 """Modules with a longer source stay behind."""
 _OURS = ("bitfront", "search", "spaces", "hw_models", "quant_core")
-_DEEPEST = 12
 ABSENT = ("ModuleNotFoundError", "ImportError", "FileNotFoundError", "NotADirectoryError", "PermissionError")
 """Errors that tell of a machine, not of a policy."""
 
@@ -108,7 +108,7 @@ def shipped(evaluator: PolicyEvaluator, task: str) -> SentEvaluator:
     try:
         content = cloudpickle.dumps(sent(evaluator))
     except Exception as error:
-        path, value = _unpicklable(evaluator, cloudpickle.dumps)
+        path, value = refused_part(evaluator, cloudpickle.dumps)
         where = path.removeprefix("_task.") or "the task"
         raise InputError(
             f"the task cannot be sent to workers: {where} is a {type(value).__name__}, which cannot be pickled "
@@ -116,34 +116,6 @@ def shipped(evaluator: PolicyEvaluator, task: str) -> SentEvaluator:
         ) from error
     module = task.partition(":")[0] if ":" in task and task.partition(":")[0] in sys.modules else ""
     return SentEvaluator(np.frombuffer(content, np.uint8), _path(), str(Path.cwd()), user_modules(), module)
-
-
-def _unpicklable(value: object, dumps: Any, path: str = "", depth: int = 0) -> tuple[str, object]:
-    """Return the deepest attribute that cannot be pickled, as "model.body.lock", and its value."""
-    for name, part in _parts(value) if depth < _DEEPEST else ():
-        try:
-            dumps(part)
-        except Exception:
-            return _unpicklable(part, dumps, f"{path}.{name}" if path else name, depth + 1)
-    return path, value
-
-
-def _parts(value: object) -> list[tuple[str, object]]:
-    """Return what a value is made of, by name: entries, attributes, what a function closes over."""
-    if isinstance(value, Mapping):
-        return [(str(key), part) for key, part in value.items()]
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-        return [(str(index), part) for index, part in enumerate(value)]
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        cells = zip(code.co_freevars, getattr(value, "__closure__", None) or (), strict=False)
-        named = [(name, getattr(value, "__globals__", {}).get(name)) for name in code.co_names]
-        return [(name, cell.cell_contents) for name, cell in cells] + named
-    parts = dict(getattr(value, "__dict__", {}))
-    for inner in ("_modules", "_parameters", "_buffers"):  # as a user writes them: model.body, not model._modules.body
-        if isinstance(parts.get(inner), dict):
-            parts |= parts.pop(inner)
-    return list(parts.items())
 
 
 def _own_folders() -> tuple[str, ...]:

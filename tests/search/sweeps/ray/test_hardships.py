@@ -119,10 +119,12 @@ def test_two_sweeps_on_one_cluster_with_more_workers_than_it_has_cpus(command: C
 def test_a_task_that_cannot_be_pickled_is_refused_before_a_cluster_is_there(command: Command) -> None:
     path = Path(command.write("locked", LOCAL.replace("local", "ray"), trials=3))
     (command.folder / "locked_task.py").write_text(
-        "import own_task, threading\ndef make():\n    task = own_task.make()\n    task.model[0].guard = threading.Lock()\n    return task\n"
+        "import own_task, threading\nfrom dataclasses import replace\n"
+        "def make():\n    lock = threading.Lock()\n    def score(outputs, targets):\n        with lock:\n"
+        "            return (outputs.argmax(1) == targets).float()\n    return replace(own_task.make(), score=score)\n"
     )
     path.write_text(path.read_text().replace("own_task:make", "locked_task:make"))
     code, _, err = command("sweep", str(path), "--log", "plain")
     assert code == 2, err
-    assert "model.0.guard is a lock, which cannot be pickled" in err
+    assert "score.lock is a lock, which cannot be pickled" in err
     assert "starting a cluster" not in err
