@@ -20,7 +20,7 @@ from search.records.front import front_members
 from search.tracking import names
 
 NAME, COUNT, LONGEST_S = "tortured", 40, 300.0
-KINDS = ("worker", "gcs", "agent", "driver")
+KINDS = ("agent", "worker", "gcs", "driver")
 _PROCESSES = {"worker": ("ray::PolicyTrial", "ray::ResourceTrainable"), "gcs": ("gcs_server",), "agent": ("ray::DashboardAgent",)}
 _EXPERIMENT = """
 name = "{name}"
@@ -148,6 +148,7 @@ def _chain(folder: Path, left: list[str], expected: Mapping[int, tuple[object, .
             time.sleep(rng.uniform(0.0, 1.5))
             if driver.process.poll() is not None or not driver.kill(left[-1]):
                 break
+            print(f"ray: killed {left[-1]} at trial {driver.done}, {len(left) - 1} kills to come", file=sys.stderr, flush=True)
             if left.pop() != "worker":
                 break
             time.sleep(3)  # that another worker is there for the next kill
@@ -182,6 +183,7 @@ def _node_chain(most: int, expected: Mapping[int, tuple[object, ...]], rng: rand
                     cluster.stdin.flush()
                     cluster.stdout.readline()
                     killed += 1
+                    print(f"ray: killed node at trial {driver.done}", file=sys.stderr, flush=True)
                     time.sleep(rng.uniform(1.0, 3.0))
                 faults["untidy"] += driver.end() != 0
                 faults = _at_the_end(folder, expected, faults)
