@@ -13,11 +13,21 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, sweep, sweeps
+from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, study, sweep, sweeps
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
-READING = {"sweeps", "front", "show", "compare", "repair", "ui", "inspect"}  # commands that load no code of the user's or of a record's
+# Commands that load no code of the user's or of a record's.
+READING = {
+    "sweeps",
+    "front",
+    "show",
+    "compare",
+    "study",
+    "repair",
+    "ui",
+    "inspect",
+}  # commands that load no code of the user's or of a record's
 
 app = typer.Typer(
     name="bitfront",
@@ -53,6 +63,7 @@ for _name, _command in (
     ("front", report.front_command),
     ("show", report.show_command),
     ("compare", report.compare_command),
+    ("study", study.study_command),
     ("repair", repair.repair_command),
     ("ui", report.ui_command),
     ("export", export.export_command),

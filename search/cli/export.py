@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
+from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import terminal
+from search.records.selection import SUGGESTED
 from search.records.units import shown
 from search.tracking.reading import LATEST
 
@@ -15,7 +16,7 @@ from search.tracking.reading import LATEST
 def export_command(
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
     sweep: SweepName = LATEST,
-    pick: Annotated[str, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number.")] = "knee",
+    pick: Annotated[str, typer.Option("--pick", help=PICK_HELP)] = SUGGESTED,
     formats: Annotated[
         list[str] | None,
         typer.Option(

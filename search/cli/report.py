@@ -12,13 +12,14 @@ from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.reading import parse_toml
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Uri
+from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say, terminal
 from search.config.key_value import key_value
 from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.record import ACCURACY, SweepRecord
-from search.records.summary import front_lines, is_near, suggested
+from search.records.selection import SUGGESTED, suggestion
+from search.records.summary import front_lines
 from search.records.units import cells, shown, title_of, unit_of
 from search.tasks.metrics.info import MetricInfo
 from search.tracking import names, read, recover
@@ -62,16 +63,14 @@ def front_command(
 
 def show_command(
     sweep: SweepName = LATEST,
-    policy: Annotated[
-        str, typer.Argument(metavar="[POLICY]", help="Policy id, trial number, `knee` (default) or `best-under:METRIC=LIMIT`.")
-    ] = "knee",
+    policy: Annotated[str, typer.Argument(metavar="[POLICY]", help=PICK_HELP)] = SUGGESTED,
     as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Show layer by layer what a policy quantizes, and how.
 
-    Example: `bitfront show digits-tpe knee`
+    Example: `bitfront show digits-tpe`
     """
     record = read(uri, sweep, mlflow_experiment)
     trial = pick(record, policy)
@@ -101,7 +100,7 @@ def compare_command(
     budget: Annotated[
         list[str] | None, typer.Option("--budget", metavar="METRIC=LIMIT", help="A budget to judge at; may be repeated.")
     ] = None,
-    choice: Annotated[str, typer.Option("--pick", help="Which policy of each to set side by side.")] = "knee",
+    choice: Annotated[str, typer.Option("--pick", help=f"Which policy of each to set side by side; {PICK_HELP}")] = SUGGESTED,
     log: Annotated[bool, typer.Option("--log", help="Also log the page and the figures to MLflow as a run.")] = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
@@ -207,10 +206,10 @@ def _print_front(sweep: SweepRecord, rows: list[Row], *, everything: bool = Fals
     left = sweep.baseline.get("left_in_float_bytes")
     if left:
         console.print(f"float network: {shown('weight_bytes', left)} of it stay in float")
-    pick = suggested(sweep, members)
-    if pick is not None and not everything:
-        why = "the smallest within half a point of float on validation" if is_near(sweep, pick) else "the most accurate"
-        say(f"suggested: {pick.policy.id}, {why}: bitfront export {shlex.quote(sweep.name)} --pick {pick.policy.id} --out FOLDER")
+    chosen = suggestion(sweep, members)
+    if chosen is not None and not everything:
+        picked = chosen.trial.policy.id
+        say(f"suggested: {picked}, {chosen.note}: bitfront export {shlex.quote(sweep.name)} --pick {picked} --out FOLDER")
     error = _latency_error(sweep) if any(row.get("latency_s") is not None for row in rows) else ""
     if error:
         console.print(error)

@@ -98,4 +98,4 @@ def _next(record: "SweepRecord", uri: str) -> str:
     where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
     if record.status != "finished":
         return f"bitfront resume {record.name}{where}"
-    return f"bitfront front {record.name}{where} | bitfront ui --uri {redact(uri)} | bitfront export {record.name}{where} --pick knee"
+    return f"bitfront front {record.name}{where} | bitfront ui --uri {redact(uri)} | bitfront export {record.name}{where}"
