@@ -25,6 +25,9 @@ from search.config.limits import Budget
 from search.config.running import RunSection
 from search.config.schedulers import check, split
 
+AUTO = "auto"
+"""For choices: those that the device runs, layer by layer (`search.sweeps.auto_space`)."""
+
 
 class _Section(BaseModel):
     """Immutable; a key that is not known is an error."""
@@ -62,7 +65,9 @@ def _whole_bits(bits: object) -> int:
 
 
 def _read_choices(value: Any) -> Any:
-    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs."""
+    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs, of "auto" none."""
+    if value == AUTO:
+        return ()
     specs: list[QuantSpec] = []
     faults = []
     for entry in _as_list(value):
@@ -81,8 +86,8 @@ def _read_choices(value: Any) -> Any:
     return tuple(dict.fromkeys(specs))
 
 
-def _write_choices(specs: Sequence[QuantSpec]) -> list[str]:
-    return [str(spec) for spec in specs]
+def _write_choices(specs: Sequence[QuantSpec]) -> list[str] | str:
+    return [str(spec) for spec in specs] or AUTO
 
 
 Choices = Annotated[
@@ -131,7 +136,10 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers."""
+    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers.
+
+    "auto": what the device runs, layer by layer; `space = "auto"` is short for both.
+    """
 
     weight: Choices
     activation: Choices
@@ -204,6 +212,11 @@ class Experiment(_Section):
         if scheduler and run.get("scheduler", scheduler) != scheduler:
             raise ValueError(f"searcher = {search['searcher']!r} and run.scheduler = {run['scheduler']!r} given; name one scheduler")
         return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _whole_space(cls, space: Any) -> Any:
+        return {"weight": AUTO, "activation": AUTO} if space == AUTO else space
 
     @field_validator("name")
     @classmethod
