@@ -16,7 +16,7 @@ def refused_part(value: object, attempt: Callable[[object], object], path: str =
 
 
 def _parts(value: object) -> list[tuple[str, object]]:
-    """Return what a value is made of, by name: entries, attributes, what a function closes over."""
+    """Return the parts of a value by name: entries, attributes, what a function closes over."""
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):

@@ -230,6 +230,14 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
         yield
 
 
+def _for_backend(
+    context: SweepContext, changed: Callable[[], None], stopping: Callable[[], bool], phases: Phases, hint: str
+) -> BackendContext:
+    """Return the context of a backend, which stops where it is asked to, or when the experiment's minutes are over."""
+    experiment, timer = context.setup.experiment, Timer(context.setup.experiment.run.minutes)
+    return BackendContext(experiment, context.evaluator, changed, lambda: stopping() or timer.over, phases, hint)
+
+
 def _finish(
     context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
 ) -> SweepOutcome:
@@ -240,9 +248,7 @@ def _finish(
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
-        timer, experiment = Timer(section.minutes), context.setup.experiment
-        ends = lambda: stopping() or timer.over  # noqa: E731
-        backend_context = BackendContext(experiment, context.evaluator, progress.update, ends, phases, hint)
+        backend_context = _for_backend(context, progress.update, stopping, phases, hint)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
 
 
 def _said(error: str, kind: type[Exception]) -> str:
-    """Return what an exception of ours said, as it stands in the text of an error that came over Ray; "" where it is another one."""
+    """Return the message of an exception of ours, as it stands in the text of an error that came over Ray; "" where it is another one."""
     _, told, text = error.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
     return text.strip().partition("\n")[0] if told else ""
 
@@ -167,10 +168,14 @@ class Watch(Callback):  # type: ignore[misc]
 
 
 class GiveUp(Stopper):  # type: ignore[misc]
-    """Ends Tune's run at once where no worker can evaluate any policy."""
+    """Ends Tune's run at once where no worker can evaluate any policy, or the cluster is lost."""
 
-    def __init__(self, searcher: SweepSearcher) -> None:
-        self._searcher = searcher
+    def __init__(self, searcher: SweepSearcher, lost: Callable[[], str] = str) -> None:
+        self._searcher, self._lost = searcher, lost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its stopper; see `SweepSearcher.__getstate__`."""
+        return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stop no single trial."""
@@ -178,4 +183,4 @@ class GiveUp(Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Tell whether to end."""
-        return bool(self._searcher.fault)
+        return bool(self._searcher.fault or self._lost())

@@ -13,10 +13,11 @@ from quant_core.util.registry import load
 from search.config.experiment import Experiment
 from search.config.schedulers import SCHEDULERS, stops_trials
 from search.sweeps.backend import BackendContext
-from search.sweeps.ray.cluster import connected
+from search.sweeps.ray.cluster import addresses, connected
 from search.sweeps.ray.folders import sweep_folder
 from search.sweeps.ray.placement import Placement, placement
 from search.sweeps.ray.shipping import SentEvaluator, failed_with, shipped
+from search.sweeps.ray.watch import ClusterWatch
 from search.sweeps.sweep import Sweep
 
 
@@ -37,18 +38,19 @@ def run(sweep: Sweep, context: BackendContext) -> None:
     parcel = shipped(context.evaluator, context.experiment.task.name)
     of_failed_trials = {"ray.tune": logging.CRITICAL}  # of a failed trial the sweep's own summary tells
     said = f"Ray, or a kill, ended the process of this sweep. Every recorded trial is kept: {context.hint}."
-    with sweep_folder(said) as folder:
+    with sweep_folder(said) as folder, ClusterWatch() as watch:
         context.report(f"{'joining' if section.address else 'starting'} {place}", 0, 0)
         cluster = connected(section.address, resources, folder, context.report)
         with cluster, log_levels(of_failed_trials):
             trainable = _trainable(context.experiment, resources, parcel)
             del parcel
             context.report(f"waiting for the first of {resources.workers} workers", 0, 0)
-            _tune(sweep, context, trainable, folder, resources.workers)
+            watch.begin(*addresses())
+            _tune(sweep, context, trainable, folder, resources.workers, watch)
 
 
 def _trainable(experiment: Experiment, resources: Placement, parcel: SentEvaluator) -> Any:
-    """Return what Tune runs, with its parameters in the object store."""
+    """Return the trainable of Tune, with its parameters in the object store."""
     from ray import tune
 
     from search.sweeps.ray.trainable import PolicyTrial
@@ -65,7 +67,7 @@ def _trainable(experiment: Experiment, resources: Placement, parcel: SentEvaluat
     return tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
 
 
-def _tune(sweep: Sweep, context: BackendContext, trainable: Any, folder: Path, workers: int) -> None:
+def _tune(sweep: Sweep, context: BackendContext, trainable: Any, folder: Path, workers: int, watch: ClusterWatch) -> None:
     from ray import tune
     from ray.exceptions import RayError
 
@@ -85,16 +87,18 @@ def _tune(sweep: Sweep, context: BackendContext, trainable: Any, folder: Path, w
             storage_path=str(folder / "tune"),
             name="sweep",
             verbose=0,
-            stop=GiveUp(searcher),
+            stop=GiveUp(searcher, lambda: watch.lost),
             callbacks=[Watch(searcher)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
+    said = ""
     try:
         tuner.fit()
-    except (RayError, ConnectionError) as error:
+    except (RayError, ConnectionError, TimeoutError) as error:
         said = " ".join(str(error).split())[:300]
-        raise BitfrontError(f"the Ray cluster went away: {said}. Every recorded trial is kept: {context.hint}.") from error
+    if watch.lost or said:
+        raise BitfrontError(f"the Ray cluster went away: {watch.lost or said}. Every recorded trial is kept: {context.hint}.")
     if searcher.fault:
         raise failed_with(searcher.fault)
 

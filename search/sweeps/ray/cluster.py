@@ -84,7 +84,7 @@ def _joining(address: str) -> dict[str, Any]:
 
 
 def _starting(resources: Placement, folder: Path) -> dict[str, Any]:
-    """Return what `ray.init` is given; "local" keeps it from joining a cluster that RAY_ADDRESS or a file of another user names."""
+    """Return the arguments of `ray.init`; "local" keeps it from joining a cluster that RAY_ADDRESS or a file of another user names."""
     return {
         "address": "local",
         "num_cpus": max(1, round(resources.workers * resources.cpus)),
@@ -140,6 +140,14 @@ def _no_collector() -> Iterator[None]:
     gc.collect()
     with no_collector():
         yield
+
+
+def addresses() -> tuple[str, str]:
+    """Return the socket of the raylet that this process is connected to, and the address of its GCS."""
+    from ray._private.worker import global_worker
+
+    node = global_worker.node
+    return str(node.raylet_socket_name), str(node.gcs_address)
 
 
 def located(address: str) -> str:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,18 +24,24 @@ def sweep_folder(said: str) -> Iterator[Path]:
     """
     with _registered() as registry:
         clear_abandoned(registry)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=registry))
+        temporary = tempfile.TemporaryDirectory(prefix=PREFIX, dir=registry, ignore_cleanup_errors=True)
+        folder = Path(temporary.name)
         owner = (folder / OWNER).open("w")
         fcntl.flock(owner, fcntl.LOCK_EX)
+    with temporary, owner, _guarded(folder, said):
+        yield folder
+
+
+@contextmanager
+def _guarded(folder: Path, said: str) -> Iterator[None]:
+    """Let the small process beside this one watch over a folder within the context."""
     command = [sys.executable, "-P", guard.__file__]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
     with suppress(OSError):
         _tell(watcher, json.dumps({"folder": str(folder), "said": said}))
     try:
-        with owner:
-            yield folder
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             _tell(watcher, "done")
             watcher.communicate()
@@ -59,9 +64,9 @@ def _registered() -> Iterator[Path]:
 
 def clear_abandoned(place: Path) -> None:
     """Remove the folders of this user whose driver is gone, and end what still works in them."""
-    for folder in place.glob(f"{PREFIX}*/"):
+    for folder in (path for path in place.glob(f"{PREFIX}*") if path.is_dir()):
         with suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and _abandoned(folder):
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _abandoned(folder):
                 guard.clear(folder, grace_s=0.0)
 
 

@@ -8,8 +8,8 @@ that, the driver is gone. It imports what Python brings, and psutil when there i
 import contextlib
 import json
 import os
-import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def main() -> None:
     first = sys.stdin.readline()
     if not first or sys.stdin.readline().strip() == "done":
         return
-    given = json.loads(first)
+    order = json.loads(first)
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-        print(given["said"], file=sys.stderr, flush=True)  # noqa: T201
-    clear(Path(given["folder"]))
+        print(order["said"], file=sys.stderr, flush=True)  # noqa: T201
+    clear(Path(order["folder"]))
 
 
 def clear(folder: Path, grace_s: float = GRACE_S) -> None:
@@ -36,17 +36,21 @@ def clear(folder: Path, grace_s: float = GRACE_S) -> None:
     for process in left:
         with contextlib.suppress(OSError):
             os.kill(process, 9)
-    shutil.rmtree(folder, ignore_errors=True)
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True) as private,
+    ):
+        folder.rename(Path(private) / "left")
 
 
 def working_in(folder: Path) -> list[int]:
     """Return the processes of this user that were started with a path in `folder`, or hold a file there open, this one left out."""
     import psutil
 
-    inside, own, pids = f"{folder}{os.sep}", os.getuid(), []
+    inside, user, pids = f"{folder}{os.sep}", os.getuid(), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid == os.getpid() or process.uids().real != own:
+            if process.pid == os.getpid() or process.uids().real != user:
                 continue
             started_in = any(inside in f"{argument}{os.sep}" for argument in process.cmdline())
             if started_in or any(file.path.startswith(inside) for file in process.open_files()):

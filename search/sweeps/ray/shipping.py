@@ -86,7 +86,7 @@ class SentEvaluator:
 
 
 def advice(kind: str, text: str, node: str, size: int = 0) -> str:
-    """Return what a user is told of an error on a node that is no policy's, and what to do."""
+    """Return the sentence on an error of a node that is no policy's, with a remedy."""
     where = f"a worker on {node}"
     if kind in ("ModuleNotFoundError", "ImportError"):
         return f"{where} cannot import what the task needs: {text}. Install it there: every node needs the driver's environment."
@@ -125,17 +125,17 @@ def _own_folders() -> tuple[str, ...]:
 
 
 def _path() -> tuple[str, ...]:
-    own = _own_folders()
+    installed = _own_folders()
     entries = [str(Path(entry or ".").resolve()) for entry in [*sys.path, ""]]
-    return tuple(dict.fromkeys(entry for entry in entries if not entry.startswith((*own, sys.base_prefix + "/lib"))))
+    return tuple(dict.fromkeys(entry for entry in entries if not entry.startswith((*installed, sys.base_prefix + "/lib"))))
 
 
 def user_modules() -> dict[str, UserModule]:
     """Return the sources of the modules that this process has imported and a worker may not have."""
-    own, modules = _own_folders(), {}
+    installed, modules = _own_folders(), {}
     for name, module in list(sys.modules.items()):
         file = _source_file(module)
-        if file is None or file.startswith(own) or "site-packages" in file or name.partition(".")[0] in _OURS or name == "__main__":
+        if file is None or file.startswith(installed) or "site-packages" in file or name.partition(".")[0] in _OURS or name == "__main__":
             continue
         path = Path(file)
         if path.is_file() and path.stat().st_size <= LARGEST_SOURCE:

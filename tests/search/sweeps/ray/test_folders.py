@@ -17,7 +17,7 @@ from search.sweeps.ray.folders import sweep_folder
 with sweep_folder("the sweep ended; `bitfront resume x` continues it.") as folder:
     log = (folder / "raylet.log").open("w")
     left = subprocess.Popen(["sleep", "600"], stdout=log, stderr=subprocess.DEVNULL)
-    started = subprocess.Popen(["tail", "-f", "/dev/null", f"{folder}/x"], stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(["tail", "-f", "/dev/null", f"{folder}/x"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     print(folder, left.pid, started.pid, flush=True)
     sys.stdin.read()
     started.kill()
