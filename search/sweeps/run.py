@@ -231,11 +231,10 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
 
 
 def _for_backend(
-    context: SweepContext, changed: Callable[[], None], stopping: Callable[[], bool], phases: Phases, hint: str
+    context: SweepContext, changed: Callable[[], None], stopping: Callable[[], bool], timer: Timer, phases: Phases, hint: str
 ) -> BackendContext:
     """Return the context of a backend, which stops where it is asked to, or when the experiment's minutes are over."""
-    experiment, timer = context.setup.experiment, Timer(context.setup.experiment.run.minutes)
-    return BackendContext(experiment, context.evaluator, changed, lambda: stopping() or timer.over, phases, hint)
+    return BackendContext(context.setup.experiment, context.evaluator, changed, lambda: stopping() or timer.over, phases, hint)
 
 
 def _finish(
@@ -248,7 +247,8 @@ def _finish(
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
-        backend_context = _for_backend(context, progress.update, stopping, phases, hint)
+        timer = Timer(section.minutes)
+        backend_context = _for_backend(context, progress.update, stopping, timer, phases, hint)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"

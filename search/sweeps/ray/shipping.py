@@ -68,7 +68,7 @@ class SentEvaluator:
             self._prepare()
             from ray import cloudpickle
 
-            evaluator: PolicyEvaluator = cloudpickle.loads(memoryview(self.content))
+            evaluator: PolicyEvaluator = cloudpickle.loads(self.content.data)
         except BaseException as error:  # what a user's module raises while it is imported may be anything
             kind, text = type(error).__name__, " ".join(str(error).split())
             raise WorkerError(advice(kind, text, os.uname().nodename, self.content.nbytes)) from error
