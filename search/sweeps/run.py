@@ -230,13 +230,6 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
         yield
 
 
-def _for_backend(
-    context: SweepContext, changed: Callable[[], None], stopping: Callable[[], bool], timer: Timer, phases: Phases, hint: str
-) -> BackendContext:
-    """Return the context of a backend, which stops where it is asked to, or when the experiment's minutes are over."""
-    return BackendContext(context.setup.experiment, context.evaluator, changed, lambda: stopping() or timer.over, phases, hint)
-
-
 def _finish(
     context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
 ) -> SweepOutcome:
@@ -248,8 +241,8 @@ def _finish(
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
         timer = Timer(section.minutes)
-        backend_context = _for_backend(context, progress.update, stopping, timer, phases, hint)
-        backend(sweep, backend_context)
+        work = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over, phases, hint)
+        backend(sweep, work)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
@@ -263,8 +256,8 @@ def _finish(
     test_s = time.perf_counter() - tested
     _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
     complete = tracker.finish(status)
-    backend_context.weights.add(context.evaluator.engine.counts)
-    backend_context.ranges.add(context.evaluator.engine.range_counts)
+    work.weights.add(context.evaluator.engine.counts)
+    work.ranges.add(context.evaluator.engine.range_counts)
     timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
@@ -276,8 +269,8 @@ def _finish(
         retried=sweep.retried,
         statistics_bytes=context.evaluator.engine.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
-        weights=backend_context.weights,
-        ranges=backend_context.ranges,
+        weights=work.weights,
+        ranges=work.ranges,
         calibration_passes=context.evaluator.engine.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
