@@ -71,7 +71,7 @@ class Driver:
         for line in self.process.stderr:
             text = line.decode(errors="replace")
             state = json.loads(text) if text.startswith("{") else {}
-            if "trials" not in state:
+            if "per_second" not in state:
                 self.said += "" if state else text
                 continue
             self.done = state["done"]
