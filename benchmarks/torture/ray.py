@@ -106,13 +106,15 @@ def attack(tries: int, rng: random.Random) -> dict[str, int]:
     of_nodes = tries // (len(KINDS) + 1)
     left = [KINDS[number % len(KINDS)] for number in range(tries - of_nodes)]
     rng.shuffle(left)
-    while left:
-        with _folder('backend = "ray"\nworkers = 2\nmax_retries = 9') as folder:
-            add(total, _chain(folder, left, expected, rng))
     while of_nodes > 0:
         killed, faults = _node_chain(of_nodes, expected, rng)
         of_nodes -= killed
         add(total, faults)
+        print(f"ray: so far {total}", file=sys.stderr, flush=True)
+    while left:
+        with _folder('backend = "ray"\nworkers = 2\nmax_retries = 9') as folder:
+            add(total, _chain(folder, left, expected, rng))
+        print(f"ray: so far {total}", file=sys.stderr, flush=True)
     return total
 
 
@@ -154,6 +156,7 @@ def _chain(folder: Path, left: list[str], expected: Mapping[int, tuple[object, .
             time.sleep(3)  # that another worker is there for the next kill
         code, done = driver.end(), driver.done
         faults["lost"] += max(0, done - len(_figures(folder)))
+        print(f"ray: exit code {code}, this sweep so far {faults}", file=sys.stderr, flush=True)
         if code == 0:
             return _at_the_end(folder, expected, faults)
         if "bitfront resume" not in driver.said:
