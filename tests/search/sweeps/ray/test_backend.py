@@ -30,7 +30,7 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
 
     heard: list[object] = []
     tune = backend._tune
-    monkeypatch.setattr(backend, "_tune", lambda sweep, work: (tune(sweep, work), heard.append(listening())))
+    monkeypatch.setattr(backend, "_tune", lambda *given: (tune(*given), heard.append(listening())))
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.2 }")  # long enough that two run at once on a busy machine
     with contextlib.redirect_stderr(io.StringIO()) as err:
