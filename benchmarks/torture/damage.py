@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.torture import caches
 from benchmarks.torture.record import NAME, OBJECTIVES, REFERENCE, empty_store, faults, trials
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError
@@ -22,7 +23,7 @@ from search.tracking.spool import Spool
 from search.tracking.store import Store
 
 COUNT = 12
-KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report")
+KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report", *caches.KINDS)
 
 
 def attack(tries: int, rng: random.Random) -> dict[str, int]:
@@ -65,6 +66,8 @@ def _unsent(uri: str) -> Path:
 
 
 def _one(folder: Path, kind: str, rng: random.Random) -> dict[str, int]:
+    if kind in caches.KINDS:
+        return {"lost": 0, "duplicated": 0, "untidy": not caches.survives(kind, folder, lambda data: _harmed(data, rng))}
     uri = f"sqlite:///{folder}/mlflow.db"
     journal = _unsent(uri)
     policy, report = folder / "policy.json", folder / REPORT
