@@ -29,7 +29,8 @@ KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report", 
 def attack(tries: int, rng: random.Random) -> dict[str, int]:
     """Damage one file at a time; what cannot be read is said in one sentence, and what can be read is kept."""
     total = {"lost": 0, "duplicated": 0, "untidy": 0}
-    logging.getLogger("bitfront.tracking").setLevel(logging.CRITICAL)
+    for name in ("bitfront.tracking", "search.tasks.cache"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     empty = empty_store()
     for number in range(tries):
         with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder, _inside(Path(folder)):

@@ -181,7 +181,7 @@ def _node_chain(most: int, expected: Mapping[int, tuple[object, ...]], rng: rand
             with _folder(run) as folder:
                 driver = Driver(folder, "sweep", "e.toml")
                 driver.began.wait(LONGEST_S)
-                while killed < most and driver.process.poll() is None:
+                while killed < most and driver.process.poll() is None and driver.done < COUNT:
                     cluster.stdin.write("kill\n")
                     cluster.stdin.flush()
                     cluster.stdout.readline()
