@@ -24,9 +24,7 @@ from search.config.file_forms import ChoicesForm
 from search.config.limits import Budget
 from search.config.running import RunSection
 from search.config.schedulers import check, split
-
-AUTO = "auto"
-"""For choices: those that the device runs, layer by layer (`search.sweeps.auto_space`)."""
+from search.config.targets import AUTO
 
 
 class _Section(BaseModel):

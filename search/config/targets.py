@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hw_models.loading import device_names
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
-from search.config.experiment import AUTO
+
+AUTO = "auto"
+"""For choices: those that the device runs, layer by layer (`search.sweeps.auto_space`)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def target_of(name: str) -> Target:
     Raises:
         InputError: unknown name.
     """
+    from hw_models.loading import device_names
+
     if name in TARGETS:
         return TARGETS[name]
     if name in device_names() or name.endswith(".toml"):
