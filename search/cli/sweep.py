@@ -39,7 +39,7 @@ def sweep_command(
     """
     from search.sweeps.phases import Phases
 
-    Phases(log)(f"reading {experiment}", 0, 0)  # what follows imports torch, which takes seconds
+    Phases(log)(f"starting the sweep of {experiment}", 0, 0)  # what follows imports torch, which takes seconds
     from search.config.files import load
     from search.exporters.required import require_formats
     from search.sweeps.run import start
@@ -63,7 +63,7 @@ def resume_command(
     """
     from search.sweeps.phases import Phases
 
-    Phases(log)(f"reading the record of {redact(sweep)}", 0, 0)  # as in `sweep`
+    Phases(log)(f"starting to resume {redact(sweep)}", 0, 0)  # as in `sweep`
     from search.sweeps.run import resume
 
     with json_lines(log):
