@@ -19,6 +19,7 @@ from quant_core.export.stored import StoredLayer
 from quant_core.network.parameters import own_modules
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
@@ -45,7 +46,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     _require_libraries()
     inner = _require_held(bundle)
     out = folder / FOLDER
-    out.mkdir()
+    out.mkdir(parents=True)
     module = bundle.task.model.get_submodule(inner)
     places, config = _places(bundle, inner)
     state, notes = _state(bundle, inner, places)
@@ -69,8 +70,8 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
         return "" if activation.is_float else f"activation {activation} with a float weight has no scheme; quantize the weight too"
     if weight.format not in FORMATS or weight.bits > 8 or weight.granularity == "vector":
         return f"compressed-tensors has no format for weight {weight}; use int1 to int8 by tensor, channel or group, nvfp4 or mxfp4"
-    if weight.granularity == "tensor" and not weight.symmetric:
-        return f"compressed-tensors packs no zero point of a whole tensor, for {weight}; use int{weight.bits}:channel:affine"
+    if not weight.symmetric:  # compressed-tensors 0.20 makes room for unpacked zero points, and its files have packed ones
+        return f"transformers does not load the zero points of affine weight {weight}; use a symmetric one, {_symmetric_text(weight)}"
     block = weight.block or (1 if weight.format == "int" else 16)
     if weight.granularity in ("group", "block") and inputs % block:
         return f"blocks of {block} do not divide rows of {inputs} for {weight}; use int{weight.bits}:channel"
@@ -78,6 +79,10 @@ def fault(policy: LayerPolicy, inputs: int) -> str:
     if not activation.is_float and (form != ("int", 8, "tensor") or activation.dynamic or weight.format != "int"):
         return f"compressed-tensors holds no activation {activation} with {weight}; use float, or int8:tensor with integer weights"
     return ""
+
+
+def _symmetric_text(weight: QuantSpec) -> str:
+    return str(weight).replace(":affine", "")
 
 
 def refusal(layer: Layer, policy: LayerPolicy) -> str:

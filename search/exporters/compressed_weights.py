@@ -21,7 +21,7 @@ from quant_core.util.text import first_fault
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized", "mxfp4": "mxfp4-pack-quantized"}
-PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_global_scale")
+PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_global_scale")
 """Tensors of a packed layer, by the names of the library."""
 _MINUS_ZERO = 8
 """Among the codes of E2M1."""
@@ -50,8 +50,6 @@ def packed(place: Place) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {"weight": place.stored.weight.float(), "weight_scale": encoded.scale.float()}
     if encoded.coarse is not None:
         parts["weight_global_scale"] = encoded.coarse.reshape(1).reciprocal()
-    if encoded.zero_point is not None:
-        parts["weight_zero_point"] = (encoded.zero_point - 2 ** (spec.bits - 1)).to(torch.int8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made: dict[str, Tensor] = compressor(spec).compress(parts, place.scheme)

@@ -1,10 +1,12 @@
 """Vocabularies of GGUF against llama.cpp's tokenizers, where a binding is installed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quant_core.export import gguf_file, gguf_vocabulary
@@ -33,9 +35,9 @@ def byte_pairs(kind: str) -> Any:
         trainer = tokenizers.trainers.BpeTrainer(vocab_size=320, special_tokens=special)
     made.train_from_iterator(corpus, trainer)
     if kind != "gpt2":  # a token of a byte is no special one
-        data = __import__("json").loads(made.to_str())
+        data = json.loads(made.to_str())
         data["added_tokens"] = data["added_tokens"][:3]
-        made = tokenizers.Tokenizer.from_str(__import__("json").dumps(data))
+        made = tokenizers.Tokenizer.from_str(json.dumps(data))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
@@ -48,12 +50,15 @@ def test_llama_cpp_reads_the_same_tokens(kind: str, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.tokens"][-1].startswith("[PAD")  # type: ignore[index, union-attr]
     if engine() != "cyllama":
         pytest.skip("cyllama is not installed")
-    sizes = {"vocab_size": 330, "context_length": 8, "embedding_length": 32, "block_count": 0, "feed_forward_length": 32}
+    sizes = {"vocab_size": 330, "context_length": 8, "embedding_length": 32, "block_count": 1, "feed_forward_length": 32}
     sizes |= {"attention.head_count": 1, "attention.layer_norm_rms_epsilon": 1e-5}
-    gguf_file.write(tmp_path / "v.gguf", "llama", fields | {f"llama.{name}": value for name, value in sizes.items()}, {})
+    shapes = {"token_embd": (330, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
+    shapes |= {f"blk.0.{name}": (32, 32) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}
+    tensors = {f"{name}.weight": gguf_file.Stored("F32", shape, np.zeros(shape, dtype=np.float32)) for name, shape in shapes.items()}
+    gguf_file.write(tmp_path / "v.gguf", "llama", fields | {f"llama.{name}": value for name, value in sizes.items()}, tensors)
     script = (
-        "import sys; from cyllama.llama import llama_cpp as lib; lib.disable_logging(); options = lib.LlamaModelParams(); "
-        "options.vocab_only = True; model = lib.LlamaModel(sys.argv[1], params=options, verbose=False); "
+        "import sys; from cyllama.llama import llama_cpp as lib; lib.disable_logging(); "
+        "model = lib.LlamaModel(sys.argv[1], verbose=False); "
         "print([model.get_vocab().tokenize(text, False, False) for text in sys.argv[2:]])"
     )
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "v.gguf"), *TEXTS]
@@ -67,5 +72,5 @@ def test_another_kind_of_tokenizer_is_refused_by_name() -> None:
     made = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
     with pytest.raises(InputError, match="the tokenizer is a WordLevel; GGUF is written for byte-pair encoding"):
         gguf_vocabulary.from_tokenizer(made, 8)
-    with pytest.raises(InputError, match="has 300 tokens, the network 8: it is of another network"):
+    with pytest.raises(InputError, match="has 297 tokens, the network 8: it is of another network"):
         gguf_vocabulary.from_tokenizer(byte_pairs("gpt2"), 8)

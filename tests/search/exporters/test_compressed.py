@@ -17,7 +17,7 @@ from search.exporters import compressed, compressed_weights
 from tests.search.exporters.language import bundle, bundle_under
 
 pytest.importorskip("compressed_tensors")
-MIXED = (("*down_proj", "int2:group32"), ("*q_proj", "int8:channel"), ("*up_proj", "int4:group16:affine"), ("*lm_head", "float"))
+MIXED = (("*down_proj", "int2:group32"), ("*q_proj", "int8:channel"), ("*up_proj", "int4:group16"), ("*lm_head", "float"))
 
 
 def test_transformers_gives_the_outputs_of_a_mixed_policy(quiet: None, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_bad_requests_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
         ("weight=int12:channel", "no format for weight int12:channel; use int1 to int8"),
         ("weight=kmeans4:tensor", "no format for weight kmeans4:tensor"),
         ("weight=int4:vector16", "no format for weight int4:vector16"),
-        ("weight=int4:tensor:affine", "packs no zero point of a whole tensor"),
+        ("weight=int4:group32:affine", "zero points of affine weight int4:group32:affine; use a symmetric one, int4:group32"),
         ("weight=int4:group48", "blocks of 48 do not divide rows of 64"),
         ("weight=int8:channel,activation=int8:token", "holds no activation int8:token with int8:channel; use float, or int8:tensor"),
         ("weight=mxfp4,activation=int8:tensor", "holds no activation int8:tensor with mxfp4"),

@@ -25,7 +25,7 @@ def test_the_state_gives_the_outputs_of_the_policy(quiet: None, tmp_path: Path) 
     for name in [name for name in state if name.endswith(".bias")]:
         model.get_submodule(name.removesuffix(".bias")).bias = torch.nn.Parameter(torch.zeros_like(state[name]))
     model.load_state_dict(state, assign=True)
-    inputs = given.task.test[0][0]  # type: ignore[index]
+    inputs, _ = next(iter(given.task.test))
     with torch.no_grad():
         torch.testing.assert_close(model(inputs), given.network.plain(inputs))
 
