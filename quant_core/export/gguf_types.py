@@ -176,7 +176,8 @@ def _symmetric(name: str, values: Integers, scales: NDArray[np.float16]) -> Byte
 def _crumbs(codes: Integers) -> Bytes:
     """Return 2-bit integers [N, 256] as 64 bytes: of every 128, value 32 k + i stands in bits 2 k of byte i."""
     parts = codes.reshape(len(codes), 2, 4, 32) & 3
-    return (parts << np.array([0, 2, 4, 6]).reshape(1, 1, 4, 1)).sum(axis=2).astype(np.uint8).reshape(len(codes), 64)
+    packed_crumbs: Bytes = (parts << np.array([0, 2, 4, 6]).reshape(1, 1, 4, 1)).sum(axis=2).astype(np.uint8).reshape(len(codes), 64)
+    return packed_crumbs
 
 
 def _affine(name: str, codes: Integers, scales: NDArray[np.float16], zero: Integers) -> Bytes:

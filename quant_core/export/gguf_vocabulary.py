@@ -63,20 +63,19 @@ def from_tokenizer(tokenizer: Any, size: int) -> tuple[dict[str, Field], tuple[s
     if len(tokenizer) > size:
         raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the network {size}: it is of another network.")
     pieces = bool(model.get("byte_fallback"))
-    fields, notes = _tokens(tokenizer, data, size, pieces=pieces), ()
+    fields = _tokens(tokenizer, data, size, pieces=pieces)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     if pieces:
         fields |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
         fields["tokenizer.ggml.scores"] = _scores(fields["tokenizer.ggml.tokens"], merges)
         fields["tokenizer.ggml.add_space_prefix"] = _prefixes(data)
-        return fields | _specials(tokenizer), notes
+        return fields | _specials(tokenizer), ()
     name = next((name for part, name in PRETOKENIZERS.items() if part in json.dumps(data["pre_tokenizer"]).replace("\\\\", "\\")), "")
     if not name:
         name = "gpt-2" if _plain_bytes(data["pre_tokenizer"]) else "default"
-    if name == "default":
-        notes = ("llama.cpp may split texts otherwise than this tokenizer: its pre-tokenizer is none that GGUF has a name for here",)
+    note = "llama.cpp may split texts otherwise than this tokenizer: its pre-tokenizer is none that GGUF has a name for here"
     fields |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": merges}
-    return fields | _specials(tokenizer), notes
+    return fields | _specials(tokenizer), (note,) if name == "default" else ()
 
 
 def _plain_bytes(pre: dict[str, Any] | None) -> bool:

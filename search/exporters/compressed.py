@@ -152,7 +152,7 @@ def _places(bundle: Bundle, inner: str) -> tuple[list[Place], dict[str, Any]]:
         group, inputs = f"group_{len(config['config_groups'])}", None
         if not policy.activation.is_float:
             inputs = arguments(policy.activation, weight=False) | {"symmetric": symmetric(layers)}
-        plain = {"targets": names, "weights": arguments(policy.weight, weight=True), "input_activations": inputs}
+        plain: dict[str, Any] = {"targets": names, "weights": arguments(policy.weight, weight=True), "input_activations": inputs}
         plain["format"] = FORMATS[policy.weight.format]
         config["config_groups"][group] = plain
         scheme = scheme_of.model_validate(plain)
@@ -217,7 +217,7 @@ def _config(module: nn.Module, quantization: dict[str, Any], state: dict[str, Te
 
 def _names(module: nn.Module, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the parameters of a network of this configuration; nothing is allocated."""
-    kind = type(module.config)  # type: ignore[union-attr]
+    kind: Any = type(module.config)
     with torch.device("meta"):
         empty = type(module)(kind.from_dict({key: value for key, value in config.items() if key != "quantization_config"}))
     return {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}

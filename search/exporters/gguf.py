@@ -176,7 +176,8 @@ def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLay
     """Return the metadata and names of a file, and the configuration of a network that llama.cpp knows, or None."""
     inner = inner_name(bundle.task.model)
     module = bundle.task.model.get_submodule(inner) if inner is not None else None
-    config, prefix = getattr(module, "config", None), f"{inner}." if inner else ""
+    config: Any = getattr(module, "config", None)
+    prefix = f"{inner}." if inner else ""
     causal = type(module).__name__.endswith("ForCausalLM") and all(name.startswith(prefix) for name in state)
     arch = gguf_llama.architecture(config) if causal else ""
     general: dict[str, Field] = {
@@ -192,7 +193,7 @@ def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLay
     else:
         general |= gguf_llama.fields(config, arch)
         vocabulary, notes = _vocabulary(bundle, int(config.vocab_size))
-        kept = _without_empty_biases(state)
+        kept = _without_empty_biases(state, arch)
         names = {name: name.removeprefix(prefix) for name in kept}
         _require_biases(kept, arch)
         stored = gguf_llama.tensor_names(dict.fromkeys(names.values()), config, arch)
@@ -204,8 +205,13 @@ def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLay
     return contents, config if arch else None
 
 
-def _without_empty_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.endswith(".bias") or bool(tensor.any())}
+def _without_empty_biases(state: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """Return the tensors without biases of zeros that llama.cpp has no place for."""
+    return {name: tensor for name, tensor in state.items() if not _misplaced(name, arch) or bool(tensor.any())}
+
+
+def _misplaced(name: str, arch: str) -> bool:
+    return name.endswith(".bias") and name.split(".")[-2] not in gguf_llama.BIASES[arch]
 
 
 def _require_biases(state: dict[str, Tensor], arch: str) -> None:
@@ -214,7 +220,7 @@ def _require_biases(state: dict[str, Tensor], arch: str) -> None:
         f"layer {name.removesuffix('.bias')!r} has a bias, for which llama.cpp's {arch} has no place: bias correction made it; set "
         "bias_correction = false under [evaluate], or leave the layer in float"
         for name in state
-        if name.endswith(".bias") and name.split(".")[-2] not in gguf_llama.BIASES[arch]
+        if _misplaced(name, arch)
     ]
     if faults:
         raise InputError(f"{first_fault(faults)}.")

@@ -107,7 +107,8 @@ def _by_llama_cpp(bundle: Bundle, path: Path) -> Compared:
     """
     inner = inner_name(bundle.task.model)
     assert inner is not None
-    context = int(bundle.task.model.get_submodule(inner).config.max_position_embeddings)
+    config: Any = bundle.task.model.get_submodule(inner).config
+    context = int(config.max_position_embeddings)
     with llama_cpp.running(path, context) as run:
 
         def answer(arguments: dict[str, Any]) -> Answer:

@@ -43,12 +43,12 @@ def write_recipe(path: Path, policies: Mapping[str, LayerPolicy]) -> tuple[str, 
 
 def recipe(policies: Mapping[str, LayerPolicy]) -> dict[str, dict[str, Any]]:
     """Return modifier -> its config groups and the layers that it leaves alone."""
-    roundings = {"QuantizationModifier": lambda rounding: rounding != "gptq", "GPTQModifier": lambda rounding: rounding == "gptq"}
+    quantized = {name: policy for name, policy in policies.items() if not policy.weight.is_float}
+    by_gptq = {name for name, policy in quantized.items() if policy.weight.rounding == "gptq"}
     made = {}
-    for modifier, takes in roundings.items():
-        taken = {name: policy for name, policy in policies.items() if not policy.weight.is_float and takes(policy.weight.rounding)}
+    for modifier, taken in (("QuantizationModifier", quantized.keys() - by_gptq), ("GPTQModifier", by_gptq)):
         if taken:
-            groups = quantization_config(taken)["config_groups"]
+            groups = quantization_config({name: policy for name, policy in quantized.items() if name in taken})["config_groups"]
             made[modifier] = {"ignore": [name for name in policies if name not in taken], "config_groups": groups}
     return made
 

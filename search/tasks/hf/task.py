@@ -120,8 +120,7 @@ def hf(
     made = {name: Encoded(rows[: take(f"{name}_size", sizes[name], len(rows))], step, built.encode) for name, rows in parts.items()}
     splits: dict[str, Any] = made
     metrics = list(built.metrics or chosen.metrics)
-    judged = {"metrics": metrics, "batch": built.batch, "class_axis": built.class_axis}
-    return Task(built.network, **splits, **judged, tokenizer=built.tokenizer)
+    return Task(built.network, **splits, metrics=metrics, batch=built.batch, class_axis=built.class_axis, tokenizer=built.tokenizer)
 
 
 def _network(request: _Request) -> Any:
