@@ -187,9 +187,9 @@ def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLay
         "bitfront.policy": bundle.policy.id,
     }
     if not arch:
-        own = str(getattr(config, "model_type", "")) or type(bundle.task.model).__name__
-        contents = Contents(own, fields=general, names=_untied(state, layers, {name: name for name in state}))
-        contents.notes.append(f"tensors stand under the names of the network: llama.cpp has no architecture {own!r} in this file's form")
+        kind = str(getattr(config, "model_type", "")) or type(bundle.task.model).__name__
+        contents = Contents(kind, fields=general, names=_untied(state, layers, {name: name for name in state}))
+        contents.notes.append(f"tensors stand under the names of the network: llama.cpp has no architecture {kind!r} in this file's form")
     else:
         general |= gguf_llama.fields(config, arch)
         vocabulary, notes = _vocabulary(bundle, int(config.vocab_size))

@@ -43,8 +43,8 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     with quiet():
         checks = _run(bundle, read, mapping(configs))
     checks |= write_weights(bundle, folder / WEIGHTS)
-    own = f"accuracy_test is that of {FILE}, by which torchao rounds the weights itself, by min and max; weights_... are those of {WEIGHTS}"
-    return Exported((FILE, WEIGHTS), {"layers": len(configs)} | checks, (*notes, own))
+    note = f"accuracy_test is that of {FILE}, by which torchao rounds the weights itself, by min and max; weights_... are those of {WEIGHTS}"
+    return Exported((FILE, WEIGHTS), {"layers": len(configs)} | checks, (*notes, note))
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:
