@@ -30,7 +30,11 @@ def block_exponents(amax: Tensor, spec: QuantSpec) -> Tensor:
 def _search(spec: QuantSpec, offsets: tuple[int, ...] = (0, -1, 1)) -> ScaleSearch:
     """Return the powers of two that `mse` tries around that of the specification: half of it and twice it."""
     kind = ELEMENTS.get(spec.format)
-    figures = (INT8_FRACTION_BITS, 0, _INT8_TOP / 2**INT8_FRACTION_BITS, 0) if kind is None else (kind.mantissa, kind.emin, kind.largest, kind.emax)
+    figures = (
+        (INT8_FRACTION_BITS, 0, _INT8_TOP / 2**INT8_FRACTION_BITS, 0)
+        if kind is None
+        else (kind.mantissa, kind.emin, kind.largest, kind.emax)
+    )
     table = power_of_two(torch.arange(-_BIAS, _BIAS + 1))
     return ScaleSearch(table, 1.0, 0, 2 * _BIAS, offsets, spec.block, *figures, signed_zero=kind is not None)
 

@@ -58,9 +58,7 @@ def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch
     return _encode(rows, importance, spec, None, generator)
 
 
-def _encode(
-    rows: Tensor, importance: Tensor | None, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None
-) -> Encoded:
+def _encode(rows: Tensor, importance: Tensor | None, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     amax = block_amax(rows, spec.block)
     coarse = tensor_scale(amax.max(), bounds)
     scale = block_scales(amax, coarse)

@@ -126,7 +126,9 @@ def encode(
     if importance is None or bounds is not None or not spec.weighted or form.weighted is None:
         return form.encode(rows, spec, bounds, generator)
     if importance.shape != x.shape:
-        raise InputError(f"importance of shape {tuple(importance.shape)} given for values of {tuple(x.shape)}; one for every value is needed.")
+        raise InputError(
+            f"importance of shape {tuple(importance.shape)} given for values of {tuple(x.shape)}; one for every value is needed."
+        )
     return form.weighted(rows, as_rows(importance, spec, channel_axis), spec, generator)
 
 

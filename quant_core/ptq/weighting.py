@@ -18,15 +18,18 @@ from quant_core.ptq.corrections import rescaled, row_sums
 from quant_core.spec.quant_spec import QuantSpec
 
 FLOOR = 1e-4
-"""Of the mean importance: inputs that are constant in the calibration data count that much."""
+"""Of the mean importance of a group: inputs that are constant in the calibration data count that much."""
 
 
 def importance(module: Any, moments: InputMoments) -> Tensor:
-    """Return diag M at every weight, in the shape of the module's weight, float32, of mean 1 per group; 1 where all inputs are constant."""
+    """Return diag M at every weight, in the shape of the module's weight, float32, of mean 1; 1 where all inputs are constant."""
     rows = weight_rows(module, module.weight)
     diagonal = moments.diagonal().to(torch.float32)
-    mean = diagonal.mean(dim=1, keepdim=True)
-    relative = torch.where(mean > 0, diagonal / mean.clamp_min(1e-30), torch.ones_like(diagonal)).clamp_min(FLOOR)
+    if not bool((diagonal > 0).any()):
+        diagonal = torch.ones_like(diagonal)
+    relative = diagonal / diagonal.mean()
+    mean = relative.mean(dim=1, keepdim=True)
+    relative = torch.maximum(relative, FLOOR * torch.where(mean > 0, mean, torch.ones_like(mean)))
     return weight_from_rows(module, relative[:, None, :].expand(rows.shape))
 
 
