@@ -32,7 +32,7 @@ def minmax(x: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
 
 
 def percentile(x: Tensor, symmetric: bool, percent: float, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return (lo, hi) at the nearest rank floor(p n / 100 + 1/2) of the magnitudes, or of each side; with `weights` at that share of them."""
+    """Return (lo, hi) at the nearest rank floor(p n / 100 + 1/2) of the magnitudes, or of each side, or at that share of `weights`."""
     if weights is not None:
         high = weighted_rank(x.abs() if symmetric else x, weights, percent).clamp(min=0.0)
         return -high if symmetric else -weighted_rank(-x, weights, percent).clamp(min=0.0), high

@@ -62,7 +62,7 @@ def best_index(rows: Tensor, amax: Tensor, index: Tensor, how: ScaleSearch, impo
 
 
 def write_best(rows: Tensor, how: ScaleSearch, out: Tensor) -> bool:
-    """Write the values of contiguous `rows` on the CPU under the best scales to `out`; False where a block is out of range or not finite."""
+    """Write the values of contiguous `rows` on the CPU under the best scales to `out`; False where one is out of range or NaN."""
     return _compiled(rows, how, None, torch.empty(0, 0, dtype=torch.int32), out)
 
 

@@ -1,4 +1,4 @@
-"""The compiled search of block scales (OCP MX, NVFP4): the bits of its definition, `quant_core.codecs.scale_search`; conventions as in `fused`.
+"""The compiled search of block scales (OCP MX, NVFP4), with the bits of `quant_core.codecs.scale_search`; conventions as in `fused`.
 
 The magnitudes of a row are turned, [block, blocks], so that a long loop runs over the blocks: LLVM makes vector instructions of it, and the
 squares of a block add up in the order of its elements.
@@ -134,7 +134,7 @@ def _write(row, to, scale, block, smallest, magic, largest, signed_zero):
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def search(x, first, last, out, weights, index, table, coarse, block, offsets, ends, emax, element, signed_zero):
-    """Write the places in `table` of the scales of least squared error to `index`, and the values on them to `out` where it is as large as `x`.
+    """Write the places in `table` of the scales of least squared error to `index`, and the values to `out` where it is as large as `x`.
 
     Blocks whose largest magnitude is out of [2^-79, 2^81) keep the format's own scale. Returns whether there is such a block, or one that
     holds NaN.

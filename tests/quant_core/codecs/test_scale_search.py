@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
         x = torch.randn(4, 64)
         x[1, 40] = bad
         for name in NAMES:
-            with pytest.raises(InputError, match="1 NaN and 0 inf|0 NaN and 1 inf"):
+            with pytest.raises(InputError, match=r"1 NaN and 0 inf|0 NaN and 1 inf"):
                 fake_quantize(x, f"{name}:mse")
 
 
