@@ -35,8 +35,8 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
 
 
 def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:  # noqa: ARG001
-    """Return what `encode` does, with centres of the least squared error multiplied by `importance` [R, C] (SqueezeLLM, Kim et al., ICML
-    2024, equation 4, with the input's second moments in place of the Fisher information).
+    """Return the codes and codebooks of `encode`, centres of least squared error multiplied by `importance` [R, C] (SqueezeLLM, Kim
+    et al., ICML 2024, equation 4, with the input's second moments in place of the Fisher information).
     """
     return _encode(rows, importance, spec)
 

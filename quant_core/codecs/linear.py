@@ -30,7 +30,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
 
 
 def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:
-    """Return what `encode` does over ranges whose errors are multiplied by `importance` [R, C]."""
+    """Return the codes and scales of `encode` over ranges whose errors are multiplied by `importance` [R, C]."""
     return encode(rows, spec, block_ranges(rows, spec, None, importance), generator)
 
 

@@ -30,13 +30,11 @@ def block_exponents(amax: Tensor, spec: QuantSpec) -> Tensor:
 def _search(spec: QuantSpec, offsets: tuple[int, ...] = (0, -1, 1)) -> ScaleSearch:
     """Return the powers of two that `mse` tries around that of the specification: half of it and twice it."""
     kind = ELEMENTS.get(spec.format)
-    figures = (
-        (INT8_FRACTION_BITS, 0, _INT8_TOP / 2**INT8_FRACTION_BITS, 0)
-        if kind is None
-        else (kind.mantissa, kind.emin, kind.largest, kind.emax)
-    )
+    mantissa, emin, largest, emax = INT8_FRACTION_BITS, 0, _INT8_TOP / 2**INT8_FRACTION_BITS, 0
+    if kind is not None:
+        mantissa, emin, largest, emax = kind.mantissa, kind.emin, kind.largest, kind.emax
     table = power_of_two(torch.arange(-_BIAS, _BIAS + 1))
-    return ScaleSearch(table, 1.0, 0, 2 * _BIAS, offsets, spec.block, *figures, signed_zero=kind is not None)
+    return ScaleSearch(table, 1.0, 0, 2 * _BIAS, offsets, spec.block, mantissa, emin, largest, emax, kind is not None)
 
 
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
@@ -46,7 +44,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
 
 
 def weighted(rows: Tensor, importance: Tensor | None, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:
-    """Return what `encode` does, with squared errors multiplied by `importance` [R, C] where scales are searched, which go to 1/8 then."""
+    """Return the codes and scales of `encode`, squared errors multiplied by `importance` [R, C] where scales are searched (to 1/8 then)."""
     amax = block_amax(rows, spec.block)
     exponents = block_exponents(amax, spec)
     if spec.clipping == "mse":

@@ -54,7 +54,7 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
 
 
 def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:
-    """Return what `encode` does, with squared errors multiplied by `importance` [R, C] where scales are searched."""
+    """Return the codes and scales of `encode`, with squared errors multiplied by `importance` [R, C] where scales are searched."""
     return _encode(rows, importance, spec, None, generator)
 
 

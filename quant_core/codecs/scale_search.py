@@ -56,14 +56,14 @@ def best_index(rows: Tensor, amax: Tensor, index: Tensor, how: ScaleSearch, impo
     if rows.device.type != "cpu":
         usable = (amax == 0) | ((amax >= LOWEST) & (amax < BEYOND))
         return torch.where(usable, defined(rows, index.to(torch.int32), how, importance), index.to(torch.int32))
-    best = torch.empty(tuple(index.shape), dtype=torch.int32)
-    _compiled(rows, how, importance, best, torch.empty(0, 0))
+    best = torch.empty_like(index, dtype=torch.int32)
+    _compiled(rows, how, importance, best, rows.new_empty(0, 0))
     return best
 
 
 def write_best(rows: Tensor, how: ScaleSearch, out: Tensor) -> bool:
     """Write the values of contiguous `rows` on the CPU under the best scales to `out`; False where one is out of range or NaN."""
-    return _compiled(rows, how, None, torch.empty(0, 0, dtype=torch.int32), out)
+    return _compiled(rows, how, None, rows.new_empty(0, 0, dtype=torch.int32), out)
 
 
 def _compiled(rows: Tensor, how: ScaleSearch, importance: Tensor | None, index: Tensor, out: Tensor) -> bool:
@@ -82,19 +82,19 @@ def defined(rows: Tensor, index: Tensor, how: ScaleSearch, importance: Tensor | 
     columns = index.shape[1] * how.block
     magnitudes = _blocks(rows.abs(), columns, how.block)
     weights = None if importance is None else _blocks(importance, columns, how.block)
-    table, best, least, own = how.table.to(rows.device), index, torch.zeros_like(index, dtype=torch.float32), torch.ones(())
+    table, best, least = how.table.to(rows.device), index, torch.zeros_like(index, dtype=torch.float32)
+    first = (table[index.clamp(how.low, how.high).long()] * how.coarse).reciprocal()
     for offset in how.offsets:
         place = (index + offset).clamp(how.low, how.high)
         scale = table[place.long()] * how.coarse
         inverse = scale.reciprocal()
-        own = own if offset else inverse
         steps = magnitudes * inverse[..., None]
         squares = (_rounded(steps.clamp(max=how.largest), how) - steps).square()
         squares = squares if weights is None else squares * weights
         error = torch.zeros_like(least)
         for element in squares.unbind(dim=-1):
             error = error + element
-        error = error * (scale * own) * (scale * own)
+        error = error * (scale * first) * (scale * first)
         better = error < least if offset else torch.ones_like(least, dtype=torch.bool)
         best, least = torch.where(better, place, best), torch.where(better, error, least)
     return best

@@ -103,10 +103,10 @@ def _begin(sums, top, least):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _choose(sums, scale, own, place, least, best):
-    """Keep the places where the error is below the least. Errors are in squares of the `own` scales, which neither overflow nor vanish."""
+def _choose(sums, scale, base_inverse, place, least, best):
+    """Keep the places where the error is below the least. Errors are in squares of the scales at the base: none overflows."""
     for b in range(len(sums)):
-        ratio = scale[b] * own[b]
+        ratio = scale[b] * base_inverse[b]
         error, least_here = sums[b] * ratio * ratio, least[b]
         better = error < least_here
         least[b] = error if better else least_here
@@ -154,7 +154,7 @@ def search(x, first, last, out, weights, index, table, coarse, block, offsets, e
     w = np.zeros((block, blocks), dtype=F)
     base, place, best = np.empty(blocks, dtype=N), np.empty(blocks, dtype=N), np.empty(blocks, dtype=N)
     top, scale, inverse = np.empty(blocks, dtype=F), np.empty(blocks, dtype=F), np.empty(blocks, dtype=F)
-    own, sums, least = np.empty(blocks, dtype=F), np.empty(blocks, dtype=F), np.empty(blocks, dtype=F)
+    base_inverse, sums, least = np.empty(blocks, dtype=F), np.empty(blocks, dtype=F), np.empty(blocks, dtype=F)
     beyond = False
     for r in range(first, last):
         if weights is not None:
@@ -165,10 +165,10 @@ def search(x, first, last, out, weights, index, table, coarse, block, offsets, e
             _places(base, offset, ends, table, coarse, place, scale, inverse)
             _errors(turned, None if weights is None else w, inverse, smallest, magic, largest, sums)
             if offset == 0:
-                own[:], best[:] = inverse, place
+                base_inverse[:], best[:] = inverse, place
                 beyond |= _begin(sums, top, least)
             else:
-                _choose(sums, scale, own, place, least, best)
+                _choose(sums, scale, base_inverse, place, least, best)
         for b in range(blocks):
             scale[b] = table[best[b]] * coarse
         if index.size:

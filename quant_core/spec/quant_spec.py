@@ -224,8 +224,8 @@ def _faults(spec: QuantSpec) -> Iterable[str]:
     if spec.granularity not in _SIZED and spec.block != info.block:
         yield f"block {spec.block} given; {spec.format} by {spec.granularity} has {info.block or 'none'}"
     if spec.weighted and spec.clipping not in info.weightable:
-        legal = f"legal with clipping {', '.join(info.weightable)}" if info.weightable else "its scales are not searched"
-        yield f"weighted given; {spec.format} with clipping {spec.clipping}: {legal}"
+        allowed = f"legal with clipping {', '.join(info.weightable)}" if info.weightable else "its scales are not searched"
+        yield f"weighted given; {spec.format} with clipping {spec.clipping}: {allowed}"
     if not spec.symmetric and (not info.affine or spec.granularity == "vector" or spec.scale == "e8m0"):
         yield f"affine given; {spec.format} by {spec.granularity} with scale {spec.scale or 'none'} is symmetric only"
 
