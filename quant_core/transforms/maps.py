@@ -60,7 +60,7 @@ def random_rotation(size: int, seed: int, *, keeps_ones: bool = False) -> Tensor
     hadamard_matrix = hadamard(size)
     if hadamard_matrix is None:
         q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
-        matrix = q * torch.sign(torch.diagonal(r))
+        matrix = (q * torch.sign(torch.diagonal(r))).contiguous()
     else:
         signs = torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1
         matrix = signs[:, None] * hadamard_matrix / math.sqrt(size)

@@ -23,11 +23,11 @@ class Parts:
 
     Attributes:
         layers: name -> module, all layers.
-        linear: names of those that are a plain matrix product, whose input and output can be mapped.
+        linear: names of those that are called and are a plain matrix product, whose input and output can be mapped.
         makers: names of those whose output alone can be: embeddings, convolutions.
         opaque: name -> module without submodules or matrices (norms, activations); each is one operation.
         gains: norm -> the weight at which it has no gain: 1, or 0 where it computes with 1 + weight.
-        constants: name -> parameter or buffer of no such module.
+        constants: name -> stored parameter or buffer of no such module.
         sizes: the channels of the norms.
     """
 
@@ -49,6 +49,10 @@ class Parts:
         module: Any = self.layers[name]
         return int(module.weight.shape[_output_axis(module)])
 
+    def inputs(self, name: str) -> int:
+        """Return the input channels of a linear layer."""
+        return int(self.layers[name].get_parameter("weight").numel() // self.outputs(name))
+
 
 def parts_of(model: nn.Module, example: Any) -> Parts:
     """Return the parts of `model`, found by a run on the first of `example`."""
@@ -56,13 +60,15 @@ def parts_of(model: nn.Module, example: Any) -> Parts:
     plain = {name for name, module in layers.items() if is_plain(module)}
     linear = {name for name in plain if isinstance(layers[name], nn.Linear) or is_transformers_conv1d(layers[name])}
     opaque = {name: module for name, module in model.named_modules() if name not in layers and _is_opaque(module)}
-    inputs = _first_inputs(model, opaque | {name: module for name, module in layers.items() if isinstance(module, nn.Embedding)}, example)
+    inputs = _first_inputs(model, {**opaque, **layers}, example)
+    linear, plain = {name for name in linear if name in inputs}, {name for name in plain if name in inputs}
     gains = {name: gain for name, module in opaque.items() if (gain := _no_gain(module, inputs.get(name))) is not None}
     makers = {name for name in plain - linear if isinstance(layers[name], _CONVOLUTIONS) and getattr(layers[name], "groups", 1) == 1}
     makers |= {name for name, module in layers.items() if isinstance(module, nn.Embedding) and _is_table(module, inputs.get(name))}
     held = {id(tensor) for module in (*layers.values(), *opaque.values()) for tensor in (*module.parameters(), *module.buffers())}
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    constants = {name: tensor for name, tensor in tensors if id(tensor) not in held and tensor.is_floating_point()}
+    stored = model.state_dict(keep_vars=True)
+    constants = {name: tensor for name, tensor in tensors if id(tensor) not in held and tensor.is_floating_point() and name in stored}
     sizes = frozenset(int(x.shape[-1]) for name, x in inputs.items() if name in opaque and _is_norm_like(opaque[name]) and x.dim())
     return Parts(layers, frozenset(linear), frozenset(makers), opaque, gains, constants, sizes)
 
@@ -200,5 +206,5 @@ def put(module: nn.Module, key: str, values: Tensor, like: Tensor | None = None)
 
 
 def _scale(channel_map: ChannelMap) -> Tensor:
-    assert channel_map.scale is not None and channel_map.shift is None
+    assert channel_map.scale is not None
     return channel_map.scale

@@ -1,4 +1,4 @@
-"""Rotations that are fused into the weights (QuaRot, arXiv 2404.00456; SpinQuant, arXiv 2405.16406): R1 of the residual stream, R2 of heads.
+"""Rotations fused into the weights (QuaRot, arXiv 2404.00456; SpinQuant, arXiv 2405.16406): R1 of the residual stream, R2 of heads.
 
 Outliers of a few channels are spread over all, so that fewer bits hold them. R1 needs the gains of the norms that read the stream moved
 into the layers after them; where a norm's output is read by anything else (a norm after the addition, as in BERT), there is no R1.
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.copies import sharing_copy
+from quant_core.network.fold import shared_layers
 from quant_core.network.forward import first_example, forward
 from quant_core.network.recorder import Operation, TensorRecorder
 from quant_core.transforms.flow import Source, Stream, find_streams
 from quant_core.transforms.maps import ChannelMap, random_rotation
+from quant_core.transforms.online import FEWEST, rotate_input
 from quant_core.transforms.parts import Parts, fold_norm, map_input, map_output, parts_of, put
 
 SEED = 0
@@ -33,6 +35,7 @@ class Rotated:
         folded: norms whose gain is in the layers after them.
         streams: layers and parameters that write and layers that read rotated residual streams, as (writers, readers).
         heads: pairs of layers between which values are rotated in blocks of a head.
+        online: layers whose input is rotated at run time (`quant_core.transforms.online`).
         refused: why the residual stream is not rotated; "" where it is.
     """
 
@@ -40,6 +43,7 @@ class Rotated:
     folded: tuple[str, ...] = ()
     streams: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
     heads: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+    online: tuple[str, ...] = ()
     refused: str = ""
 
 
@@ -56,7 +60,18 @@ def rotate(model: nn.Module, example: Any, seed: int = SEED) -> Rotated:
     if not streams:
         folded, norms = sharing_copy(model), ()
     heads = _heads(folded, example, seed, {name for writers, _ in streams for name in writers})
-    return Rotated(folded, norms, streams, heads, reason)
+    online = _rest(folded, example, seed, {name for _, readers in (*streams, *heads) for name in readers} | set(shared_layers(model)))
+    return Rotated(folded, norms, streams, heads, online, reason)
+
+
+def _rest(model: nn.Module, example: Any, seed: int, done: Collection[str]) -> tuple[str, ...]:
+    """Rotate the inputs of all other linear layers at run time; return their names."""
+    parts = parts_of(model, example)
+    free = [name for name in parts.layers if name in parts.linear and name not in done]
+    names = tuple(name for name in free if parts.inputs(name) >= FEWEST)
+    for name in names:
+        rotate_input(parts.layers[name], seed)
+    return names
 
 
 def _fold_norms(model: nn.Module, example: Any) -> tuple[nn.Module, tuple[str, ...]]:
@@ -118,7 +133,9 @@ def _heads(model: nn.Module, example: Any, seed: int, used: Collection[str]) -> 
         free = [name for name in parts.linear if name not in done and parts.outputs(name) % size == 0]
         for channels in _channel_choices(parts, free, size):
 
-            def source(name: str, _output: Tensor, channels: dict[str, Tensor | None] = channels) -> Source | None:
+            def source(
+                name: str, _output: Tensor, channels: dict[str, Tensor | None] = channels, rotation: ChannelMap = rotation
+            ) -> Source | None:
                 return Source(rotation, channels=channels[name]) if name in channels else None
 
             streams = [s for s in _found(model, example, parts, source, constants=False) if not s.broken and s.sinks]
@@ -133,7 +150,7 @@ def _heads(model: nn.Module, example: Any, seed: int, used: Collection[str]) -> 
 def _channel_choices(parts: Parts, names: Sequence[str], size: int) -> list[dict[str, Tensor | None]]:
     """Return, per attempt, which channels of each layer are values: all; of fused layers the last, or the last third of every head."""
     attempts: list[dict[str, Tensor | None]] = [dict.fromkeys(names)]
-    readers = sorted({int(parts.layers[name].get_parameter("weight").numel() // parts.outputs(name)) for name in parts.linear})
+    readers = sorted({parts.inputs(name) for name in parts.linear})
     tails: list[dict[str, Tensor | None]] = []
     for inputs in readers:  # of [queries, keys, values] with as many queries as the layer after the attention reads
         values = {name: (parts.outputs(name) - inputs) // 2 for name in names if (parts.outputs(name) - inputs) % (2 * size) == 0}

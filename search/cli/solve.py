@@ -81,11 +81,15 @@ def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -
 
 def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
     """Print the policy layer by layer, its cost, and what solving took."""
+    from quant_core.spec.policy import NONE
+
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
         table.add_row(short_name(name), str(choice.weight), str(choice.activation))
     console = terminal(soft_wrap=True)
     console.print(table)
+    if policy.transform != NONE:
+        console.print(f"network: {policy.transform}")
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     proof = "proven optimal" if result["proven"] else f"not proven, gap {result['gap']:.3g}"
     rise, bound = f"{result['estimated_loss_rise']:.6g}", f"no policy within the budget has less than {result['bound']:.6g}"

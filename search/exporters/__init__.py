@@ -39,6 +39,7 @@ class Bundle:
         allow_dequantized: weights that the format cannot represent may be stored as float constants of their quantized values.
         measure: latency beside float32 is measured in the runtime.
         written: format -> what was written before; the card describes it.
+        changes: what the policy's transform changed in the float network, in words.
     """
 
     policy: Policy
@@ -52,6 +53,7 @@ class Bundle:
     allow_dequantized: bool = False
     measure: bool = False
     written: "Mapping[str, Exported]" = field(default_factory=dict)
+    changes: str = ""
 
 
 @dataclass(frozen=True)

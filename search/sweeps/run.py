@@ -252,10 +252,10 @@ def _finish(
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
-    _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
+    _measure(tracker, {"calibration_passes": context.evaluator.engines.calibration_passes})
     complete = tracker.finish(status)
-    backend_context.weights.add(context.evaluator.engine.counts)
-    backend_context.ranges.add(context.evaluator.engine.range_counts)
+    for total, counts in zip((backend_context.weights, backend_context.ranges), context.evaluator.engines.counts(), strict=True):
+        total.add(counts)
     timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
@@ -265,11 +265,11 @@ def _finish(
         test_s=test_s,
         workers=section.at_once,
         retried=sweep.retried,
-        statistics_bytes=context.evaluator.engine.statistics_bytes,
+        statistics_bytes=context.evaluator.engines.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
         weights=backend_context.weights,
         ranges=backend_context.ranges,
-        calibration_passes=context.evaluator.engine.calibration_passes,
+        calibration_passes=context.evaluator.engines.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
 
