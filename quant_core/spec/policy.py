@@ -81,7 +81,8 @@ class Policy(Mapping[str, LayerPolicy]):
     def to_json(self) -> dict[str, object]:
         """Return the versioned plain form; `Policy.from_json(p.to_json()) == p`."""
         layers = {name: {"weight": str(layer.weight), "activation": str(layer.activation)} for name, layer in self.items()}
-        return {"schema": SCHEMA, "layers": layers} | ({} if self._transform == NONE else {"transform": self._transform})
+        data: dict[str, object] = {"schema": SCHEMA, "layers": layers}
+        return data if self._transform == NONE else data | {"transform": self._transform}
 
     @staticmethod
     def from_json(data: object) -> "Policy":

@@ -16,10 +16,11 @@ from quant_core.network.copies import sharing_copy
 from quant_core.network.fold import shared_layers
 from quant_core.network.forward import first_example, forward
 from quant_core.network.recorder import Operation, TensorRecorder
-from quant_core.transforms.flow import Source, Stream, find_streams
+from quant_core.transforms.flow import find_streams
 from quant_core.transforms.maps import ChannelMap, random_rotation
 from quant_core.transforms.online import FEWEST, rotate_input
 from quant_core.transforms.parts import Parts, fold_norm, map_input, map_output, parts_of, put
+from quant_core.transforms.streams import Source, Stream
 
 SEED = 0
 _HEADS = 4

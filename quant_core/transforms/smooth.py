@@ -17,9 +17,10 @@ from quant_core.network.fold import shared_layers
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.quant_spec import parse
-from quant_core.transforms.flow import Source, Stream, find_streams
+from quant_core.transforms.flow import find_streams
 from quant_core.transforms.maps import ChannelMap
 from quant_core.transforms.parts import Parts, map_input, map_norm, map_output, parts_of
+from quant_core.transforms.streams import Source, Stream
 
 ALPHAS = tuple(i / 10 for i in range(11))
 WEIGHT = parse("int4:channel")

@@ -16,7 +16,7 @@ def shaken(model: nn.Module) -> nn.Module:
         if parameter.dim() == 1:
             noise = 0.3 * torch.randn(parameter.shape, generator=generator)
             parameter.data = noise + (1.0 if name.endswith("weight") else 0.0)
-            if "norm" in name.lower() or "ln_" in name:
+            if name.endswith("weight"):
                 parameter.data[3] *= 12.0
     return model.eval()
 

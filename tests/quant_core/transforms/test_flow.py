@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant_core.transforms.flow import Source, Stream, find_streams
+from quant_core.transforms.flow import find_streams
 from quant_core.transforms.maps import ChannelMap, random_rotation
 from quant_core.transforms.parts import parts_of
+from quant_core.transforms.streams import Source, Stream
 
 
 class Between(nn.Module):

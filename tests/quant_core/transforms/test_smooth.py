@@ -44,5 +44,5 @@ def test_layers_are_scaled_through_relu_only() -> None:
 def test_as_many_batches_are_read_as_hold_the_rows() -> None:
     model, calls = plain(), []
     model.register_forward_pre_hook(lambda _module, args: calls.append(len(args[0])))
-    smooth(model, [torch.randn(64, 64)] * 5)
-    assert sum(count == 64 for count in calls) == 1
+    smooth(model, [torch.randn(512, 64)] * 3)
+    assert sum(count == 512 for count in calls) == 1
