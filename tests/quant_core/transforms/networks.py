@@ -66,8 +66,9 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.before(x)).view(n, tokens, 3, 4, width // 4).permute(2, 0, 3, 1, 4)
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
         hidden = self.up(self.after(x))
-        x += self.down(hidden.relu() if self.relu else F.gelu(hidden))
-        return x
+        y: Tensor = self.down(hidden.relu() if self.relu else F.gelu(hidden))
+        y += x
+        return y
 
 
 class Plain(nn.Module):
