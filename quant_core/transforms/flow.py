@@ -179,7 +179,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if before is not None:
             clones = [leaf for leaf in tree_leaves(before) if isinstance(leaf, Tensor)]
             stated = {id(clone): states[id(tensor)] for clone, tensor in zip(clones, inputs, strict=True) if id(tensor) in states}
-            self._judge(str(func), func, *before, clones, stated, results)
+            self._judge(str(func), func, before[0], before[1], clones, stated, results)
         return results
 
     def _plain_views(self, results: Any) -> None:

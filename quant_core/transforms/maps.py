@@ -58,6 +58,7 @@ def random_rotation(size: int, seed: int, *, keeps_ones: bool = False) -> Tensor
     """
     generator = rng.generator(seed)
     hadamard_matrix = hadamard(size)
+    matrix: Tensor
     if hadamard_matrix is None:
         q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
         matrix = (q * torch.sign(torch.diagonal(r))).contiguous()
@@ -68,7 +69,8 @@ def random_rotation(size: int, seed: int, *, keeps_ones: bool = False) -> Tensor
         return matrix
     normal = matrix.sum(dim=0) - 1.0
     length = float(normal @ normal)
-    return matrix if length < 1e-20 else matrix - (matrix @ normal)[:, None] * normal * (2.0 / length)
+    reflected: Tensor = matrix - (matrix @ normal)[:, None] * normal * (2.0 / max(length, 1e-300))
+    return matrix if length < 1e-20 else reflected
 
 
 def hadamard(size: int) -> Tensor | None:
