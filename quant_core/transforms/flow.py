@@ -210,7 +210,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception:  # of shapes that only the original has: nothing is proved
             again = None
         outcomes = [_outcome(one, two, states) for one, two in zip(tree_leaves(results), tree_leaves(again), strict=False)]
-        if again is None or not all(known for known, _ in outcomes):
+        if again is None or not all(kept for kept, _ in outcomes):
             self.streams.shatter(streams, f"{name.removeprefix('aten.').split('.default')[0]} does not keep the map")
             return
         self.streams.join(streams)
@@ -219,7 +219,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._register(result, state, streams)
 
     def end(self, output: Tensor) -> None:
-        """Break what the network returns."""
+        """Break the stream that the network returns."""
         state = self._state(output)
         if state is not None:
             self.streams.shatter([state.stream], "the network returns it")

@@ -194,7 +194,7 @@ def fold_norm(norm: Any, no_gain: float, readers: list[Any]) -> None:
 
 def put(module: nn.Module, key: str, values: Tensor, like: Tensor | None = None) -> None:
     """Set a parameter (or buffer) of a module to values, in the type that it has."""
-    old = module._parameters.get(key)
+    old: Tensor | None = module._parameters.get(key)
     old = module._buffers.get(key) if old is None and like is None else old
     model = like if old is None else old
     assert model is not None

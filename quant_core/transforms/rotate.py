@@ -125,7 +125,7 @@ def _residual(model: nn.Module, example: Any, seed: int) -> tuple[tuple[tuple[tu
 
 
 def _heads(model: nn.Module, example: Any, seed: int, used: Collection[str]) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """Rotate what attention sums up, head by head, between the layers that write it and those that read the sums."""
+    """Rotate the values of attention, head by head, between the layers that write it and those that read the sums."""
     pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
     for size in _head_sizes(model, example):
         rotation = ChannelMap(size, random_rotation(size, seed), whole=False)
@@ -150,14 +150,16 @@ def _heads(model: nn.Module, example: Any, seed: int, used: Collection[str]) -> 
 
 def _channel_choices(parts: Parts, names: Sequence[str], size: int) -> list[dict[str, Tensor | None]]:
     """Return, per attempt, which channels of each layer are values: all; of fused layers the last, or the last third of every head."""
-    attempts: list[dict[str, Tensor | None]] = [dict.fromkeys(names)]
+    whole: dict[str, Tensor | None] = dict.fromkeys(names)
     readers = sorted({parts.inputs(name) for name in parts.linear})
     tails: list[dict[str, Tensor | None]] = []
     for inputs in readers:  # of [queries, keys, values] with as many queries as the layer after the attention reads
         values = {name: (parts.outputs(name) - inputs) // 2 for name in names if (parts.outputs(name) - inputs) % (2 * size) == 0}
         tails.append({n: torch.arange(parts.outputs(n)) >= parts.outputs(n) - v for n, v in values.items() if v > 0})
-    thirds = {n: torch.arange(parts.outputs(n)) // size % 3 == 2 for n in names if parts.outputs(n) % (3 * size) == 0}
-    return [attempt for attempt in (*attempts, *tails, thirds) if attempt]
+    thirds: dict[str, Tensor | None] = {
+        n: torch.arange(parts.outputs(n)) // size % 3 == 2 for n in names if parts.outputs(n) % (3 * size) == 0
+    }
+    return [attempt for attempt in (whole, *tails, thirds) if attempt]
 
 
 def _head_sizes(model: nn.Module, example: Any) -> list[int]:

@@ -51,30 +51,35 @@ def evaluate_command(
     _check_policy(policy, policy_file, network)
     import torch
 
-    from quant_core.network.trace import trace
     from quant_core.qat import QatConfig
-    from quant_core.transforms.apply import untied
     from quant_core.util.devices import device_named, placed
     from search import tasks
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
-    from search.evaluation.measure import traced_inputs
 
     if threads:
         torch.set_num_threads(threads)
     loaded = tasks.load(task, task_options(option or []))
-    inputs = traced_inputs(loaded)
-    layers = trace(loaded.model, inputs[0], inputs, _named(loaded, policy_file))
-    chosen = read_policy(policy, policy_file, layers, network)
-    layers = list(untied(layers, loaded.model, (chosen.transform,), inputs))
+    layers, chosen = _layers_and_policy(loaded, policy, policy_file, network)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
     loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
     evaluator = Evaluator(loaded, layers, section, transforms=(chosen.transform,), dtype=dtype or "float32")
     figures = _figures(evaluator, chosen, layers, loaded.figure_names)
     if qat:
-        loaded = replace(loaded, model=evaluator.engines.network(chosen))
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures, loaded.infos, loaded.figure_names[:-1])
+
+
+def _layers_and_policy(task: "Task", text: str, path: Path | None, network: str) -> "tuple[tuple[Layer, ...], Policy]":
+    """Return the layers of a task's network, as the policy's transform of it leaves them, and the policy."""
+    from quant_core.network.trace import trace
+    from quant_core.transforms.apply import untied
+    from search.evaluation.measure import traced_inputs
+
+    inputs = traced_inputs(task)
+    layers = trace(task.model, inputs[0], inputs, _named(task, path))
+    chosen = read_policy(text, path, layers, network)
+    return untied(layers, task.model, (chosen.transform,), inputs), chosen
 
 
 def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", metrics: Sequence[str]) -> None:

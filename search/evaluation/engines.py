@@ -49,7 +49,7 @@ class Engines:
         return self._under(policy.transform).engine
 
     def changes(self, policy: Policy) -> str:
-        """Return what the policy's transform changed, in words; "" of none."""
+        """Return the changes of the policy's transform, in words; "" of none."""
         return self._under(policy.transform).changes
 
     @property
@@ -73,8 +73,8 @@ class Engines:
     def _under(self, name: str) -> _Variant:
         if name not in self._variants:
             if name not in self._transforms:
-                known = ", ".join(self._transforms)
-                raise InputError(f"a policy under network = {name!r} given; the layers were traced for {known}.")
+                names = ", ".join(self._transforms)
+                raise InputError(f"a policy under network = {name!r} given; the layers were traced for {names}.")
             with torch.inference_mode(mode=False):  # its tensors are used with and without
                 changed = transformed(self._model, name, self._batches)
                 self._variants[name] = _Variant(changed.model, changed.changes, self._make(changed.model))
