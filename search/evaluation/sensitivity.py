@@ -81,7 +81,7 @@ class Sensitivity:
         path = cache_folder() / "sensitivity" / f"{self.key}.json"
         rises = self._read(path)
         if rises is None:
-            batches = self._batches()
+            batches = self.batches()
             with torch.inference_mode():
                 outputs = [forward(self.engine.restore(), inputs) for inputs in batches]
             self.spent.add(evaluations=1, equivalents=1.0)
@@ -119,7 +119,8 @@ class Sensitivity:
         widest = widest_choices(self.space)
         return tuple((row - row[k]) / reference.distributions for row, k in zip(scores, widest, strict=True))
 
-    def _batches(self) -> list[Any]:
+    def batches(self) -> list[Any]:
+        """Return the inputs that divergences are measured on."""
         taken, count = [], 0
         for inputs in self.calib:
             if count >= EXAMPLES:

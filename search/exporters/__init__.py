@@ -42,6 +42,7 @@ class Bundle:
         measure: latency beside float32 is measured in the runtime.
         round_scales: scales that the format stores in fewer bits may be rounded to them.
         written: format -> what was written before; the card describes it.
+        changes: what the policy's transform changed in the float network, in words.
     """
 
     policy: Policy
@@ -56,6 +57,7 @@ class Bundle:
     measure: bool = False
     round_scales: bool = False
     written: "Mapping[str, Exported]" = field(default_factory=dict)
+    changes: str = ""
 
 
 @dataclass(frozen=True)

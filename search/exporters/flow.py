@@ -135,7 +135,8 @@ def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | N
     network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
     task = replace(setup.task, model=placed(setup.task.model, CPU))
-    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics)
+    changes = evaluator.engines.changes(trial.policy)
+    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics, changes=changes)
 
 
 def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tuple[str, ...]:

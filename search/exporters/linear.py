@@ -6,7 +6,7 @@ from torch import nn
 
 from quant_core.network.parameters import own_modules
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.policy import NONE, LayerPolicy
 from quant_core.util.errors import InputError
 from quant_core.util.text import first_fault, listed
 from search.exporters import Bundle
@@ -19,6 +19,9 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
     Raises:
         InputError: another layer than a linear one or an embedding is quantized, or `fault` (policy, inputs) finds one in a linear layer.
     """
+    transform = bundle.policy.transform
+    if transform != NONE:
+        raise InputError(f"{runtime} takes the weights of the float network, this policy is for the network under {transform!r}; use onnx.")
     faults = []
     modules = own_modules(bundle.task.model, bundle.layers)
     for layer in bundle.layers:

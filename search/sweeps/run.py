@@ -254,10 +254,10 @@ def _finish(
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
-    _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
+    _measure(tracker, {"calibration_passes": context.evaluator.engines.calibration_passes})
     complete = tracker.finish(status)
-    work.weights.add(context.evaluator.engine.counts)
-    work.ranges.add(context.evaluator.engine.range_counts)
+    for total, counts in zip((work.weights, work.ranges), context.evaluator.engines.counts(), strict=True):
+        total.add(counts)
     timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
@@ -267,11 +267,11 @@ def _finish(
         test_s=test_s,
         workers=section.at_once,
         retried=sweep.retried,
-        statistics_bytes=context.evaluator.engine.statistics_bytes,
+        statistics_bytes=context.evaluator.engines.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
         weights=work.weights,
         ranges=work.ranges,
-        calibration_passes=context.evaluator.engine.calibration_passes,
+        calibration_passes=context.evaluator.engines.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
 
