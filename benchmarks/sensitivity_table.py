@@ -23,9 +23,12 @@ WIDEST = 3
 
 def measured_rises(table: FloatArray) -> FloatArray:
     """Return [D, K]: the rise of every choice with all other dimensions at their widest."""
-    corner = (WIDEST,) * table.ndim
-    rows = [table[(*corner[:d], slice(None), *corner[d + 1 :])] for d in range(table.ndim)]
-    return np.stack(rows) - table[corner]
+    rises = np.empty((table.ndim, table.shape[0]))
+    for d, row in enumerate(rises):
+        at: list[int | slice] = [WIDEST] * table.ndim
+        at[d] = slice(None)
+        row[:] = table[tuple(at)] - table[(WIDEST,) * table.ndim]
+    return rises
 
 
 def summed(rises: FloatArray, points: IntArray) -> FloatArray:

@@ -239,7 +239,7 @@ class _Measurements:
 
     def _errors(self, picked: Sequence[Choice], means: FloatArray) -> dict[Choice, float]:
         """Return the relative standard errors of rises measured on batches, `means` [B, P]: one for all choices of a slot, their median."""
-        errors = {}
+        errors: dict[Choice, float] = {}
         for slot in dict.fromkeys(self._slots):
             at = [n for n, (d, _) in enumerate(picked) if self._slots[d] == slot]
             rows = means[:, at][:, means[:, at].mean(axis=0) > 0]
