@@ -206,7 +206,7 @@ class _Measurements:
             measured |= self._measure(picked)
         fitted = calibrated(gradients.rises, gradients.errors, self._slots, measured, self._noise).rises
         alone = tuple(fitted[d] if d in gradients.blind else row for d, row in enumerate(gradients.rises))
-        budgets = min(budgets, max(0, int((self._passes - self._spent.equivalents) / 2)))
+        budgets = min(len(SHARES), max(0, int((self._passes - self._spent.equivalents) / 2))) if budgets else 0
         rises = best_table(self._engine, self._space, self._reference, (fitted, alone), self._costs, budgets, self._planned)
         self._report(math.ceil(self._passes), math.ceil(self._passes))
         return tuple(rises)

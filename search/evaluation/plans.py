@@ -12,7 +12,7 @@ from search.problem.problem import FloatArray, Problem, Values
 from search.searchers.solvers.ranking import best
 from spaces.space import Space
 
-SHARES = (0.35, 0.7, 0.2, 0.5)
+SHARES = (0.35, 0.7, 0.2, 0.5, 0.1)
 """Budgets that plans are compared at, as shares of the way from the fewest bits to the most."""
 TINY = 1e-12
 Table = Sequence[FloatArray]
