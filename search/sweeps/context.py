@@ -14,7 +14,7 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
 from search.problem.problem import Problem
 from search.records.record import SweepRecord
-from search.sweeps.fingerprints import same_data, sensitivity_key, training_key
+from search.sweeps.fingerprints import same_data, sensitivity_key, task_probe, training_key
 from search.sweeps.phases import Report, silent
 from search.sweeps.promotion import adarounded
 from search.sweeps.setup import Setup, build_problem, population, prepare
@@ -50,10 +50,11 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     device = device_named(experiment.run.device, setup.task.model)
     report(f"calibrating {len(setup.layers)} layers{'' if device == CPU else f' on {shown(device)}'}", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
-    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by), device)
+    probe = task_probe(setup.task)
+    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by, probe), device)
     specs = weight_specs(setup.space, section.ladder)
     evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, specs, device=device, dtype=experiment.run.dtype)
-    key = _there(sensitivity_key(setup.task, setup.fingerprints, section, setup.space), device)
+    key = _there(sensitivity_key(setup.fingerprints, section, setup.space, probe), device)
     axis, passes = setup.task.logits_axis, section.sensitivity_passes
     sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, axis, passes)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)
