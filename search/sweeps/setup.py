@@ -1,7 +1,7 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
+from search.sweeps.ties import Tie, needed, tied
 from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
@@ -48,6 +49,7 @@ class Setup:
             in float; what they leave of it is the limit of `weight_bytes`.
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
         coverage: how much of the network's parameters the space covers, and what stays in float.
+        ties: the choices that agree because the device or an export format needs it.
     """
 
     experiment: Experiment
@@ -59,6 +61,7 @@ class Setup:
     limits: Mapping[str, float]
     fingerprints: Mapping[str, str]
     coverage: Coverage
+    ties: tuple[Tie, ...] = ()
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -71,8 +74,9 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     task = sized(judged_by(task, experiment.evaluate.metric), experiment.evaluate, hashed=True)
     inputs = traced_inputs(task)
     layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
-    space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
+    kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
+    space, ties = build_space(layers, experiment.space, lambda full: tied(full, layers, experiment.space, kinds, task.model, inputs[0]))
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -87,18 +91,25 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, prints, part)
+    return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties)
 
 
-def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
-    """Return the space that the experiment's choices and rules describe.
+def build_space(
+    layers: Iterable[Layer], section: SpaceSection, agree: Callable[[Space], tuple[Space, tuple[Tie, ...]]] = lambda full: (full, ())
+) -> tuple[Space, tuple[Tie, ...]]:
+    """Return the space that the experiment's choices and rules describe, and its default ties.
+
+    Args:
+        layers: of the trace.
+        section: choices and rules.
+        agree: ties choices of the full space before the rules, which may fix or restrict them.
 
     Raises:
         InputError: a pattern matches nothing, or a layer is left without a choice.
     """
     layers = list(layers)
-    space = rules.full(layers, {"weight": section.weight, "activation": section.activation})
-    for rule in section.rules:
+    space, ties = agree(rules.full(layers, {"weight": section.weight, "activation": section.activation}))
+    for rule in (rule for rule in section.rules if not rule.untie):
         names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
         if rule.tie:
             space = rules.tie(space, names, rule.slot)
@@ -107,7 +118,7 @@ def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
-    return space
+    return space, ties
 
 
 def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
