@@ -24,7 +24,6 @@ class Case:
         classes: the outputs are logits of classes.
         left: shell patterns of parameters of two or more axes that stay in float: they are added or looked at, and in no product.
         onnx: the exporter writes it; otherwise it refuses.
-        slow: too slow for every day.
     """
 
     model: Callable[[], nn.Module]
@@ -33,7 +32,6 @@ class Case:
     classes: bool = True
     left: tuple[str, ...] = ()
     onnx: bool = True
-    slow: bool = False
 
 
 def batches(inputs: Any) -> list[Any]:

@@ -240,20 +240,20 @@ def pair() -> tuple[Tensor, Tensor]:
 
 
 SEQUENCES = {
-    "lstm tagger, packed": Case(LstmTagger, lengths, onnx=False),
+    "lstm tagger, packed": Case(LstmTagger, lengths),
     "gru translator": Case(Translator, pair),
     "transformer, tied": Case(Sequence2Sequence, pair, left=("places",)),
-    "state space scan": Case(Scan, tokens(), left=("log_a",)),
+    "state space scan": Case(Scan, tokens(), left=("log_a",), onnx=False),
     "conformer": Case(Conformer, images(12, 8)),
     "shared block": Case(Shared, images(10)),
-    "early exit": Case(EarlyExit, images(10), onnx=False),
+    "early exit": Case(EarlyExit, images(10)),
     "siamese": Case(Siamese, lambda: {"left": torch.randn(COUNT, 10), "right": torch.randn(COUNT, 10)}, classes=False),
     "graph": Case(Graph, lambda: (torch.randn(COUNT, 5, 6), torch.randint(2, (COUNT, 5, 5)).float())),
     "ranker": Case(
         Ranker,
         lambda: {"numbers": torch.randn(COUNT, 5), "ids": {"user": torch.randint(20, (COUNT,)), "item": torch.randint(30, (COUNT,))}},
     ),
-    "routed experts": Case(Routed, tokens(), onnx=False),
+    "routed experts": Case(Routed, tokens()),
     "computed weight": Case(Hyper, lambda: (torch.randn(COUNT, 10), torch.randn(COUNT, 6))),
     "recurrence": Case(Recurrence, tokens()),
 }

@@ -247,15 +247,15 @@ VISION = {
         lambda: nn.Sequential(block(3, 16), block(16, 16, groups=16), Squeeze(16), nn.Hardswish(), *pooled(16)), images(3, 12, 12)
     ),
     "convnext": Case(lambda: nn.Sequential(nn.Conv2d(3, 16, 4, 4), ConvNext(16), ConvNext(16), *pooled(16)), images(3, 16, 16)),
-    "shufflenet": Case(lambda: nn.Sequential(block(3, 16), Shuffle(16), Shuffle(16), *pooled(16)), images(3, 12, 12)),
+    "shufflenet": Case(lambda: nn.Sequential(block(3, 16), Shuffle(16), Shuffle(16), *pooled(16)), images(3, 12, 12), onnx=False),
     "inception": Case(lambda: nn.Sequential(block(3, 8), Inception(8), *pooled(20)), images(3, 12, 12)),
     "repvgg": Case(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), RepVgg(8), RepVgg(8), *pooled(8)), images(3, 12, 12)),
     "unet": Case(lambda: UNet(transposed=True), images(3, 12, 12)),
     "unet, interpolated": Case(lambda: UNet(transposed=False), images(3, 12, 12)),
     "super-resolution": Case(Espcn, images(3, 8, 8), classes=False),
     "detector, pyramid": Case(Pyramid, images(3, 24, 24), "logits.0"),
-    "detector, tuple": Case(Ssd, images(3, 24, 24), "1", classes=False),
-    "detr": Case(Detr, images(3, 16, 16), "pred_boxes", classes=False, left=("queries", "row", "column")),
+    "detector, tuple": Case(Ssd, images(3, 24, 24), "1", classes=False, onnx=False),
+    "detr": Case(Detr, images(3, 16, 16), "pred_boxes", classes=False, left=("queries", "row", "column"), onnx=False),
     "mixer": Case(Mixer, images(3, 12, 12)),
     "sound codec": Case(Codec, images(1, 32), classes=False),
     "own kernels": Case(OwnKernels, images(3, 8, 8)),
@@ -267,5 +267,6 @@ VISION = {
     "group norm, bfloat16": Case(
         lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.SiLU(), *pooled(16)).bfloat16(),
         lambda: images(3, 12, 12)().bfloat16(),
+        onnx=False,
     ),
 }

@@ -121,7 +121,11 @@ def test_the_packed_file_is_read_back(name: str, tmp_path: Path) -> None:
     assert float(checks["modelled_weight_bytes"]) <= 1.1 * float(checks["file_bytes"])
 
 
-@EVERY_NETWORK
+SLOW = tuple(name for name in TRANSFORMERS if name not in ("gpt2", "llama", "llama, bfloat16", "mixtral", "t5", "vit", "yolos", "clip"))
+"""Networks that take more than a second to export."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
 def test_onnx_agrees_or_refuses_in_one_sentence(name: str, tmp_path: Path) -> None:
     reason = ""
     try:

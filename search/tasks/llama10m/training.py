@@ -65,7 +65,9 @@ def weights_and_tokens(recipe: Recipe) -> tuple[nn.Module, dict[str, Tensor]]:
         InputError: transformers is not installed.
     """
     model = network(recipe)
-    state = trained("llama10m", {**asdict(recipe), "python": platform.python_version()}, lambda: _made(recipe), (__name__,))
+    state = trained(
+        "llama10m", {**asdict(recipe), "python": platform.python_version()}, lambda: _made(recipe), (__name__, documents.__module__)
+    )
     tokens = {split: state.pop(f"{TOKENS}.{split}").long() for split in ("train", "valid", "test")}
     model.load_state_dict(state, strict=False)
     return model.eval(), tokens
