@@ -66,7 +66,7 @@ def weights_and_tokens(recipe: Recipe) -> tuple[nn.Module, dict[str, Tensor]]:
     """
     model = network(recipe)
     state = trained(
-        "llama10m", {**asdict(recipe), "python": platform.python_version()}, lambda: _made(recipe), (__name__, documents.__module__)
+        "llama10m", {**asdict(recipe), "python": platform.python_version()}, lambda: _made(recipe), (__name__, "search.tasks.llama10m.text")
     )
     tokens = {split: state.pop(f"{TOKENS}.{split}").long() for split in ("train", "valid", "test")}
     model.load_state_dict(state, strict=False)
