@@ -26,7 +26,6 @@ HOMES = {
     "plotly": ("search/report/",),
     "matplotlib": ("search/report/png.py",),
     "pandas": ("bitfront/",),
-    "sklearn": ("search/tasks/digits.py",),
     "transformers": ("search/tasks/stories260k.py", "search/tasks/llama10m/training.py", "search/tasks/hf/place.py"),
     "tokenizers": ("search/tasks/llama10m/training.py",),
     "datasets": ("search/tasks/hf/tables.py",),

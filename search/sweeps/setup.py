@@ -1,7 +1,7 @@
 """From an experiment to everything that a sweep needs: task, layers, space, device, cost table, limits, fingerprints."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +26,11 @@ from search.config.schedulers import POPULATION
 from search.evaluation.measure import traced_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
+from search.sweeps.auto_space import auto_choices
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
-from search.sweeps.ties import Tie, needed, tied
+from search.sweeps.ties import Tie, default_ties, needed
 from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
@@ -76,7 +77,8 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
     device = load_device(experiment.device.name)
     kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
-    space, ties = build_space(layers, experiment.space, lambda full: tied(full, layers, experiment.space, kinds, task.model, inputs[0]))
+    ties = default_ties(_full(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
+    space = build_space(layers, experiment.space, device, ties)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -94,21 +96,22 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties)
 
 
-def build_space(
-    layers: Iterable[Layer], section: SpaceSection, agree: Callable[[Space], tuple[Space, tuple[Tie, ...]]] = lambda full: (full, ())
-) -> tuple[Space, tuple[Tie, ...]]:
-    """Return the space that the experiment's choices and rules describe, and its default ties.
+def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, ties: Sequence[Tie] = ()) -> Space:
+    """Return the space that the experiment's choices and rules describe; "auto" are the choices that the device runs.
 
     Args:
         layers: of the trace.
         section: choices and rules.
-        agree: ties choices of the full space before the rules, which may fix or restrict them.
+        device: its formats are the choices of "auto".
+        ties: of the full space; the rules, which may fix or restrict what is tied, come behind.
 
     Raises:
         InputError: a pattern matches nothing, or a layer is left without a choice.
     """
     layers = list(layers)
-    space, ties = agree(rules.full(layers, {"weight": section.weight, "activation": section.activation}))
+    space = _full(layers, section, device)
+    for tie in ties:
+        space = rules.tie(space, tie.layers, tie.slot)
     for rule in (rule for rule in section.rules if not rule.untie):
         names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
         if rule.tie:
@@ -118,7 +121,21 @@ def build_space(
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
-    return space, ties
+    return space
+
+
+def _full(layers: Sequence[Layer], section: SpaceSection, device: Device) -> Space:
+    """Return the space before the rules."""
+    if section.weight and section.activation:
+        return rules.full(layers, {"weight": section.weight, "activation": section.activation})
+    chosen = auto_choices(device, layers)
+    weights, activations = (tuple(dict.fromkeys(spec for pair in chosen.values() for spec in pair[slot])) for slot in (0, 1))
+    space = rules.full(layers, {"weight": section.weight or weights, "activation": section.activation or activations})
+    slots = [slot for slot, specs in (("weight", section.weight), ("activation", section.activation)) if not specs]
+    for layer in (layer for layer in layers if layer.calls):
+        for slot in slots if layer.takes_activation else [slot for slot in slots if slot == "weight"]:
+            space = rules.restrict(space, [layer.name], slot, chosen[layer.name][slot == "activation"])
+    return space
 
 
 def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:

@@ -1,6 +1,6 @@
 """The choices that agree by default, because the runtime of an asked export format, or the device, needs it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,10 @@ def needed(formats: Sequence[str], device: str, of_device: Sequence[str]) -> dic
     return {**{kind: f"device {device}" for kind in of_device}, **by_format}
 
 
-def tied(
-    space: Space, layers: Sequence[Layer], section: SpaceSection, kinds: dict[str, str], model: Any, inputs: Any
-) -> tuple[Space, tuple[Tie, ...]]:
-    """Return the space in which choices agree, and the ties; layers that a rule `untie` names, and slots without a choice, are left.
+def default_ties(
+    space: Space, layers: Sequence[Layer], section: SpaceSection, kinds: Mapping[str, str], model: Any, inputs: Any
+) -> tuple[Tie, ...]:
+    """Return the ties of a space; layers that a rule `untie` names, and slots without a choice, are left out.
 
     Args:
         space: before the rules.
@@ -61,8 +61,8 @@ def tied(
     """
     untied = {(name, slot) for rule in section.rules if rule.untie for name in rules.match(layers, rule.untie) for slot in rule.slots}
     free = {(name, d.slot) for d in space.dimensions for name in d.layers} - untied
-    if not kinds or not any((name, slot) in free for kind in kinds for slot in _SLOTS[kind] for name in space.base):
-        return space, ()
+    if not any((name, slot) in free for kind in kinds for slot in _SLOTS[kind] for name in space.base):
+        return ()
     from quant_core.network.agreement import agreeing_layers
 
     groups = agreeing_layers(model, layers, inputs)
@@ -72,9 +72,8 @@ def tied(
             for slot in _SLOTS[kind]:
                 names = tuple(name for name in group if (name, slot) in free)
                 if len(names) > 1 and not any(set(names) <= set(tie.layers) and tie.slot == slot for tie in ties):
-                    space = rules.tie(space, names, slot)
                     ties.append(Tie(slot, names, reason))
-    return space, tuple(ties)
+    return tuple(ties)
 
 
 def summary(ties: Sequence[Tie]) -> str:
