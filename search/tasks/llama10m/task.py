@@ -44,8 +44,8 @@ def llama10m(
         "valid": valid[: take("valid_size", valid_size, len(valid))],
         "test": test[: take("test_size", test_size, len(test))],
     }
-    splits = {split: _batches(rows, batch_size) for split, rows in cuts.items()}
-    return Task(NextToken(model).eval(), **splits, loss=token_loss, class_axis=-1, metrics=METRICS)
+    splits = [_batches(rows, batch_size) for rows in cuts.values()]
+    return Task(NextToken(model).eval(), *splits, loss=token_loss, class_axis=-1, metrics=METRICS)
 
 
 def _sequences(tokens: Tensor, length: int) -> Tensor:

@@ -147,10 +147,11 @@ def _train(model: nn.Module, tokens: Tensor, recipe: Recipe) -> None:
             logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepping in (*optimizers, *schedules):
-            stepping.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         total = float(loss.detach()) if not step else 0.95 * total + 0.05 * float(loss.detach())
         if not math.isfinite(total):
             raise BitfrontError(f"training llama10m diverged in step {step + 1} of {steps}.")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -69,8 +70,9 @@ def _boxes(part: Any, keys: tuple[str, ...], image: int, place: str) -> list[dic
     Raises:
         InputError: a part is missing, or of another shape.
     """
-    tensors = [part.get(key) if isinstance(part, dict) else None for key in keys]
-    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+    parts: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
+    tensors = [parts[key] for key in keys if isinstance(parts.get(key), Tensor)]
+    if len(tensors) < len(keys):
         raise InputError(f"metric 'map': {place} is no dict of tensors with {', '.join(keys)}; give them for every image.")
     corners = tensors[0].detach().double().cpu()
     if corners.numel() and (corners.dim() != 2 or corners.shape[1] != 4):
