@@ -53,8 +53,7 @@ def _efficientnet(places: Places, examples: int) -> Task:
 
 
 def _minilm(places: Places, examples: int) -> Task:
-    sizes = {"calib_size": examples, "valid_size": BATCH, "test_size": BATCH, "batch_size": BATCH}
-    return minilm_sts(str(places.data), length=32, **sizes)
+    return minilm_sts(str(places.data), length=32, calib_size=examples, valid_size=BATCH, test_size=BATCH, batch_size=BATCH)
 
 
 NETWORKS = {"digits": _digits, "efficientnet_lite0": _efficientnet, "minilm": _minilm, "stories260k": _stories}

@@ -38,14 +38,16 @@ def llama10m(
     whole("batch_size", batch_size, 1)
     model, tokens = weights_and_tokens(recipe)
     train, valid, test = (_sequences(tokens[split], length) for split in ("train", "valid", "test"))
-    cuts = {
-        "train": train[: take("train_size", train_size, len(train))],
-        "calib": train[: take("calib_size", calib_size, len(train))],
-        "valid": valid[: take("valid_size", valid_size, len(valid))],
-        "test": test[: take("test_size", test_size, len(test))],
-    }
-    splits = [_batches(rows, batch_size) for rows in cuts.values()]
-    return Task(NextToken(model).eval(), *splits, loss=token_loss, class_axis=-1, metrics=METRICS)
+    return Task(
+        NextToken(model).eval(),
+        _batches(train[: take("train_size", train_size, len(train))], batch_size),
+        _batches(train[: take("calib_size", calib_size, len(train))], batch_size),
+        _batches(valid[: take("valid_size", valid_size, len(valid))], batch_size),
+        _batches(test[: take("test_size", test_size, len(test))], batch_size),
+        loss=token_loss,
+        class_axis=-1,
+        metrics=METRICS,
+    )
 
 
 def _sequences(tokens: Tensor, length: int) -> Tensor:
