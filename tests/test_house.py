@@ -27,12 +27,13 @@ HOMES = {
     "plotly": ("search/report/",),
     "matplotlib": ("search/report/png.py",),
     "pandas": ("bitfront/",),
-    "transformers": ("search/tasks/stories260k.py", "search/tasks/hf/place.py"),
+    "transformers": ("search/tasks/stories260k.py", "search/tasks/llama10m/training.py", "search/tasks/hf/place.py"),
+    "tokenizers": ("search/tasks/llama10m/training.py",),
     "datasets": ("search/tasks/hf/tables.py",),
     "safetensors": ("quant_core/export/", "search/tasks/cache.py", "search/tasks/networks/checkpoint.py"),
     "PIL": ("search/tasks/image_folder.py",),
     "timm": ("search/tasks/image_folder.py",),
-    "torchmetrics": ("search/tasks/metrics/detection.py",),
+    "pycocotools": ("search/tasks/metrics/detection.py",),
     "typer": ("search/cli/",),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, LOOSE_MODULES = 300, 43, 15

@@ -12,7 +12,7 @@ from torch import nn
 from quant_core.export import c_array as integers
 from quant_core.export import graph
 from quant_core.export.tagging import traced
-from quant_core.network.parameters import layer_module
+from quant_core.network.parameters import StoredParameter, layer_module
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
@@ -31,12 +31,16 @@ def _onnx(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(graph.refusals(layer, policy)) if layer.calls else ""
 
 
-def _torchao(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
-    return layer_fault(layer, policy, "torchao", torchao.fault)
+def _torchao(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "torchao", torchao.fault, own_module=_is_called(module, layer))
 
 
-def _vllm(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
-    return layer_fault(layer, policy, "vLLM", vllm.fault)
+def _vllm(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "vLLM", vllm.fault, own_module=_is_called(module, layer))
+
+
+def _is_called(module: nn.Module, layer: Layer) -> bool:
+    return not layer.weight_only and not isinstance(module, StoredParameter)
 
 
 def _gguf(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
