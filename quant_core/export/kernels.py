@@ -1,6 +1,7 @@
 """The kernels by which onnxruntime computes the layers of a graph, read from the graph that it optimizes."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,39 @@ _LINEARS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "
 _INTEGER = ("QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulNBits")
 
 
+@dataclass(frozen=True, slots=True)
+class LayerKernel:
+    """How a runtime computes one layer.
+
+    Attributes:
+        layer: its name.
+        kind: conv, linear, or another word of the runtime.
+        kernel: "int8" (integer products), "4-bit weights" (packed, unpacked as they are multiplied), "float32".
+    """
+
+    layer: str
+    kind: str
+    kernel: str
+
+
 @dataclass(frozen=True)
 class Kernels:
     """How many layers a runtime computes by integers.
 
     Attributes:
         convolutions, linears: (computed by integers, all). A linear layer is a product with constant weights.
+        layers: of every layer, where the runtime tells them by name.
     """
 
     convolutions: tuple[int, int]
     linears: tuple[int, int]
+    layers: tuple[LayerKernel, ...] = ()
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerKernel]) -> "Kernels":
+        """Return the counts of layers; packed weights count as integers, as onnxruntime's MatMulNBits does."""
+        counts = [[row.kernel != "float32" for row in layers if row.kind == kind] for kind in ("conv", "linear")]
+        return cls((sum(counts[0]), len(counts[0])), (sum(counts[1]), len(counts[1])), tuple(layers))
 
     @property
     def checks(self) -> dict[str, float | str]:

@@ -21,7 +21,7 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="policy, safetensors, onnx, onnx-matmulnbits, c-array, torchao, vllm or card; may be repeated. policy and card always.",
+            help="policy, safetensors, onnx, onnx-matmulnbits, openvino, c-array, torchao, vllm or card; repeatable. policy, card always.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
@@ -29,7 +29,7 @@ def export_command(
         bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot hold as float constants of their values.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure the latency of ONNX files beside float32: onnxruntime, one thread, one example.")
+        bool, typer.Option("--measure", help="Measure the latency of ONNX and OpenVINO files beside float32: one thread, one example.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
     uri: Uri = DEFAULT_URI,

@@ -11,6 +11,7 @@ from torch import nn
 
 from quant_core.export import c_array as integers
 from quant_core.export import graph
+from quant_core.export.openvino import model
 from quant_core.export.tagging import traced
 from quant_core.network.parameters import layer_module
 from quant_core.spec.layer import Layer
@@ -31,6 +32,10 @@ def _onnx(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(graph.refusals(layer, policy)) if layer.calls else ""
 
 
+def _openvino(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return "; ".join(model.refusals(layer, policy)) if layer.calls else ""
+
+
 def _torchao(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return layer_fault(layer, policy, "torchao", torchao.fault)
 
@@ -39,7 +44,7 @@ def _vllm(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return layer_fault(layer, policy, "vLLM", vllm.fault)
 
 
-REFUSALS: dict[str, Refusal] = {"c-array": _c_array, "onnx": _onnx, "torchao": _torchao, "vllm": _vllm}
+REFUSALS: dict[str, Refusal] = {"c-array": _c_array, "onnx": _onnx, "openvino": _openvino, "torchao": _torchao, "vllm": _vllm}
 """All other formats hold every policy."""
 
 
@@ -62,7 +67,7 @@ def check_formats(
         faults += _layer_faults(name, model, layers, choices)
     if faults:
         raise InputError(f"{'; '.join(faults)}. Allow such layers a choice that is held, or leave the format out of [export] formats.")
-    if "onnx" in formats:
+    if {"onnx", "openvino"} & set(formats):
         traced(model, example, (), ())
 
 
