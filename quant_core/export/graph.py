@@ -25,7 +25,7 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.text import cut, first_fault, listed
 
 TagWriter = Callable[[StoredLayer, str, str, str], GraphParts]
-"""Of (layer, source, prefix, output): the nodes and constants that give `output`: the layer's input made from `source`, or, where that is "",
+"""Of (layer, source, prefix, output): the nodes and constants that give `output`: the layer's input, of `source`, or, where that is "",
 the layer's weight. Constants are named after `prefix`."""
 
 

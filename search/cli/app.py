@@ -13,7 +13,7 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, sweep, sweeps
+from search.cli import catalog, devices, evaluate, export, measure, profile, repair, report, solve, sweep, sweeps
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
@@ -64,6 +64,7 @@ for _name, _command in (
     ("inspect", catalog.inspect_command),
     ("cost", devices.cost_command),
     ("profile", profile.profile_command),
+    ("measure", measure.measure_command),
 ):
     app.command(_name)(_command)
 app.add_typer(devices.devices_app, name="devices")

@@ -16,6 +16,7 @@ from quant_core.util.text import LONGEST, printable
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
 from search.tasks.metrics.info import MetricInfo
+from search.tracking.names import MEASURED
 
 Json = dict[str, Any]
 CHUNK = 7_000  # an MLflow tag holds 8,000 characters
@@ -116,8 +117,8 @@ def sweep_to_json(sweep: SweepRecord) -> Json:
     """Return everything about a sweep but its trials."""
     return {
         key: value
-        for key, value in asdict(replace(sweep, trials=())).items()
-        if key != "trials" and (value or key not in ("metrics", "quality_limits"))
+        for key, value in asdict(replace(sweep, trials=(), measured={})).items()
+        if key not in ("trials", "measured") and (value or key not in ("metrics", "quality_limits"))
     }
 
 
@@ -152,6 +153,21 @@ def _info(data: Json) -> MetricInfo:
         None if best is None else float(best),
         float(data["worst"]),
     )
+
+
+def timings_of(tags: Mapping[str, str]) -> tuple[Mapping[str, object], ...]:
+    """Return the timings in a trial's tags, by key; what is not the plain form of one is left out."""
+    timings: list[Mapping[str, object]] = []
+    for key in sorted(tags):
+        if not key.startswith(f"{MEASURED}."):
+            continue
+        try:
+            data = json.loads(tags[key])
+        except ValueError:
+            continue
+        if isinstance(data, dict) and isinstance(data.get("latency_s"), float) and isinstance(data.get("float32_latency_s"), float):
+            timings.append(data)
+    return tuple(timings)
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:

@@ -17,7 +17,7 @@ from quant_core.util.registry import suggest
 from quant_core.util.text import listed
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
-from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, timings_of, trial_from_json
 from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
@@ -124,13 +124,20 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     tags = dict(parent.tags)
     for line in lines:
         tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
-    layers = layer_names(from_tags(tags, names.LAYERS))
+    layers, children = layer_names(from_tags(tags, names.LAYERS)), list(children)
     records = [trial_from_json(record, layers) for row in children if (record := from_tags(row.tags, names.RECORD))]
     records += [trial for line in lines if line.get("op") == "trial" and (trial := _journal_trial(line["trial"], layers))]
     trials = {trial.number: trial for trial in records}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
-    return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
+    ordered = tuple(trials[number] for number in sorted(trials))
+    return replace(header, run_id=parent.run_id, status=status, trials=ordered, measured=_measured(children))
+
+
+def _measured(children: Iterable[Row]) -> dict[int, tuple[Mapping[str, object], ...]]:
+    """Return the times that `bitfront measure` wrote, by the number of the trial."""
+    times = {row.tags.get(names.TRIAL, ""): timings for row in children if (timings := timings_of(row.tags))}
+    return {int(number): times[number] for number in times if number.isdecimal()}
 
 
 def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:

