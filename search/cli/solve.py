@@ -1,6 +1,7 @@
 """`bitfront solve`: the best policy of other budgets, from the sensitivities of a sweep, without evaluating anything again."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from quant_core.spec.layer import layers_to_json
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search import tracking
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Trust, Uri
-from search.cli.terminal import short_name, terminal
+from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
 from search.records.units import shown, title_of
+from search.tracking.reading import LATEST
 
 if TYPE_CHECKING:
     from quant_core.spec.policy import Policy
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
 
 
 def solve_command(
-    sweep: Annotated[str, typer.Argument(help="The sweep's name or its MLflow run id.")],
     budget: Annotated[
         list[str], typer.Option("--budget", help="METRIC=LIMIT, as 12000, '0.2 of float' or '60% of int8'; may be repeated.")
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront apply`.")] = None,
+    sweep: SweepName = LATEST,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront export --pick FILE`.")] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Evaluate the policy on validation and test.")] = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     as_json: AsJson = False,
@@ -42,28 +45,34 @@ def solve_command(
     """
     from search.searchers.base.losses import losses
     from search.searchers.solvers.ranking import optimum
+    from search.sweeps.estimate import estimated_metric
 
-    context, problem = _problem(tracking.read(uri, sweep, mlflow_experiment), _budget(budget), trust)
+    record = tracking.read(uri, sweep, mlflow_experiment)
+    context, problem = _problem(record, _budget(budget), trust)
     sensitivities = losses(problem)
     start = time.perf_counter()
     answer = optimum(problem, sensitivities)
     seconds = time.perf_counter() - start
     if answer is None:
         raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
-    policy = context.setup.space.policy(answer.values)
+    policy, metric = context.setup.space.policy(answer.values), record.infos[0].name
     if out:
         write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
     result = {
         "id": policy.id,
-        "estimated_loss_rise": answer.loss,
-        "bound": answer.bound,
-        "gap": answer.gap,
-        "proven": answer.proven,
+        f"estimated_{metric}": estimated_metric(record, sensitivities, answer.values),
+        **{"estimated_loss_rise": answer.loss, "bound": answer.bound, "gap": answer.gap, "proven": answer.proven},
         "cost": problem.costs_of(answer.values),
         "seconds": seconds,
         "scored": context.sensitivity.evaluations,
     }
-    typer.echo(json.dumps(result | policy.to_json(), indent=2)) if as_json else _show(policy, result)
+    if evaluate:
+        result |= {f"{metric}_{split}": context.evaluator.metrics(policy, split)[metric] for split in ("valid", "test")}
+    if as_json:
+        typer.echo(json.dumps(result | policy.to_json(), indent=2))
+        return
+    _show(policy, result, record)
+    _say_how_to_export(record.name, out)
 
 
 def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -> "tuple[SweepContext, Problem]":
@@ -79,18 +88,29 @@ def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -
     return context, context.problem(record.baseline)
 
 
-def _show(policy: "Policy", result: Mapping[str, Any]) -> None:
-    """Print the policy layer by layer, its cost, and what solving took."""
+def _show(policy: "Policy", result: Mapping[str, Any], record: "SweepRecord") -> None:
+    """Print the policy layer by layer, its cost, how good it should be and, where it was evaluated, is, and what solving took."""
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
         table.add_row(short_name(name), str(choice.weight), str(choice.activation))
     console = terminal(soft_wrap=True)
     console.print(table)
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
+    metric = record.infos[0].name
+    judged = [("estimated from the trials", result[f"estimated_{metric}"])]
+    judged += [(f"measured on {split}", result[key]) for split in ("valid", "test") if (key := f"{metric}_{split}") in result]
+    texts = [f"{shown(metric, value, record.infos)} {how}" for how, value in judged if value is not None]
+    if texts:
+        console.print(f"{metric} {', '.join(texts)}")
     proof = "proven optimal" if result["proven"] else f"not proven, gap {result['gap']:.3g}"
     rise, bound = f"{result['estimated_loss_rise']:.6g}", f"no policy within the budget has less than {result['bound']:.6g}"
     console.print(f"estimated loss rise {rise}: {proof}; {bound}")
     console.print(f"policy {policy.id}: solved in {shown('solve_s', result['seconds'])}; {result['scored']} evaluations")
+
+
+def _say_how_to_export(sweep: str, out: Path | None) -> None:
+    command = f"bitfront export {shlex.quote(sweep)} --pick {shlex.quote(str(out or 'FILE.json'))} --out FOLDER"
+    say(f"to export it: {command}{'' if out else ', with a policy that --out FILE.json wrote'}")
 
 
 def _budget(texts: list[str]) -> dict[str, object]:

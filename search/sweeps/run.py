@@ -234,11 +234,12 @@ def _finish(
     context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
 ) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record; `hint` says how one that is stopped goes on."""
+    phases.sweep = tracker.sweep.name
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
     sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
-    with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
+    with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
         backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped

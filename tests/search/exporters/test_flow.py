@@ -164,7 +164,7 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
     ),
     "blank register name": (("--register", " ", "--out", "new"), 2, "register name ' ' given"),
     "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "is not of the form best-under:METRIC=LIMIT"),
-    "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write knee, best-under"),
+    "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write suggested"),
     "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
     "no folder given": ((), 2, "Missing option '--out'"),
 }
