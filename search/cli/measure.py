@@ -5,17 +5,16 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say
+from search.records.selection import SUGGESTED
 from search.tracking.reading import LATEST
 
 
 def measure_command(
     sweep: SweepName = LATEST,
-    pick: Annotated[
-        list[str] | None, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number; may be repeated.")
-    ] = None,
+    pick: Annotated[list[str] | None, typer.Option("--pick", help=f"{PICK_HELP} May be repeated.")] = None,
     runtime: Annotated[
         list[str] | None, typer.Option("--runtime", help="onnxruntime or openvino; may be repeated. Default: onnxruntime.")
     ] = None,
@@ -28,7 +27,7 @@ def measure_command(
 ) -> None:
     """Time picked policies against float32 in a real runtime, and write the times to the sweep's record; its page and cards show them.
 
-    Example: `bitfront measure digits-auto-1124-101500 --pick knee --runtime openvino`
+    Example: `bitfront measure digits-auto-1124-101500 --pick suggested --runtime openvino`
     """
     from search.exporters.flow import open_bundle
     from search.exporters.measuring import measure
@@ -38,7 +37,7 @@ def measure_command(
 
     targets = [named(name) for name in dict.fromkeys(runtime or ["onnxruntime"])]
     rows, report = [], []
-    for choice in dict.fromkeys(pick or ["knee"]):
+    for choice in dict.fromkeys(pick or [SUGGESTED]):
         bundle = open_bundle(uri, sweep, choice, mlflow_experiment, trust=trust)
         timings = [measure(bundle, target, threads, repeats) for target in targets]
         entries = {taken.key: taken.to_json() for taken in timings}

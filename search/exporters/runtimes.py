@@ -12,7 +12,7 @@ from torch import nn
 from quant_core.export import nbits
 from quant_core.export.kernels import Kernels
 from quant_core.export.norms import norms_into_scales
-from quant_core.export.stored import Quantized
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.network.forward import first_example
 from quant_core.util.files import write_bytes
@@ -36,6 +36,8 @@ class Runtime:
         write_float: (model, example, folder) -> the file of a float network.
         kernels: (file, names of the layers in network order) -> the kernels of the layers.
         node_seconds: (file, names, arrays, threads, repeats) -> (layer or "", seconds) of every operation, in the order of execution.
+        outputs: (file, arrays) -> its output.
+        stored_types: (file, layers) -> the types of their codes in the file, with how many have them.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Runtime:
     write_float: Callable[[nn.Module, Any, Path], Path]
     kernels: Callable[[Path, Sequence[str]], Kernels]
     node_seconds: Callable[[Path, Sequence[str], Arrays, int, int], list[tuple[str, float]]]
+    outputs: Callable[[Path, Arrays], NDArray[Any]]
+    stored_types: Callable[[Path, Sequence[StoredLayer]], str]
 
     @property
     def version(self) -> str:
@@ -102,6 +106,18 @@ def _onnx_seconds(path: Path, names: Sequence[str], arrays: Arrays, threads: int
     return node_seconds(path, names, arrays, threads, repeats)
 
 
+def _onnx_outputs(path: Path, arrays: Arrays) -> NDArray[Any]:
+    from quant_core.export.runtime import Session
+
+    return Session(path, list(arrays)).arrays(arrays)
+
+
+def _onnx_types(path: Path, stored: Sequence[StoredLayer]) -> str:
+    from quant_core.export.stored_types import stored_types
+
+    return stored_types(path, stored)
+
+
 def _write_openvino(network: Quantized, folder: Path) -> Path:
     from quant_core.export.openvino.model import representation
 
@@ -130,5 +146,29 @@ def _openvino_seconds(path: Path, names: Sequence[str], arrays: Arrays, threads:
     return node_seconds(path, names, arrays, threads, repeats)
 
 
-ONNXRUNTIME = Runtime("onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds)
-OPENVINO = Runtime("openvino", "openvino", _write_openvino, _write_float_openvino, _openvino_kernels, _openvino_seconds)
+def _openvino_outputs(path: Path, arrays: Arrays) -> NDArray[Any]:
+    from quant_core.export.openvino.inspection import compiled
+
+    outputs: NDArray[Any] = compiled(path)(dict(arrays))[0]
+    return outputs
+
+
+def _openvino_types(path: Path, stored: Sequence[StoredLayer]) -> str:
+    from quant_core.export.openvino.inspection import stored_types
+
+    return stored_types(path, stored)
+
+
+ONNXRUNTIME = Runtime(
+    "onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds, _onnx_outputs, _onnx_types
+)
+OPENVINO = Runtime(
+    "openvino",
+    "openvino",
+    _write_openvino,
+    _write_float_openvino,
+    _openvino_kernels,
+    _openvino_seconds,
+    _openvino_outputs,
+    _openvino_types,
+)

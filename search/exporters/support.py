@@ -4,11 +4,13 @@ A function per format, of (float module, layer, its policy), gives the reason, o
 by the same functions.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from hw_models.runtimes import flags, load_runtime
 from quant_core.export import c_array as integers
 from quant_core.export import graph
 from quant_core.export.openvino import model
@@ -16,7 +18,7 @@ from quant_core.export.tagging import traced
 from quant_core.network.parameters import layer_module
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontWarning, InputError
 from quant_core.util.registry import resolve
 from search.exporters import EXPORTERS, torchao, vllm
 from search.exporters.linear import layer_fault
@@ -67,6 +69,9 @@ def check_formats(
         faults += _layer_faults(name, model, layers, choices)
     if faults:
         raise InputError(f"{'; '.join(faults)}. Allow such layers a choice that is held, or leave the format out of [export] formats.")
+    if "openvino" in formats:
+        for flag in flags(load_runtime("openvino"), layers, choices):
+            warnings.warn(flag, BitfrontWarning, stacklevel=2)
     if {"onnx", "openvino"} & set(formats):
         traced(model, example, (), ())
 

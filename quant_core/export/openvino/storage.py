@@ -101,14 +101,19 @@ def _centred(output: Any, kind: str, zeros: NDArray[np.int64] | None, layer: Sto
     ov = library()
     op, bits = ov.opset13, int(kind[1:])
     if zeros is None:
-        between = [output, op.convert(output, "i8").output(0)] if layer.grid is not None and bits < 8 else [output]
+        between = [output, op.convert(output, "i8").output(0)] if _by_integers(layer) and bits < 8 else [output]
         return op.convert(between[-1], "f32").output(0), ()
     packed = _packed(zeros, bits)
     point = ov.op.Constant(ov.Tensor(packed, ov.Shape(list(zeros.shape)), getattr(ov.Type, kind))).output(0)
-    if layer.grid is not None and bits < 8:
+    if _by_integers(layer) and bits < 8:
         output = op.subtract(op.convert(output, "i8"), op.convert(point, "i8")).output(0)
         return op.convert(output, "f32").output(0), (packed,)
     return op.subtract(op.convert(output, "f32"), op.convert(point, "f32")).output(0), (packed,)
+
+
+def _by_integers(layer: StoredLayer) -> bool:
+    """Tell whether the plugin has an int8 kernel for a layer: quantized inputs, and one scale per row of weights."""
+    return layer.grid is not None and layer.encoded is not None and layer.encoded.scale is not None and layer.encoded.scale.shape[1] == 1
 
 
 def _blocks(layer: StoredLayer) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64] | None]:
