@@ -119,7 +119,7 @@ def layer_nodes(model: Any, names: Sequence[str]) -> dict[str, tuple[str, str, s
 def node_seconds(
     path: Path, names: Sequence[str], arrays: Mapping[str, NDArray[Any]], threads: int, repeats: int
 ) -> list[tuple[str, float]]:
-    """Return (layer or "", seconds) of every operation, in the order of execution.
+    """Return (layer or "", seconds) of every operation, in the order of execution; layers that are one operation share it equally.
 
     Args:
         path: the .xml, as `representation` made it.
@@ -129,7 +129,9 @@ def node_seconds(
         repeats: calls that are measured, after a fifth as many that are not.
     """
     model = compiled(path, shapes={name: values.shape for name, values in arrays.items()}, threads=threads, count=True)
-    layers = {node: name for name, (node, _, _) in layer_nodes(model, names).items()}
+    layers: dict[str, list[str]] = {}
+    for name, (node, _, _) in layer_nodes(model, names).items():
+        layers.setdefault(node, []).append(name)
     request = model.create_infer_request()
     times: dict[str, list[float]] = {}
     for i in range(repeats + repeats // 5):
@@ -137,7 +139,8 @@ def node_seconds(
         for row in request.get_profiling_info() if i >= repeats // 5 else []:
             if str(row.status).endswith("EXECUTED"):
                 times.setdefault(row.node_name, []).append(row.real_time.total_seconds())
-    return [(layers.get(name, ""), low_mean(seconds)) for name, seconds in times.items()]
+    rows = [(layers.get(node, [""]), low_mean(seconds)) for node, seconds in times.items()]
+    return [(name, seconds / len(owners)) for owners, seconds in rows for name in owners]
 
 
 def _kind(kind: str) -> str:
