@@ -162,7 +162,7 @@ def latency(
 
 
 def timed(
-    files: Sequence[tuple[Path, Mapping[str, object]]], inputs: Mapping[str, NDArray[Any]], runtime: str, *, repeats: int, runs: int = 1
+    files: Sequence[tuple[Path, Mapping[str, object]]], inputs: Mapping[str, NDArray[Any]], runtime: str, *, repeats: int, own: bool = False
 ) -> NDArray[Any]:
     """Return the seconds of one call of every file, [repeats, files], in turns within one fresh process.
 
@@ -171,12 +171,13 @@ def timed(
         inputs: of one call, by name.
         runtime: a key of `RUNTIMES`.
         repeats: rows.
-        runs: calls of which a figure is the mean.
+        own: CPU time of the process in place of the clock's: that of a call on one thread, whatever else the machine does.
 
     Raises:
         BitfrontError: the process failed.
     """
-    settings = {"files": [(str(path), options) for path, options in files], "repeats": repeats, "runs": runs}
+    settings = {"files": [(str(path), options) for path, options in files], "repeats": repeats}
+    settings["clock"] = "process_time" if own else "perf_counter"
     with _process(runtime, TIME, json.dumps(settings)) as process:
         process.send(inputs)
         return process.receive()

@@ -63,6 +63,7 @@ while (given := read()) is not None:
 """
 TIME = """
 settings = json.loads(sys.argv[1])
+clock = getattr(time, settings["clock"])
 given = read()
 still = {name: values.shape for name, values in given.items()}
 calls = []
@@ -75,9 +76,8 @@ for call in calls:
 for row in rows:
     for i, call in enumerate(calls):
         call()
-        begun = time.perf_counter()
-        for _ in range(settings["runs"]):
-            call()
-        row[i] = (time.perf_counter() - begun) / settings["runs"]
+        begun = clock()
+        call()
+        row[i] = clock() - begun
 write(rows)
 """

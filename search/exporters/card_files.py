@@ -44,16 +44,15 @@ def files_section(bundle: Bundle, folder: Path) -> str:
 
 def _difference(checks: Checks) -> str:
     """Return why the bytes of a format are not the modelled ones."""
-    if not {"file_bytes", "modelled_weight_bytes", "payload_bytes"} <= set(checks):
+    if not {"file_bytes", "modelled_weight_bytes"} <= set(checks):
         return ""
-    modelled, payload, whole = (float(checks[name]) for name in ("modelled_weight_bytes", "payload_bytes", "file_bytes"))
-    wider = float(checks.get("carrier_bytes", 0.0))
+    modelled, whole = float(checks["modelled_weight_bytes"]), float(checks["file_bytes"])
+    wider, graph = float(checks.get("carrier_bytes", 0.0)), float(checks.get("graph_bytes", 0.0))
     parts = [f"{modelled:,.0f} modelled"]
     parts += [f"{wider:+,.0f} for codes and scales in wider types"] if round(wider) else []
-    other = payload - modelled - wider
-    parts += [f"{other:+,.0f} for filled-up bytes and repeated scales"] if round(other) else []
-    parts += [f"{whole - payload:+,.0f} for float layers, biases and the graph"]
-    return "; ".join(parts)
+    parts += [f"{graph:+,.0f} for the graph"] if graph else []
+    rest = "biases, norms and filled-up bytes" if graph else "biases, norms, filled-up bytes and the graph"
+    return "; ".join([*parts, f"{whole - modelled - wider - graph:+,.0f} for {rest}"])
 
 
 def loading_section(bundle: Bundle) -> str:

@@ -22,7 +22,8 @@ class Timing:
 
     Attributes:
         runtime, version, cpu, threads, date: where and when.
-        latency_s, float32_latency_s: least of the repeats: on a shared machine the others measure its load.
+        latency_s, float32_latency_s: least of the repeats: on a shared machine the others measure its load. On one thread it is the CPU
+            time of the process.
         median_s, float32_median_s: of the same repeats.
         ratio: latency_s / float32_latency_s.
         repeats: calls of each.
@@ -72,8 +73,8 @@ def measure(bundle: Bundle, runtime: Runtime, threads: int, repeats: int) -> Tim
             raise type(error)(f"policy {bundle.policy.id} in {runtime.name}: {error}") from error
         reference = runtime.write_float(bundle.task.model, bundle.network.example, Path(folder))
         files = [(path, {"threads": threads}), (reference, {"threads": threads})]
-        first = float(timed(files, arrays, runtime.name, repeats=3).min(axis=0).sum())
-        rows = timed(files, arrays, runtime.name, repeats=enough(repeats, first))
+        first = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min(axis=0).sum())
+        rows = timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=threads == 1)
         run_by = runtime.kernels(path, [layer.name for layer in bundle.layers if layer.calls])
     least, median = rows.min(axis=0), np.median(rows, axis=0)
     counts = [sum(pair) for pair in zip(run_by.convolutions, run_by.linears, strict=True)]

@@ -100,14 +100,14 @@ def measure_modes(
 
 
 def whole_time(path: Path, runtime: Runtime, example: Any, threads: int, repeats: int) -> WholeTime:
-    """Return the time of one call on one example, in a fresh process.
+    """Return the time of one call on one example, in a fresh process; on one thread its CPU time, which other processes do not lengthen.
 
     Raises:
         BitfrontError: the process failed.
     """
     arrays, files = example_arrays(example), [(path, {"threads": threads})]
-    first = float(timed(files, arrays, runtime.name, repeats=3).min())
-    seconds = timed(files, arrays, runtime.name, repeats=enough(repeats, first))[:, 0]
+    first, own = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min()), threads == 1
+    seconds = timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=own)[:, 0]
     return WholeTime(float(seconds.min()), float(np.median(seconds) / seconds.min() - 1), len(seconds))
 
 

@@ -21,7 +21,18 @@ from search.evaluation.measure import traced_inputs
 from search.exporters import measuring, profiling
 from search.tasks import load
 
-EXPERIMENT = '[task]\nname = "own_task:make"\n[device]\nname = "this-machine:onnxruntime"\n'
+EXPERIMENT = """
+[task]
+name = "own_task:make"
+[space]
+weight = ["int8:channel"]
+activation = ["int8:tensor"]
+[device]
+name = "this-machine:onnxruntime"
+objectives = ["error", "latency_s"]
+[search]
+searcher = "random"
+"""
 
 
 def invoked(command: Callable[..., None], *arguments: object) -> str:

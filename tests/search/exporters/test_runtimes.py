@@ -42,7 +42,7 @@ def test_a_network_is_written_run_and_its_kernels_are_named(tmp_path: Path, name
     target, (network, arrays) = runtime(name), chain(text)
     path = target.write(network, tmp_path)
     wanted = network.simulation(network.example).detach()[:1]
-    assert abs(target.outputs(path, arrays) - wanted.numpy()).max() <= 0.02 * float(wanted.abs().max())
+    assert abs(target.outputs(path, arrays) - wanted.numpy()).max() <= 0.1 * float(wanted.abs().max())
     names = [stored.layer.name for stored in network.stored]
     assert {row.kernel for row in target.kernels(path, names).layers} == {kernel}
     nodes = target.node_seconds(path, names, arrays, 1, 5)
