@@ -14,7 +14,7 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, devices, evaluate, export, measure, probe, profile, repair, report, solve, study, sweep, sweeps
+from search.cli import catalog, compress, devices, evaluate, export, measure, probe, profile, repair, report, solve, study, sweep, sweeps
 from search.cli.json_lines import say_json
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
@@ -59,6 +59,7 @@ def _common(
 
 
 for _name, _command in (
+    ("compress", compress.compress_command),
     ("sweep", sweep.sweep_command),
     ("resume", sweep.resume_command),
     ("sweeps", sweeps.sweeps_command),
