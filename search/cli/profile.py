@@ -50,6 +50,7 @@ def profile_command(
     from hw_models.profiling.device import paths, resume
     from hw_models.profiling.host import host
     from hw_models.profiling.run import Settings, plan
+    from search.cli.profile_runtime import profile_runtime
 
     if device != "cpu":
         raise InputError(
@@ -57,9 +58,7 @@ def profile_command(
             f"it (`bitfront devices`), or measure it yourself and write one (docs/device-files.md)."
         )
     if runtime:
-        from search.cli.profile_runtime import profile_runtime
-
-        profile_runtime(runtime, layers, device_name, None if out == Path() else out, threads, max(repeats, 10))
+        profile_runtime(runtime, layers, device_name, None if out == Path() else out, threads, repeats)
         return
     if not device_name:
         raise InputError("--device-name is missing; give the device a name, as my-laptop, or measure networks with --runtime onnxruntime.")

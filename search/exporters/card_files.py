@@ -26,8 +26,8 @@ def date_line() -> str:
 
 def licence_line(task: str) -> str:
     """Return where data and weights of a task come from, and under what licence."""
-    own = "bitfront does not know the licence of its data and weights; whoever passes the files on adds it here"
-    return f"Data and licence: {LICENCES.get(task, own)}."
+    unknown = "bitfront does not know the licence of its data and weights; whoever passes the files on adds it here"
+    return f"Data and licence: {LICENCES.get(task, unknown)}."
 
 
 def files_section(bundle: Bundle, folder: Path) -> str:

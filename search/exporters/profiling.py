@@ -106,8 +106,8 @@ def whole_time(path: Path, runtime: Runtime, example: Any, threads: int, repeats
         BitfrontError: the process failed.
     """
     arrays, files = example_arrays(example), [(path, {"threads": threads})]
-    first, own = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min()), threads == 1
-    seconds = timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=own)[:, 0]
+    first = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min())
+    seconds = timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=threads == 1)[:, 0]
     return WholeTime(float(seconds.min()), float(np.median(seconds) / seconds.min() - 1), len(seconds))
 
 
