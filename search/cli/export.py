@@ -40,7 +40,7 @@ def export_command(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the latency of ONNX and OpenVINO files beside float32: one thread, one example.")
     ] = False,
-    register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
+    register: Annotated[str, typer.Option("--register", help="Register it in MLflow's registry as NAME or NAME@ALIAS.")] = "",
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     trust: Trust = False,

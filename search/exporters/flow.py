@@ -157,8 +157,9 @@ def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tupl
 
 def _check_name(register: str) -> None:
     """Refuse what MLflow's registry takes for no name, before any work is done."""
-    if register and (not register.strip() or set(register) & set("/:")):
-        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit.")
+    name, at, alias = register.partition("@")
+    if register and (not name.strip() or (at and not alias.strip()) or set(register) & set("/:") or "@" in alias):
+        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit or digits-4bit@best.")
 
 
 def _report(bundle: Bundle, done: dict[str, Exported], files: set[Path]) -> dict[str, object]:
