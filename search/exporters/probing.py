@@ -31,8 +31,8 @@ class _Chain(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(32, 32, 3, padding=1)
         self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
-        self.conv_transpose = nn.ConvTranspose2d(32, 32, 2, stride=2)
-        self.linear = nn.Linear(32, 64)
+        self.conv_transpose = nn.ConvTranspose2d(32, 64, 2, stride=2)
+        self.linear = nn.Linear(64, 64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, 64]."""

@@ -113,7 +113,12 @@ def _centred(output: Any, kind: str, zeros: NDArray[np.int64] | None, layer: Sto
 
 def _by_integers(layer: StoredLayer) -> bool:
     """Tell whether the plugin has an int8 kernel for a layer: quantized inputs, and one scale per row of weights."""
-    return layer.grid is not None and layer.encoded is not None and layer.encoded.scale is not None and layer.encoded.scale.shape[1] == 1
+    return layer.grid is not None and not _grouped(layer)
+
+
+def _grouped(layer: StoredLayer) -> bool:
+    """Tell whether a row of weights has several scales."""
+    return layer.encoded is not None and layer.encoded.scale is not None and layer.encoded.scale.shape[1] > 1
 
 
 def _blocks(layer: StoredLayer) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64] | None]:
@@ -127,7 +132,7 @@ def _blocks(layer: StoredLayer) -> tuple[NDArray[np.int64], NDArray[np.float32],
     codes = encoded.codes.numpy().astype(np.int64) + encoded.low
     scale = encoded.scale.numpy().astype(np.float32)
     zeros = None if encoded.zero_point is None else encoded.zero_point.numpy().astype(np.int64)
-    if spec.granularity == "group":
+    if _grouped(layer):
         rows, columns = codes.shape
         block = min(spec.block, columns)
         filled = np.zeros((rows, -(-columns // block) * block), dtype=np.int64)
@@ -135,7 +140,7 @@ def _blocks(layer: StoredLayer) -> tuple[NDArray[np.int64], NDArray[np.float32],
         return filled.reshape(rows, -1, block), scale[..., None], None if zeros is None else zeros[..., None]
     moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
     along = [1] * len(shape)
-    along[axis] = -1 if spec.granularity == "channel" else 1
+    along[axis] = 1 if spec.granularity == "tensor" else -1
     restored = np.moveaxis(codes.reshape(moved), 0, axis)
     return restored, scale.reshape(along), None if zeros is None else zeros.reshape(along)
 
@@ -143,7 +148,7 @@ def _blocks(layer: StoredLayer) -> tuple[NDArray[np.int64], NDArray[np.float32],
 def _shaped(output: Any, layer: StoredLayer) -> Any:
     """Bring rows of groups into the shape of the weight."""
     op, shape, axis = library().opset13, layer.layer.weight_shape, layer.layer.channel_axis
-    if layer.policy.weight.granularity != "group":
+    if not _grouped(layer):
         return output
     assert layer.encoded is not None
     rows, columns = layer.encoded.codes.shape
