@@ -30,7 +30,7 @@ class Policy(Mapping[str, LayerPolicy]):
 
     def __init__(self, layers: Mapping[str, LayerPolicy]) -> None:
         self._layers = dict(layers)
-        self._hash = hash(tuple(self._layers.items()))
+        self._hash: int | None = None  # computed when asked for: most policies of a record that is read are never compared
 
     def __getitem__(self, name: str) -> LayerPolicy:
         return self._layers[name]
@@ -42,7 +42,12 @@ class Policy(Mapping[str, LayerPolicy]):
         return len(self._layers)
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(tuple(self._layers.items()))
         return self._hash
+
+    def __reduce__(self) -> tuple[type["Policy"], tuple[dict[str, LayerPolicy]]]:
+        return Policy, (self._layers,)  # another process hashes texts otherwise
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self._layers == other._layers

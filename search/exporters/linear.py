@@ -10,8 +10,7 @@ from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import InputError
 from quant_core.util.text import first_fault, listed
 from search.exporters import Bundle
-
-_PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
+from search.exporters.pretrained import is_pretrained
 
 
 def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> tuple[Layer, ...]:
@@ -49,9 +48,5 @@ def float_embeddings(bundle: Bundle) -> tuple[str, ...]:
 
 def public_names(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     """Return layer -> its name within the transformers model that a task may wrap."""
-    prefix = next((f"{name}." for name, module in model.named_modules() if name and _pretrained(module)), "")
+    prefix = next((f"{name}." for name, module in model.named_modules() if name and is_pretrained(module)), "")
     return {layer.name: layer.name.removeprefix(prefix) for layer in layers}
-
-
-def _pretrained(module: nn.Module) -> bool:
-    return any(f"{kind.__module__}.{kind.__qualname__}" == _PRETRAINED for kind in type(module).__mro__)

@@ -20,7 +20,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontWarning, InputError
 from quant_core.util.registry import resolve
-from search.exporters import EXPORTERS, torchao, vllm
+from search.exporters import EXPORTERS, compressed, gguf, torchao, vllm
 from search.exporters.linear import layer_fault
 
 Refusal = Callable[[nn.Module, Layer, LayerPolicy], str]
@@ -46,7 +46,23 @@ def _vllm(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return layer_fault(layer, policy, "vLLM", vllm.fault)
 
 
-REFUSALS: dict[str, Refusal] = {"c-array": _c_array, "onnx": _onnx, "openvino": _openvino, "torchao": _torchao, "vllm": _vllm}
+def _gguf(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return gguf.refusal(layer, policy)
+
+
+def _compressed(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return compressed.refusal(layer, policy)
+
+
+REFUSALS: dict[str, Refusal] = {
+    "c-array": _c_array,
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torchao": _torchao,
+    "vllm": _vllm,
+    "gguf": _gguf,
+    "compressed-tensors": _compressed,
+}
 """All other formats hold every policy."""
 
 

@@ -16,7 +16,6 @@ from quant_core.util.text import LONGEST, printable
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
 from search.tasks.metrics.info import MetricInfo
-from search.tracking.names import MEASURED
 
 Json = dict[str, Any]
 CHUNK = 7_000  # an MLflow tag holds 8,000 characters
@@ -155,19 +154,16 @@ def _info(data: Json) -> MetricInfo:
     )
 
 
-def timings_of(tags: Mapping[str, str]) -> tuple[Mapping[str, object], ...]:
-    """Return the timings in a trial's tags, by key; what is not the plain form of one is left out."""
-    timings: list[Mapping[str, object]] = []
-    for key in sorted(tags):
-        if not key.startswith(f"{MEASURED}."):
-            continue
-        try:
-            data = json.loads(tags[key])
-        except ValueError:
-            continue
-        if isinstance(data, dict) and isinstance(data.get("latency_s"), float) and isinstance(data.get("float32_latency_s"), float):
-            timings.append(data)
-    return tuple(timings)
+def timings_of(text: str) -> tuple[int, Json]:
+    """Return the number of a trial and its timings by key, of the tag that holds them; (-1, {}) where it is none, without what is no timing."""
+    try:
+        data = json.loads(text or "{}")
+        number, times = int(data["trial"]), dict(data["times"])
+    except (ValueError, TypeError, KeyError):
+        return -1, {}
+    wanted = ("latency_s", "float32_latency_s", "ratio")
+    good = {key for key, time in times.items() if isinstance(time, dict) and all(isinstance(time.get(name), float) for name in wanted)}
+    return number, {key: times[key] for key in sorted(good)}
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:

@@ -10,7 +10,6 @@ from search import tracking
 from search.report.page import sweep_page
 from search.tracking.codec import timings_of
 from search.tracking.measured import write_timings
-from search.tracking.names import MEASURED
 
 TIMING = {"runtime": "openvino", "version": "1", "threads": 1, "latency_s": 0.001, "float32_latency_s": 0.002, "ratio": 0.5}
 
@@ -28,5 +27,6 @@ def test_times_are_written_to_the_trials_run_read_back_and_shown(tmp_path: Path,
 
 
 def test_what_is_no_time_is_left_out() -> None:
-    tags = {f"{MEASURED}.a": "no json", f"{MEASURED}.b": "[1]", f"{MEASURED}.c": '{"latency_s": "x"}', "other": "{}"}
-    assert timings_of(tags) == ()
+    for text in ("", "no json", "[1]", '{"trial": 1}', '{"trial": "x", "times": {}}', '{"trial": 1, "times": [3]}'):
+        assert timings_of(text) == (-1, {})
+    assert timings_of('{"trial": 3, "times": {"a": {"latency_s": "x"}, "b": 1}}') == (3, {})
