@@ -44,7 +44,7 @@ class Policy(Mapping[str, LayerPolicy]):
         if transform not in TRANSFORMS:
             raise unknown("network transform", str(transform), TRANSFORMS)
         self._layers, self._transform = dict(layers), transform
-        self._hash = hash((*self._layers.items(), transform))
+        self._hash: int | None = None  # computed when asked for: most policies of a record that is read are never compared
 
     @property
     def transform(self) -> str:
@@ -65,7 +65,12 @@ class Policy(Mapping[str, LayerPolicy]):
         return len(self._layers)
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash((*self._layers.items(), self._transform))
         return self._hash
+
+    def __reduce__(self) -> tuple[type["Policy"], tuple[dict[str, LayerPolicy], str]]:
+        return Policy, (self._layers, self._transform)  # another process hashes texts otherwise
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self._layers == other._layers and self._transform == other._transform

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_uniform_text_form() -> None:
         parse_layer_policy("wieght=int4:channel")
     with pytest.raises(InputError, match="each once"):
         parse_layer_policy("weight=mx6,weight=mx9")
+
+
+def test_a_pickled_policy_is_hashed_by_the_process_that_reads_it() -> None:
+    """Texts hash differently in every process; a hash that travelled would find nothing in a worker's tables."""
+    policy = Policy({"fc": LayerPolicy()})
+    policy._hash = 1
+    assert hash(policy) == 1
+    copied = pickle.loads(pickle.dumps(policy))
+    assert copied == policy
+    assert hash(copied) == hash(Policy({"fc": LayerPolicy()}))
