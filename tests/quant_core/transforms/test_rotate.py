@@ -92,10 +92,11 @@ def test_a_layer_that_is_read_unmapped_elsewhere_is_left() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.norm, self.shared = nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32)
+            self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 32)
+            self.norm, self.shared = nn.LayerNorm(32), nn.Linear(32, 32)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = self.shared(self.norm(self.first(x))) + self.shared(x)
+            y: torch.Tensor = self.shared(self.norm(self.first(x) + self.second(x))) + self.shared(x)
             return y
 
     torch.manual_seed(0)
