@@ -19,6 +19,7 @@ EXPORTERS: dict[str, str] = {
     "safetensors": "search.exporters.safetensors:export",
     "onnx": "search.exporters.onnx_qdq:export",
     "onnx-matmulnbits": "search.exporters.onnx_qdq:export_matmulnbits",
+    "openvino": "search.exporters.openvino:export",
     "c-array": "search.exporters.c_array:export",
     "torchao": "search.exporters.torchao:export",
     "gguf": "search.exporters.gguf:export",

@@ -25,17 +25,23 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
     faults = []
     modules = own_modules(bundle.task.model, bundle.layers)
     for layer in bundle.layers:
-        if layer.name not in modules and layer.kind == "linear" and bundle.policy[layer.name] != LayerPolicy():
-            faults.append(f"layer {layer.name!r}: {runtime} quantizes modules, this is a weight that another module reads; use onnx")
-        elif refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
+        if refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault, own_module=layer.name in modules):
             faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
         raise InputError(f"{first_fault(faults)}.")
     return tuple(layer for layer in bundle.layers if layer.kind == "linear" and layer.name in modules)
 
 
-def layer_fault(layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> str:
-    """Return why the configuration of `runtime` cannot hold a layer, or "": `fault` (policy, inputs) judges linear layers."""
+def layer_fault(
+    layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str], *, own_module: bool = True
+) -> str:
+    """Return why the configuration of `runtime` cannot hold a layer, or "": `fault` (policy, inputs) judges linear layers.
+
+    `own_module`: the layer is a module that is called, not a weight that another module reads.
+    """
+    if layer.kind == "linear" and not own_module:
+        reason = f"{runtime} quantizes modules, this is a weight that another module reads; use onnx"
+        return reason if policy != LayerPolicy() else ""
     if layer.kind == "linear":
         return fault(policy, layer.in_channels) if layer.calls else ""
     if layer.kind == "embedding" or policy == LayerPolicy():

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export.stored import StoredLayer
-from quant_core.network.forward import forward
-from quant_core.util.errors import BitfrontError
+from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.network.forward import first_example, forward
+from quant_core.util.errors import BitfrontError, InputError
 from search.evaluation.judge import Judging
 from search.evaluation.measure import take
 from search.exporters import Bundle
@@ -126,6 +126,35 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
         return Compared(score / scored, agreed / count, difference, largest, count)
     name = bundle.task.judges[0].name
     return Compared(judging.figures()[name], agreed / count, difference, largest, count, name)
+
+
+def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool = False) -> None:
+    """Refuse a graph that holds for the batch size of the example only, by running it on one example.
+
+    Args:
+        network: as it was measured.
+        run: runs the graph.
+        graph: its name in the message.
+        rounded: the runtime rounds the inputs of layers to 8 bits, by other steps for other batches.
+
+    Raises:
+        InputError: it fails, or is further from the simulation than a batch: the network computes with its batch size as a constant.
+    """
+    single = first_example(network.example)
+    with torch.inference_mode():
+        wanted, wanted_all = forward(network.simulation, single), forward(network.simulation, network.example)
+    try:
+        differences = (run(network.example) - wanted_all).abs()  # where activations lie between two codes there are some at any size
+        outputs = run(single)
+        spare = DIFFERENCE * float(wanted_all.abs().max()) + float(differences.max()) * (1 + rounded)
+        same, reason = outputs.shape == wanted.shape and float((outputs - wanted).abs().max()) <= spare, "one example alone gives others"
+    except BitfrontError as error:
+        same, reason = False, str(error)
+    if not same:
+        raise InputError(
+            f"{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "
+            f"or -1, as in x.reshape(x.shape[0], -1)."
+        )
 
 
 def _top(outputs: Tensor) -> Tensor:

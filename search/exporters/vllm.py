@@ -7,13 +7,18 @@ import importlib
 import importlib.util
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quant_core.network.agreement import FUSED, agreeing_layers
+from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_text
+from quant_core.util.text import listed
+from search.evaluation.measure import first_inputs
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, require_supported
 from search.exporters.recipe import FILE as RECIPE
@@ -31,6 +36,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         BitfrontError: it does not take the file, or reads other values from it.
     """
     layers = require_supported(bundle, "vLLM", fault)
+    _require_fused_alike(bundle, layers)
     names = public_names(bundle.task.model, layers)
     policies = {names[layer.name]: bundle.policy[layer.name] for layer in layers}
     config = quantization_config(policies)
@@ -42,6 +48,20 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         return Exported((FILE, RECIPE), checks, (*notes, "compressed-tensors is not installed here, so the configuration was not tried"))
     _validate(json.loads((folder / FILE).read_text(encoding="utf-8")))
     return Exported((FILE, RECIPE), checks | {"validated_by": "compressed_tensors.quantization.QuantizationConfig"}, notes)
+
+
+def _require_fused_alike(bundle: Bundle, layers: Sequence[Layer]) -> None:
+    """Refuse different policies of layers that vLLM computes as one product: q, k and v, gate and up.
+
+    Raises:
+        InputError: with the first such layers.
+    """
+    for group in agreeing_layers(bundle.task.model, layers, first_inputs(bundle.task))[FUSED]:
+        if len({bundle.policy[name] for name in group}) > 1:
+            raise InputError(
+                f"layers {listed(group, 6)}: vLLM computes them as one product and needs one choice for all, and this policy has several; "
+                f'search with [export] formats = ["vllm"], which ties them.'
+            )
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:

@@ -17,7 +17,7 @@ from search.evaluation.sensitivity import Sensitivity
 from search.evaluation.transform_choice import with_transforms
 from search.problem.problem import Problem
 from search.records.record import SweepRecord
-from search.sweeps.fingerprints import same_data, sensitivity_key, training_key
+from search.sweeps.fingerprints import same_data, sensitivity_key, task_probe, training_key
 from search.sweeps.phases import Report, silent
 from search.sweeps.promotion import adarounded
 from search.sweeps.setup import Setup, build_problem, population, prepare
@@ -55,7 +55,8 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     device = device_named(experiment.run.device, setup.task.model)
     report(f"calibrating {len(setup.layers)} layers{'' if device == CPU else f' on {shown(device)}'}", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
-    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by), device)
+    probe = task_probe(setup.task)
+    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by, probe), device)
     specs = weight_specs(setup.space, section.ladder)
     names, dtype = experiment.space.network, experiment.run.dtype
     try:
@@ -63,7 +64,7 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     except TypeError as error:
         raise _named(error, setup.task) from error
     layerwise = setup.space.layerwise
-    key = _there(sensitivity_key(setup.task, setup.fingerprints, section, layerwise), device)
+    key = _there(sensitivity_key(setup.fingerprints, section, layerwise, probe), device)
     axis, passes = setup.task.logits_axis, section.sensitivity_passes
     sensitivity = Sensitivity(evaluator.engine, layerwise, evaluator.calib, key, section.sensitivity, axis, passes)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)

@@ -28,6 +28,7 @@ from search.sweeps.progress import Progress
 from search.sweeps.quality import quality_limits, reference_point
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
+from search.sweeps.ties import summary
 from search.sweeps.trust import remember, require_trust
 
 
@@ -65,6 +66,8 @@ def start(
         context = replace(context, setup=replace(context.setup, experiment=experiment))
         require(context.setup)
         phases(str(context.setup.coverage), 0, 0)
+        if context.setup.ties:
+            phases(summary(context.setup.ties), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
         baseline["examples_valid"] = float(context.evaluator.examples("valid"))

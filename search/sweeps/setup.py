@@ -31,6 +31,7 @@ from search.sweeps.auto_space import auto_choices
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
+from search.sweeps.ties import Tie, default_ties, needed
 from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
@@ -50,6 +51,7 @@ class Setup:
             in float; what they leave of it is the limit of `weight_bytes`.
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
         coverage: how much of the network's parameters the space covers, and what stays in float.
+        ties: the choices that agree because the device or an export format needs it.
     """
 
     experiment: Experiment
@@ -61,6 +63,7 @@ class Setup:
     limits: Mapping[str, float]
     fingerprints: Mapping[str, str]
     coverage: Coverage
+    ties: tuple[Tie, ...] = ()
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -74,7 +77,9 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     inputs = traced_inputs(task)
     layers = untied(trace(task.model, inputs[0], inputs, experiment.space.parameters), task.model, experiment.space.network, inputs)
     device = load_device(experiment.device.name)
-    space = build_space(layers, experiment.space, device)
+    kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
+    ties = default_ties(_full(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
+    space = build_space(layers, experiment.space, device, ties)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -89,18 +94,26 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, prints, part)
+    return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties)
 
 
-def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device) -> Space:
+def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, ties: Sequence[Tie] = ()) -> Space:
     """Return the space that the experiment's choices and rules describe; "auto" are the choices that the device runs.
+
+    Args:
+        layers: of the trace.
+        section: choices and rules.
+        device: its formats are the choices of "auto".
+        ties: of the full space; the rules, which may fix or restrict what is tied, come behind.
 
     Raises:
         InputError: a pattern matches nothing, or a layer is left without a choice.
     """
     layers = list(layers)
     space = _full(layers, section, device)
-    for rule in section.rules:
+    for tie in ties:
+        space = rules.tie(space, tie.layers, tie.slot)
+    for rule in (rule for rule in section.rules if not rule.untie):
         names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
         if rule.tie:
             space = rules.tie(space, names, rule.slot)

@@ -120,8 +120,8 @@ def sweep_to_json(sweep: SweepRecord) -> Json:
     """Return everything about a sweep but its trials."""
     return {
         key: value
-        for key, value in asdict(replace(sweep, trials=())).items()
-        if key != "trials" and (value or key not in ("metrics", "quality_limits"))
+        for key, value in asdict(replace(sweep, trials=(), measured={})).items()
+        if key not in ("trials", "measured") and (value or key not in ("metrics", "quality_limits"))
     }
 
 
@@ -156,6 +156,18 @@ def _info(data: Json) -> MetricInfo:
         None if best is None else float(best),
         float(data["worst"]),
     )
+
+
+def timings_of(text: str) -> tuple[int, Json]:
+    """Return the trial and its timings by key, of the tag that holds them; (-1, {}) where it is none. What is no timing is left out."""
+    try:
+        data = json.loads(text or "{}")
+        number, times = int(data["trial"]), dict(data["times"])
+    except (ValueError, TypeError, KeyError):
+        return -1, {}
+    wanted = ("latency_s", "float32_latency_s", "ratio")
+    good = {key for key, time in times.items() if isinstance(time, dict) and all(isinstance(time.get(name), float) for name in wanted)}
+    return number, {key: times[key] for key in sorted(good)}
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:

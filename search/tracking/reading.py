@@ -18,14 +18,14 @@ from quant_core.util.registry import suggest
 from quant_core.util.text import listed
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
-from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, timings_of, trial_from_json
 from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
 log = logging.getLogger("bitfront.tracking")
 LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
-_OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD)
+_OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD, names.MEASURED)
 """The tags that a record is put together from: a tenth of what the runs of trials have."""
 
 
@@ -128,13 +128,20 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     tags = dict(parent.tags)
     for line in lines:
         tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
-    layers = layer_names(from_tags(tags, names.LAYERS))
+    layers, children = layer_names(from_tags(tags, names.LAYERS)), list(children)
     records = [trial_from_json(record, layers) for row in children if (record := from_tags(row.tags, names.RECORD))]
     records += [trial for line in lines if line.get("op") == "trial" and (trial := _journal_trial(line["trial"], layers))]
     trials = {trial.number: trial for trial in records}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
-    return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
+    ordered = tuple(trials[number] for number in sorted(trials))
+    return replace(header, run_id=parent.run_id, status=status, trials=ordered, measured=_measured(children))
+
+
+def _measured(children: Iterable[Row]) -> dict[int, tuple[Mapping[str, object], ...]]:
+    """Return the times that `bitfront measure` wrote, by the number of the trial."""
+    times = dict(timings_of(row.tags[names.MEASURED]) for row in children if names.MEASURED in row.tags)
+    return {number: tuple(entries.values()) for number, entries in times.items() if entries}
 
 
 def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
