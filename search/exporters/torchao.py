@@ -43,7 +43,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     with quiet():
         checks = _run(bundle, read, mapping(configs))
     checks |= write_weights(bundle, folder / WEIGHTS)
-    note = f"accuracy_test is that of {FILE}, by which torchao rounds by itself, by min and max; weights_... are those of {WEIGHTS}"
+    note = f"torchao rounds by itself by {FILE}, by min and max: its figures have no prefix; weights_... are those of {WEIGHTS}"
     return Exported((FILE, WEIGHTS), {"layers": len(configs)} | checks, (*notes, note))
 
 
