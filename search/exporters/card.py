@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hw_models.loading import load_device
 from hw_models.validation.run import validate
+from quant_core.spec.policy import NONE
 from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 from search.records.units import label, shown
@@ -124,8 +125,11 @@ def _layers(bundle: Bundle) -> str:
         for layer in bundle.layers
         for used in (bundle.policy[layer.name],)
     ]
+    under = (
+        f"Network: `{bundle.policy.transform}` before it is quantized ({bundle.changes}).\n\n" if bundle.policy.transform != NONE else ""
+    )
     head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
-    return f"## Layers\n\n![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
+    return f"## Layers\n\n{under}![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
 
 
 def _origin(bundle: Bundle) -> str:

@@ -17,6 +17,8 @@ from search.exporters import Bundle
 Run = Callable[[Any], Tensor]
 AGREEMENT_8_BITS, AGREEMENT = 0.999, 0.99
 """Share of predictions whose largest output is the same, where nothing has fewer than 8 bits, and below."""
+AGREEMENT_FEWER_BITS = 0.95
+"""The same share where the runtime computes in fewer bits: networks have near ties."""
 DIFFERENCE = 0.1
 """Of the largest output: one activation that lies between two codes may take the other one."""
 DIFFERENCE_WEIGHTS = 1e-3
@@ -80,6 +82,18 @@ def require_close(comparison: Compared, stored: Sequence[StoredLayer], runtime: 
         BitfrontError: they are past the tolerance.
     """
     if not comparison.close(stored, spare, rounded=rounded):
+        raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
+
+
+def require_near(comparison: Compared, runtime: str) -> None:
+    """Refuse outputs of a runtime that computes in fewer bits than the simulation, where that cannot explain them.
+
+    The values of weights are compared exactly before; this finds a network that is put together in another way.
+
+    Raises:
+        BitfrontError: they are past the tolerance.
+    """
+    if comparison.top1_agreement < AGREEMENT_FEWER_BITS or comparison.difference > DIFFERENCE * comparison.largest:
         raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import NONE, LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
 from quant_core.util.text import LONGEST, printable
@@ -52,6 +52,8 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "test": dict(trial.test),
         "after": list(trial.after),
     }
+    if trial.policy.transform != NONE:
+        data["transform"] = trial.policy.transform
     return data if list(trial.policy) == list(layers) else data | {"layers": list(trial.policy)}
 
 
@@ -77,7 +79,9 @@ def _checked(kind: str) -> Iterator[None]:
 
 def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
     names, specs = data.get("layers", layers), data["specs"]
-    policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
+    policy = Policy(
+        {name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)}, data.get("transform", NONE)
+    )
     if len(names) > MAX_LAYERS:
         raise ValueError(f"{len(names)} layers")
     stored = data["result"]

@@ -22,6 +22,19 @@ def test_id_depends_on_every_spec() -> None:
     assert other != POLICY
 
 
+def test_the_transform_of_the_network_is_part_of_a_policy() -> None:
+    rotated = Policy(POLICY, "rotate")
+    assert rotated != POLICY
+    assert rotated.id != POLICY.id
+    assert Policy.from_json(json.loads(json.dumps(rotated.to_json()))) == rotated
+    assert rotated.with_layers({"a": POLICY["a"]}) == Policy({"a": POLICY["a"]}, "rotate")
+    assert "transform" not in POLICY.to_json()
+    with pytest.raises(InputError, match="unknown network transform 'rotte'; known: none, rotate, smooth"):
+        Policy(POLICY, "rotte")
+    with pytest.raises(InputError, match="policy transform 3 given; known: none, smooth, rotate"):
+        Policy.from_json(POLICY.to_json() | {"transform": 3})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
