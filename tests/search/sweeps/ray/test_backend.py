@@ -35,12 +35,15 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
     path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.2 }")  # long enough that two run at once on a busy machine
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert command.here("sweep", path, "--log", "json")[0] == 0
-    states = [json.loads(line) for line in err.getvalue().splitlines() if line.startswith("{")]
-    states = [state for state in states if "phase" not in state]
+    lines = [json.loads(line) for line in err.getvalue().splitlines() if line.startswith("{")]
+    states = [line for line in lines if "per_second" in line]
     assert {state["workers"] for state in states} == {2}
     assert {state["busy"] for state in states} <= {0, 1, 2}
     assert max(state["busy"] for state in states) == 2
-    assert "on 2 workers, search" in err.getvalue()
+    assert lines[-1]["timings"]["workers"] == 2
+    phases = [line["phase"] for line in lines if "phase" in line]
+    told = ["packing the network for workers of a cluster of this machine", "starting a cluster of this machine"]
+    assert [phase for phase in phases if phase in told or "the first of 2 workers" in phase][:2] == told
     assert policies(command.rows("ray")) == policies(command.local("{ sleep = 0.001 }"))
     assert heard == [set()], "every socket is on 127.0.0.1"
     left = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]

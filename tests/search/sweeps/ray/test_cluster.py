@@ -166,7 +166,7 @@ def wait(driver: "subprocess.Popen[str]", done: int) -> dict[str, int]:
     text = ""
     for line in driver.stderr:
         text += line
-        if line.startswith("{") and (state := json.loads(line))["done"] >= done:
+        if line.startswith("{") and (state := json.loads(line)).get("done", -1) >= done:
             return dict(state)
     pytest.fail(f"the driver ended early:\n{text}")
 
