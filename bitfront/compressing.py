@@ -42,7 +42,7 @@ def compress(
         BitfrontError: no trial ended within the limits, or a check of the export failed; nothing is left behind.
 
     >>> import bitfront
-    >>> done = bitfront.compress("digits", "safetensors", "small", minutes=0.05, log="none")
+    >>> done = bitfront.compress("digits", "safetensors", "small", minutes=0.01, log="none")
     >>> done.lines()[0].startswith("size: 119.5 KiB -> ")
     True
     """

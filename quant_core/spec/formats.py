@@ -108,6 +108,7 @@ FORMATS: dict[str, Format] = {
         "quant_core.codecs.ternary:CODEC",
         "{-a, 0, +b}: twn (Li et al., 2016), ttq (Zhu et al., ICLR 2017), or opt, the least squared error of one level",
         clippings=("twn", "ttq", "opt"),
+        scales=("fp32", "fp16"),
         roundings=("nearest", "gptq"),
         default_granularity="tensor",
     ),

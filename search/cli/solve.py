@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from quant_core.spec.layer import layers_to_json
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_text
+from quant_core.util.registry import unknown
 from search import tracking
 from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.terminal import say, short_name, terminal
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
 
 
 def solve_command(
-    budget: Annotated[
-        list[str], typer.Option("--budget", help="METRIC=LIMIT, as 12000, '0.2 of float' or '60% of int8'; may be repeated.")
-    ],
     sweep: SweepName = LATEST,
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", help="METRIC=LIMIT, as 12000, '0.2 of float' or '60% of int8'; may be repeated.")
+    ] = None,
+    front: Annotated[
+        str, typer.Option("--front", metavar="METRIC", help="Solve under 16 budgets of this cost, over its whole range.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the policy, for `bitfront export --pick FILE`.")] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Evaluate the policy on validation and test.")] = False,
     uri: Uri = DEFAULT_URI,
@@ -43,29 +47,20 @@ def solve_command(
 
     Example: `bitfront solve digits-auto-1124-101500 --budget "weight_bytes=0.1 of float" --out tight.json`
     """
-    from search.searchers.base.losses import losses
-    from search.searchers.solvers.ranking import optimum
-    from search.sweeps.estimate import estimated_metric
-
+    if not budget and not front:
+        raise InputError("give --budget METRIC=LIMIT, or --front METRIC for all budgets.")
+    if front and (out or evaluate):
+        raise InputError("--front with --out or --evaluate given; choose one budget of the front and give it as --budget METRIC=LIMIT.")
     record = tracking.read(uri, sweep, mlflow_experiment)
-    context, problem = _problem(record, _budget(budget), trust)
-    sensitivities = losses(problem)
-    start = time.perf_counter()
-    answer = optimum(problem, sensitivities)
-    seconds = time.perf_counter() - start
-    if answer is None:
-        raise BitfrontError(f"no policy keeps all of {', '.join(budget)} at once; raise one of them.")
-    policy, metric = context.setup.space.policy(answer.values), record.infos[0].name
+    context, problem = _problem(record, _budget(budget or []), trust)
+    if front:
+        rows = _front_rows(record, context, problem, front)
+        typer.echo(json.dumps(rows, indent=2)) if as_json else _show_front(record, front, rows)
+        return
+    policy, result = _solved(record, context, problem)
+    metric = record.infos[0].name
     if out:
         write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
-    result = {
-        "id": policy.id,
-        f"estimated_{metric}": estimated_metric(record, sensitivities, answer.values),
-        **{"estimated_loss_rise": answer.loss, "bound": answer.bound, "gap": answer.gap, "proven": answer.proven},
-        "cost": problem.costs_of(answer.values),
-        "seconds": seconds,
-        "scored": context.sensitivity.evaluations,
-    }
     if evaluate:
         result |= {f"{metric}_{split}": context.evaluator.metrics(policy, split)[metric] for split in ("valid", "test")}
     if as_json:
@@ -73,6 +68,69 @@ def solve_command(
         return
     _show(policy, result, record)
     _say_how_to_export(record.name, out)
+
+
+def _solved(record: "SweepRecord", context: "SweepContext", problem: "Problem") -> "tuple[Policy, dict[str, Any]]":
+    """Return the policy of the least summed sensitivity within the problem's limits, and what is known of it."""
+    from search.searchers.base.losses import losses
+    from search.searchers.solvers.ranking import optimum
+    from search.sweeps.estimate import estimated_metric
+
+    sensitivities = losses(problem)
+    start = time.perf_counter()
+    answer = optimum(problem, sensitivities)
+    seconds = time.perf_counter() - start
+    if answer is None:
+        limits = ", ".join(f"{metric} <= {shown(metric, limit)}" for metric, limit in problem.limits.items())
+        raise BitfrontError(f"no policy keeps all of {limits} at once; raise one of them.")
+    policy = context.setup.space.policy(answer.values)
+    return policy, {
+        "id": policy.id,
+        f"estimated_{record.infos[0].name}": estimated_metric(record, sensitivities, answer.values),
+        **{"estimated_loss_rise": answer.loss, "bound": answer.bound, "gap": answer.gap, "proven": answer.proven},
+        "cost": problem.costs_of(answer.values),
+        "seconds": seconds,
+        "scored": context.sensitivity.evaluations,
+    }
+
+
+def _front_rows(record: "SweepRecord", context: "SweepContext", problem: "Problem", metric: str) -> list[dict[str, Any]]:
+    """Return a row for every budget: cost, estimates and the policy.
+
+    Raises:
+        InputError: the device has no such cost.
+    """
+    from search.searchers.base.losses import losses
+    from search.searchers.solvers.front import solved_front
+    from search.sweeps.estimate import estimated_metric
+
+    if metric not in problem.site_cost or metric in problem.peak:
+        raise unknown("cost", metric, [name for name in problem.site_cost if name not in problem.peak])
+    sensitivities, judge = losses(problem), record.infos[0].name
+    return [
+        {
+            metric: point.cost,
+            f"estimated_{judge}": estimated_metric(record, sensitivities, point.solution.values),
+            "estimated_loss_rise": point.solution.loss,
+            "proven": point.solution.proven,
+            "id": policy.id,
+            "policy": policy.to_json(),
+        }
+        for point in solved_front(problem, sensitivities, metric)
+        for policy in (context.setup.space.policy(point.solution.values),)
+    ]
+
+
+def _show_front(record: "SweepRecord", metric: str, rows: list[dict[str, Any]]) -> None:
+    """Print a line per budget."""
+    judge = record.infos[0].name
+    table = Table(title_of(metric), f"{judge}, estimated", "estimated loss rise", "", "policy", box=None)
+    for row in rows:
+        estimate = shown(judge, row[f"estimated_{judge}"], record.infos)
+        rise = f"{row['estimated_loss_rise']:.4g}"
+        table.add_row(shown(metric, row[metric]), estimate, rise, "optimal" if row["proven"] else "not proven", row["id"])
+    terminal().print(table)
+    say(f"one of them: bitfront solve {shlex.quote(record.name)} --budget {metric}=LIMIT --out FILE.json")
 
 
 def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -> "tuple[SweepContext, Problem]":
@@ -90,11 +148,15 @@ def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -
 
 def _show(policy: "Policy", result: Mapping[str, Any], record: "SweepRecord") -> None:
     """Print the policy layer by layer, its cost, how good it should be and, where it was evaluated, is, and what solving took."""
+    from quant_core.spec.policy import NONE
+
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
         table.add_row(short_name(name), str(choice.weight), str(choice.activation))
     console = terminal(soft_wrap=True)
     console.print(table)
+    if policy.transform != NONE:
+        console.print(f"network: {policy.transform}")
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     metric = record.infos[0].name
     judged = [("estimated from the trials", result[f"estimated_{metric}"])]

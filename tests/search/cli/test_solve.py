@@ -32,6 +32,12 @@ def test_other_budgets_are_solved_without_scoring_again(run: Run, tmp_path: Path
     assert f"{100 * solved['estimated_accuracy']:.2f} % estimated from the trials, " in shown
     assert f"{100 * applied['accuracy_valid']:.2f} % measured on valid, {100 * applied['accuracy_test']:.2f} % measured on test" in shown
     assert "to export it: bitfront export one --pick FILE.json --out FOLDER" in shown
+    rows = json.loads(run("solve", "one", "--front", "weight_bytes", "--json").stdout)
+    sizes, rises = ([row[key] for row in rows] for key in ("weight_bytes", "estimated_loss_rise"))
+    assert (sizes, rises) == (sorted(sizes), sorted(rises, reverse=True))
+    assert len(rows) > 4
+    assert "unknown cost 'bytes'" in run("solve", "--front", "bytes").stderr
+    assert "give --budget METRIC=LIMIT, or --front METRIC" in run("solve").stderr
     exported = run("export", "one", "--pick", "tight.json", "--out", "out", "-f", "safetensors")
     assert exported.returncode == 0, exported.stderr
     assert (
