@@ -155,7 +155,7 @@ def _info(data: Json) -> MetricInfo:
 
 
 def timings_of(text: str) -> tuple[int, Json]:
-    """Return the number of a trial and its timings by key, of the tag that holds them; (-1, {}) where it is none, without what is no timing."""
+    """Return the number of a trial and its timings by key, of the tag that holds them; (-1, {}) where it is none."""
     try:
         data = json.loads(text or "{}")
         number, times = int(data["trial"]), dict(data["times"])
