@@ -82,7 +82,7 @@ def test_few_distinct_values_are_kept_exactly() -> None:
 
 
 def test_a_value_half_way_takes_the_lower_centre(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codebook, "centres", lambda units, k: np.tile([0.0, 1.0], (len(units), 1)))
+    monkeypatch.setattr(codebook, "centres", lambda units, k, *_: np.tile([0.0, 1.0], (len(units), 1)))
     assert encode(torch.tensor([[0.5, 0.75, 0.25]]), "kmeans1").codes.tolist() == [[0, 1, 0]]
 
 
