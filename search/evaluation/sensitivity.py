@@ -85,7 +85,7 @@ class Sensitivity:
         rises = self._read(path)
         if rises is None:
             most = self._chunk()
-            batches = cut(self._batches(), most)
+            batches = cut(self.batches(), most)
             with torch.inference_mode():
                 outputs = [forward(self.engine.restore(), inputs) for inputs in batches]
             self.spent.add(evaluations=1, equivalents=1.0)
@@ -135,7 +135,8 @@ class Sensitivity:
         bytes_of_one = 4 * sum(layer.out_elements * layer.calls for layer in self.engine.layers)
         return max(1, min(ACTIVATION_BYTES, self.engine.cache_bytes) // max(1, bytes_of_one))
 
-    def _batches(self) -> list[Any]:
+    def batches(self) -> list[Any]:
+        """Return the inputs that divergences are measured on."""
         taken, count = [], 0
         for inputs in self.calib:
             if count >= EXAMPLES:

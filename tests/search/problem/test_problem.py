@@ -1,4 +1,4 @@
-"""Costs of points: a gather from the tables of all sites."""
+"""Costs of points: gathered from the tables of sites of any size."""
 
 import numpy as np
 
