@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from quant_core.util.devices import CPU
+
 METRIC = "accuracy_drop_se"
 """The name of the standard error among the figures of a policy."""
 
@@ -49,4 +51,5 @@ def standard_error(differences: Tensor) -> float:
 
 
 def _flat(scores: list[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1).to("cpu", torch.float64) for part in scores]) if scores else torch.empty(0, dtype=torch.float64)
+    empty = torch.empty(0, dtype=torch.float64, device=CPU)
+    return torch.cat([empty, *(part.reshape(-1).to(CPU, torch.float64) for part in scores)])
