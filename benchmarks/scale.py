@@ -1,7 +1,8 @@
 """Whether real sizes work: passes, processor time and peak memory, every row in a process of its own.
 
 Ratios are to one forward pass of the float network over the validation split, measured in the same process on one thread; times are
-process CPU times, so other work on the machine shifts them little. `--write FILE` writes the table as a page.
+process CPU times, so other work on the machine shifts them little. Every row that is measured is kept in a file of its own, in
+`benchmarks/results/scale`; `--write FILE` writes a page of all rows that are kept there, whenever they were measured.
 
 Run: python -m benchmarks.scale [--only ROW ...] [--data FOLDER] [--write docs/scale.md]
 """
@@ -30,6 +31,7 @@ Figures = dict[str, float]
 PEAK_UNIT = 1024  # ru_maxrss on Linux, bytes
 POLICY = "int4:channel:mse", "int8:tensor:mse"
 GB_PER_S = 0.15
+RESULTS = Path("benchmarks/results/scale")
 
 
 @dataclass(frozen=True)
@@ -305,31 +307,47 @@ def shown(figures: Figures) -> str:
     return ", ".join(parts)
 
 
+def line(name: str, figures: Figures) -> str:
+    """Return one row of the table."""
+    row = ROWS[name]
+    return f"| {row.network} | {row.what} | {shown(figures)} | {row.limit} | {'yes' if row.meets(figures) else 'no'} |"
+
+
+def page(folder: Path) -> str:
+    """Return the page of all rows that are kept in a folder, in the order of `ROWS`."""
+    kept = {name: folder / f"{name}.json" for name in ROWS}
+    lines = [line(name, json.loads(path.read_text())) for name, path in kept.items() if path.is_file()]
+    return "\n".join(["# Real size", "", (__doc__ or "").strip(), "", *HEADER, *lines, ""])
+
+
+HEADER = ["| network | what | measured | limit | kept |", "|---|---|---|---|---|"]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure, keep what was measured, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of real data; absent: rows on it are left out")
-    parser.add_argument("--write", type=Path, help="also write the table to this file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows that were measured")
+    parser.add_argument("--write", type=Path, help="also write all kept rows to this page")
     parser.add_argument("--measure", choices=list(ROWS), help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.measure:
         torch.set_num_threads(1)
         print(json.dumps(ROWS[parsed.measure].measure(parsed.data)))
         return
-    lines = ["| network | what | measured | limit | kept |", "|---|---|---|---|---|"]
-    print(*lines, sep="\n", flush=True)
+    print(*HEADER, sep="\n", flush=True)
     for name in parsed.only:
-        row = ROWS[name]
         try:
             figures = measured(name, parsed.data)
-            text, kept = shown(figures), "yes" if row.meets(figures) else "no"
         except RuntimeError as error:
-            text, kept = f"not measured: {error}", "-"
-        lines.append(f"| {row.network} | {row.what} | {text} | {row.limit} | {kept} |")
-        print(lines[-1], flush=True)
+            print(f"| {ROWS[name].network} | {ROWS[name].what} | not measured: {error} | {ROWS[name].limit} | - |", flush=True)
+            continue
+        parsed.results.mkdir(parents=True, exist_ok=True)
+        (parsed.results / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(line(name, figures), flush=True)
     if parsed.write:
-        parsed.write.write_text("\n".join(["# Real size", "", (__doc__ or "").strip(), "", *lines, ""]))
+        parsed.write.write_text(page(parsed.results))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ HOMES = {
     "gymnasium": ("search/searchers/haq/",),
     "onnx": ("quant_core/export/", "hw_models/profiling/"),
     "onnxruntime": ("quant_core/export/", "hw_models/profiling/"),
+    "openvino": ("quant_core/export/openvino/",),
+    "gguf": ("quant_core/export/",),
     "plotly": ("search/report/",),
     "matplotlib": ("search/report/png.py",),
     "pandas": ("bitfront/",),

@@ -93,6 +93,13 @@ Choices = Annotated[
 ]
 
 
+Transforms = Annotated[
+    tuple[Literal["none", "smooth", "rotate"], ...],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(min_length=1),
+]
+
+
 class TaskSection(_Section):
     """The network and its data.
 
@@ -147,10 +154,18 @@ class SpaceSection(_Section):
     """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers.
 
     "auto": what the device runs, layer by layer; `space = "auto"` is short for both.
+
+    Attributes:
+        network: the transforms of the float network among which a policy has one, see docs/transforms.md.
     """
 
     weight: Choices
     activation: Choices
+    network: Annotated[
+        tuple[Literal["none", "smooth", "rotate"], ...],
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        Field(min_length=1),
+    ] = ("none",)
     parameters: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 

@@ -244,8 +244,8 @@ def _finish(
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
         timer = Timer(section.minutes)
-        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over)
-        backend(sweep, backend_context)
+        work = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over, phases, hint)
+        backend(sweep, work)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
@@ -257,10 +257,10 @@ def _finish(
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
-    _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
+    _measure(tracker, {"calibration_passes": context.evaluator.engines.calibration_passes})
     complete = tracker.finish(status)
-    backend_context.weights.add(context.evaluator.engine.counts)
-    backend_context.ranges.add(context.evaluator.engine.range_counts)
+    for total, counts in zip((work.weights, work.ranges), context.evaluator.engines.counts(), strict=True):
+        total.add(counts)
     timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
@@ -270,11 +270,11 @@ def _finish(
         test_s=test_s,
         workers=section.at_once,
         retried=sweep.retried,
-        statistics_bytes=context.evaluator.engine.statistics_bytes,
+        statistics_bytes=context.evaluator.engines.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
-        weights=backend_context.weights,
-        ranges=backend_context.ranges,
-        calibration_passes=context.evaluator.engine.calibration_passes,
+        weights=work.weights,
+        ranges=work.ranges,
+        calibration_passes=context.evaluator.engines.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
 

@@ -16,6 +16,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
 from quant_core.spec.size import float_bytes
+from quant_core.transforms.apply import untied
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
 from quant_core.util.text import listed
@@ -74,7 +75,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
     task = sized(judged_by(task, experiment.evaluate.metric), experiment.evaluate, hashed=True)
     inputs = traced_inputs(task)
-    layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
+    layers = untied(trace(task.model, inputs[0], inputs, experiment.space.parameters), task.model, experiment.space.network, inputs)
     device = load_device(experiment.device.name)
     kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
     ties = default_ties(_full(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
@@ -121,7 +122,7 @@ def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, 
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
-    return space
+    return rules.transform(space, section.network)
 
 
 def _full(layers: Sequence[Layer], section: SpaceSection, device: Device) -> Space:
@@ -148,17 +149,17 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
     names = list(space.base)
     free: set[str] = set()
     for site in space.sites:
-        touched = {layer for d in site for layer in space.dimensions[d].layers}
+        touched = {layer for d in site if d < len(space.dimensions) for layer in space.dimensions[d].layers}
         free |= touched
         shape = tuple(space.cardinalities[d] for d in site)
         index = space.layer_index(_grid(space, site, shape))
         for metric in table.metrics:
-            columns = [table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched]
+            columns = [np.zeros(len(index)), *(table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched)]
             joint = np.max(columns, axis=0) if metric in table.peak else np.sum(columns, axis=0)
             site_cost[metric].append(joint.reshape(shape))
     fixed = [n for n, name in enumerate(names) if name not in free]
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
-    seen, names_seen = features(setup.layers, space.dimensions)
+    seen, names_seen = features(setup.layers, space.dimensions, len(space.cardinalities) - len(space.dimensions))
     return Problem(
         cardinalities=space.cardinalities,
         objectives=("error", *setup.experiment.device.objectives[1:]),
@@ -176,7 +177,7 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
 
 def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArray:
     """Return every joint choice of one site as points [prod(shape), D], zero in the other dimensions."""
-    points = np.zeros((int(np.prod(shape)), len(space.dimensions)), dtype=np.int64)
+    points = np.zeros((int(np.prod(shape)), len(space.cardinalities)), dtype=np.int64)
     points[:, list(site)] = np.stack([axis.ravel() for axis in np.indices(shape)], axis=1)
     return points
 
