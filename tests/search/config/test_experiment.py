@@ -68,7 +68,7 @@ def test_overrides() -> None:
         (("[device]", '[evaluate]\nladder = ["qat", "qat"]\n[device]'), r"ladder = \['qat', 'qat'\] given; each rung once"),
         (("[device]", '[evaluate]\nladder = ["qat"]\nfidelity = "qat"\n[device]'), "with fidelity = 'qat' every policy is trained anyway"),
         (("[device]", "[evaluate]\nepochs = 3\nqat = { epochs = 2 }\n[device]"), "epochs = 3 and qat.epochs = 2 given; give one"),
-        (("[device]", '[[space.rules]]\nfix = "a"\ntie = "b"\n[device]'), "2 of 'fix', 'restrict', 'tie' given"),
+        (("[device]", '[[space.rules]]\nfix = "a"\ntie = "b"\n[device]'), "2 of 'fix', 'restrict', 'tie', 'untie' given"),
     ],
 )
 def test_every_fault_is_named_with_its_place(change: tuple[str, str], message: str) -> None:
