@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core.clipping.lanes import LANES as _LANES
+from quant_core.clipping.lanes import add_errors, padded
 from quant_core.kernels.run import over_rows
 
 F32 = NDArray[np.float32]
@@ -21,7 +23,7 @@ F64 = NDArray[np.float64]
 Kernel = Callable[..., None]
 _PER_THREAD = 1 << 16
 _CHUNK = 4096
-_LANES = 64
+_ROUGH = 1e-5  # of an error: several times what the order of the additions of its lanes can change
 _EMPTY = 1e-30
 
 
@@ -31,40 +33,30 @@ def search_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> N
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _add_errors(x, w, inverse, scale, low, high, sums):
-    error, cross, square = sums
-    for j in range(len(x)):
-        k = np.rint(min(max(x[j] * inverse, low), high))
-        r = x[j] - k * scale
-        if w is None:
-            error[j] += r * r
-            cross[j] += r * k
-            square[j] += k * k
-        else:
-            error[j] += w[j] * r * r
-            cross[j] += w[j] * r * k
-            square[j] += w[j] * k * k
+def _rough_errors(x, w, scale, low, high, sums):
+    """Return (E, C, Q) of codes k = clamp(round(x / scale), low, high): sums of w r^2, w r k, w k^2 with r = x - k scale.
+
+    They are off by less than 2e-6 of E, C of sqrt(E Q), Q; the lanes of the last chunk stay in `sums` [192].
+    """
+    error = cross = square = 0.0
+    for chunk in range(0, len(x), _CHUNK):
+        part = add_errors(x, w, chunk, min(chunk + _CHUNK, len(x)), scale, low, high, sums)
+        error, cross, square = error + part[0], cross + part[1], square + part[2]
+    return error, cross, square
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _errors(x, w, scale, low, high, sums):
-    """Return (E, C, Q) of codes k = clamp(round(x / scale), low, high): sums of w r^2, w r k, w k^2 with r = x - k scale.
-
-    `sums` is scratch: three arrays of float32 [64].
-    """
-    inverse, n = np.float32(1.0) / scale, len(x)
+def _errors(x, w, scale, low, high, sums, fresh):
+    """Return (E, C, Q) with lanes added in order. `fresh`: the lanes of a row of one chunk are not in `sums` yet."""
     error = cross = square = 0.0
-    for chunk in range(0, n, _CHUNK):
-        stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for lanes in sums:
-            lanes[:used] = 0.0
-        for start in range(chunk, stop, _LANES):
-            end = min(start + _LANES, stop)
-            _add_errors(x[start:end], None if w is None else w[start:end], inverse, scale, low, high, sums)
-        for lane in range(used):
-            error += sums[0][lane]
-            cross += sums[1][lane]
-            square += sums[2][lane]
+    for chunk in range(0, len(x), _CHUNK):
+        stop = min(chunk + _CHUNK, len(x))
+        if fresh or len(x) > _CHUNK:
+            add_errors(x, w, chunk, stop, scale, low, high, sums)
+        for lane in range(_LANES):
+            error += sums[lane]
+            cross += sums[_LANES + lane]
+            square += sums[2 * _LANES + lane]
     return error, cross, square
 
 
@@ -72,11 +64,16 @@ def _errors(x, w, scale, low, high, sums):
 def _try(x, w, scale, zero, levels, best, sums):
     """Score codes [-zero, levels - zero] at `scale` with their least-squares scale; write (error, scale, zero) to `best` if better.
 
-    For fixed codes k the best scale is scale + C / Q and the error there E - C^2 / Q; rounding anew can only lower it.
+    For fixed codes k the best scale is scale + C / Q and the error there E - C^2 / Q; rounding anew can only lower it. Most candidates are
+    far from the best one: their lanes are not added up in order.
     """
     if scale <= _EMPTY:
         return
-    error, cross, square = _errors(x, w, np.float32(scale), np.float32(-zero), np.float32(levels - zero), sums)
+    single, low, high = np.float32(scale), np.float32(-zero), np.float32(levels - zero)
+    error, cross, square = _rough_errors(x, w, single, low, high, sums)
+    if square > 0.0 and error - cross * cross / square > best[0] + _ROUGH * error:
+        return
+    error, cross, square = _errors(x, w, single, low, high, sums, False)
     if square > 0.0:
         moved = scale + cross / square
         if moved > _EMPTY:
@@ -109,9 +106,9 @@ def _polish(x, w, levels, slack, best, sums):
 @numba.njit(nogil=True, cache=True)
 def mse_symmetric(points, first, last, weights, low, high, grid, out):
     """Write to out[row] the scale with the least error of codes [low, high]; `grid` holds fractions of the min-max scale."""
-    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
+    best, sums = np.empty(3), np.empty(3 * _LANES, dtype=np.float32)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
+        x, w = padded(points, row), padded(weights, row)
         top = np.max(np.abs(x))
         best[0], best[1], best[2] = np.inf, 0.0, -low
         if 0.0 < top < np.inf:
@@ -124,14 +121,14 @@ def mse_symmetric(points, first, last, weights, low, high, grid, out):
 @numba.njit(nogil=True, cache=True)
 def mse_power_of_two(points, first, last, weights, low, high, out):
     """Write to out[row] the power of two with the least error of codes [low, high]."""
-    sums = _lanes(), _lanes(), _lanes()
+    sums = np.empty(3 * _LANES, dtype=np.float32)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
+        x, w = padded(points, row), padded(weights, row)
         top, best, least = np.max(np.abs(x)), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
             for _ in range(12):
-                error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums)[0]
+                error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums, True)[0]
                 if error < best:
                     best, least = error, scale
                 scale *= 0.5
@@ -141,9 +138,9 @@ def mse_power_of_two(points, first, last, weights, low, high, out):
 @numba.njit(nogil=True, cache=True)
 def mse_affine(points, first, last, weights, levels, grid, out):
     """Write to out[row] (scale, zero point) with the least error of `levels` steps: scales of `grid` times five zero points each."""
-    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
+    best, sums = np.empty(3), np.empty(3 * _LANES, dtype=np.float32)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
+        x, w = padded(points, row), padded(weights, row)
         low, high = min(np.min(x), 0.0), max(np.max(x), 0.0)
         best[0], best[1], best[2] = np.inf, 0.0, 0.0
         if 0.0 < high - low < np.inf:
