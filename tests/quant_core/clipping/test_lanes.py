@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quant_core.clipping import kernels
-from quant_core.clipping.lanes import LANES, add_errors, padded
+from quant_core.clipping.lanes import LANES, add_errors, add_lanes, load, place_of, work_space
 
 F32, F64 = NDArray[np.float32], NDArray[np.float64]
 GRID = np.linspace(1.3, 0.05, 40)
@@ -91,21 +91,25 @@ def test_the_search_takes_the_scale_that_the_search_over_everything_takes(shape:
 
 def test_lanes_are_those_of_additions_one_by_one_and_their_sums_are_near() -> None:
     @numba.njit
-    def run(matrix: F32, weights: F32, low: float, high: float, sums: F32) -> tuple[float, ...]:
-        x, w = padded(matrix, 0), padded(weights, 0)
-        return add_errors(x, w, 0, len(x), np.float32(0.3), np.float32(low), np.float32(high), sums)
+    def run(matrix: F32, weights: F32 | None) -> tuple[F32, tuple[float, ...], tuple[float, ...]]:
+        space = work_space(matrix, weights)
+        load(space, matrix, weights, 0)
+        place = place_of(space, matrix, weights)
+        near = add_errors(place, 0, place[1], np.float32(0.3), np.float32(-8.0), np.float32(7.0))
+        return space, near, add_lanes(place, 1.0, 2.0, 3.0)
 
     draw = np.random.default_rng(0)
     for size, weighted in itertools.product((1, 64, 200, 4096), (False, True)):
         x, w = draw.standard_normal(size).astype(np.float32), draw.random(size).astype(np.float32) if weighted else None
-        sums = np.empty(3 * LANES, np.float32)
-        totals = run(x[None], None if w is None else w[None], -8.0, 7.0, sums)
+        space, near, exact = run(x[None], None if w is None else w[None])
         expected = lanes_of(x, w, np.float32(0.3), np.float32(-8), np.float32(7))
-        assert sums.tobytes() == expected.tobytes()
+        assert space[: 3 * LANES].tobytes() == expected.tobytes()
         magnitudes = np.abs(expected.astype(np.float64)).sum(axis=1)
-        assert np.all(np.abs(totals - expected.astype(np.float64).sum(axis=1)) <= 2.0**-21 * magnitudes)
+        assert np.all(np.abs(np.subtract(exact, near) - (1, 2, 3)) <= 2.0**-21 * magnitudes)
+        assert exact == tuple(float(np.cumsum(np.append(start, lanes))[-1]) for start, lanes in zip((1.0, 2.0, 3.0), expected, strict=True))
 
 
-def test_a_row_is_for_compiled_loops_alone() -> None:
+@pytest.mark.parametrize(("function", "arguments"), [(work_space, 2), (load, 4), (place_of, 3)])
+def test_the_work_space_is_for_compiled_loops_alone(function: Callable[..., object], arguments: int) -> None:
     with pytest.raises(NotImplementedError, match="compiled loops"):
-        padded(np.zeros((1, 3), np.float32), 0)
+        function(*[None] * arguments)
