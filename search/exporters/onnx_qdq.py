@@ -1,10 +1,12 @@
 """ONNX files: packed integers under DequantizeLinear, or as MatMulNBits, and activations through QuantizeLinear; run by onnxruntime."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from quant_core.export.graph import float_graph, quantized_graph
 from quant_core.export.kernels import kernels
@@ -24,6 +26,8 @@ from search.exporters.verify import DIFFERENCE, compare, require_close
 FILE, PACKED_FILE = "model.onnx", "model.matmulnbits.onnx"
 SPARE = 1
 """Predictions that onnxruntime's fused kernels may change in any case: a test split of hundreds has near ties."""
+LARGE = 2**28
+"""Bytes of float weights above which a graph is run in processes of their own alone, which give all memory back."""
 _FLOATS = (
     "{0} of {1} convolutions are computed by integers: onnxruntime computes one by integers where a quantizer follows its output, or where "
     "it is 1 x 1; elsewhere a residual sum, a pooling or an activation function reads its output in float"
@@ -58,7 +62,11 @@ def _exported(bundle: Bundle, folder: Path, file: str, *, products: bool) -> Exp
     write_bytes(path, data)
     names = input_names(bundle.network.example)
     if not products:  # kernels of MatMulNBits round by rows, so one example alone gives the same
-        _require_any_batch(bundle.network, Session(path, names, fuse=False))
+        if sum(layer.weight.nbytes for layer in network.stored) > LARGE:  # onnxruntime takes four times that to load it
+            with replayed(path, names, fuse=False) as replay:
+                _require_any_batch(bundle.network, replay)
+        else:
+            _require_any_batch(bundle.network, Session(path, names, fuse=False))
     checks, notes = _verified(bundle, path, names, rounded=products)
     fuse = checks["onnxruntime_options"] == "default"
     run_by = kernels(path, fuse=fuse)
@@ -108,7 +116,7 @@ def _latency(bundle: Bundle, path: Path, names: Sequence[str], *, fuse: bool) ->
         return latency(path, reference, inputs, fuse=fuse).checks
 
 
-def _require_any_batch(network: Quantized, session: Session) -> None:
+def _require_any_batch(network: Quantized, session: Callable[[Any], Tensor]) -> None:
     """Refuse a graph that holds for the batch size of the example only, by running it on one example.
 
     Raises:
