@@ -13,7 +13,8 @@ from search.config.experiment import Experiment
 from search.config.schedulers import SCHEDULERS, stops_trials
 from search.sweeps.backend import BackendContext
 from search.sweeps.ray.cluster import connected
-from search.sweeps.ray.placement import placement, sent
+from search.sweeps.ray.placement import placement, sent, store_bytes
+from search.sweeps.ray.shipment import Shipment
 from search.sweeps.sweep import Sweep
 
 
@@ -29,12 +30,13 @@ def run(sweep: Sweep, context: BackendContext) -> None:
     section = context.experiment.run
     of_failed_trials = {"ray.tune": logging.CRITICAL}  # of a failed trial the sweep's own summary tells
     resources = placement(section, context.evaluator.device, torch.cuda.device_count())
-    cluster = connected(section.address, resources.workers, resources.cpus, resources.gpus)
+    shipment = sent(context.evaluator)
+    cluster = connected(section.address, resources.workers, resources.cpus, resources.gpus, store_bytes(shipment))
     with cluster, log_levels(of_failed_trials):
-        _tune(sweep, context)
+        _tune(sweep, context, shipment)
 
 
-def _tune(sweep: Sweep, context: BackendContext) -> None:
+def _tune(sweep: Sweep, context: BackendContext, shipment: Shipment) -> None:
     from ray import tune
 
     from search.sweeps.ray.adapter import SweepSearcher, Watch
@@ -45,7 +47,7 @@ def _tune(sweep: Sweep, context: BackendContext) -> None:
     scheduler, scored = _scheduler(context.experiment), context.experiment.device.objectives[0] if stops_trials(section.scheduler) else ""
     trainable = tune.with_parameters(
         PolicyTrial,
-        evaluator=sent(context.evaluator),
+        evaluator=shipment,
         device=str(resources.device),
         threads=section.threads,
         timeout_s=section.trial_timeout_s,

@@ -12,7 +12,6 @@ from pathlib import Path
 from quant_core.util.errors import InputError
 from quant_core.util.process import Shared, environment
 
-OBJECT_STORE_BYTES = 200 * 2**20
 PROBE_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,12 +38,12 @@ def settled() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
+def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float, store_bytes: int) -> Iterator[None]:
     """Be connected to a Ray cluster within the context. Where this process is connected already, that cluster is used and left as it is.
 
     Args:
         address: "" starts a cluster of this machine alone, which ends with the context; "auto" or "host:port" joins a running one.
-        workers, cpus_per_trial, gpus_per_trial: size of the cluster that is started.
+        workers, cpus_per_trial, gpus_per_trial, store_bytes: size of the cluster that is started, and of its object store.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -71,7 +70,7 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
                     num_cpus=max(1, round(workers * cpus_per_trial)),
                     num_gpus=round(workers * gpus_per_trial) or None,
                     include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
+                    object_store_memory=store_bytes,
                     log_to_driver=False,
                     logging_level="ERROR",
                     _temp_dir=folder,

@@ -29,7 +29,7 @@ def collect():
         time.sleep(0.0005)
     gc.collect()
 
-with connected("", 1, 1, 0):
+with connected("", 1, 1, 0, 2**28):
     import ray
     gc.disable()
     for number in range(2000):
