@@ -26,6 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitfront.compressing import compress
     from bitfront.measured import MeasuredPolicy
     from bitfront.networks import evaluate, quantize
     from bitfront.results import Sweep
@@ -53,6 +54,7 @@ __all__ = [
     "Space",
     "Sweep",
     "Task",
+    "compress",
     "evaluate",
     "load",
     "load_device",
@@ -74,6 +76,7 @@ _HOMES = {
     "Space": "spaces.space",
     "Sweep": "bitfront.results",
     "Task": "search.tasks.task",
+    "compress": "bitfront.compressing",
     "evaluate": "bitfront.networks",
     "load": "bitfront.sweeping",
     "load_device": "hw_models.loading",

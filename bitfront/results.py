@@ -19,7 +19,7 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.registry import unknown
 from search.config.files import loads
 from search.records.record import SweepRecord, TrialRecord
-from search.records.units import label, scaled
+from search.records.selection import SUGGESTED, within_drop
 from search.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 Choice = MeasuredPolicy | Policy | str | int
 FIGURES = {"front": "front_figure", "bits": "bits_figure", "hypervolume": "hypervolume_figure"}
-TOLERANCE = 1e-9
-"""Of an accuracy, so that 0.5 points mean 0.5 points in floating-point numbers too."""
 
 
 class Sweep:
@@ -112,7 +110,8 @@ class Sweep:
     def best(self, max_drop: float = 0.5, by: str = "") -> MeasuredPolicy:
         """Return the smallest policy of the front whose validation accuracy is within `max_drop` points of the float network's.
 
-        Where there is none, the most accurate policy is returned; its `note` and a warning say so.
+        The accuracy that it loses is within `max_drop` at 90 % confidence, by the differences on the same validation examples. Where no
+        policy is so sure, the smallest by the estimate is returned, and where none is so near, the most accurate; its `note` says so.
 
         Args:
             max_drop: in points of accuracy: 0.5 takes 97.5 % where float has 98.0 %; of another metric in its unit (points of %).
@@ -122,28 +121,15 @@ class Sweep:
             InputError: no policy of the front has the metric.
             BitfrontError: the front is empty.
         """
-        members, first = self._members(), self.record.infos[0]
-        by = by or next((name for name in self.record.objectives if name not in ("error", "loss")), "weight_bytes")
-        rows = {trial.number: self._figures(trial) for trial in members}
-        if any(by not in row for row in rows.values()):
-            raise unknown("metric", by, [name for name in rows[members[0].number] if all(name in row for row in rows.values())])
-        sign = 1.0 if first.higher else -1.0
-        values = {number: sign * row[f"{first.name}_valid"] for number, row in rows.items()}
-        reached = sign * self.record.baseline[f"{first.name}_valid"]
-        points = f"{max_drop:g} {first.unit if first.unit not in ('', '%') else 'points'}"
-        lowest = reached - max_drop * (0.01 if first.unit == "%" else 1.0) - TOLERANCE
-        close = [trial for trial in members if values[trial.number] >= lowest]
-        if close:
-            trial = min(close, key=lambda member: (rows[member.number][by], -values[member.number], member.number))
-            return self._measured(trial, f"smallest {label(by).partition(' [')[0]} within {points} of float on validation")
-        trial = max(members, key=lambda member: (values[member.number], -rows[member.number][by], -member.number))
-        drop = scaled(first.name, reached - values[trial.number], self.record.metrics)
-        note = f"no policy is within {points} of float on validation; this is the most accurate, {drop:.2f} points below"
-        warnings.warn(note, stacklevel=2)
-        return self._measured(trial, note)
+        chosen = within_drop(self.record, self._members(), max_drop, by)
+        if not chosen.near:
+            warnings.warn(chosen.note, stacklevel=2)
+        return self._measured(chosen.trial, chosen.note)
 
-    def pick(self, choice: Choice = "knee") -> MeasuredPolicy:
-        """Return a policy by what names it: "knee", "best-under:METRIC=LIMIT" in SI units, an id (or its beginning), or a trial number.
+    def pick(self, choice: Choice = SUGGESTED) -> MeasuredPolicy:
+        """Return a policy by what names it; by default the suggested one.
+
+        That is "suggested", "max-drop=POINTS", "knee", "best-under:METRIC=LIMIT" in SI units, an id (or its beginning), or a trial number.
 
         Raises:
             InputError: nothing is named so, or no policy keeps the limit.
@@ -151,7 +137,7 @@ class Sweep:
         """
         return self._measured(self._trial(choice), f"picked by {choice}" if isinstance(choice, str | int) else "")
 
-    def model(self, choice: Choice = "knee") -> "nn.Module":
+    def model(self, choice: Choice = SUGGESTED) -> "nn.Module":
         """Return the network quantized by a policy of this sweep, in eval mode; it shares nothing with the sweep or the task's model.
 
         A policy that the sweep trained is trained again, from the same numbers, unless its training is kept in the cache.

@@ -26,7 +26,6 @@ HOMES = {
     "plotly": ("search/report/",),
     "matplotlib": ("search/report/png.py",),
     "pandas": ("bitfront/",),
-    "sklearn": ("search/tasks/digits.py",),
     "transformers": ("search/tasks/stories260k.py", "search/tasks/hf/place.py"),
     "datasets": ("search/tasks/hf/tables.py",),
     "safetensors": ("quant_core/export/", "search/tasks/cache.py", "search/tasks/networks/checkpoint.py"),

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from quant_core.network.dispatch import RecordingMode
 from quant_core.network.recorder import storage_address
 
 _COPIES: tuple[str, ...] = ("clone", "_to_copy", "index", "index_select", "slice", "select", "detach", "alias")
@@ -44,7 +44,7 @@ class _Origin:
     parameter: Tensor
 
 
-class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ProductRecorder(RecordingMode):
     """Calls `observe` with every matrix product of one of `parameters` within its block.
 
     A product of two parameters is none of either: a learned query that a layer reads is an input, no weight.
@@ -56,7 +56,7 @@ class ProductRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], constants: Iterable[Tensor], observe: Callable[[Product], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._constants = {storage_address(constant) for constant in constants}
         self._stored: dict[int, list[tuple[int, int, _Origin]]] = {}
         for name, parameter in parameters.items():

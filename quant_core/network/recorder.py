@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from quant_core.network.dispatch import RecordingMode
 
 
 def storage_address(tensor: Tensor) -> int:
@@ -30,7 +31,7 @@ class Operation:
     writes: Sequence[Tensor]
 
 
-class TensorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TensorRecorder(RecordingMode):
     """Calls `observe` with every operation within its block. Holds on to all tensors, so that the addresses of storages stay unique.
 
     Args:
@@ -39,7 +40,7 @@ class TensorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, constants: Iterable[Tensor], observe: Callable[[Operation], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._constants = {storage_address(tensor) for tensor in constants}
         self._observe = observe
         self._held: list[Tensor] = []

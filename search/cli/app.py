@@ -1,5 +1,6 @@
 """The `bitfront` command. Each command lives in its own module, which imports what is heavy only when it runs."""
 
+import itertools
 import logging
 import sys
 import warnings
@@ -13,11 +14,22 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, devices, evaluate, export, profile, repair, report, solve, sweep, sweeps
+from search.cli import catalog, compress, devices, evaluate, export, profile, repair, report, solve, study, sweep, sweeps
+from search.cli.json_lines import say_json
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
-READING = {"sweeps", "front", "show", "compare", "repair", "ui", "inspect"}  # commands that load no code of the user's or of a record's
+# Commands that load no code of the user's or of a record's.
+READING = {
+    "sweeps",
+    "front",
+    "show",
+    "compare",
+    "study",
+    "repair",
+    "ui",
+    "inspect",
+}  # commands that load no code of the user's or of a record's
 
 app = typer.Typer(
     name="bitfront",
@@ -47,12 +59,14 @@ def _common(
 
 
 for _name, _command in (
+    ("compress", compress.compress_command),
     ("sweep", sweep.sweep_command),
     ("resume", sweep.resume_command),
     ("sweeps", sweeps.sweeps_command),
     ("front", report.front_command),
     ("show", report.show_command),
     ("compare", report.compare_command),
+    ("study", study.study_command),
     ("repair", repair.repair_command),
     ("ui", report.ui_command),
     ("export", export.export_command),
@@ -92,7 +106,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        sys.exit(_report(error, errors))
+        sys.exit(_report(error, errors, as_json=_logs_json(arguments)))
 
 
 def one_line(console: Terminal) -> Callable[..., None]:
@@ -113,8 +127,16 @@ def _made_printable(record: logging.LogRecord) -> bool:
     return True
 
 
-def _report(error: Exception, console: Terminal) -> int:
+def _logs_json(arguments: list[str]) -> bool:
+    """Tell whether a command line asks for `--log json`."""
+    return "--log=json" in arguments or ("--log", "json") in itertools.pairwise(arguments)
+
+
+def _report(error: Exception, console: Terminal, *, as_json: bool) -> int:
     """Print an error; return the exit code."""
     expected = isinstance(error, BitfrontError)
+    if as_json:
+        say_json({"level": "error", "kind": type(error).__name__, "message": str(error)})
+        return 2 if isinstance(error, InputError) else 1
     console.print(f"error: {error}" if expected else f"error: {type(error).__name__}: {error}\n`bitfront --debug ...` shows where.")
     return 2 if isinstance(error, InputError) else 1

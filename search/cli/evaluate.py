@@ -12,7 +12,6 @@ from rich.table import Table
 
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
-from quant_core.util.text import listed
 from search.cli.options import AsJson, Device, Dtype
 from search.cli.terminal import say, terminal
 from search.config.key_value import task_options
@@ -114,21 +113,13 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
     Raises:
         InputError: neither can be read, or the file's policy is for another network.
     """
-    from quant_core.spec.policy import Policy, parse_layer_policy
+    from quant_core.spec.policy import parse_layer_policy
+    from search.sweeps.policy_file import read_policy_file
     from spaces.rules import uniform_policy
 
     if path is None:
         return uniform_policy(layers, parse_layer_policy(text))
-    try:
-        policy = Policy.from_json(read_json(path))
-    except InputError as error:
-        raise InputError(f"cannot read the policy {path}: {error}") from None
-    names = [layer.name for layer in layers]
-    if sorted(policy) != sorted(names):
-        missing, extra = sorted(set(names) - set(policy)), sorted(set(policy) - set(names))
-        lacks, has = listed(missing) or "nothing", listed(extra) or "nothing"
-        raise InputError(f"{path} is for another network: it lacks {lacks} and has {has} beside it.")
-    return Policy({name: policy[name] for name in names})
+    return read_policy_file(path, layers)
 
 
 def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]", names: Sequence[str]) -> dict[str, str | float]:

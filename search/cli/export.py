@@ -1,21 +1,30 @@
 """`bitfront export` and `bitfront apply`: take a policy out of a sweep, and use one anywhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quant_core.util.errors import InputError
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
+from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import terminal
+from search.records.selection import SUGGESTED
 from search.records.units import shown
 from search.tracking.reading import LATEST
+
+if TYPE_CHECKING:
+    from search.exporters import Exported
 
 
 def export_command(
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
     sweep: SweepName = LATEST,
-    pick: Annotated[str, typer.Option("--pick", help="knee, best-under:METRIC=LIMIT, a policy id or a trial number.")] = "knee",
+    pick: Annotated[str, typer.Option("--pick", help=f"{PICK_HELP} A file.json: its policy.")] = SUGGESTED,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", help="Pick the smallest policy that loses at most so many points; in place of --pick.")
+    ] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,7 +40,7 @@ def export_command(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the latency of ONNX files beside float32: onnxruntime, one thread, one example.")
     ] = False,
-    register: Annotated[str, typer.Option("--register", help="Register the quantized network under this name in MLflow's registry.")] = "",
+    register: Annotated[str, typer.Option("--register", help="Register it in MLflow's registry as NAME or NAME@ALIAS.")] = "",
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
     trust: Trust = False,
@@ -45,11 +54,17 @@ def export_command(
     """
     from search.exporters.flow import export
 
+    choice = _choice(pick, max_drop)
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
-    console = terminal(soft_wrap=True)
     options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust, "measure": measure}
     run = run_changes(device, dtype, threads)
-    written = export(uri, sweep, pick, wanted, out, mlflow_experiment, register=register, run=run, **options)
+    written = export(uri, sweep, choice, wanted, out, mlflow_experiment, register=register, run=run, **options)
+    _print_written(written, out)
+
+
+def _print_written(written: "Mapping[str, Exported]", out: Path) -> None:
+    """Print a line per format with its files and checks, and the notes under it."""
+    console = terminal(soft_wrap=True)
     for name, done in written.items():
         checks = ", ".join(
             f"{key} {value}" if isinstance(value, str) else f"{key} {shown(key, value)}" for key, value in done.checks.items()
@@ -57,6 +72,12 @@ def export_command(
         console.print(f"{name}: {', '.join(str(out / file) for file in done.files)}{f' ({checks})' if checks else ''}")
         for note in done.notes:
             console.print(f"  note: {note}")
+
+
+def _choice(pick: str, max_drop: float | None) -> str:
+    if max_drop is not None and pick != SUGGESTED:
+        raise InputError(f"--pick {pick} and --max-drop {max_drop:g} given; give one of them.")
+    return pick if max_drop is None else f"max-drop={max_drop:g}"
 
 
 def apply_command(

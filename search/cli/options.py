@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 import typer
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+PICK_HELP = (
+    "suggested: the smallest policy within half a point of float at 90 % confidence; or max-drop=POINTS, knee, "
+    "best-under:METRIC=LIMIT, a policy id or a trial number."
+)
 
 Uri = Annotated[str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", help=f"MLflow tracking uri; default {DEFAULT_URI} here.")]
 ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment; needed where several hold the name.")]

@@ -1,35 +1,28 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
-from quant_core.util.reading import parse_toml
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Uri
+from search.cli.front_table import print_front
+from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say, terminal
 from search.config.key_value import key_value
-from search.records.front import Row, all_rows, front_members, front_rows, knee_number, pick, row_of
-from search.records.record import ACCURACY, SweepRecord
-from search.records.summary import front_lines, is_near, suggested
-from search.records.units import cells, shown, title_of, unit_of
+from search.records.front import all_rows, front_members, front_rows, knee_number, pick, row_of
+from search.records.selection import SUGGESTED
+from search.records.units import shown
 from search.tasks.metrics.info import MetricInfo
 from search.tracking import names, read, recover
 from search.tracking.reading import LATEST, find_sweep
 
 if TYPE_CHECKING:
     from search.records.compare import Comparison
-
-_NOTHING = (None, "", -1)  # a column that holds nothing else is not shown
-_RANKS = ("id", "accuracy_valid", "weight_bytes", "mark", "accuracy_test", "latency_s", "energy_j", "status", "reason", "se_", "trial")
-"""Columns from the most to the least important one, by how their names begin; the others come after these."""
 
 
 def front_command(
@@ -55,23 +48,21 @@ def front_command(
     if as_json:
         _print_json(rows)
         return
-    _print_front(record, rows, everything=everything)
+    print_front(record, rows, everything=everything)
     if plot:
         say(f"wrote {plot}", stderr=True)
 
 
 def show_command(
     sweep: SweepName = LATEST,
-    policy: Annotated[
-        str, typer.Argument(metavar="[POLICY]", help="Policy id, trial number, `knee` (default) or `best-under:METRIC=LIMIT`.")
-    ] = "knee",
+    policy: Annotated[str, typer.Argument(metavar="[POLICY]", help=PICK_HELP)] = SUGGESTED,
     as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
 ) -> None:
     """Show layer by layer what a policy quantizes, and how.
 
-    Example: `bitfront show digits-tpe knee`
+    Example: `bitfront show digits-tpe`
     """
     record = read(uri, sweep, mlflow_experiment)
     trial = pick(record, policy)
@@ -101,7 +92,7 @@ def compare_command(
     budget: Annotated[
         list[str] | None, typer.Option("--budget", metavar="METRIC=LIMIT", help="A budget to judge at; may be repeated.")
     ] = None,
-    choice: Annotated[str, typer.Option("--pick", help="Which policy of each to set side by side.")] = "knee",
+    choice: Annotated[str, typer.Option("--pick", help=f"Which policy of each to set side by side; {PICK_HELP}")] = SUGGESTED,
     log: Annotated[bool, typer.Option("--log", help="Also log the page and the figures to MLflow as a run.")] = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
@@ -190,63 +181,6 @@ def _budgets(texts: list[str]) -> dict[str, list[float]]:
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
-
-
-def _print_front(sweep: SweepRecord, rows: list[Row], *, everything: bool = False) -> None:
-    """Print the front from small to large with the best uniform policy and the float network, or every trial: a line per policy."""
-    members = front_members(sweep)
-    failed = sum(trial.result.failed for trial in sweep.trials)
-    summary = f"{sweep.name}: {len(sweep.trials)} trials, {failed} failed, {sweep.status}"
-    console = terminal()
-    if rows:
-        lines = rows if everything else front_lines(sweep, members, rows)
-        columns = [column for name in lines[0] if (column := _column(sweep, name, [line[name] for line in lines])) is not None]
-        print_table(summary, columns, [i for i, line in enumerate(lines) if line["knee"]])
-    else:
-        console.print(f"{summary}; no policy yet that ended well within the limits")
-    left = sweep.baseline.get("left_in_float_bytes")
-    if left:
-        console.print(f"float network: {shown('weight_bytes', left)} of it stay in float")
-    pick = suggested(sweep, members)
-    if pick is not None and not everything:
-        why = "the smallest within half a point of float on validation" if is_near(sweep, pick) else "the most accurate"
-        say(f"suggested: {pick.policy.id}, {why}: bitfront export {shlex.quote(sweep.name)} --pick {pick.policy.id} --out FOLDER")
-    error = _latency_error(sweep) if any(row.get("latency_s") is not None for row in rows) else ""
-    if error:
-        console.print(error)
-
-
-def _column(sweep: SweepRecord, name: str, values: list[object]) -> Column | None:
-    """Return one column of a front or of all trials; None where it says nothing."""
-    constant = [*(f"{info.name}_float_test" for info in (ACCURACY, *sweep.infos)), "float_weight_bytes", "knee"]
-    if name in constant or all(value in _NOTHING for value in values) or (name == "fidelity" and {*values} <= {"ptq", None}):
-        return None
-    title, texts = column(name, values, sweep.metrics)
-    last = len(_RANKS)
-    rank = next((i for i, beginning in enumerate(_RANKS) if name.startswith(beginning)), last)
-    return Column(title, tuple(texts), rank, left=name in ("id", "mark", "reason"), text=name == "reason")
-
-
-def _latency_error(sweep: SweepRecord) -> str:
-    """Return how far off the latencies of a sweep are; empty where its device is not one that ships: a record's path is not opened."""
-    try:
-        device = parse_toml(sweep.experiment, "experiment").get("device", {}).get("name")
-    except (InputError, AttributeError):
-        return ""
-    error = load_device(device).latency_error if device in device_names() else ""
-    return f"{device}: {error}" if error else ""
-
-
-def column(name: str, values: list[object], infos: Sequence[MetricInfo] = ()) -> tuple[str, list[str]]:
-    """Return the title and the cells of one column."""
-    if not any(isinstance(value, float) for value in values):
-        return "" if name == "mark" else name, [
-            "-" if value is None else "" if value is False else "*" if value is True else str(value) for value in values
-        ]
-    if name.startswith("se_"):
-        return f"± {name.rpartition('_')[2]}\n%", cells("accuracy", [value if isinstance(value, float) else None for value in values])
-    title = f"{title_of(name, infos).removeprefix('accuracy ')}\n{unit_of(name, infos).name}".rstrip()
-    return title, cells(name, [value if isinstance(value, float) else None for value in values], infos)
 
 
 def _tables(data: dict[str, object], infos: Sequence[MetricInfo]) -> list[tuple[str, list[dict[str, object]]]]:

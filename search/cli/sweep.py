@@ -1,12 +1,18 @@
 """`bitfront sweep` and `bitfront resume`: run, show progress, say where to look. The last line on standard output is `NAME RUN_ID`."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.front_table import print_short_front
+from search.cli.json_lines import json_lines
 from search.cli.options import DEFAULT_URI, Device, Dtype, ExperimentName, Log, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import say, terminal
+from search.records.front import front_members
+from search.records.selection import suggestion
 from search.records.units import shown
 from search.tracking.names import redact
 from search.tracking.reading import LATEST
@@ -14,6 +20,7 @@ from search.tracking.reading import LATEST
 if TYPE_CHECKING:
     from search.records.record import SweepRecord
     from search.sweeps.outcome import SweepOutcome, Timings
+    from search.sweeps.phases import LogMode
 
 
 def sweep_command(
@@ -36,7 +43,8 @@ def sweep_command(
 
     changes = [f"run.{key}={value}" for key, value in run_changes(device, dtype, threads).items()]
     loaded = load(experiment, [*(overrides or []), *changes])
-    _close(start(loaded, log, require=require_formats), loaded.track.uri)
+    with json_lines(log):
+        _close(start(loaded, log, require=require_formats), loaded.track.uri, log)
 
 
 def resume_command(
@@ -52,11 +60,48 @@ def resume_command(
     """
     from search.sweeps.run import resume
 
-    _close(resume(uri, sweep, mlflow_experiment, log, trust=trust), uri)
+    with json_lines(log):
+        _close(resume(uri, sweep, mlflow_experiment, log, trust=trust), uri, log)
 
 
-def _close(outcome: "SweepOutcome", uri: str) -> None:
+def _close(outcome: "SweepOutcome", uri: str, log: "LogMode") -> None:
     """Print the summary to standard error and the sweep's name and run id to standard output."""
+    record = outcome.record
+    if log == "json":
+        say(json.dumps(_summary(outcome, uri)), stderr=True)
+    else:
+        _print_summary(outcome, uri)
+    say(f"{record.name} {record.run_id}")
+    if not outcome.complete:
+        if log != "json":
+            say(
+                "MLflow does not have everything, see above: the rest is kept in .bitfront/, and this command ends with exit code 1.",
+                stderr=True,
+            )
+        raise typer.Exit(1)
+
+
+def _summary(outcome: "SweepOutcome", uri: str) -> dict[str, object]:
+    """Return the last JSON line: how the sweep ended, its front, what is suggested, where the time went, what to type."""
+    record, members = outcome.record, front_members(outcome.record)
+    chosen = suggestion(record, members)
+    return {
+        "sweep": record.name,
+        "run_id": record.run_id,
+        "status": record.status,
+        "trials": len(record.trials),
+        "failed": sum(trial.result.failed for trial in record.trials),
+        "front": [trial.policy.id for trial in members],
+        "suggested": chosen.trial.policy.id if chosen else None,
+        "why": chosen.note if chosen else "",
+        "recorded": outcome.complete,
+        "timings": dataclasses.asdict(outcome.timings),
+        "next": _next(record, uri),
+    }
+
+
+def _print_summary(outcome: "SweepOutcome", uri: str) -> None:
+    """Print how the sweep ended, where the time went, the front in short, and the commands to type, one per line."""
     console = terminal(stderr=True, soft_wrap=True)
     record, timings = outcome.record, outcome.timings
     failed = [trial for trial in record.trials if trial.result.failed]
@@ -69,11 +114,10 @@ def _close(outcome: "SweepOutcome", uri: str) -> None:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}")
     for line in _timing_lines(timings):
         console.print(line)
-    console.print(f"next: {_next(record, uri)}")
-    say(f"{record.name} {record.run_id}")
-    if not outcome.complete:
-        console.print("MLflow does not have everything, see above: the rest is kept in .bitfront/, and this command ends with exit code 1.")
-        raise typer.Exit(1)
+    print_short_front(record)
+    console.print("next:")
+    for command in _next(record, uri):
+        console.print(f"  {command}")
 
 
 def _timing_lines(timings: "Timings") -> tuple[str, str]:
@@ -93,9 +137,15 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
     )
 
 
-def _next(record: "SweepRecord", uri: str) -> str:
+def _next(record: "SweepRecord", uri: str) -> tuple[str, ...]:
     """Return the commands to type now, as they are to be typed."""
     where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
     if record.status != "finished":
-        return f"bitfront resume {record.name}{where}"
-    return f"bitfront front {record.name}{where} | bitfront ui --uri {redact(uri)} | bitfront export {record.name}{where} --pick knee"
+        return (f"bitfront resume {record.name}{where}",)
+    chosen = suggestion(record, front_members(record))
+    pick = f" --pick {chosen.trial.policy.id}" if chosen else ""
+    return (
+        f"bitfront front {record.name}{where}",
+        f"bitfront ui --uri {redact(uri)}",
+        f"bitfront export {record.name}{where}{pick} --out FOLDER",
+    )

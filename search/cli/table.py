@@ -92,15 +92,16 @@ def _total(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + len(columns) - 1 + _EDGES
 
 
-def print_table(title: str, columns: Sequence[Column], bold: Sequence[int] = ()) -> None:
-    """Print a table on standard output, as wide as the terminal lets it be, and the columns that had to be left out.
+def print_table(title: str, columns: Sequence[Column], bold: Sequence[int] = (), *, stderr: bool = False) -> None:
+    """Print a table, as wide as the terminal lets it be, and the columns that had to be left out.
 
     Args:
         title: above it.
         columns: with the same number of cells.
         bold: positions of rows that are marked.
+        stderr: print it on standard error in place of standard output.
     """
-    console = terminal()
+    console = terminal(stderr=stderr)
     kept, hidden = fitted(columns, console.width)
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     fits = _total(kept) <= console.width

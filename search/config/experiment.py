@@ -24,6 +24,7 @@ from search.config.file_forms import ChoicesForm
 from search.config.limits import Budget
 from search.config.running import RunSection
 from search.config.schedulers import check, split
+from search.config.targets import AUTO
 
 
 class _Section(BaseModel):
@@ -62,7 +63,9 @@ def _whole_bits(bits: object) -> int:
 
 
 def _read_choices(value: Any) -> Any:
-    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs."""
+    """Accept a spec text, a list of texts, a table of alternatives, or a list that mixes them; return specs, of "auto" none."""
+    if value == AUTO:
+        return ()
     specs: list[QuantSpec] = []
     faults = []
     for entry in _as_list(value):
@@ -81,8 +84,8 @@ def _read_choices(value: Any) -> Any:
     return tuple(dict.fromkeys(specs))
 
 
-def _write_choices(specs: Sequence[QuantSpec]) -> list[str]:
-    return [str(spec) for spec in specs]
+def _write_choices(specs: Sequence[QuantSpec]) -> list[str] | str:
+    return [str(spec) for spec in specs] or AUTO
 
 
 Choices = Annotated[
@@ -131,7 +134,10 @@ class Rule(_Section):
 
 
 class SpaceSection(_Section):
-    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers."""
+    """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers.
+
+    "auto": what the device runs, layer by layer; `space = "auto"` is short for both.
+    """
 
     weight: Choices
     activation: Choices
@@ -204,6 +210,11 @@ class Experiment(_Section):
         if scheduler and run.get("scheduler", scheduler) != scheduler:
             raise ValueError(f"searcher = {search['searcher']!r} and run.scheduler = {run['scheduler']!r} given; name one scheduler")
         return {**data, "search": {**search, "searcher": searcher}, "run": {**run, "scheduler": scheduler}} if scheduler else data
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _whole_space(cls, space: Any) -> Any:
+        return {"weight": AUTO, "activation": AUTO} if space == AUTO else space
 
     @field_validator("name")
     @classmethod

@@ -20,6 +20,7 @@ class RunSection(BaseModel):
         address: Ray cluster to join: "" starts one on this machine, "auto" or "host:port" joins a running one.
         workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray). Trials on a GPU are given one where
             `gpus_per_trial` is 0.
+        minutes: after so many minutes of trials no new one is begun, the front is tested, and the sweep is stopped; 0: no limit.
         max_retries: how often a trial whose worker died or failed is run again (ray).
         trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
         scheduler: of `search.config.schedulers.SCHEDULERS`: what ends trials early (ray), or "pbt" for training.
@@ -36,6 +37,7 @@ class RunSection(BaseModel):
     workers: int = Field(default=2, ge=1)
     cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: float = Field(default=0, ge=0)
+    minutes: float = Field(default=0, ge=0, allow_inf_nan=False)
     max_retries: int = Field(default=2, ge=0)
     trial_timeout_s: float = Field(default=0, ge=0)
     scheduler: str = "none"

@@ -27,6 +27,7 @@ from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
+from search.evaluation.paired import PairedScores
 from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
@@ -73,6 +74,7 @@ class Evaluator:
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
         self._floats = {split: FloatOutputs(task.model) for split in ("valid", "test")}
+        self._paired = {split: PairedScores() for split in ("valid", "test")}
         self._layers = list(layers)
         self.calib = [inputs for inputs, _ in task.calib]
         if not self.calib:
@@ -156,10 +158,13 @@ class Evaluator:
         Raises:
             BitfrontError: the network returns NaN or infinity.
         """
+        scores: list[Tensor] = []
         try:
-            return self._measured(self._task.model, self._split(split), self._floats[split])
+            figures = self._measured(self._task.model, self._split(split), self._floats[split], scores)
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
+        self._paired[split].keep(scores)
+        return figures
 
     def examples(self, split: str) -> int:
         """Return how many examples "valid" or "test" has, which a figure's standard error needs; reads them where nothing has yet."""
@@ -183,10 +188,17 @@ class Evaluator:
             ) from error
 
     def metrics(self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = ()) -> dict[str, float]:
-        """Return the metrics of one policy on one split; `fidelity` and `after` as in a call."""
+        """Return the metrics of one policy on one split; `fidelity` and `after` as in a call.
+
+        The error of the drop is measured against the float network on the same examples, which is judged first where it was not yet.
+        """
+        if not self._paired[split].measured:
+            self.float_metrics(split)
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
-        return self._measured(network, self._split(split), self._floats[split])
+        scores: list[Tensor] = []
+        figures = self._measured(network, self._split(split), self._floats[split], scores)
+        return figures | self._paired[split].figures(scores)
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
         """Return the network that `metrics` measures, on the CPU, with everything that it stores: what exporters write.
@@ -199,9 +211,11 @@ class Evaluator:
         base = starting(self._task.model, self._section.training, self.calib[0])
         return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
 
-    def _measured(self, network: nn.Module, batches: Iterable[Batch], floats: FloatOutputs | None = None) -> dict[str, float]:
+    def _measured(
+        self, network: nn.Module, batches: Iterable[Batch], floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+    ) -> dict[str, float]:
         with precision(device_of(network), self._dtype):
-            return measure(network, batches, self._task, floats)
+            return measure(network, batches, self._task, floats, scores)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""

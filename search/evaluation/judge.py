@@ -16,7 +16,7 @@ from search.tasks.losses import batch_loss
 from search.tasks.metrics.metric import Metric
 from search.tasks.metrics.own import checked
 from search.tasks.metrics.shapes import shapes_of
-from search.tasks.metrics.state import Judged, State
+from search.tasks.metrics.state import Judged, Scored, State
 from search.tasks.task import Batch, Task
 
 KEPT_BYTES = 256 * 2**20
@@ -83,6 +83,11 @@ class Judging:
         if part is not None:
             self._loss, self._weight = self._loss + float(part[0]) * part[1], self._weight + part[1]
 
+    def scores(self) -> list[Tensor]:
+        """Return the first metric's score of every example, batch by batch; nothing where it is a figure of the whole set only."""
+        first = self._states[0]
+        return first.scores() if isinstance(first, Scored) else []
+
     def figures(self) -> dict[str, float]:
         """Return every figure of the metrics, `error` (of the first metric) and `loss`.
 
@@ -103,8 +108,12 @@ class Judging:
         return figures | {"error": error, "loss": loss}
 
 
-def judge(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+def judge(
+    model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+) -> dict[str, float]:
     """Return every figure of the task's metrics for a network over one split, `error` (of the first metric) and `loss`.
+
+    The first metric's score of every example is appended to `scores`, where it has one.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or a metric or the loss fails or gives something else.
@@ -114,6 +123,8 @@ def judge(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatO
         for inputs, targets in batches:
             whole = call(model, inputs)
             judging.add(inputs, targets, judged_output(task.model, whole), whole)
+    if scores is not None:
+        scores += judging.scores()
     return judging.figures()
 
 

@@ -27,16 +27,19 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
     return list(iter(reading.read, None))
 
 
-def measure(model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None) -> dict[str, float]:
+def measure(
+    model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+) -> dict[str, float]:
     """Return the task's metrics (or `accuracy`), `error` and `loss` of a network over one split. Noise in it is the same every time.
 
-    `floats` keeps the float network's outputs on this split, for metrics that compare with them.
+    `floats` keeps the float network's outputs on this split, for metrics that compare with them. The score of every example is appended
+    to `scores`, batch by batch, where the task is judged by its accuracy.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
     """
     if task.judges:
-        return judge(model, batches, task, floats)
+        return judge(model, batches, task, floats, scores)
     score = loss = 0.0
     count = scored = 0
     with torch.inference_mode(), repeatable():
@@ -44,9 +47,11 @@ def measure(model: nn.Module, batches: Iterable[Batch], task: Task, floats: Floa
             outputs = forward(model, inputs)
             if not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-            scores, batch_loss = _judged(task, outputs, to_device(targets, outputs.device))
-            score += float(scores.sum())
-            scored += scores.numel()
+            judged, batch_loss = _judged(task, outputs, to_device(targets, outputs.device))
+            score += float(judged.sum())
+            scored += judged.numel()
+            if scores is not None:
+                scores.append(judged)
             loss += batch_loss * len(targets)
             count += len(targets)
     if not count or not scored:

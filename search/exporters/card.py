@@ -130,11 +130,12 @@ def _layers(bundle: Bundle) -> str:
 
 def _origin(bundle: Bundle) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _VERSIONS)
-    search = bundle.experiment.search
+    search, trial = bundle.experiment.search, bundle.trial
+    origin, pick = (f"trial {trial.number}", str(trial.number)) if trial.number >= 0 else (trial.origin, "policy.json")
     return (
-        f"## Origin\n\nSweep `{bundle.record.name}` (MLflow run {bundle.record.run_id}), trial {bundle.trial.number}; searcher "
+        f"## Origin\n\nSweep `{bundle.record.name}` (MLflow run {bundle.record.run_id}), {origin}; searcher "
         f"`{search.searcher}`, seed {search.seed}, {search.trials} trials. Versions: {versions}.\n\n"
-        f"    bitfront export {bundle.record.name} --pick {bundle.trial.number} --out DIR --uri {bundle.experiment.track.uri}\n\n"
+        f"    bitfront export {bundle.record.name} --pick {pick} --out DIR --uri {bundle.experiment.track.uri}\n\n"
         f"The experiment, for `bitfront sweep FILE`:\n\n```toml\n{bundle.record.experiment.strip()}\n```"
     )
 

@@ -18,6 +18,7 @@ from search.exporters.folder import REPORT, check_target, files_in, put_in_place
 from search.records.front import pick
 from search.records.record import SweepRecord, TrialRecord
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
+from search.sweeps.policy_file import read_policy_file, trial_of
 from search.sweeps.trust import require_trust
 
 
@@ -40,7 +41,7 @@ def export(
 
     Args:
         uri, ref, experiment: which sweep.
-        choice: "knee", "best-under:METRIC=LIMIT", an id or a trial number.
+        choice: as `search.records.front.pick` takes it, or the path of a policy file (.json), whose policy is evaluated now.
         formats: names of `EXPORTERS`, or "package.module:function".
         out: the folder to make; it appears whole or not at all.
         force: replace `out` if it exists.
@@ -108,11 +109,13 @@ def open_bundle(
     """
     record = tracking.read(uri, ref, experiment_name)
     require_trust(record, trust)
-    trial = pick(record, choice)
-    if not run:
-        return bundle_of(record, trial)
+    in_file = choice.endswith(".json")
+    trial = None if in_file else pick(record, choice)
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
-    return bundle_of(record, trial, open_context(experiment.model_copy(update={"run": experiment.run.changed(run)})))
+    context = open_context(experiment.model_copy(update={"run": experiment.run.changed(run)}) if run else experiment)
+    if trial is None:
+        trial = trial_of(read_policy_file(Path(choice), context.setup.layers), f"file {Path(choice).name}", context)
+    return bundle_of(record, trial, context)
 
 
 def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | None = None) -> Bundle:
@@ -154,8 +157,9 @@ def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tupl
 
 def _check_name(register: str) -> None:
     """Refuse what MLflow's registry takes for no name, before any work is done."""
-    if register and (not register.strip() or set(register) & set("/:")):
-        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit.")
+    name, at, alias = register.partition("@")
+    if register and (not name.strip() or (at and not alias.strip()) or set(register) & set("/:") or "@" in alias):
+        raise InputError(f"register name {register!r} given; a name without '/' and ':' is needed, as in digits-4bit or digits-4bit@best.")
 
 
 def _report(bundle: Bundle, done: dict[str, Exported], files: set[Path]) -> dict[str, object]:

@@ -19,15 +19,20 @@ from quant_core.util.errors import BitfrontError
 from quant_core.util.process import environment
 from search.exporters import Bundle, Exported, onnx_qdq
 from search.exporters import policy as policy_json
+from search.exporters.card import FILE as CARD
+from search.records.summary import readable
 from search.tracking import names
 from search.tracking.client import MlflowClient, connect, experiment_id, reported
 
 import mlflow  # isort: skip  # after `client`, which sets what mlflow reads when it is imported
 import mlflow.onnx  # isort: skip
 from mlflow.models import ModelSignature  # isort: skip
+from mlflow.models.model import ModelInfo  # isort: skip
 from mlflow.types import ColSpec, Schema, TensorSpec  # isort: skip
 
 EXAMPLES = 2
+LONGEST = 5000
+"""Characters of a description that every store takes."""
 SAME = 1e-5
 """Of the largest output: threads may sum in another order."""
 Arrays = dict[str, NDArray[Any]]
@@ -45,13 +50,14 @@ def register_policy(uri: str, bundle: Bundle, name: str, folder: Path) -> Export
     Args:
         uri: the store that holds the sweep; its registry is used.
         bundle: what is registered.
-        name: of the registered model.
+        name: of the registered model; NAME@ALIAS also points an alias at the version.
         folder: where files may be written; `model.onnx` and `policy.json` are made there where they are missing.
 
     Raises:
         InputError: ONNX cannot say the policy.
         BitfrontError: the store fails, or the model that it gives back has other outputs. The version is then removed.
     """
+    name, _, alias = name.partition("@")
     checks = onnx_qdq.export(bundle, folder).checks
     policy_json.export(bundle, folder)
     unfused = checks["onnxruntime_options"] != "default"
@@ -67,7 +73,10 @@ def register_policy(uri: str, bundle: Bundle, name: str, folder: Path) -> Export
             raise BitfrontError(
                 f"the model that MLflow gives back differs by up to {np.abs(loaded - outputs).max():.3g}; it was removed again."
             )
-    return Exported((), {"model": address, "largest_output_difference_when_loaded": 0.0, "examples_compared": float(len(outputs))})
+        if alias:
+            client.set_registered_model_alias(name, alias, version)
+    named = f"models:/{name}@{alias}" if alias else address
+    return Exported((), {"model": named, "largest_output_difference_when_loaded": 0.0, "examples_compared": float(len(outputs))})
 
 
 def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path, signature: ModelSignature, unfused: bool) -> str:
@@ -95,13 +104,20 @@ def _log(client: MlflowClient, uri: str, bundle: Bundle, name: str, folder: Path
     finally:
         client.set_terminated(run.info.run_id, status)
     version = str(logged.registered_model_version)
-    for key, value in (
-        ("policy", bundle.policy.id),
-        ("sweep", bundle.record.name),
-        *((f"{info.name}_test", f"{bundle.metrics['test'][info.name]:.6g}") for info in bundle.record.infos),
-    ):
+    for key, value in (("policy", bundle.policy.id), ("sweep", bundle.record.name)):
         client.set_model_version_tag(name, version, key, value)
+    _describe(client, bundle, folder, run.info.run_id, logged, name)
     return version
+
+
+def _describe(client: MlflowClient, bundle: Bundle, folder: Path, run_id: str, logged: ModelInfo, name: str) -> None:
+    """Give a version the figures of the policy as metrics, in units that people read, and the card as its description."""
+    judged = {f"{info.name}_{split}": bundle.metrics[split][info.name] for info in bundle.record.infos for split in ("valid", "test")}
+    for key, value in readable({**judged, **bundle.trial.result.cost}, "", bundle.record.infos).items():
+        client.log_metric(run_id, key, value, model_id=logged.model_id)
+    card = folder / CARD
+    if card.is_file():
+        client.update_model_version(name, str(logged.registered_model_version), card.read_text(encoding="utf-8")[:LONGEST])
 
 
 def _signature(inputs: Mapping[str, NDArray[Any]], outputs: NDArray[Any]) -> ModelSignature:

@@ -11,6 +11,7 @@ from quant_core.util.text import listed
 from search.problem.pareto import FloatArray, attainment, coverage, relative_hypervolume
 from search.records.front import Row, figures, front_members, pick, points
 from search.records.record import SweepRecord, TrialRecord
+from search.records.selection import SUGGESTED
 from search.tasks.metrics.info import MetricInfo
 
 BUDGETS = 5
@@ -67,7 +68,7 @@ class Comparison:
         }
 
 
-def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]] | None = None, choice: str = "knee") -> Comparison:
+def compare(sweeps: Sequence[SweepRecord], budgets: Mapping[str, Sequence[float]] | None = None, choice: str = SUGGESTED) -> Comparison:
     """Compare the fronts of two or more sweeps.
 
     Args:

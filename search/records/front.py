@@ -10,8 +10,11 @@ from quant_core.util.text import listed
 from search.config.key_value import key_value
 from search.problem.pareto import FloatArray, best_under, knee, non_dominated, relative_hypervolume
 from search.records.record import SweepRecord, TrialRecord
+from search.records.selection import SUGGESTED, max_drop_of, suggestion, within_drop
 
 Row = dict[str, object]
+PICKS = "suggested, max-drop=POINTS, knee, best-under:METRIC=LIMIT, a trial number or an id"
+"""All forms of a pick, for messages."""
 QUALITY_SLACK = 1e-9
 """Rounding within which a figure keeps a quality limit."""
 
@@ -113,7 +116,10 @@ def all_rows(sweep: SweepRecord, members: Sequence[TrialRecord]) -> list[Row]:
 
 
 def pick(sweep: SweepRecord, text: str) -> TrialRecord:
-    """Return the policy that `knee`, `best-under:METRIC=LIMIT` or a policy id (or its beginning, or a trial number) names.
+    """Return the policy that a text names.
+
+    That is `suggested`, `max-drop=POINTS` (`selection.within_drop`), `knee`, `best-under:METRIC=LIMIT`, a trial number, or a policy id or
+    its beginning.
 
     Of several trials of one policy, as a ladder makes them, an id names the one on the front, else the first; a number names each.
 
@@ -122,10 +128,10 @@ def pick(sweep: SweepRecord, text: str) -> TrialRecord:
         BitfrontError: the front is empty.
     """
     members = front_members(sweep)
-    if text == "knee" or text.startswith("best-under:"):
+    if text in ("knee", SUGGESTED) or text.startswith(("best-under:", "max-drop=")):
         if not members:
             raise BitfrontError(f"sweep {sweep.name!r} has an empty front: no finished trial keeps every limit. Run more trials.")
-        return members[knee(points(members, sweep.objectives))] if text == "knee" else _best_under(members, text)
+        return _of_front(sweep, members, text)
     named = [trial for trial in reversed(sweep.trials) if len(text) >= 4 and trial.policy.id.startswith(text)]
     matches = {trial.policy.id: trial for trial in [*named, *(trial for trial in named if trial in members)]}
     if not matches and text.isdecimal():
@@ -133,11 +139,17 @@ def pick(sweep: SweepRecord, text: str) -> TrialRecord:
     if len(matches) != 1:
         what = f"several policies ({listed(sorted(matches))})" if matches else "no policy"
         listing = ", ".join(trial.policy.id for trial in members[:12]) or "none yet"
-        raise InputError(
-            f"{text!r} names {what} of sweep {sweep.name!r}; write knee, best-under:METRIC=LIMIT, a trial number or an id. "
-            f"On the front: {listing}."
-        )
+        raise InputError(f"{text!r} names {what} of sweep {sweep.name!r}; write {PICKS}. On the front: {listing}.")
     return next(iter(matches.values()))
+
+
+def _of_front(sweep: SweepRecord, members: Sequence[TrialRecord], text: str) -> TrialRecord:
+    if text == "knee":
+        return members[knee(points(members, sweep.objectives))]
+    max_drop, selection = max_drop_of(text), suggestion(sweep, members)
+    if max_drop is not None:
+        return within_drop(sweep, members, max_drop).trial
+    return selection.trial if text == SUGGESTED and selection else _best_under(members, text)
 
 
 def _best_under(members: Sequence[TrialRecord], text: str) -> TrialRecord:

@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from search.records.front import Row, figures, keeps_limits, keeps_quality, row_of
 from search.records.record import SweepRecord, TrialRecord
+from search.records.selection import rank, suggestion
 from search.records.units import unit_of
 from search.tasks.metrics.info import MetricInfo
 
-DROP = 0.005
-"""Of the accuracy: the suggested policy is within half a point of the float network."""
-SLACK = 1e-9
-"""Of an accuracy, so that 0.5 points mean 0.5 points in floating-point numbers too."""
 BASELINE = "baseline"
 DECIMALS = 6
 COSTS = {"weight_bytes": "size", "latency_s": "latency", "energy_j": "energy"}
@@ -25,28 +22,18 @@ def best_uniform(sweep: SweepRecord, trials: Sequence[TrialRecord] | None = None
     """
     ended = [trial for trial in (sweep.trials if trials is None else trials) if trial.origin == BASELINE and trial.result.ok]
     kept = [trial for trial in ended if keeps_limits(trial, sweep.limits) and keeps_quality(figures(trial), sweep)]
-    return min(kept, key=_rank, default=None)
+    return min(kept, key=rank, default=None)
 
 
 def best(members: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the member of a front of the least error: the best within the sweep's limits; of equals the smallest, then the first."""
-    return min(members, key=_rank, default=None)
+    return min(members, key=rank, default=None)
 
 
 def suggested(sweep: SweepRecord, members: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the member of the least first cost within half a point of the float network's validation accuracy.
-
-    Where none is so near, or the task is judged by another metric than accuracy, the member of the least error.
-    """
-    cost = next((name for name in sweep.objectives if name not in ("error", "loss")), "weight_bytes")
-    near = [trial for trial in members if is_near(sweep, trial) and cost in figures(trial)]
-    return min(near, key=lambda trial: (figures(trial)[cost], *_rank(trial)), default=best(members))
-
-
-def is_near(sweep: SweepRecord, trial: TrialRecord) -> bool:
-    """Tell whether a policy is within half a point of the float network's validation accuracy."""
-    goal = sweep.baseline.get("accuracy_valid", math.inf) - DROP - SLACK
-    return sweep.infos[0].name == "accuracy" and figures(trial).get("accuracy", -math.inf) >= goal
+    """Return the member that is suggested, see `selection.suggestion`; None where the front is empty."""
+    selection = suggestion(sweep, members)
+    return selection.trial if selection else None
 
 
 def front_lines(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Sequence[Row]) -> list[Row]:
@@ -130,8 +117,3 @@ def readable(values: Mapping[str, float | None], word: str = "", infos: Sequence
         if value is not None:
             named["_".join(part for part in parts if part)] = round(value / unit.size, DECIMALS)
     return named
-
-
-def _rank(trial: TrialRecord) -> tuple[float, float, int]:
-    values = figures(trial)
-    return values.get("error", math.inf), values.get("weight_bytes", 0.0), trial.number

@@ -8,6 +8,7 @@ from plotly.offline import get_plotlyjs
 
 from search.records.front import Row, figures, front_members, front_rows
 from search.records.record import SweepRecord
+from search.records.selection import suggestion
 from search.records.summary import best_uniform, suggested
 from search.records.units import cells, label, shown, title_of
 from search.report.figures import bits_figure, front_figure, hypervolume_figure
@@ -135,11 +136,11 @@ def summary(sweep: SweepRecord) -> str:
     """Return a sweep in a sentence: how many policies its front has, and the suggested one beside the float network."""
     members = front_members(sweep)
     text = f"{len(members)} policies on the front of {len(sweep.trials)} trials."
-    pick = suggested(sweep, members)
-    if pick is None:
+    chosen = suggestion(sweep, members)
+    if chosen is None:
         return text
-    shown_of = [f"{name} {value}" for name, value in judged(sweep, pick)]
-    return f"{text} Suggested: {pick.policy.id} (trial {pick.number}): {'; '.join(shown_of)}."
+    pick, shown_of = chosen.trial, [f"{name} {value}" for name, value in judged(sweep, chosen.trial)]
+    return f"{text} Suggested: {pick.policy.id} (trial {pick.number}), {chosen.note}: {'; '.join(shown_of)}."
 
 
 def _float_line(sweep: SweepRecord) -> str:

@@ -1,8 +1,10 @@
-"""Ctrl-C: the first asks to stop after the running trial, the second ends at once."""
+"""Ctrl-C: the first asks to stop after the running trial, the second ends at once. And the time that a sweep may take."""
 
 import _thread
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
@@ -42,6 +44,23 @@ class StopSignal:
             raise KeyboardInterrupt
         self._stopping = True
         _thread.start_new_thread(self._tell, ())  # the main thread may be in the middle of writing
+
+
+class Timer:
+    """Tells when a number of minutes is over; 0: never.
+
+    Args:
+        minutes: from now on.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._end = clock, clock() + 60.0 * minutes if minutes else math.inf
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return self._clock() >= self._end
 
 
 def resume_hint(name: str, uri: str) -> str:

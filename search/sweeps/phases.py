@@ -19,6 +19,9 @@ def silent(_phase: str, _done: int, _total: int) -> None:
 class Phases:
     """Prints the phases of a run to standard error; an instance is a `Report`.
 
+    Attributes:
+        sweep: its name, for JSON lines; "" before it has one.
+
     Args:
         mode: "auto" and "plain" (lines), "json" (JSON lines) or "none".
         console: where to.
@@ -32,6 +35,7 @@ class Phases:
         self.console = console or Console(stderr=True)
         self.mode, self._every, self._clock = mode, every, clock
         self._phase, self._begun, self._shown = "", 0.0, 0.0
+        self.sweep = ""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Show a phase when it begins and at its end, and in between every so many seconds."""
@@ -45,7 +49,7 @@ class Phases:
         self._shown = now
         left = (now - self._begun) * (total - done) / done if done and total else None
         if self.mode == "json":
-            text = json.dumps({"phase": phase, "done": done, "total": total, "seconds_left": left})
+            text = json.dumps({"sweep": self.sweep, "phase": phase, "done": done, "total": total, "seconds_left": left})
         else:
             text = phase + (f": {done} of {total}" if total else "") + (f", {clock_text(left)} left" if left else "")
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -61,7 +65,12 @@ class Phases:
 
     def _note(self, text: str) -> None:
         if self.mode != "none":
-            self.console.print(json.dumps({"note": text}) if self.mode == "json" else text, soft_wrap=True, highlight=False, markup=False)
+            self.console.print(
+                json.dumps({"sweep": self.sweep, "note": text}) if self.mode == "json" else text,
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
 
 
 def clock_text(seconds: float) -> str:

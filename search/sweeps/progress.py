@@ -21,10 +21,13 @@ class Progress:
         mode: "auto" (live on a terminal, plain otherwise), "plain", "json" or "none".
         console: where to; standard error by default, so that standard output holds results only.
         every: seconds between two plain lines.
+        name: of the sweep, for JSON lines.
     """
 
-    def __init__(self, sweep: Sweep, workers: int = 1, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0) -> None:
-        self._sweep, self._workers = sweep, workers
+    def __init__(
+        self, sweep: Sweep, workers: int = 1, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0, name: str = ""
+    ) -> None:
+        self._sweep, self._workers, self._name = sweep, workers, name
         self._console = console or Console(stderr=True)
         self._mode = "live" if mode == "auto" and self._console.is_terminal else "plain" if mode == "auto" else mode
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._mode == "live" else None
@@ -49,7 +52,12 @@ class Progress:
         if self._live:
             self._live.update(self._text(now), refresh=True)
         elif self._mode == "json":
-            self._console.print(json.dumps(self.state(now)), soft_wrap=True, highlight=False, markup=False)
+            self._console.print(
+                json.dumps({"sweep": self._name, "trial": next(reversed(self._sweep.records), None)} | dict(self.state(now))),
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
         elif self._mode != "none" and (now - self._shown >= self._every or self._sweep.told >= self._sweep.planned):
             self._shown = now
             self._console.print(self._text(now), soft_wrap=True, highlight=False, markup=False)

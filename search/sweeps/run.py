@@ -20,7 +20,7 @@ from search.searchers import build, present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
 from search.sweeps.final import evaluate_front_on_test
-from search.sweeps.interrupt import StopSignal, resume_hint
+from search.sweeps.interrupt import StopSignal, Timer, resume_hint
 from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.phases import LogMode, Phases
@@ -234,19 +234,21 @@ def _finish(
     context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
 ) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record; `hint` says how one that is stopped goes on."""
+    phases.sweep = tracker.sweep.name
     looped, evaluated, section = time.perf_counter(), _evaluation_s(sweep), context.setup.experiment.run
     sampling = _sampled(tracker, context.setup.experiment.track.system_metrics_s)
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
-    with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console) as progress:
-        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, stopping)
+    with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
+        timer = Timer(section.minutes)
+        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over)
         backend(sweep, backend_context)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
-    if sweep.done:
+    if sweep.done or timer.over:
         evaluate_front_on_test(context.evaluator, sweep, tracker, phases)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
     phases("report", 0, 0)

@@ -26,6 +26,7 @@ from search.config.schedulers import POPULATION
 from search.evaluation.measure import traced_inputs
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
+from search.sweeps.auto_space import auto_choices
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
@@ -71,8 +72,8 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     task = sized(judged_by(task, experiment.evaluate.metric), experiment.evaluate, hashed=True)
     inputs = traced_inputs(task)
     layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
-    space = build_space(layers, experiment.space)
     device = load_device(experiment.device.name)
+    space = build_space(layers, experiment.space, device)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -90,14 +91,14 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     return Setup(experiment, task, layers, space, device, table, limits, prints, part)
 
 
-def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
-    """Return the space that the experiment's choices and rules describe.
+def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device) -> Space:
+    """Return the space that the experiment's choices and rules describe; "auto" are the choices that the device runs.
 
     Raises:
         InputError: a pattern matches nothing, or a layer is left without a choice.
     """
     layers = list(layers)
-    space = rules.full(layers, {"weight": section.weight, "activation": section.activation})
+    space = _full(layers, section, device)
     for rule in section.rules:
         names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
         if rule.tie:
@@ -107,6 +108,20 @@ def build_space(layers: Iterable[Layer], section: SpaceSection) -> Space:
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
+    return space
+
+
+def _full(layers: Sequence[Layer], section: SpaceSection, device: Device) -> Space:
+    """Return the space before the rules."""
+    if section.weight and section.activation:
+        return rules.full(layers, {"weight": section.weight, "activation": section.activation})
+    chosen = auto_choices(device, layers)
+    weights, activations = (tuple(dict.fromkeys(spec for pair in chosen.values() for spec in pair[slot])) for slot in (0, 1))
+    space = rules.full(layers, {"weight": section.weight or weights, "activation": section.activation or activations})
+    slots = [slot for slot, specs in (("weight", section.weight), ("activation", section.activation)) if not specs]
+    for layer in (layer for layer in layers if layer.calls):
+        for slot in slots if layer.takes_activation else [slot for slot in slots if slot == "weight"]:
+            space = rules.restrict(space, [layer.name], slot, chosen[layer.name][slot == "activation"])
     return space
 
 

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from quant_core.util.errors import InputError
 from search.tasks.images import Images, Scale, Sizes, image_task
 from search.tasks.networks.digits import DigitsNet
 from search.tasks.task import Task
@@ -38,8 +41,18 @@ def digits(seed: int = 0, calib_size: int = 256, valid_size: int = VALID, test_s
 
 @cache
 def _images() -> Images:
-    """Return all 1,797 images, 17 grey levels, in their order."""
-    from sklearn.datasets import load_digits
+    """Return all 1,797 images, 17 grey levels, in their order, from the file of `sklearn.datasets.load_digits`, which is slow to import."""
+    table = np.loadtxt(_package_folder("sklearn") / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
+    return Images(torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 8, 8), torch.from_numpy(table[:, -1].copy()))
 
-    pixels, targets = load_digits(return_X_y=True)
-    return Images(torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 8, 8), torch.from_numpy(targets.astype(np.int64)))
+
+def _package_folder(name: str) -> Path:
+    """Return the folder of a package without importing it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"task digits needs {name}, which brings its images: pip install scikit-learn")
+    return Path(spec.submodule_search_locations[0])

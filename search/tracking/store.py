@@ -20,7 +20,8 @@ from search.tracking.view import SWEEPS_TAG, TAG, state, sweeps_state
 PARAM = 250  # characters; the whole policy is in `policy/policy.json` and in the record
 CHARTED = ("accuracy", "error", "weight_bytes", "latency_s", "energy_j")
 """Figures of a trial that its run also has in units that people read: MLflow's charts show a metric as it is."""
-STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+STATUSES = {"running": "RUNNING", "finished": "FINISHED", "stopped": "SCHEDULED", "failed": "FAILED"}
+"""MLflow shows KILLED like FAILED, and SCHEDULED by a clock: a stopped sweep can go on."""
 
 TRIAL_STATUSES = {"ok": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

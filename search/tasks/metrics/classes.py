@@ -88,19 +88,28 @@ def rows(batch: Judged, name: str) -> Rows:
 
 
 class _Mean:
-    """A weighted mean over predictions."""
+    """A weighted mean over predictions; of `paired` ones the score of every prediction is kept while all weigh the same."""
 
-    def __init__(self, name: str, score: Callable[[Tensor, Tensor], Tensor], finish: Callable[[float], float]) -> None:
+    def __init__(
+        self, name: str, score: Callable[[Tensor, Tensor], Tensor], finish: Callable[[float], float], paired: bool = False
+    ) -> None:
         self._name, self._score, self._finish = name, score, finish
         self._sum = self._weight = 0.0
+        self._scores: list[Tensor] | None = [] if paired else None
 
     def update(self, batch: Judged) -> None:
         logits, labels, weights = rows(batch, self._name)
-        self._sum += float((self._score(logits, labels).double() * weights).sum())
+        scores = self._score(logits, labels)
+        self._sum += float((scores.double() * weights).sum())
         self._weight += float(weights.sum())
+        if self._scores is not None:
+            self._scores = [*self._scores, scores] if bool((weights == 1).all()) else None
 
     def values(self) -> tuple[float]:
         return (self._finish(self._sum / self._weight) if self._weight else math.nan,)
+
+    def scores(self) -> list[Tensor]:
+        return self._scores or []
 
 
 class _Confusion:
@@ -142,7 +151,7 @@ def accuracy(top: str = "1") -> Metric:
             return logits.argmax(dim=-1) == labels
         return (logits.topk(min(int(top), logits.shape[-1]), dim=-1).indices == labels[:, None]).any(dim=-1)
 
-    return Metric((MetricInfo(name, True, "%", 1.0, 1.0),), lambda: _Mean(name, score, float), classes=True)
+    return Metric((MetricInfo(name, True, "%", 1.0, 1.0),), lambda: _Mean(name, score, float, paired=True), classes=True)
 
 
 def perplexity() -> Metric:

@@ -41,6 +41,14 @@ class State(Protocol):
 
 
 @runtime_checkable
+class Scored(Protocol):
+    """A state that judges every example by itself, so that two networks can be compared on the same ones."""
+
+    def scores(self) -> list[Tensor]:
+        """Return the scores in [0, 1], batch by batch; nothing where examples do not count alike."""
+
+
+@runtime_checkable
 class Accumulator(Protocol):
     """A metric object in the form of torchmetrics."""
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from quant_core.util.errors import InputError
 from search import tracking
-from search.cli.report import _latency_error, _print_front, compare_command, front_command, show_command, ui_command
+from search.cli.front_table import _latency_error, print_front
+from search.cli.report import compare_command, front_command, show_command, ui_command
 from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord
 from search.report.publish import publish
@@ -142,7 +143,7 @@ def test_the_front_says_how_far_off_its_latencies_are(
 ) -> None:
     sweep = replace(make_sweep("one", trials=9), experiment=f'[device]\nname = "{device}"\n')
     rows = front_rows(sweep, front_members(sweep))
-    _print_front(sweep, [row | {"latency_s": 1e-3} for row in rows])
+    print_front(sweep, [row | {"latency_s": 1e-3} for row in rows])
     text = " ".join(capsys.readouterr().out.split())
     assert ("t4: latency is off by 7.72 % on average, 33.3 % at most" in text) == printed
     assert _latency_error(replace(sweep, experiment="no TOML [")) == ""

@@ -9,6 +9,7 @@ import pytest
 
 from quant_core.spec.policy import Policy
 from search.cli.solve import _show
+from tests.search.conftest import MakeSweep
 
 MakeExperiment = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,13 +28,30 @@ def test_other_budgets_are_solved_without_scoring_again(run: Run, tmp_path: Path
     applied = json.loads(run("apply", "tight.json", "--task", "own_task:make", "--json").stdout)
     assert applied["weight_bytes"] == solved["cost"]["weight_bytes"]
     assert run("cost", "tight.json", "--device", "vu9p-bitserial").returncode == 0
-    shown = run("solve", "one", "--budget", "weight_bytes=0.2 of float", "--budget", "latency_s=1").stdout
+    shown = run("solve", "--budget", "weight_bytes=0.2 of float", "--budget", "latency_s=1", "--evaluate").stdout
+    assert f"{100 * solved['estimated_accuracy']:.2f} % estimated from the trials, " in shown
+    assert f"{100 * applied['accuracy_valid']:.2f} % measured on valid, {100 * applied['accuracy_test']:.2f} % measured on test" in shown
+    assert "to export it: bitfront export one --pick FILE.json --out FOLDER" in shown
+    rows = json.loads(run("solve", "one", "--front", "weight_bytes", "--json").stdout)
+    sizes, rises = ([row[key] for row in rows] for key in ("weight_bytes", "estimated_loss_rise"))
+    assert (sizes, rises) == (sorted(sizes), sorted(rises, reverse=True))
+    assert len(rows) > 4
+    assert "unknown cost 'bytes'" in run("solve", "--front", "bytes").stderr
+    assert "give --budget METRIC=LIMIT, or --front METRIC" in run("solve").stderr
+    exported = run("export", "one", "--pick", "tight.json", "--out", "out", "-f", "safetensors")
+    assert exported.returncode == 0, exported.stderr
+    assert (
+        json.loads((tmp_path / "out" / "policy.json").read_text())["layers"] == json.loads((tmp_path / "tight.json").read_text())["layers"]
+    )
+    assert "--pick policy.json --out DIR" in next((tmp_path / "out").glob("*.md")).read_text()
+    assert "--pick knee and --max-drop 1 given" in run("export", "one", "--pick", "knee", "--max-drop", "1", "--out", "o").stderr
     assert "proven optimal; no policy within the budget has less than" in shown
     assert "'tiny' given" in run("solve", "one", "--budget", "weight_bytes=tiny").stderr
     assert "METRIC=LIMIT" in run("solve", "one", "--budget", "small").stderr
 
 
-def test_an_answer_that_is_not_proven_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_that_is_not_proven_says_so(capsys: pytest.CaptureFixture[str], make_sweep: MakeSweep) -> None:
     result = {"proven": False, "gap": 0.25, "estimated_loss_rise": 1.5, "bound": 1.25, "cost": {}, "seconds": 0.1, "scored": 0}
-    _show(Policy({}), result)
+    record = make_sweep()
+    _show(Policy({}), result | {"estimated_accuracy": None}, record)
     assert "estimated loss rise 1.5: not proven, gap 0.25; no policy within the budget has less than 1.25" in capsys.readouterr().out

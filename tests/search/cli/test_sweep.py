@@ -62,7 +62,9 @@ def test_same_seed_gives_the_same_policies_and_figures(run: Run, tmp_path: Path,
         r"trials [\d.]+: evaluation [\d.]+, search [\d.]+, tracking [\d.]+, idle [\d.]+;.*; 0 attempts made again", other.stderr
     )
     assert re.search(r"caches: weights [1-9]\d* hits, [1-9]\d* misses, .* activation ranges [1-9]\d* hits, [1-9]\d* misses;", other.stderr)
-    assert other.stderr.splitlines()[-1].startswith(f"next: bitfront front three --uri sqlite:///{tmp_path}/mlflow.db | bitfront ui")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert other.stderr.splitlines()[-4:-1] == ["next:", f"  bitfront front three --uri {uri}", f"  bitfront ui --uri {uri}"]
+    assert re.search(rf"suggested: (\w+), .*\nnext:[^$]*bitfront export three --uri {uri} --pick \1 --out FOLDER$", other.stderr.rstrip())
     assert [row["id"] for row in trials("three")] != [row[0] for row in figures[0]]
 
 
@@ -117,7 +119,8 @@ def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(
     notes = [json.loads(line).get("note", "") for line in rest.splitlines() if line.startswith("{")]
     waits = r"stopping: waiting for the end of the running trial; Ctrl-C again ends at once. `bitfront resume one --uri \S+` continues it."
     assert any(re.fullmatch(waits, note) for note in notes), rest
-    assert rest.splitlines()[-1].startswith("next: bitfront resume one")
+    assert json.loads(rest.splitlines()[-1])["next"][0].startswith("bitfront resume one")
+    assert all(json.loads(line) for line in rest.splitlines()), "JSON lines, and nothing else"
     assert stdout.splitlines()[-1].startswith("one ")
     assert 8 <= len(trials("one")) < 16
     assert run("resume", "one").returncode == 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quant_core.spec.policy import Policy
-from search.cli.report import _print_front
+from search.cli.front_table import print_front
 from search.cli.table import Column, fitted, print_table
 from search.records.front import front_members, front_rows
 from search.records.record import SweepRecord
@@ -83,7 +83,7 @@ def test_the_front_fits_every_terminal(
     sweep = replace(sweep, trials=trials, baseline={**sweep.baseline, **counts})
     monkeypatch.setenv("COLUMNS", str(width))
     rows = front_rows(sweep, front_members(sweep))
-    _print_front(sweep, rows)
+    print_front(sweep, rows)
     out = capsys.readouterr().out
     table = out.partition("suggested: ")[0].partition("not shown in")[0]
     assert max(len(line) for line in table.splitlines()) <= width

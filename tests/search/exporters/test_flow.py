@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -164,7 +163,7 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
     ),
     "blank register name": (("--register", " ", "--out", "new"), 2, "register name ' ' given"),
     "limit without a metric": (("--pick", "best-under:=3", "--out", "new"), 2, "is not of the form best-under:METRIC=LIMIT"),
-    "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write knee, best-under"),
+    "pick in words": (("--pick", "the best", "--out", "new"), 2, "'the best' names no policy of sweep 'one'; write suggested"),
     "unknown store": (("--out", "new", "--uri", "sqlite:///none.db"), 2, "none.db does not exist"),
     "no folder given": ((), 2, "Missing option '--out'"),
 }
@@ -265,35 +264,3 @@ def test_damaged_files_are_told_from_whole_ones(call: Call, tmp_path: Path) -> N
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_registered_policy_loads_back_with_the_same_outputs(call: Call, uri: str, tmp_path: Path) -> None:
-    done = call("export", "one", "--pick", "0", "--register", "small", "--out", "out")
-    assert done.returncode == 0, done.stderr
-    assert "models:/small/1" in done.stdout
-    bundle = open_bundle(uri, "one", "0", None)
-    inputs = next(iter(bundle.task.test))[0]
-    np.save(tmp_path / "x.npy", inputs.numpy())
-    script = (
-        "import sys, json, numpy as np, mlflow\n"
-        "mlflow.set_tracking_uri(sys.argv[1]); model = mlflow.pyfunc.load_model('models:/small/1')\n"
-        "np.save('y.npy', model.predict({'input': np.load('x.npy')})['output'])\n"
-        "from mlflow.artifacts import download_artifacts as get\n"
-        "policy = json.load(open(get('models:/small/1') + '/extra_files/policy.json'))\n"
-        "example = model.input_example\n"
-        "print(json.dumps([policy, str(model.metadata.signature), model.metadata.metadata, list(example)]))"
-    )
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    fresh = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, uri], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-    )
-    assert fresh.returncode == 0, fresh.stderr
-    policy, signature, metadata, example = json.loads(fresh.stdout.splitlines()[-1])
-    assert policy["layers"] == bundle.policy.to_json()["layers"]
-    assert "(-1, 12)" in signature
-    assert metadata["policy"] == bundle.policy.id
-    assert example == ["input"]
-    outputs, wanted = torch.from_numpy(np.load(tmp_path / "y.npy")), bundle.network.simulation(inputs)
-    assert float((outputs.argmax(1) == wanted.argmax(1)).float().mean()) >= 0.99
-    assert float((outputs - wanted).abs().max()) <= 0.1 * float(wanted.abs().max())

@@ -74,7 +74,7 @@ def test_picking(make_sweep: MakeSweep) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zzzz", r"'zzzz' names no policy of sweep 'made-up'; write knee, best-under:METRIC=LIMIT"),
+        ("zzzz", r"'zzzz' names no policy of sweep 'made-up'; write suggested, max-drop=POINTS, knee, best-under:METRIC=LIMIT"),
         ("", r"'' names no policy"),
         ("best-under:weight_bytes=1", r"limit 1 given, but no policy keeps it: the smallest is"),
         ("best-under:joules=1", r"write best-under:METRIC=LIMIT as in .*, METRIC one of accuracy, .*error, latency_s"),

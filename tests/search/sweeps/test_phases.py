@@ -50,8 +50,8 @@ def test_json_lines_hold_the_figures_and_none_is_silent() -> None:
     clock.now += 6.0
     report("sensitivities", 4, 10)
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [
-        {"phase": "sensitivities", "done": 0, "total": 10, "seconds_left": None},
-        {"phase": "sensitivities", "done": 4, "total": 10, "seconds_left": 9.0},
+        {"sweep": "", "phase": "sensitivities", "done": 0, "total": 10, "seconds_left": None},
+        {"sweep": "", "phase": "sensitivities", "done": 4, "total": 10, "seconds_left": 9.0},
     ]
     report, _, out = phases("none")
     report("loading", 0, 0)
@@ -75,4 +75,4 @@ def test_a_stop_says_what_it_waits_for_and_an_end_where_it_came(mode: LogMode) -
         "interrupted in phase 'test split': nothing was recorded.",
     ]
     shown = out.getvalue().splitlines()[1:]
-    assert shown == ([] if mode == "none" else [json.dumps({"note": note}) for note in notes] if mode == "json" else notes)
+    assert shown == ([] if mode == "none" else [json.dumps({"sweep": "", "note": note}) for note in notes] if mode == "json" else notes)

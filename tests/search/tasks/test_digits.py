@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from quant_core.util.errors import InputError
 from search.tasks import load
 from search.tasks.cache import digest
+from search.tasks.digits import _images
 from search.tasks.task import Task
 
 HERE = "test_tasks_own"
@@ -56,3 +58,18 @@ def test_digits_trains_to_the_same_weights_again_and_to_others_by_another_seed(c
     monkeypatch.setenv("BITFRONT_CACHE", str(cached / "anew"))
     assert digest(load("digits", {}).model.state_dict()) == first
     assert other != first
+
+
+def test_the_images_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    images = _images()
+    assert torch.equal(images.pixels.reshape(-1, 64).double(), torch.from_numpy(pixels))
+    assert torch.equal(images.labels, torch.from_numpy(targets))
+
+
+def test_without_the_package_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.tasks.digits.find_spec", lambda _name: None)
+    with pytest.raises(InputError, match="task digits needs sklearn, which brings its images: pip install scikit-learn"):
+        _images.__wrapped__()

@@ -56,7 +56,7 @@ def test_what_was_not_sent_is_sent_by_a_recovery(
     assert len(children(store_uri, tracker.run_id)) == 0, "reading never writes"
     assert tracking.recover(store_uri, "later")
     assert len(children(store_uri, tracker.run_id)) == 6
-    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "KILLED"
+    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "SCHEDULED"
 
 
 def test_reading_what_a_dead_writer_left_sets_it_to_stopped(store_uri: str, make_sweep: MakeSweep) -> None:
@@ -71,7 +71,7 @@ def test_reading_what_a_dead_writer_left_sets_it_to_stopped(store_uri: str, make
     assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == before, "reading never writes"
     assert tracking.recover(store_uri, "dead")
     assert tracking.read(store_uri, "dead") == expected(sweep, tracker.run_id, status="stopped")
-    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "KILLED"
+    assert MlflowClient(store_uri).get_run(tracker.run_id).info.status == "SCHEDULED"
     assert [path.name for path in Path(".bitfront").iterdir()] == ["mlflow.lock"]
 
 
