@@ -15,7 +15,7 @@ NOTES = """Run one row with `python -m benchmarks.scale --only llama-25`; `--wri
   to the first outputs of the first quantized one: tracing, both calibration passes, quantizing, the pass itself. **allowed** is its limit.
 - **load** is paid once in a process, whatever the network: numba's typing rules and its cached loops. It is not part of **first**.
 - **second passes** is the next policy, in which a tenth of the layers changed, applied and run, in forward passes. Which layers are changed
-  is fixed: of the smallest network they hold 18 % of the weights.
+  is fixed: of the smallest network they hold up to 18 % of the weights; the median of three.
 - A search over the clipping range tries about 90 scales per row of a 4-bit weight and 210 of an 8-bit one. Every attempt is a sum over the
   row in vector registers (`quant_core/clipping/lanes.py`), so 8-bit weights of short rows cost most.
 - Peaks are the largest resident size of the process that measures; a graph over 256 MB of float weights is run in processes of its own."""

@@ -9,7 +9,7 @@ an array as an argument costs as much as the sums over a short row, for the coun
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202, ARG001, ARG005
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, attr-defined"
 
 import numba
 import numpy as np

@@ -115,4 +115,5 @@ def _packed(integers: NDArray[Any], kind: Carrier) -> bytes:
     per_byte = 8 // kind.bits
     padded = np.zeros(-(-len(integers) // per_byte) * per_byte, dtype=np.int64)
     padded[: len(integers)] = integers & (2**kind.bits - 1)
-    return (padded.reshape(-1, per_byte) << np.arange(0, 8, kind.bits)).sum(axis=1).astype(np.uint8).tobytes()
+    packed: NDArray[np.uint8] = (padded.reshape(-1, per_byte) << np.arange(0, 8, kind.bits)).sum(axis=1).astype(np.uint8)
+    return packed.tobytes()

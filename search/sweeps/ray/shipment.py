@@ -42,7 +42,7 @@ class Shipment:
                 address = untyped.data_ptr()
                 if address not in places:
                     places[address] = len(places)
-                    memories[address] = torch.empty(0, dtype=torch.uint8).set_(untyped).numpy()  # type: ignore[call-overload]
+                    memories[address] = torch.empty(0, dtype=torch.uint8).set_(untyped).numpy()
                 return places[address], part.dtype
 
         buffer = io.BytesIO()
@@ -63,7 +63,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, place: tuple[int, torch.dtype]) -> TypedStorage:
         """Return a storage; the memory in the object store must not be written to, so it is a copy."""
         index, dtype = place
-        return TypedStorage(wrap_storage=self._storages[index], dtype=dtype, _internal=True)
+        return TypedStorage(wrap_storage=self._storages[index], dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
 
 def _unpacked(pickled: bytes, memories: list[Memory]) -> object:
