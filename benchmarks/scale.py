@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.keep(name, figures)
         print(line(ROWS[name], figures), flush=True)
     if parsed.write:
-        lines = [line(row, figures) for name, row in ROWS.items() if (figures := results.kept(name)) is not None]
+        lines = [line(row, kept) for name, row in ROWS.items() if (kept := results.kept(name)) is not None]
         parsed.write.write_text(results.page(lines))
 
 

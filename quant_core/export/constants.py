@@ -150,7 +150,9 @@ def _integers(spec: QuantSpec, encoded: Encoded, activation: bool) -> tuple[NDAr
         return (E2M1.decode(encoded.codes) * 2.0).numpy().astype(np.int16), weight_carrier(5, signed=True, activation=activation)
     kind = weight_carrier(spec.bits, signed=encoded.zero_point is None, activation=activation)
     narrow = np.int16 if encoded.codes.dtype == torch.uint8 else np.int64
-    return encoded.codes.numpy().astype(narrow) + narrow(encoded.low), kind
+    codes: NDArray[Any] = encoded.codes.numpy().astype(narrow)
+    codes += narrow(encoded.low)
+    return codes, kind
 
 
 def _restored(values: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any]:
