@@ -61,9 +61,13 @@ def experiment(seed: int, weight: Sequence[str], budget: float) -> Experiment:
     )
 
 
-def search(space: str, budget: float, seed: int, trials: int, examples: int) -> Row:
-    """Run one search in memory, without a record, and judge its best policy on the test split."""
-    setup = prepare(experiment(seed, SPACES[space], budget))
+def search(space: str, budget: float, seed: int, trials: int, examples: int, how: str = "", last: bool = True) -> Row:
+    """Run one search in memory, without a record, and judge its best policy on the test split.
+
+    `how` is appended to the specs of integers, as in ":weighted:gptq"; `last`: AdaRound at the end, where it helps.
+    """
+    weight = [f"{text}{how}" if text.startswith("int") else text for text in SPACES[space]]
+    setup = prepare(experiment(seed, weight, budget))
     start = time.process_time()
     evaluator = Evaluator(setup.task, setup.layers, setup.experiment.evaluate)
     calib, key = [torch.cat(evaluator.calib)[:examples]], f"{time.time_ns()}"  # never from disk: its cost counts
@@ -81,8 +85,8 @@ def search(space: str, budget: float, seed: int, trials: int, examples: int) -> 
         searcher.tell(trial, (result.metrics["loss"],))
     loss, best = min((loss, values) for values, loss in losses.items())
     policy = setup.space.policy(best)
-    rounded = adarounded(policy)
-    if evaluator.metrics(rounded, "valid")["loss"] < loss:
+    rounded = adarounded(policy) if last else policy
+    if last and evaluator.metrics(rounded, "valid")["loss"] < loss:
         policy = rounded
     cpu = time.process_time() - start
     test, reference = evaluator.metrics(policy, "test"), evaluator.float_metrics("test")

@@ -25,7 +25,7 @@ from quant_core.util.devices import CPU, device_named, shown
 
 COLUMNS = 4096
 _INTEGERS = ("int4:tensor", "int4:channel", "int4:channel:affine", "int4:group128", "int4:group32", "int4:vector16", "int4:vector16:tensor")
-_BLOCKS = ("mx4", "mx6", "mx9", "mxfp4", "mxfp6e2m3", "mxfp6e3m2", "mxfp8e4m3", "mxfp8e5m2", "mxint8", "nvfp4")
+_BLOCKS = ("mx4", "mx6", "mx9", "mxfp4", "mxfp6e2m3", "mxfp6e3m2", "mxfp8e4m3", "mxfp8e5m2", "mxint8", "nvfp4", "mxfp4:mse", "nvfp4:mse")
 FORMATS = (*_INTEGERS, *_BLOCKS, "binary:channel", "ternary:twn", "ternary:ttq", "kmeans4:tensor")
 _ENOUGH_SECONDS = 1.0
 

@@ -1,7 +1,8 @@
 """Whether real sizes work: passes, processor time and peak memory, every row in a process of its own.
 
 Ratios are to one forward pass of the float network over the validation split, measured in the same process on one thread; times are
-process CPU times, so other work on the machine shifts them little. `--write FILE` writes the table as a page.
+process CPU times, so other work on the machine shifts them little. Every row that is measured is kept in a file of its own, in
+`benchmarks/results/scale`; `--write FILE` writes a page of all rows that are kept there, whenever they were measured.
 
 Run: python -m benchmarks.scale [--only ROW ...] [--data FOLDER] [--write docs/scale.md]
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 PEAK_UNIT = 1024  # ru_maxrss on Linux, bytes
 POLICY = "int4:channel:mse", "int8:tensor:mse"
 GB_PER_S = 0.15
+RESULTS = Path("benchmarks/results/scale")
 
 
 @dataclass(frozen=True)
@@ -325,17 +327,25 @@ def measured(name: str, data: Path) -> Figures:
     return figures
 
 
-def line(row: Row, figures: Figures) -> str:
-    """Return a row of the table."""
+def line(name: str, figures: Figures) -> str:
+    """Return one row of the table."""
+    row = ROWS[name]
     return f"| {row.network} | {row.what} | {results.shown(figures)} | {row.limit} | {'yes' if row.meets(figures) else 'no'} |"
 
 
+def page(folder: Path) -> str:
+    """Return the page of all rows that are kept in a folder, in the order of `ROWS`."""
+    kept = {name: folder / f"{name}.json" for name in ROWS}
+    return results.page([line(name, json.loads(path.read_text())) for name, path in kept.items() if path.is_file()])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure, keep what was measured, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of real data; absent: rows on it are left out")
-    parser.add_argument("--write", type=Path, help="write the table of all rows kept so far to this file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows that were measured")
+    parser.add_argument("--write", type=Path, help="also write all kept rows to this page")
     parser.add_argument("--measure", choices=list(ROWS), help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.measure:
@@ -349,11 +359,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except RuntimeError as error:
             print(f"| {ROWS[name].network} | {ROWS[name].what} | not measured: {error} | {ROWS[name].limit} | - |", flush=True)
             continue
-        results.keep(name, figures)
-        print(line(ROWS[name], figures), flush=True)
+        parsed.results.mkdir(parents=True, exist_ok=True)
+        (parsed.results / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(line(name, figures), flush=True)
     if parsed.write:
-        lines = [line(row, kept) for name, row in ROWS.items() if (kept := results.kept(name)) is not None]
-        parsed.write.write_text(results.page(lines))
+        parsed.write.write_text(page(parsed.results))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,5 @@
-"""The measured rows of `benchmarks.scale`, one file each, so that rows of several machines and hands make one table."""
+"""The page of `benchmarks.scale`: its notes and its rows, of which every one is kept in a file of its own."""
 
-import json
-import platform
-from pathlib import Path
-
-FOLDER = Path(__file__).parent / "results" / "scale"
 UNITS = {"_s": (1.0, " s"), "_bytes": (1e-9, " GB"), "_share": (100.0, " %")}
 Figures = dict[str, float]
 HEAD = "| network | what | measured | limit | kept |", "|---|---|---|---|---|"
@@ -19,19 +14,6 @@ NOTES = """Run one row with `python -m benchmarks.scale --only llama-25`; `--wri
 - A search over the clipping range tries about 90 scales per row of a 4-bit weight and 210 of an 8-bit one. Every attempt is a sum over the
   row in vector registers (`quant_core/clipping/lanes.py`), so 8-bit weights of short rows cost most.
 - Peaks are the largest resident size of the process that measures; a graph over 256 MB of float weights is run in processes of its own."""
-
-
-def keep(name: str, figures: Figures) -> None:
-    """Keep the figures of a row in the place of earlier ones."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({"figures": figures, "machine": platform.machine()}, indent=1) + "\n")
-
-
-def kept(name: str) -> Figures | None:
-    """Return the figures of a row, or None where it was never measured."""
-    path = FOLDER / f"{name}.json"
-    figures: Figures | None = json.loads(path.read_text())["figures"] if path.exists() else None
-    return figures
 
 
 def shown(figures: Figures) -> str:

@@ -34,7 +34,7 @@ from search.sweeps.context import SweepContext, open_context
 from spaces.space import Space
 
 METHODS: tuple[Method, ...] = ("forward", "gradient", "fisher", "auto")
-BUDGETS = (0.125, 0.1875, 0.25)
+BUDGETS = (0.1, 0.125, 0.15, 0.1875, 0.25)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from quant_core.network.sites import named_parameters
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import LayerPolicy, Policy, parse_layer_policy
+from quant_core.spec.policy import NONE, LayerPolicy, Policy, parse_layer_policy
 from quant_core.spec.size import average_bits, float_bytes, weight_bytes
+from quant_core.transforms.apply import transformed, untied
 from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
@@ -57,8 +58,11 @@ def quantize(model: nn.Module, policy: PolicySource, calibration: Any) -> nn.Mod
         batches = _batches(calibration)
         network = reference_network(model, quiet=True)
         layers = trace(network, batches[0], batches, _parameters(network, policy))
+        chosen = as_policy(policy, layers)
+        layers = list(untied(layers, network, (chosen.transform,), batches))
+        network = transformed(network, chosen.transform, batches).model
         engine = PostTraining(network, layers, batches, batches[0])
-        return standalone(engine, network, layers, as_policy(policy, layers), batches[0])
+        return standalone(engine, network, layers, chosen, batches[0])
 
 
 def evaluate(
@@ -98,7 +102,9 @@ def evaluate(
         inputs = traced_inputs(opened)
         layers = trace(opened.model, inputs[0], inputs, _parameters(opened.model, policy))
         chosen = as_policy(policy, layers)
-        evaluator = Evaluator(opened, layers, EvaluateSection(calib=calib, valid=valid, test=test))
+        layers = list(untied(layers, opened.model, (chosen.transform,), inputs))
+        section = EvaluateSection(calib=calib, valid=valid, test=test)
+        evaluator = Evaluator(opened, layers, section, transforms=(chosen.transform,))
         metrics: dict[str, float] = {}
         for split in ("valid", "test"):
             measured, quantized = evaluator.float_metrics(split), evaluator.metrics(chosen, split)
@@ -113,7 +119,10 @@ def applied(context: "SweepContext", policy: Policy, fidelity: str = "ptq", afte
     setup, evaluator = context.setup, context.evaluator
     if fidelity == "qat":
         return evaluator.quantized(policy, fidelity, after).simulation.to(device_of(setup.task.model) or CPU)
-    return standalone(evaluator.engine, setup.task.model, setup.layers, as_policy(policy, setup.layers), evaluator.calib[0])
+    chosen = as_policy(policy, setup.layers)
+    engine = evaluator.engines.engine(chosen)
+    network = setup.task.model if chosen.transform == NONE else evaluator.engines.network(chosen)
+    return standalone(engine, network, setup.layers, chosen, evaluator.calib[0])
 
 
 def as_policy(source: PolicySource, layers: Sequence[Layer]) -> Policy:
@@ -131,7 +140,7 @@ def as_policy(source: PolicySource, layers: Sequence[Layer]) -> Policy:
     if sorted(policy) != sorted(names):
         missing, extra = [n for n in names if n not in policy], [n for n in policy if n not in names]
         raise InputError(f"the policy is for another network: it lacks {missing or 'nothing'} and has {extra or 'nothing'} beside it.")
-    return Policy({name: policy[name] for name in names})
+    return policy.with_layers({name: policy[name] for name in names})
 
 
 def _parameters(model: nn.Module, policy: PolicySource) -> tuple[str, ...]:

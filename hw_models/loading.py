@@ -5,8 +5,34 @@ from pathlib import Path
 from hw_models.device import FOLDER, Device, DeviceError
 from hw_models.faults import check, listing
 from quant_core.util.errors import InputError
+from quant_core.util.files import cache_folder
 from quant_core.util.reading import LARGEST_TOML, parse_toml, read_text
 from quant_core.util.registry import unknown
+from quant_core.util.text import listed
+
+HERE = "this-machine:"
+"""Before the name of a runtime: the device that `bitfront profile --runtime` measured on this machine."""
+
+
+def machine_folder() -> Path:
+    """Return the folder of the devices that were measured on this machine."""
+    return cache_folder() / "machines"
+
+
+def machine_name(runtime: str) -> str:
+    """Return the name of the device of a runtime on this machine."""
+    return f"this-machine-{runtime}"
+
+
+def _of_this_machine(runtime: str) -> Device:
+    path = machine_folder() / f"{machine_name(runtime)}.toml"
+    if not path.is_file():
+        measured = sorted(other.stem.removeprefix(machine_name("")) for other in machine_folder().glob(f"{machine_name('*')}.toml"))
+        there = f"measured here: {listed(f'{HERE}{name}' for name in measured)}" if measured else "no runtime was measured here"
+        raise InputError(
+            f"device '{HERE}{runtime}' is not measured yet ({there}); run `bitfront profile --runtime {runtime} --layers EXPERIMENT.toml`."
+        )
+    return load_device(path)
 
 
 def device_names() -> tuple[str, ...]:
@@ -15,12 +41,14 @@ def device_names() -> tuple[str, ...]:
 
 
 def load_device(name_or_path: str | Path) -> Device:
-    """Read a device that ships with bitfront by name, or the user's own file by path.
+    """Read a device that ships with bitfront by name, one measured here as `this-machine:RUNTIME`, or the user's own file by path.
 
     Raises:
         DeviceError: the file is wrong; the message lists every fault with its line and key.
         InputError: there is no such device or file.
     """
+    if str(name_or_path).startswith(HERE):
+        return _of_this_machine(str(name_or_path).removeprefix(HERE))
     shipped = FOLDER / f"{name_or_path}.toml"
     if str(name_or_path) in device_names():
         return parse_device(shipped.read_text(encoding="utf-8"), FOLDER, str(shipped))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import NONE, LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.registry import suggest
@@ -54,7 +54,7 @@ def fix(space: Space, names: Sequence[str], slot: str, spec: QuantSpec) -> Space
     layers = dict(space.base)
     for name in names:
         layers[name] = replace(layers[name], **{slot: spec})
-    return _settled(Space(Policy(layers), tuple(_without(space, names, slot))))
+    return _settled(replace(space, base=space.base.with_layers(layers), dimensions=tuple(_without(space, names, slot))))
 
 
 def restrict(space: Space, names: Sequence[str], slot: str, legal: Sequence[QuantSpec]) -> Space:
@@ -74,7 +74,7 @@ def restrict(space: Space, names: Sequence[str], slot: str, legal: Sequence[Quan
             choices, allowed = listed(dimension.choices), listed(legal)
             raise InputError(f"{dimension.name}: none of its choices ({choices}) is in the restriction ({allowed}).")
         dimensions.append(replace(dimension, choices=kept))
-    return _settled(Space(space.base, tuple(dimensions)))
+    return _settled(replace(space, dimensions=tuple(dimensions)))
 
 
 def tie(space: Space, names: Sequence[str], slot: str) -> Space:
@@ -97,7 +97,7 @@ def tie(space: Space, names: Sequence[str], slot: str) -> Space:
         for dimension in space.dimensions
         if dimension is touched[0] or dimension not in touched
     ]
-    return _settled(Space(space.base, tuple(kept)))
+    return _settled(replace(space, dimensions=tuple(kept)))
 
 
 def _without(space: Space, names: Sequence[str], slot: str) -> list[Dimension]:
@@ -117,12 +117,22 @@ def _settled(space: Space) -> Space:
         if len(dimension.choices) == 1:
             for name in dimension.layers:
                 layers[name] = replace(layers[name], **{dimension.slot: dimension.choices[0]})
-    return Space(Policy(layers), tuple(dimension for dimension in space.dimensions if len(dimension.choices) > 1))
+    return replace(
+        space,
+        base=space.base.with_layers(layers),
+        dimensions=tuple(dimension for dimension in space.dimensions if len(dimension.choices) > 1),
+    )
+
+
+def transform(space: Space, names: Sequence[str]) -> Space:
+    """Let the network be under any of the transforms `names`; a single one is fixed."""
+    names = tuple(dict.fromkeys(names))
+    return replace(space, base=Policy(space.base, names[0]), transforms=names if len(names) > 1 else ())
 
 
 def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
     """Return the points at which every layer takes the same weight choice, with the activation choice nearest in bits, and with
-    the widest one; a layer without that choice takes the one nearest in bits."""
+    the widest one; a layer without that choice takes the one nearest in bits. All of them under each transform of the network, in turn."""
     activations = _all(space, "activation")
     widest = max(activations, key=lambda spec: spec.bits)
     points = []
@@ -132,13 +142,20 @@ def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
             points.append(
                 tuple(_nearest(dimension, weight if dimension.slot == "weight" else activation) for dimension in space.dimensions)
             )
-    return tuple(dict.fromkeys(points))
+    points = list(dict.fromkeys(points))
+    if len(space.transforms) > 1:
+        return tuple((*point, k) for k in range(len(space.transforms)) for point in points)
+    return tuple(points)
 
 
-def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy) -> Policy:
-    """Return the policy in which every called layer takes `choice`; the input of an embedding or of a weight-only layer stays in float."""
+def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy, network: str = NONE) -> Policy:
+    """Return the policy in which every called layer takes `choice`; the input of an embedding or of a weight-only layer stays in float.
+
+    `network` is the transform that the network is under.
+    """
     alone = replace(choice, activation=FLOAT)
-    return Policy({layer.name: LayerPolicy() if not layer.calls else choice if layer.takes_activation else alone for layer in layers})
+    choices = {layer.name: LayerPolicy() if not layer.calls else choice if layer.takes_activation else alone for layer in layers}
+    return Policy(choices, network)
 
 
 def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import TRANSFORMS, LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
@@ -39,10 +39,12 @@ class Space:
     Attributes:
         base: every layer in network order; the fixed slots are read from here.
         dimensions: the free slots; no slot of a layer may be named twice.
+        transforms: of the network, one of which a policy has; the last dimension where there are several. None: that of the base.
     """
 
     base: Policy
     dimensions: tuple[Dimension, ...]
+    transforms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         named = [(layer, dimension.slot) for dimension in self.dimensions for layer in dimension.layers]
@@ -55,16 +57,33 @@ class Space:
         empty = [dimension.name for dimension in self.dimensions if not dimension.choices]
         if empty:
             raise InputError(f"no choice is left for {listed(empty)}; allow at least one format there.")
+        if not set(self.transforms) <= set(TRANSFORMS) or len(set(self.transforms)) != len(self.transforms):
+            raise InputError(f"network = {list(self.transforms)} given; each of {listed(TRANSFORMS)} at most once.")
 
     @property
     def size(self) -> int:
         """How many policies the space holds."""
-        return math.prod(len(dimension.choices) for dimension in self.dimensions)
+        return math.prod(self.cardinalities)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """Choices per dimension."""
-        return tuple(len(dimension.choices) for dimension in self.dimensions)
+        """Choices per dimension, that of the transforms last."""
+        return (*(len(dimension.choices) for dimension in self.dimensions), *self._network_choices)
+
+    @property
+    def _network_choices(self) -> tuple[int, ...]:
+        return (len(self.transforms),) if len(self.transforms) > 1 else ()
+
+    @property
+    def layerwise(self) -> "Space":
+        """The space of the layers alone, under the first transform."""
+        return Space(Policy(self.base, self._transform(())), self.dimensions)
+
+    def _transform(self, values: Sequence[int]) -> str:
+        """Return the transform at a point; the first one where the point says nothing of it."""
+        if not self.transforms:
+            return self.base.transform
+        return self.transforms[values[-1] if self._network_choices and values else 0]
 
     def sample(self, rng: np.random.Generator) -> Values:
         """Draw one point uniformly."""
@@ -76,17 +95,19 @@ class Space:
         Raises:
             InputError: wrong length or an index out of range.
         """
-        if len(values) != len(self.dimensions):
-            raise InputError(f"{len(values)} values given; the space has {len(self.dimensions)} dimensions.")
+        if len(values) != len(self.cardinalities):
+            raise InputError(f"{len(values)} values given; the space has {len(self.cardinalities)} dimensions.")
+        if self._network_choices and not 0 <= values[-1] < len(self.transforms):
+            raise InputError(f"network: choice {values[-1]} given; legal: 0 to {len(self.transforms) - 1}.")
         slots: dict[str, dict[str, QuantSpec]] = {
             name: {"weight": choice.weight, "activation": choice.activation} for name, choice in self.base.items()
         }
-        for dimension, value in zip(self.dimensions, values, strict=True):
+        for dimension, value in zip(self.dimensions, values, strict=False):
             if not 0 <= value < len(dimension.choices):
                 raise InputError(f"{dimension.name}: choice {value} given; legal: 0 to {len(dimension.choices) - 1}.")
             for layer in dimension.layers:
                 slots[layer][dimension.slot] = dimension.choices[value]
-        return Policy({name: LayerPolicy(**specs) for name, specs in slots.items()})
+        return Policy({name: LayerPolicy(**specs) for name, specs in slots.items()}, self._transform(values))
 
     def values(self, policy: Policy) -> Values:
         """Return the point of `policy`; `space.values(space.policy(v)) == v`.
@@ -96,7 +117,11 @@ class Space:
         """
         if list(policy) != list(self.base):
             raise InputError(f"the policy is for other layers ({listed(policy)}); this space is for {listed(self.base)}.")
+        legal = self.transforms or (self.base.transform,)
+        if policy.transform not in legal:
+            raise InputError(f"network: {policy.transform} is not a choice here; legal: {listed(legal)}.")
         values = tuple(self._value(dimension, policy) for dimension in self.dimensions)
+        values += (self.transforms.index(policy.transform),) if self._network_choices else ()
         if self.policy(values) != policy:
             name = next(name for name in policy if policy[name] != self.policy(values)[name])
             raise InputError(f"layer {name!r}: {policy[name]} given; this space fixes or ties it to {self.policy(values)[name]}.")
@@ -137,11 +162,12 @@ class Space:
 
     @cached_property
     def sites(self) -> tuple[tuple[int, ...], ...]:
-        """Dimensions that share a layer, directly or through ties: the groups over which cost is a plain sum."""
+        """Dimensions that share a layer, directly or through ties: the groups over which cost is a plain sum; the transforms' alone."""
         group = list(range(len(self.dimensions)))
         first_on: dict[str, int] = {}
         for d, dimension in enumerate(self.dimensions):
             for layer in dimension.layers:
                 old, new = group[first_on.setdefault(layer, d)], group[d]
                 group = [old if g == new else g for g in group]
-        return tuple(tuple(d for d, g in enumerate(group) if g == root) for root in sorted(set(group)))
+        sites = tuple(tuple(d for d, g in enumerate(group) if g == root) for root in sorted(set(group)))
+        return (*sites, (len(group),)) if self._network_choices else sites

@@ -6,6 +6,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# One thread per process, before torch is imported: two processes run tests at once, and threads that wait for a busy core spin; the haq
+# searchers' tests took seven times the processor time with two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # In CI the same examples every time, and no limit of time per example; elsewhere every run tries new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):

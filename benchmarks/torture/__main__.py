@@ -1,6 +1,7 @@
-"""`python -m benchmarks.torture [--scale 1.0] [--only local,disk,damage,server] [--seed 0]`: a table of attacks and faults.
+"""`python -m benchmarks.torture [--scale 1.0] [--only local,ray,disk,damage,server] [--seed 0]`: a table of attacks and faults.
 
-At scale 1: 100 random kills of a local writer, 20 full disks (a small tmpfs: root on Linux), 30 damaged files, 10 failures of a server.
+At scale 1: 100 random kills of a local writer, 30 of a worker, node, GCS, agent or driver on Ray, 20 full disks (a small tmpfs: root on
+Linux), 30 damaged files, 10 failures of a server.
 Lost are trials that were said to be recorded and are not in the record; duplicated, trials that MLflow has twice; untidy, wrong tags of
 the front, files left behind, errors without a sentence of ours, and waits beyond a minute.
 """
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
-ATTACKS = {"local": 100, "disk": 20, "damage": 30, "server": 10}
+ATTACKS = {"local": 100, "ray": 30, "disk": 20, "damage": 30, "server": 10}
 Attack = Callable[[int, random.Random], dict[str, int] | None]
 
 

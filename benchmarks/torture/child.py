@@ -1,17 +1,30 @@
 """Starting the recording process, killing it, and adding up faults."""
 
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.torture.record import NAME, faults
+from benchmarks.torture.record import NAME, faults, main
 
 ROOT = Path(__file__).parents[2]
+_FORKS = multiprocessing.get_context("forkserver")  # a process that has imported everything once, and forks: an import takes seconds
+_FORKS.set_forkserver_preload(["benchmarks.torture.record", "search.tracking.client", "mlflow.store.tracking.sqlalchemy_store"])
+
+
+def _recorded(arguments: list[str], said: Connection, errors: Connection) -> None:
+    """Be the process that records: its standard streams go to the two pipes."""
+    for connection, number in ((said, 1), (errors, 2)):
+        os.dup2(connection.fileno(), number)
+        connection.close()
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.argv = ["record", *arguments]
+    main()
 
 
 class Child:
@@ -21,9 +34,12 @@ class Child:
     """
 
     def __init__(self, folder: Path, said: set[int], *arguments: str) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "benchmarks.torture.record", str(folder), *arguments]
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        (out, out_here), (err, err_here) = _FORKS.Pipe(duplex=False), _FORKS.Pipe(duplex=False)
+        self._out, self._err = out, err
+        self.process = _FORKS.Process(target=_recorded, args=([str(folder), *arguments], out_here, err_here))
+        self.process.start()
+        out_here.close()
+        err_here.close()
         self._said, self.begun = said, threading.Event()
         self.errors, self.last = "", time.monotonic()
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
@@ -31,29 +47,36 @@ class Child:
             thread.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout or ():
-            self._said.add(int(line))
-            self.last = time.monotonic()
-            self.begun.set()
+        with os.fdopen(os.dup(self._out.fileno())) as said:
+            for line in said:
+                self._said.add(int(line))
+                self.last = time.monotonic()
+                self.begun.set()
         self.begun.set()
 
     def _read_errors(self) -> None:
-        self.errors = self.process.stderr.read() if self.process.stderr else ""
+        with os.fdopen(os.dup(self._err.fileno())) as errors:
+            self.errors = errors.read()
 
     def kill_after(self, seconds: float) -> int | None:
         """Kill it so long after its first trial; return its exit code where it had ended before."""
         self.begun.wait(600)
         time.sleep(seconds)
-        code = self.process.poll()
+        code = self.process.exitcode
         self.process.kill()
         self.wait()
         return code
 
     def wait(self, timeout_s: float = 600) -> int:
         """Return its exit code."""
-        code = self.process.wait(timeout_s)
+        self.process.join(timeout_s)
+        code = self.process.exitcode
+        if code is None:
+            raise TimeoutError(f"the process that records has not ended in {timeout_s:g} s")
         for thread in self._threads:
             thread.join()
+        self._out.close()
+        self._err.close()
         return code
 
 

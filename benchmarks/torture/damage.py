@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.torture.record import NAME, OBJECTIVES, REFERENCE, faults, trials
+from benchmarks.torture import caches
+from benchmarks.torture.record import NAME, OBJECTIVES, REFERENCE, empty_store, faults, trials
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
@@ -18,32 +19,25 @@ from quant_core.util.reading import read_json
 from search import tracking
 from search.exporters.folder import REPORT, written_files
 from search.records.record import SweepRecord
-from search.tracking.client import connect
 from search.tracking.spool import Spool
 from search.tracking.store import Store
 
 COUNT = 12
-KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report")
+KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report", *caches.KINDS)
 
 
 def attack(tries: int, rng: random.Random) -> dict[str, int]:
     """Damage one file at a time; what cannot be read is said in one sentence, and what can be read is kept."""
     total = {"lost": 0, "duplicated": 0, "untidy": 0}
-    logging.getLogger("bitfront.tracking").setLevel(logging.CRITICAL)
-    empty = _empty_store()
+    for name in ("bitfront.tracking", "search.tasks.cache"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    empty = empty_store()
     for number in range(tries):
         with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder, _inside(Path(folder)):
             Path("mlflow.db").write_bytes(empty)
             for name, figure in _one(Path(folder), KINDS[number % len(KINDS)], rng).items():
                 total[name] += figure
     return total
-
-
-def _empty_store() -> bytes:
-    """Return a SQLite file with MLflow's tables; making one takes seconds."""
-    with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder:
-        connect(f"sqlite:///{folder}/mlflow.db", Path(folder))
-        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 @contextlib.contextmanager
@@ -73,6 +67,8 @@ def _unsent(uri: str) -> Path:
 
 
 def _one(folder: Path, kind: str, rng: random.Random) -> dict[str, int]:
+    if kind in caches.KINDS:
+        return {"lost": 0, "duplicated": 0, "untidy": not caches.survives(kind, folder, lambda data: _harmed(data, rng))}
     uri = f"sqlite:///{folder}/mlflow.db"
     journal = _unsent(uri)
     policy, report = folder / "policy.json", folder / REPORT

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.torture.child import add, kill_chain
+from benchmarks.torture.record import empty_store
 
 
 def attack(tries: int, rng: random.Random) -> dict[str, int]:
@@ -12,6 +13,7 @@ def attack(tries: int, rng: random.Random) -> dict[str, int]:
     total, done = {"lost": 0, "duplicated": 0, "untidy": 0}, 0
     while done < tries:
         with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            (Path(folder) / "mlflow.db").write_bytes(empty_store())
             kills, faults = kill_chain(Path(folder), tries - done, rng)
         done += kills
         add(total, faults)

@@ -1,9 +1,11 @@
 """A made-up sweep that is recorded by a process of its own, which is to be killed: `python -m benchmarks.torture.record FOLDER ...`."""
 
 import argparse
+import functools
 import os
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +19,16 @@ from search.tracking import names
 NAME, LAYERS = "tortured", 4
 OBJECTIVES = ("error", "weight_bytes")
 REFERENCE = {"error": 1.0, "weight_bytes": 800.0 * LAYERS}
+
+
+@functools.cache
+def empty_store() -> bytes:
+    """Return a SQLite file with MLflow's tables; making one takes seconds."""
+    from search.tracking.client import connect
+
+    with tempfile.TemporaryDirectory(prefix="torture-store-") as folder:
+        connect(f"sqlite:///{folder}/mlflow.db", Path(folder))
+        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 def trials(count: int) -> list[TrialRecord]:

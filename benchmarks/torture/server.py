@@ -12,8 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.torture.child import Child, add
-from benchmarks.torture.record import faults
-from search.tracking.client import connect
+from benchmarks.torture.record import empty_store, faults
 from search.tracking.server import HOST, serve
 
 COUNT = 12
@@ -77,7 +76,7 @@ def attack(tries: int, rng: random.Random) -> dict[str, int]:
     for number in range(tries):
         with tempfile.TemporaryDirectory(prefix="torture-server-") as folder:
             store = f"sqlite:///{folder}/server.db"
-            connect(store, Path(folder))
+            (Path(folder) / "server.db").write_bytes(empty_store())
             process = serve(store, port)
             proxy = _Proxy((HOST, 0), _Handler)
             proxy.behind = port

@@ -28,7 +28,10 @@ _COEFFICIENTS = 4
 
 
 class Host(Table):
-    """The machine and the software that was measured; a second run continues only on an equal one."""
+    """The machine and the software that was measured; a second run continues only on an equal one.
+
+    `runtime` names the runtime, with its version, that computed whole networks; empty where single layers were measured.
+    """
 
     cpu: str
     cores: int
@@ -38,6 +41,7 @@ class Host(Table):
     onnxruntime: str
     numba: str
     fingerprint: str
+    runtime: str = ""
 
 
 class MeasuredCompute(LutCompute):

@@ -15,6 +15,7 @@ from quant_core.util.files import write_text
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SOURCE = "profile"
+_HOW = ("least process CPU time", "least time of whole networks, shared out to their layers by the runtime's profiler,")
 
 
 def paths(name: str, folder: Path) -> tuple[Path, Path]:
@@ -72,15 +73,15 @@ def _content(name: str, host: Host, batch: int, rows: Sequence[Measurement]) -> 
     content: dict[str, object] = {
         "schema": 1,
         "identity": {"name": name, "title": f"{host.cpu}, {threads}, measured", "kind": "measured", "batch": batch, "source": _SOURCE},
-        "compute": {"file": f"{name}.csv", "source": _SOURCE, "host": host.model_dump()},
+        "compute": {"file": f"{name}.csv", "source": _SOURCE, "host": host.model_dump(exclude_defaults=True)},
         "capability": [
             _capability(kind, {(row.mode.weight, row.mode.activation) for row in rows if row.layer.kind == kind}) for kind in kinds
         ],
         "source": [
             {
                 "id": _SOURCE,
-                "title": f"`bitfront profile` on this machine: least process CPU time of up to {repeats} repeats",
-                "where": f"onnxruntime {host.onnxruntime}, fingerprint {host.fingerprint}",
+                "title": f"`bitfront profile` on this machine: {_HOW[bool(host.runtime)]} of up to {repeats} repeats",
+                "where": f"{host.runtime or f'onnxruntime {host.onnxruntime}'}, fingerprint {host.fingerprint}",
             }
         ],
     }

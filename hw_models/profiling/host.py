@@ -10,10 +10,13 @@ from pathlib import Path
 from hw_models.models.measured import Host
 
 
-def host(threads: int) -> Host:
-    """Return this machine: processor, cores, system, the libraries that run the layers, and the hash of all of it."""
+def host(threads: int, runtime: str = "") -> Host:
+    """Return this machine: processor, cores, system, the libraries that run the layers, and the hash of all of it.
+
+    `runtime`: that computes whole networks, with its version, as "openvino 2026.4.1".
+    """
     facts: dict[str, str | int] = {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count() or 1,
         "machine": platform.machine(),
         "system": platform.system(),
@@ -21,11 +24,12 @@ def host(threads: int) -> Host:
         "onnxruntime": metadata.version("onnxruntime"),
         "numba": metadata.version("numba"),
     }
+    facts |= {"runtime": runtime} if runtime else {}
     digest = hashlib.sha256(json.dumps([facts, _flags()], sort_keys=True).encode()).hexdigest()[:16]
     return Host.model_validate({**facts, "fingerprint": digest})
 
 
-def _cpu() -> str:
+def processor() -> str:
     """Return the processor's name."""
     return _cpuinfo("model name") or platform.processor() or "unknown processor"
 

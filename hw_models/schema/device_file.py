@@ -48,7 +48,8 @@ class Compute(Table):
 
 
 class Identity(Table):
-    """What the device is. `kind` is the model that computes its cost, `batch` the examples of one pass."""
+    """What the device is. `kind` is the model that computes its cost, `batch` the examples of one pass; `ties` names the activations
+    that must be of one format: the `inputs` of several layers, and the operands and results of `sums`, on integer-only targets."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: str
@@ -56,6 +57,7 @@ class Identity(Table):
     process: str = ""
     clock_hz: Positive | None = None
     batch: Annotated[int, Field(ge=1)] = 1
+    ties: tuple[Literal["inputs", "sums"], ...] = ()
     source: SourceIds
 
 

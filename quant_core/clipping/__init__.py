@@ -23,8 +23,10 @@ _MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]]
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
 
 
-def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def ranges(blocks: Tensor, spec: QuantSpec, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return (lo, hi), [B] each, float32 on the blocks' device, of `blocks` [B, n] by the clipping of `spec`.
+
+    Positive `weights` [B, n] weight the errors of `mse` and `octav` and the ranks of `percentile`; the others leave them out.
 
     Symmetric specs give lo = -hi; affine ranges contain 0. `ema` of one tensor is min-max. The error that `mse` minimizes is the
     quantizer's own: symmetric, scale hi / max(1, 2^(bits-1) - 1) and codes [-2^(bits-1), 2^(bits-1) - 1]; affine, scale
@@ -33,9 +35,9 @@ def ranges(blocks: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     two differ by the order of float32 sums.
     """
     if blocks.device.type != "cpu":
-        return _clipped_there(blocks.detach().to(torch.float32), spec)
+        return _clipped_there(blocks.detach().to(torch.float32), spec, weights)
     x = np.ascontiguousarray(blocks.detach().to(torch.float32).numpy())
-    low, high = _clipped(x, spec)
+    low, high = _clipped(x, spec, None if weights is None else np.ascontiguousarray(weights.to(torch.float32).numpy()))
     return _tensor(low, blocks), _tensor(high, blocks)
 
 
@@ -84,37 +86,40 @@ def _tensor(values: NDArray[np.float64], like: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(like.device)
 
 
-def _clipped(x: F32, spec: QuantSpec) -> Ranges:
+def _clipped(x: F32, spec: QuantSpec, w: F32 | None) -> Ranges:
     """Return the range of every row of `x` [B, n]; where a search finds nothing, min-max."""
     if x.size == 0:
         return np.zeros(len(x)), np.zeros(len(x))
     widest = _minmax(x, spec)
-    low, high = _METHODS[spec.clipping](x, spec)
+    weighted = None if w is None else _WEIGHTED.get(spec.clipping)
+    low, high = _METHODS[spec.clipping](x, spec) if weighted is None else weighted(x, spec, w, False)
     usable = (high > low) & np.isfinite(widest[1] - widest[0])
     return np.where(usable, low, widest[0]), np.where(usable, high, widest[1])
 
 
-def _clipped_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def _clipped_there(x: Tensor, spec: QuantSpec, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the range of every row of `x` [B, n] as `_clipped`, in float32, where `x` is."""
     if x.numel() == 0:
         return x.new_zeros(len(x)), x.new_zeros(len(x))
-    ends = []
+    ends, first = [], 0
     for piece in definitions.pieces(x):
-        widest, (low, high) = definitions.minmax(piece, spec.symmetric), _searched_there(piece, spec)
+        w = None if weights is None else weights[first : first + len(piece)].to(piece)
+        first += len(piece)
+        widest, (low, high) = definitions.minmax(piece, spec.symmetric), _searched_there(piece, spec, w)
         usable = (high > low) & torch.isfinite(widest[1] - widest[0])
         ends.append([torch.where(usable, end, wide).float() for end, wide in zip((low, high), widest, strict=True)])
     lows, highs = zip(*ends, strict=True)
     return torch.cat(lows), torch.cat(highs)
 
 
-def _searched_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+def _searched_there(x: Tensor, spec: QuantSpec, w: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return (lo, hi), [B] float64, by the definition of the clipping of `spec`."""
     codes = 2.0**spec.bits - 1.0
     half = float(np.floor(codes / 2.0))
     if spec.clipping == "percentile":
-        return definitions.percentile(x, spec.symmetric, PERCENTILE)
+        return definitions.percentile(x, spec.symmetric, PERCENTILE, w)
     if spec.clipping == "octav":
-        return definitions.octav(x, 4.0**-spec.bits, spec.symmetric)
+        return definitions.octav(x, 4.0**-spec.bits, spec.symmetric, w)
     if spec.clipping == "kl":
         threshold = definitions.kl(x, 2 ** max(spec.bits - 1, 1))
         low, high = definitions.minmax(x, spec.symmetric)
@@ -122,12 +127,12 @@ def _searched_there(x: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     if spec.clipping != "mse":
         return definitions.minmax(x, spec.symmetric)
     if not spec.symmetric:
-        scale, zero = definitions.mse_affine(x, codes, _AFFINE)
+        scale, zero = definitions.mse_affine(x, codes, _AFFINE, w)
         return -zero * scale, (codes - zero) * scale
     if spec.scale == "e8m0":
-        scale = definitions.mse_power_of_two(x, half - codes, half)
+        scale = definitions.mse_power_of_two(x, half - codes, half, w)
     else:
-        scale = definitions.mse_symmetric(x, half - codes, half, _fractions(spec, x.shape[1]))
+        scale = definitions.mse_symmetric(x, half - codes, half, _fractions(spec, x.shape[1]), w)
     return -scale * max(half, 1.0), scale * max(half, 1.0)
 
 
@@ -139,12 +144,12 @@ def _minmax(x: F32, spec: QuantSpec) -> Ranges:
     return low, high
 
 
-def _percentile(x: F32, spec: QuantSpec) -> Ranges:
+def _percentile(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:  # noqa: ARG001
     """Nearest rank k = floor(p n / 100 + 1/2) of the magnitudes, or of each side for an affine range."""
     if spec.symmetric:
-        high = np.maximum(_rank(np.abs(x)), 0.0)
+        high = np.maximum(_rank(np.abs(x), w), 0.0)
         return -high, high
-    return np.minimum(-_rank(-x), 0.0), np.maximum(_rank(x), 0.0)
+    return np.minimum(-_rank(-x, w), 0.0), np.maximum(_rank(x, w), 0.0)
 
 
 def _nearest_rank(count: int) -> int:
@@ -152,8 +157,10 @@ def _nearest_rank(count: int) -> int:
     return (round(PERCENTILE * 100) * count + 5000) // 10_000
 
 
-def _rank(x: F32) -> NDArray[np.float64]:
+def _rank(x: F32, w: F32 | None) -> NDArray[np.float64]:
     n = x.shape[1]
+    if w is not None:
+        return definitions.weighted_rank(torch.from_numpy(x), torch.from_numpy(w), PERCENTILE).numpy()
     k = min(max(_nearest_rank(n), 1), n)
     ranked: NDArray[np.float64] = (x.max(axis=1) if k == n else np.partition(x, k - 1, axis=1)[:, k - 1]).astype(np.float64)
     return ranked
@@ -209,4 +216,4 @@ _METHODS: dict[str, Callable[[F32, QuantSpec], Ranges]] = {
     "octav": _octav,
     "kl": _kl,
 }
-_WEIGHTED: dict[str, Callable[[F32, QuantSpec, F32, bool], Ranges]] = {"mse": _mse, "octav": _octav}
+_WEIGHTED: dict[str, Callable[[F32, QuantSpec, F32 | None, bool], Ranges]] = {"mse": _mse, "octav": _octav, "percentile": _percentile}

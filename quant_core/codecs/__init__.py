@@ -67,6 +67,8 @@ class Codec:
         lowest: spec -> the `low` of an `Encoded` that is read from a file.
         fused: the same values as decode(encode(rows)) in compiled loops, written to `out`, for contiguous rows on the CPU and
             rounding to nearest: (rows, spec, bounds, out) -> False where it does not apply. None: there is no such loop.
+        weighted: `encode` whose clipping multiplies the squared error of every value by its importance, for `weightable` clippings:
+            (rows [R, C], importance [R, C] > 0, spec, generator) -> Encoded. None: the format has no clipping to weight.
     """
 
     encode: Callable[[Tensor, QuantSpec, Bounds | None, torch.Generator | None], Encoded]
@@ -74,6 +76,7 @@ class Codec:
     layout: Callable[[QuantSpec, int, int], tuple[Field, ...]]
     lowest: Callable[[QuantSpec], int] = _zero
     fused: Callable[[Tensor, QuantSpec, Bounds | None, Tensor], bool] | None = None
+    weighted: Callable[[Tensor, Tensor, QuantSpec, torch.Generator | None], Encoded] | None = None
 
 
 def codec(spec: QuantSpec) -> Codec:

@@ -39,10 +39,13 @@ def block_amax(rows: Tensor, block: int) -> Tensor:
     return torch.cat([part.abs().amax(dim=2) for part in split(rows, block)], dim=1)
 
 
-def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def block_ranges(
+    rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | None, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (lo, hi), [R, B] each ([1, 1] for one scale per tensor), float32, finite, lo <= 0 <= hi unless `bounds` say otherwise.
 
     Ranges come from `bounds` ([R x B] or one value), else from the clipping of `spec`; a short last block is measured by itself.
+    `importance` [R, C] weights the errors of clippings that search.
 
     Raises:
         InputError: bounds of the wrong shape, not finite, or with lo > hi.
@@ -58,11 +61,12 @@ def block_ranges(rows: Tensor, spec: QuantSpec, bounds: tuple[Tensor, Tensor] | 
         lo, hi = run.block_minmax(rows, block_size(spec, rows))
         return (lo.amin().reshape(1, 1), hi.amax().reshape(1, 1)) if whole else (lo, hi)
     if whole:
-        lo, hi = ranges(rows.reshape(1, -1), spec)
+        lo, hi = ranges(rows.reshape(1, -1), spec, None if importance is None else importance.reshape(1, -1))
         return lo.reshape(1, 1), hi.reshape(1, 1)
-    parts = []
-    for part in split(rows, block_size(spec, rows)):
-        lo, hi = ranges(part.reshape(-1, part.shape[2]), spec)
+    parts, block = [], block_size(spec, rows)
+    weights = [None, None] if importance is None else split(importance, block)
+    for part, weight in zip(split(rows, block), weights, strict=False):
+        lo, hi = ranges(part.reshape(-1, part.shape[2]), spec, None if weight is None else weight.reshape(-1, part.shape[2]))
         parts.append((lo.reshape(part.shape[:2]), hi.reshape(part.shape[:2])))
     return torch.cat([lo for lo, _ in parts], dim=1), torch.cat([hi for _, hi in parts], dim=1)
 

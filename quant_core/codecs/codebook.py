@@ -31,9 +31,21 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     With fewer distinct values than centres the values are the centres and the last is repeated.
     """
     no_bounds(spec, bounds)
-    books, codes = [], []
-    for part in _parts(rows, channels_per_book(spec, len(rows))):
-        book = torch.from_numpy(centres(part.cpu().numpy(), 2**spec.bits)).to(torch.float32).to(rows.device)
+    return _encode(rows, None, spec)
+
+
+def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:  # noqa: ARG001
+    """Return the codes and codebooks of `encode`, centres of least squared error multiplied by `importance` [R, C] (SqueezeLLM, Kim
+    et al., ICML 2024, equation 4, with the input's second moments in place of the Fisher information).
+    """
+    return _encode(rows, importance, spec)
+
+
+def _encode(rows: Tensor, importance: Tensor | None, spec: QuantSpec) -> Encoded:
+    books, codes, per_book = [], [], channels_per_book(spec, len(rows))
+    weights = [None, None] if importance is None else [part.cpu().double().numpy() for part in _parts(importance, per_book)]
+    for part, weight in zip(_parts(rows, per_book), weights, strict=False):
+        book = torch.from_numpy(centres(part.cpu().numpy(), 2**spec.bits, weight)).to(torch.float32).to(rows.device)
         codes.append(torch.searchsorted(_edges(book), part.to(torch.float64)).to(torch.uint8).reshape(-1, rows.shape[1]))
         books.append(book)
     return Encoded(torch.cat(codes), codebook=torch.cat(books))
@@ -74,14 +86,18 @@ def layout(spec: QuantSpec, rows: int, columns: int) -> tuple[Field, ...]:
     return (Field("codebook", (books, 2**spec.bits), spec.scale), code_field(spec, rows, columns))
 
 
-def centres(units: NDArray[np.float32], k: int) -> F64:
-    """Return [U, k] centres, ascending, of k-means over every row of `units` [U, n].
+def centres(units: NDArray[np.float32], k: int, weights: F64 | None = None) -> F64:
+    """Return [U, k] centres, ascending, of k-means over every row of `units` [U, n], each value counted `weights` [U, n] times.
 
     Exact where it takes at most `EXACT_STEPS`; else exact over groups of neighbouring values, as many as `GROUPS`, which
     comes within 0.5 % of the least squared error. Those of a row of more than `SORTED` values are made of bins of 2^-11 of an octave.
     """
     books = np.empty((len(units), k))
-    if units.size * k * math.log2(units.shape[1] + 1) <= EXACT_STEPS:
+    if weights is not None:
+        for row, weight, book in zip(units, weights, books, strict=True):
+            order = np.argsort(row, kind="stable")
+            kmeans.weighted_book(*_groups(row[order].astype(np.float64), weight[order]), book)
+    elif units.size * k * math.log2(units.shape[1] + 1) <= EXACT_STEPS:
         kmeans.optimal_books(np.sort(units, axis=1).astype(np.float64), books)
     else:
         for row, book in zip(units, books, strict=True):
@@ -123,4 +139,4 @@ def _parts(rows: Tensor, per_book: int) -> list[Tensor]:
     return [part for part in parts if part.numel()]
 
 
-CODEC = Codec(encode, decode, layout, fused=fused)
+CODEC = Codec(encode, decode, layout, fused=fused, weighted=weighted)

@@ -29,6 +29,11 @@ def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torc
     return Encoded(to_codes(rows, grid, spec, generator), grid.quant_min, scale=grid.scale, zero_point=zero_point)
 
 
+def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:
+    """Return the codes and scales of `encode` over ranges whose errors are multiplied by `importance` [R, C]."""
+    return encode(rows, spec, block_ranges(rows, spec, None, importance), generator)
+
+
 def decode(encoded: Encoded, spec: QuantSpec) -> Tensor:
     """Return the rows, float32."""
     if spec.granularity == "vector":
@@ -81,4 +86,4 @@ def _in_one_pass(rows: Tensor, spec: QuantSpec, out: Tensor) -> bool:
     return True
 
 
-CODEC = Codec(encode, decode, layout, lowest, fused)
+CODEC = Codec(encode, decode, layout, lowest, fused, weighted)

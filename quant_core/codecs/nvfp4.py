@@ -10,12 +10,15 @@ from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
 from quant_core.codecs.blocks import block_amax, expand_blocks
 from quant_core.codecs.minifloat import E2M1, E4M3
 from quant_core.codecs.rounding import round_steps
+from quant_core.codecs.scale_search import ScaleSearch, best_index, write_best
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 
 SMALLEST_SCALE = 2.0**-9
+_NEAR, _FAR = (0, -1, 1, 4, 5), (0, *range(-8, 0), *range(1, 9))
+"""The E4M3 scales that `mse` tries, from the block's own, 8 to an octave: those that a Gaussian chooses most; with weights all."""
 _TOP = 6.0 * 448.0
 
 
@@ -40,11 +43,28 @@ def block_scales(amax: Tensor, coarse: Tensor) -> Tensor:
     return torch.where(amax > 0, scale, 1.0)
 
 
+def _search(spec: QuantSpec, coarse: Tensor, offsets: tuple[int, ...]) -> ScaleSearch:
+    table = E4M3.decode(torch.arange(E4M3.top + 1))
+    return ScaleSearch(table, float(coarse), 1, E4M3.top, offsets, spec.block, E2M1.mantissa, E2M1.emin, E2M1.largest)
+
+
 def encode(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     """Return sign-magnitude codes [R, C] of x / (s g), E4M3 scales s [R, B] and the tensor scale g [1, 1]."""
+    return _encode(rows, None, spec, bounds, generator)
+
+
+def weighted(rows: Tensor, importance: Tensor, spec: QuantSpec, generator: torch.Generator | None) -> Encoded:
+    """Return the codes and scales of `encode`, with squared errors multiplied by `importance` [R, C] where scales are searched."""
+    return _encode(rows, importance, spec, None, generator)
+
+
+def _encode(rows: Tensor, importance: Tensor | None, spec: QuantSpec, bounds: Bounds | None, generator: torch.Generator | None) -> Encoded:
     amax = block_amax(rows, spec.block)
     coarse = tensor_scale(amax.max(), bounds)
     scale = block_scales(amax, coarse)
+    if spec.clipping == "mse":
+        how = _search(spec, coarse, _NEAR if importance is None else _FAR)
+        scale = how.table.to(rows.device)[best_index(rows, amax, E4M3.encode(scale.to(torch.float64)), how, importance).long()]
     scaled = rows / expand_blocks(scale * coarse, spec.block, rows.shape[1])
     scaled = scaled.clamp(-_TOP, _TOP).to(torch.float64)
     codes = E2M1.encode(scaled, partial(round_steps, spec=spec, generator=generator))
@@ -75,8 +95,10 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     top = block_amax(rows, rows.shape[1]).max() if bounds is None else rows.new_zeros(())
     coarse = tensor_scale(top, bounds)
     rows = run.rebalance_rows(rows, spec.block)
+    if spec.clipping == "mse":
+        return write_best(rows, _search(spec, coarse, _NEAR), out.view(rows.shape))
     run.write(loops.nvfp4, rows, out.view(rows.shape), np.float32(coarse.item()))
     return True
 
 
-CODEC = Codec(encode, decode, layout, fused=fused)
+CODEC = Codec(encode, decode, layout, fused=fused, weighted=weighted)

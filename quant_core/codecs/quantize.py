@@ -107,18 +107,29 @@ def encode(
     channel_axis: int = 0,
     bounds: Bounds | None = None,
     generator: torch.Generator | None = None,
+    importance: Tensor | None = None,
 ) -> Encoded:
     """Return the codes, scales and other metadata of `x` under `spec`, over the rows of `as_rows`. Arguments as for `fake_quantize`.
 
+    `importance` > 0, of the shape of `x`, is what a `weighted` spec multiplies squared errors by when it chooses a range; without it, or
+    where `bounds` are given, all weigh alike.
+
     Raises:
-        InputError: as `fake_quantize`; also an empty tensor.
+        InputError: as `fake_quantize`; also an empty tensor, or an importance of another shape.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     if x.numel() == 0:
         raise InputError(f"empty tensor of shape {tuple(x.shape)} given; there is nothing to encode.")
     rows = as_rows(x, spec, channel_axis)
     _require_finite(rows)
-    return codec(spec).encode(rows, spec, bounds, generator)
+    form = codec(spec)
+    if importance is None or bounds is not None or not spec.weighted or form.weighted is None:
+        return form.encode(rows, spec, bounds, generator)
+    if importance.shape != x.shape:
+        raise InputError(
+            f"importance of shape {tuple(importance.shape)} given for values of {tuple(x.shape)}; one for every value is needed."
+        )
+    return form.weighted(rows, as_rows(importance, spec, channel_axis), spec, generator)
 
 
 def decode(

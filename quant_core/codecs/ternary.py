@@ -5,6 +5,7 @@ from torch import Tensor
 
 from quant_core.codecs import Bounds, Codec, Encoded, Field, code_field
 from quant_core.codecs.blocks import block_amax
+from quant_core.codecs.scales import FLOAT_MAX, store_scale
 from quant_core.codecs.sign_sums import mean_magnitude, sign_sums
 from quant_core.kernels import run
 from quant_core.spec.quant_spec import QuantSpec
@@ -37,9 +38,12 @@ def _optimal_thresholds(units: Tensor) -> Tensor:
 
 
 def levels(rows: Tensor, threshold: Tensor, spec: QuantSpec, bounds: Bounds | None) -> Tensor:
-    """Return the levels, [R or 1, 1] of TWN, [R or 1, 2] as (negative, positive) magnitudes of TTQ, float32."""
-    if bounds is not None:
-        return _from_bounds(rows, spec, bounds)
+    """Return the levels, [R or 1, 1] of TWN, [R or 1, 2] as (negative, positive) magnitudes of TTQ, float32; of fp16 rounded to it."""
+    exact = _means(rows, threshold, spec) if bounds is None else _from_bounds(rows, spec, bounds)
+    return exact if spec.scale == "fp32" else torch.where(exact > 0, store_scale(exact, spec.scale, FLOAT_MAX), 0.0)
+
+
+def _means(rows: Tensor, threshold: Tensor, spec: QuantSpec) -> Tensor:
     sums = sign_sums(rows, threshold, spec)
     if spec.clipping != "ttq":
         sums = sums[:, :2] + sums[:, 2:]
@@ -89,7 +93,7 @@ def fused(rows: Tensor, spec: QuantSpec, bounds: Bounds | None, out: Tensor) -> 
     """Write decode(encode(rows)) to `out` by a compiled loop."""
     from quant_core.kernels import signs
 
-    if spec.granularity == "channel" and bounds is None and spec.clipping != "opt":
+    if spec.granularity == "channel" and bounds is None and spec.clipping != "opt" and spec.scale == "fp32":
         run.write(signs.ternary_by_row, rows, out, TWN_THRESHOLD if spec.clipping == "twn" else TTQ_THRESHOLD, spec.clipping == "twn")
         return True
     threshold = thresholds(rows, spec)

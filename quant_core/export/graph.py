@@ -1,6 +1,6 @@
 """A network quantized by a policy as an ONNX graph: QuantizeLinear and DequantizeLinear around float operators (QDQ)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.text import cut, first_fault, listed
+
+TagWriter = Callable[[StoredLayer, str, str, str], GraphParts]
+"""Of (layer, source, prefix, output): the nodes and constants that give `output`: the layer's input, of `source`, or, where that is "",
+the layer's weight. Constants are named after `prefix`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +68,15 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
     by_name = {stored.layer.name: stored for stored in network.stored}
     quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
-    graph = tagging.traced(network.plain, network.example, quantized, gridded)
-    fold_shapes(graph)
-    fold_pads(graph.graph, _keeping_zero(graph.graph, by_name))
+    graph = tagged_graph(network, quantized, gridded)
     packed, kept = _packed_products(graph.graph, by_name) if products else (GraphParts(), {})
-    parts = _replace_tags(graph.graph, by_name)
+    parts = replace_tags(graph.graph, by_name, _qdq)
     parts.constants += packed.constants
     wiring = Wiring(graph.graph, parts.constants)
     move_quantizers(wiring)
     integer_products(wiring)
     wiring.finish()
-    _finish(graph, parts)
+    finish(graph, parts)
     names = {constant.name for constant in parts.constants}
     payload = sum(
         len(initializer.raw_data)
@@ -104,7 +106,19 @@ def float_graph(model: nn.Module, example: Any) -> onnx.ModelProto:
     graph = tagging.traced(model, example, (), ())
     fold_shapes(graph)
     fold_pads(graph.graph, ())
-    _finish(graph, GraphParts())
+    finish(graph, GraphParts())
+    return graph
+
+
+def tagged_graph(network: Quantized, weights: Sequence[Layer], inputs: Sequence[Layer]) -> onnx.ModelProto:
+    """Return the traced graph with tags at the weights and inputs of these layers, its shape arithmetic and padding folded.
+
+    Raises:
+        InputError: ONNX cannot represent the network.
+    """
+    graph = tagging.traced(network.plain, network.example, weights, inputs)
+    fold_shapes(graph)
+    fold_pads(graph.graph, _keeping_zero(graph.graph, {stored.layer.name: stored for stored in network.stored}))
     return graph
 
 
@@ -146,7 +160,7 @@ def _keeping_zero(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
     return {node.output[0] for node, grid in tags if grid is not None and grid.quant_min <= grid.zero_point <= grid.quant_max}
 
 
-def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> GraphParts:
+def replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer], written: TagWriter) -> GraphParts:
     """Put the quantized weights and the grids of the activations where the tags are. Equal weights and grids are stored once."""
     all_parts, nodes, renamed, outputs = GraphParts(), [], dict[str, str](), dict[object, str]()
     for node in graph.node:
@@ -164,7 +178,7 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
         prefix = f"{layer.owner}.weight" if is_weight else f"grid{len(outputs)}"
         if is_weight and any(constant.name == f"{prefix}.codes" for constant in all_parts.constants):
             prefix = f"{layer.layer.name}.weight"
-        parts = _tag_parts(node, layer, prefix)
+        parts = _tag_parts(node, layer, prefix, written)
         nodes += parts.nodes
         all_parts.add(parts)
     for output in graph.output:
@@ -174,20 +188,23 @@ def _replace_tags(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) -> 
     return all_parts
 
 
-def _tag_parts(node: onnx.NodeProto, layer: StoredLayer, prefix: str) -> GraphParts:
+def _tag_parts(node: onnx.NodeProto, layer: StoredLayer, prefix: str, written: TagWriter) -> GraphParts:
     """Return what stands for a tag; where the network computes in another type than float32, between casts."""
     source, output, kind = node.input[0], node.output[0], helper.get_node_attr_value(node, "type")
     single = kind == TensorProto.FLOAT
     inner, casts = output if single else f"{output}.float32", GraphParts()
-    if node.op_type == tagging.WEIGHT:
-        parts = weight(layer, prefix, inner)
-    else:
-        source = source if single else casts.node("Cast", [source], f"{output}.source", to=TensorProto.FLOAT)
-        parts = _activation(layer, source, prefix, inner)
+    is_weight = node.op_type == tagging.WEIGHT
+    if not is_weight and not single:
+        source = casts.node("Cast", [source], f"{output}.source", to=TensorProto.FLOAT)
+    parts = written(layer, "" if is_weight else source, prefix, inner)
     parts.nodes = casts.nodes + parts.nodes
     if not single:
         parts.node("Cast", [inner], output, to=kind)
     return parts
+
+
+def _qdq(layer: StoredLayer, source: str, prefix: str, output: str) -> GraphParts:
+    return _activation(layer, source, prefix, output) if source else weight(layer, prefix, output)
 
 
 def _activation(stored: StoredLayer, source: str, prefix: str, output: str) -> GraphParts:
@@ -229,7 +246,7 @@ def divisor(grid: QParams) -> np.float32:
     return min(near, key=lambda candidate: int((np.rint(halves / candidate) != wanted).sum()))
 
 
-def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
+def finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     """Add the constants, drop unused values, set the versions, check.
 
     Raises:
@@ -248,8 +265,8 @@ def _finish(model: onnx.ModelProto, parts: GraphParts) -> None:
     opset = max((OPSET, *(carrier.opset for carrier in parts.carriers)))
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", opset))
-    if any(node.domain == nbits.DOMAIN for node in graph.node):
-        model.opset_import.append(helper.make_opsetid(nbits.DOMAIN, 1))
+    for domain in sorted({node.domain for node in graph.node} - {""}):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
     model.producer_name, model.producer_version = "bitfront", ""
     try:
         onnx.checker.check_model(model, full_check=True)

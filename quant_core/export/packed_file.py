@@ -89,10 +89,10 @@ def save_packed(
         shape, contraction = (stacks or {}).get(name, (tuple(tensor.shape), -1))
         entry = Entry(str(spec), shape, axis, str(tensor.dtype).removeprefix("torch."), contraction)
         notes[f"tensor.{name}"] = json.dumps(_short(entry))
-    write_bytes(path, _canonical(save(stored, metadata=notes)))
+    write_bytes(path, canonical(save(stored, metadata=notes)))
 
 
-def _canonical(data: bytes) -> bytes:
+def canonical(data: bytes) -> bytes:
     """Return a safetensors file with its metadata in the order of their names: the library writes another order in every process.
 
     The header is JSON behind its length in 8 bytes, little-endian, filled up by spaces to a multiple of 8 bytes; offsets of tensors count

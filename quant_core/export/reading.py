@@ -13,6 +13,7 @@ from quant_core.network.forward import with_first_input
 from quant_core.network.parameters import holder, hook_input
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
 from quant_core.spec.quant_spec import SpecError, parse
+from quant_core.transforms.online import LEFT, RIGHT, restore_rotations
 from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
@@ -42,6 +43,7 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     if wrong := _unshared(model, tensors):
         raise InputError(f"{folder / WEIGHTS} is of another network: {listed(wrong, 5)} stand in one of the two only.")
     device = device_of(network) or CPU
+    restore_rotations(model, tensors)
     for name, tensor in tensors.items():
         _put(model, name, tensor.to(device))
     for name, entry in grids["inputs"].items():
@@ -52,10 +54,11 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
 
 
 def _unshared(model: nn.Module, tensors: Collection[str]) -> list[str]:
-    """Return the names that a network and a file do not share; a file may have biases where layers have none."""
+    """Return the names that a network and a file do not share; a file may have biases, and rotations of inputs, where layers have none."""
     expected = {name for name in model.state_dict() if not name.endswith(COUNTS)}
     slots = {f"{place}.{name}".lstrip(".") for place, module in model.named_modules() for name in module._parameters}
-    return sorted((expected - set(tensors)) | (set(tensors) - expected - slots))
+    rotations = {name for name in tensors if name.endswith((LEFT, RIGHT))}
+    return sorted((expected - set(tensors)) | (set(tensors) - expected - slots - rotations))
 
 
 def _grids(path: Path) -> dict[str, Any]:

@@ -1,65 +1,31 @@
-"""An ONNX file run in a fresh process that holds numpy and onnxruntime alone, and its latency beside another file's."""
+"""An exported file run in a fresh process that holds numpy and its runtime alone, and the latency of files side by side."""
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quant_core.export.scripts import OPEN, RUN, RUNTIMES, TIME
 from quant_core.export.tagging import tensor_leaves
 from quant_core.util.errors import BitfrontError
 
 REPEATS = 31
-_OPEN = r"""
-import io, sys, time, numpy, onnxruntime
-def opened(path, fuse):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if not fuse:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-def read():
-    size = sys.stdin.buffer.readline()
-    return dict(numpy.load(io.BytesIO(sys.stdin.buffer.read(int(size))), allow_pickle=False)) if size else None
-def write(values):
-    data = io.BytesIO()
-    numpy.save(data, values, allow_pickle=False)
-    sys.stdout.buffer.write(b"%d\n" % len(data.getvalue()) + data.getvalue())
-    sys.stdout.buffer.flush()
-"""
-_RUN = """
-session = opened(sys.argv[1], sys.argv[2] == "1")
-taken = {value.name for value in session.get_inputs()}
-while (given := read()) is not None:
-    write(numpy.asarray(session.run(None, {name: values for name, values in given.items() if name in taken})[0]))
-"""
-_TIME = """
-sessions = [opened(sys.argv[1], sys.argv[2] == "1"), opened(sys.argv[3], True)]
-given = read()
-feeds = [{value.name: given[value.name] for value in session.get_inputs()} for session in sessions]
-rows = numpy.zeros((int(sys.argv[4]), 2))
-for row in rows:
-    for i, session in enumerate(sessions):
-        begun = time.perf_counter()
-        session.run(None, feeds[i])
-        row[i] = time.perf_counter() - begun
-write(rows[len(rows) // 5:])
-"""
 
 
 class Replay:
-    """A process that runs an ONNX file; made by `replayed`."""
+    """A process that runs an exported file; made by `replayed`."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", names: Sequence[str]) -> None:
+    def __init__(self, process: "Process", names: Sequence[str]) -> None:
         self._process, self._names = process, names
 
     def __call__(self, inputs: Any) -> Tensor:
@@ -68,10 +34,8 @@ class Replay:
         Raises:
             BitfrontError: the process failed.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        _send(self._process.stdin, dict(zip(self._names, [tensor.numpy() for tensor in tensor_leaves(inputs)], strict=True)), self._process)
-        return torch.from_numpy(_receive(self._process))
+        self._process.send(dict(zip(self._names, [tensor.numpy() for tensor in tensor_leaves(inputs)], strict=True)))
+        return torch.from_numpy(self._process.receive())
 
 
 @dataclass(frozen=True)
@@ -103,73 +67,126 @@ class Latency:
         return f"float32 is faster here: {self.ratio:.1f} x"
 
 
+class Process:
+    """A fresh process of one runtime, which is sent arrays and sends arrays back."""
+
+    def __init__(self, runtime: str, script: str, *arguments: str) -> None:
+        command = [sys.executable, "-W", "ignore", "-c", OPEN + RUNTIMES[runtime] + script, *arguments]
+        self._runtime = runtime
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def send(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Send arrays by name.
+
+        Raises:
+            BitfrontError: the process failed.
+        """
+        assert self._process.stdin is not None
+        data = io.BytesIO()
+        np.savez(data, allow_pickle=False, **arrays)
+        try:
+            self._process.stdin.write(b"%d\n" % len(data.getbuffer()))
+            self._process.stdin.write(data.getbuffer())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def receive(self) -> NDArray[Any]:
+        """Return the next array.
+
+        Raises:
+            BitfrontError: the process failed.
+        """
+        assert self._process.stdout is not None
+        size = self._process.stdout.readline()
+        if not size:
+            raise self._failure()
+        values: NDArray[Any] = np.load(io.BytesIO(self._process.stdout.read(int(size))), allow_pickle=False)
+        return values
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _failure(self) -> BitfrontError:
+        """Return the error of a process that has ended, or of one that wrote no outputs."""
+        self._process.kill()
+        lines = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+        named = [line for line in lines if "[ONNXRuntimeError]" in line] or lines or [f"exit code {self._process.returncode}"]
+        return BitfrontError(f"{self._runtime} fails in a fresh process: {named[-1].rpartition(' : ')[2]}".rstrip("."))
+
+
 @contextmanager
-def replayed(model: Path, names: Sequence[str], *, fuse: bool = True) -> Iterator[Replay]:
-    """Open an ONNX file in a fresh process; it ends with the block.
+def replayed(model: Path, names: Sequence[str], *, fuse: bool = True, runtime: str = "onnxruntime") -> Iterator[Replay]:
+    """Open an exported file in a fresh process; it ends with the block.
 
     Args:
         model: the file.
         names: of the graph's inputs in the order of the tensors of a batch.
         fuse: with onnxruntime's fusion of quantized operators, as by default.
+        runtime: a key of `RUNTIMES`.
     """
-    with _process(_RUN, str(model), str(int(fuse))) as process:
+    with _process(runtime, RUN, str(model), json.dumps({"fuse": fuse})) as process:
         yield Replay(process, names)
 
 
-def latency(model: Path, reference: Path, inputs: Mapping[str, NDArray[Any]], *, fuse: bool = True, repeats: int = REPEATS) -> Latency:
+def latency(
+    model: Path,
+    reference: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    fuse: bool = True,
+    repeats: int = REPEATS,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+) -> Latency:
     """Return the latency of `model` beside that of `reference`, both in one fresh process, in turns.
 
     Args:
-        model, reference: ONNX files of the same inputs.
+        model, reference: files of the same inputs.
         inputs: of one call, by name.
         fuse: as `replayed`, for `model`.
         repeats: calls of each; the first fifth is left out.
+        runtime: a key of `RUNTIMES`.
+        threads: of the runtime.
 
     Raises:
         BitfrontError: the process failed.
     """
-    with _process(_TIME, str(model), str(int(fuse)), str(reference), str(repeats)) as process:
-        assert process.stdin is not None
-        _send(process.stdin, inputs, process)
-        rows = _receive(process)
+    files = [(model, {"fuse": fuse, "threads": threads}), (reference, {"threads": threads})]
+    rows = timed(files, inputs, runtime, repeats=repeats)
+    rows = rows[len(rows) // 5 :]
     quantized, plain = np.median(rows, axis=0)
     return Latency(float(quantized), float(plain), float(np.median(rows[:, 0] / rows[:, 1])))
 
 
+def timed(
+    files: Sequence[tuple[Path, Mapping[str, object]]], inputs: Mapping[str, NDArray[Any]], runtime: str, *, repeats: int, own: bool = False
+) -> NDArray[Any]:
+    """Return the seconds of one call of every file, [repeats, files], in turns within one fresh process.
+
+    Args:
+        files: of the same inputs, with the options of `opened`.
+        inputs: of one call, by name.
+        runtime: a key of `RUNTIMES`.
+        repeats: rows.
+        own: CPU time of the process in place of the clock's: that of a call on one thread, whatever else the machine does.
+
+    Raises:
+        BitfrontError: the process failed.
+    """
+    settings = {"files": [(str(path), options) for path, options in files], "repeats": repeats}
+    settings["clock"] = "process_time" if own else "perf_counter"
+    with _process(runtime, TIME, json.dumps(settings)) as process:
+        process.send(inputs)
+        return process.receive()
+
+
 @contextmanager
-def _process(script: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-W", "ignore", "-c", _OPEN + script, *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def _process(runtime: str, script: str, *arguments: str) -> Iterator[Process]:
+    process = Process(runtime, script, *arguments)
     try:
         yield process
     finally:
-        process.kill()
-        process.communicate()
-
-
-def _send(pipe: IO[bytes], arrays: Mapping[str, NDArray[Any]], process: "subprocess.Popen[bytes]") -> None:
-    data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **arrays)
-    try:
-        pipe.write(b"%d\n" % len(data.getbuffer()))
-        pipe.write(data.getbuffer())
-        pipe.flush()
-    except BrokenPipeError:
-        raise _failure(process) from None
-
-
-def _receive(process: "subprocess.Popen[bytes]") -> NDArray[Any]:
-    assert process.stdout is not None
-    size = process.stdout.readline()
-    if not size:
-        raise _failure(process)
-    values: NDArray[Any] = np.load(io.BytesIO(process.stdout.read(int(size))), allow_pickle=False)
-    return values
-
-
-def _failure(process: "subprocess.Popen[bytes]") -> BitfrontError:
-    """Return the error of a process that has ended, or of one that wrote no outputs."""
-    process.kill()
-    lines = process.communicate()[1].decode(errors="replace").strip().splitlines()
-    named = [line for line in lines if "[ONNXRuntimeError]" in line] or lines or [f"exit code {process.returncode}"]
-    return BitfrontError(f"onnxruntime fails in a fresh process: {named[-1].rpartition(' : ')[2]}".rstrip("."))
+        process.end()

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from quant_core.export.passes import explicit_pads, holds_bfloat16
 from quant_core.export.symbolics import more_operators, plain_attention
 from quant_core.network.copies import sharing_copy
-from quant_core.network.forward import forward, with_first_input
+from quant_core.network.forward import call, with_first_input
+from quant_core.network.outputs import further_outputs, judged_output
 from quant_core.network.parameters import from_matrix, holder, layer_module, to_matrix
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer
@@ -95,14 +96,18 @@ class _Flat(nn.Module):
         leaves, self.structure = tree_flatten(example)
         self.model, self.constants = model, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
         leaves = [next(rest) if constant is None else constant[0] for constant in self.constants]
-        return forward(self.model, tree_unflatten(leaves, self.structure))
+        outputs = call(self.model, tree_unflatten(leaves, self.structure))
+        judged = judged_output(self.model, outputs)
+        return judged, *further_outputs(self.model, outputs, judged)
 
 
 def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: Collection[Layer]) -> onnx.ModelProto:
-    """Return the graph of `model` (no layer in it quantized) for any batch size.
+    """Return the graph of `model` (no layer in it quantized) for any batch size; its first output is the judged one, `output`.
+
+    Where the owner named that output, all others follow, as `output1`, `output2`, ...
 
     Args:
         model: in eval mode; it is not touched.
@@ -117,6 +122,9 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
         raise InputError(_BFLOAT16)
     batched = [name for name, tensor in zip(names, tensors, strict=True) if tensor.dim()]
     buffer = io.BytesIO()
+    with torch.no_grad():
+        count = len(_Flat(model, example)(*tensors))
+    outputs = ["output", *(f"output{number}" for number in range(1, count))]
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_attention():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
@@ -128,8 +136,8 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
                 opset_version=TRACED_OPSET,
                 custom_opsets={DOMAIN: 1} if weights or inputs else None,
                 input_names=names,
-                output_names=["output"],
-                dynamic_axes={name: {0: "batch"} for name in (*batched, "output")},
+                output_names=outputs,
+                dynamic_axes={name: {0: "batch"} for name in (*batched, *outputs)},
             )
     except BitfrontError:
         raise

@@ -37,6 +37,13 @@ class InputMoments:
         """Bytes held."""
         return sum(part.nbytes for part in (self.matrix, self.rows) if part is not None)
 
+    def diagonal(self) -> Tensor:
+        """Return diag M, [groups, K] float64."""
+        if self.matrix is not None:
+            return self.matrix.diagonal(dim1=1, dim2=2).double()
+        assert self.rows is not None
+        return self.rows.double().square().mean(dim=1)
+
     def times(self, values: Tensor) -> Tensor:
         """Return `values` [groups, O, K] times M."""
         if self.matrix is not None:

@@ -52,6 +52,16 @@ def judged_output(model: nn.Module, outputs: Any) -> Tensor:
     )
 
 
+def further_outputs(model: nn.Module, outputs: Any, judged: Tensor) -> list[Tensor]:
+    """Return the other floating-point tensors of a call's outputs, in order, where the owner of `model` named the part that is judged.
+
+    A detector that is judged by its scores still gives boxes. Without a name nothing is returned: further outputs are caches and states.
+    """
+    if not getattr(model, _ATTRIBUTE, ""):
+        return []
+    return [tensor for tensor in _tensors(outputs) if tensor is not judged and tensor.is_floating_point() and tensor.dim()]
+
+
 def _named(outputs: Any, path: str) -> Any:
     """Return the part at a path of keys, attributes and positions, as in "boxes.0"."""
     part = outputs

@@ -19,6 +19,10 @@ _COPIES: tuple[str, ...] = ("clone", "_to_copy", "index", "index_select", "slice
 _COPIES += ("view", "_unsafe_view", "_reshape_copy", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze")
 
 
+KERNEL, TRANSPOSED_KERNEL = -2, -3
+"""In place of an axis: all axes but the first (the second) are summed over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """One matrix product with a parameter.
@@ -26,7 +30,7 @@ class Product:
     Attributes:
         parameter: name of the parameter.
         macs: multiply-accumulates.
-        axis: of the parameter, the one that is summed over.
+        axis: of the parameter, the one that is summed over; of a convolution's kernel, `KERNEL` or `TRANSPOSED_KERNEL`.
         rows: how many times the parameter's matrix, or one of its stack, was applied to a row.
     """
 
@@ -74,6 +78,9 @@ class ProductRecorder(RecordingMode):
         if name in _COPIES:
             self._follow(tensors, results)
             return results
+        if name == "convolution":
+            self._convolved(args, results)
+            return results
         operands = _operands(name, tensors)
         if operands is None:
             return results
@@ -82,6 +89,20 @@ class ProductRecorder(RecordingMode):
             if origin is not None and other not in self._constants and other not in self._copies:
                 self._observe(_product(origin, tensor, side, operands, results))
         return results
+
+    def _convolved(self, args: Any, results: Tensor) -> None:
+        """Tell of a convolution (input, kernel, bias, stride, padding, dilation, transposed, ...) whose kernel is a parameter."""
+        inputs, kernel, transposed = args[0], args[1], bool(args[6])
+        origin = self._origin(kernel)
+        if origin is None or storage_address(inputs) in self._constants or storage_address(inputs) in self._copies:
+            return
+        fan, positions = kernel.numel() // kernel.shape[0], (inputs if transposed else results)
+        rows = positions.numel() // positions.shape[1]
+        macs = positions.numel() * fan
+        axis = KERNEL if not transposed else TRANSPOSED_KERNEL
+        if origin.parameter.dim() == 2:  # a depthwise kernel [channels, taps] that is seen as [channels, 1, taps]
+            axis = 1
+        self._observe(Product(origin.name, macs, axis, rows))
 
     def _origin(self, tensor: Tensor) -> _Origin | None:
         address = storage_address(tensor)

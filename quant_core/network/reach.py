@@ -31,7 +31,7 @@ class Count:
     Attributes:
         calls: of its module, or products with it.
         macs, rows: multiply-accumulates and rows (tokens).
-        axis: of a parameter, the one that products sum over; -1 where no product was seen.
+        axis: of a parameter, the one that products sum over (`Product.axis`); -1 where no product was seen.
         reachable: whether every call had an input that a hook can change.
         shapes: of the first call.
     """
@@ -46,7 +46,7 @@ class Count:
     def add(self, other: "Count", times: int = 1) -> None:
         """Add the counts of a batch, `times` over."""
         self.calls, self.macs, self.rows = self.calls + other.calls, self.macs + times * other.macs, self.rows + times * other.rows
-        self.axis = other.axis if self.axis < 0 else self.axis
+        self.axis = other.axis if self.axis == -1 else self.axis
         self.reachable = self.reachable and other.reachable
         self.shapes = self.shapes if any(self.shapes) else other.shapes
 
@@ -99,7 +99,7 @@ def reach(
     for count in reached.counts.values() if reached.batches else ():
         count.macs, count.rows = count.macs / max(reached.examples, 1), count.rows / max(reached.examples, 1)
     for name, count in alone.items():
-        reached.counts[name].axis = count.axis if reached.counts[name].axis < 0 else reached.counts[name].axis
+        reached.counts[name].axis = count.axis if reached.counts[name].axis == -1 else reached.counts[name].axis
     return reached
 
 
@@ -114,13 +114,16 @@ def _run(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[Sit
     counts: dict[str, Count] = {}
     typed = [site for site in sites if site.by_type]
     others = {site.name: site.parameter for site in sites if not site.by_type}
+    called: set[str] = set()
 
     def product(product: Product) -> None:
+        if product.parameter in called:  # the layer's own
+            return
         counts.setdefault(product.parameter, Count()).add(Count(1, product.macs, product.rows, product.axis, reachable=False))
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            before, after = _layer_hooks(name, counts, macs_of)
+            before, after = _layer_hooks(name, counts, called, macs_of)
             stack.callback(module.register_forward_pre_hook(before).remove)
             stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         for site in typed:
@@ -132,10 +135,11 @@ def _run(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[Sit
     return {name: count for name, count in counts.items() if count.calls}
 
 
-def _layer_hooks(name: str, counts: dict[str, Count], macs_of: MacsOf) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return the hooks before and after a layer; the first gives it its place in the order."""
+def _layer_hooks(name: str, counts: dict[str, Count], called: set[str], macs_of: MacsOf) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return the hooks before and after a layer; the first gives it its place in the order, and its name to `called`."""
 
     def before(_module: nn.Module, _args: Any) -> None:
+        called.add(name)
         counts.setdefault(name, Count())
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""The float network as it is measured: in eval mode, changed by no forward pass, and never the user's own object where it would be."""
+"""The float network as it is measured: in eval mode, with plain weights, and never the user's own object where it would be changed."""
 
 import warnings
 from typing import Any
@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
+from quant_core.network.computed import computed_weights, make_plain
 from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import first_example, forward
 from quant_core.util.errors import BitfrontError, BitfrontWarning
@@ -24,29 +25,41 @@ class NetworkModeWarning(BitfrontWarning):
 
 
 def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
-    """Return the network to measure: `model` itself, or a copy where it is in train mode or its forward pass changes its weights.
+    """Return the network to measure: `model` itself, or a copy where it is in train mode or its forward pass computes or changes weights.
 
-    The copy is in eval mode, and its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
-    (in place, which would change the user's weights); its other parameters lie where the user's do (see `sharing_copy`). The user's
-    network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose mode makes a difference; `quiet`
-    leaves it out.
+    The copy is in eval mode. Its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
+    (in place, which would change the user's weights). Weights that are computed in each call (`weight_norm`, `spectral_norm`, other
+    parametrizations) are parameters with the computed values. Its other parameters lie where the user's do (see `sharing_copy`). The
+    user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose mode makes a difference, and
+    those with computed weights; `quiet` leaves it out.
 
     Raises:
         BitfrontError: the network cannot be copied.
     """
     training = [(name, module) for name, module in model.named_modules() if module.training]
     renormalized = [name for name, module in model.named_modules() if _max_norm(module) is not None]
-    if not training and not renormalized:
+    computed = computed_weights(model)
+    if not training and not renormalized and not computed:
         return model
     try:
         reference = sharing_copy(model).eval()
     except Exception as error:
-        raise BitfrontError(
-            f"the network is in train mode and cannot be copied ({type(error).__name__}: {error}); call eval() on it before it is given."
-        ) from error
+        state, advice = (
+            ("is in train mode", "call eval() on it before it is given")
+            if training
+            else ("computes weights in each call", "remove the parametrizations before it is given")
+        )
+        raise BitfrontError(f"the network {state} and cannot be copied ({type(error).__name__}: {error}); {advice}.") from error
+    for name in computed:
+        make_plain(reference.get_submodule(name))
     affected = [name or "the network itself" for name, module in training if _depends_on_mode(module)]
     if affected and not quiet:
         warnings.warn(f"in train mode: {listed(affected, SHOWN)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
+    if computed and not quiet:
+        text = (
+            f"weights that are computed in each call: {listed(computed, SHOWN)}; a copy with the computed values is measured and exported."
+        )
+        warnings.warn(text, NetworkModeWarning, stacklevel=3)
     for name in renormalized:
         _renormalize(reference.get_submodule(name))
     return reference

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from quant_core.network.parameters import OUT_PROJECTION, Site, layer_name, matrix_shape
+from quant_core.network.products import KERNEL, TRANSPOSED_KERNEL
 from quant_core.network.reach import Count, Reach
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError
@@ -56,6 +57,19 @@ def find_sites(model: nn.Module, modules: Mapping[str, nn.Module], patterns: Col
     return sites
 
 
+def read_sites(modules: Mapping[str, nn.Module], called: Collection[str], sites: Collection[Site]) -> list[Site]:
+    """Return the weights of layers that are not called by the example: others may read them, as a fused kernel does.
+
+    Args:
+        modules: layer -> module.
+        called: layers that the example calls.
+        sites: those that stand for the weights of layers already.
+    """
+    taken = {site.name for site in sites}
+    pairs = ((name, module, module._parameters.get("weight")) for name, module in modules.items() if name not in called)
+    return [Site(name, "weight", module, weight) for name, module, weight in pairs if weight is not None and name not in taken]
+
+
 def named_parameters(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     """Return those of `names` (of a policy) that are parameters of the network, not modules: `find_sites` takes them as patterns."""
     parameters = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.dim() > 1}
@@ -76,10 +90,13 @@ def _layer(site: Site, count: Count) -> Layer:
     bag = isinstance(site.owner, nn.EmbeddingBag) and site.by_type
     rows = (max(1, round(count.rows)),)
     stack_shape: tuple[int, ...] = ()
-    axis = len(shape) - 1 if count.axis < 0 else count.axis
+    axis = len(shape) - 1 if count.axis == -1 else count.axis
     weight_shape, channel_axis = shape, 0
     if len(shape) == 2:
         channel_axis, inputs, outputs = 1 - axis, shape[axis], shape[1 - axis]
+    elif axis in (KERNEL, TRANSPOSED_KERNEL):
+        channel_axis = 0 if axis == KERNEL else 1
+        inputs, outputs = site.parameter.numel() // shape[channel_axis], shape[channel_axis]
     elif site.by_type:  # of a bilinear module: [outputs, inputs, inputs]
         inputs, outputs = shape[1] * shape[2], shape[0]
     else:

@@ -17,7 +17,7 @@ from quant_core.network.parameters import holder
 from quant_core.network.reach import Count, Reach, Shapes, reach
 from quant_core.network.recorder import stored_at
 from quant_core.network.reference import reference_network
-from quant_core.network.sites import find_sites, in_network_order, site_layers
+from quant_core.network.sites import find_sites, in_network_order, read_sites, site_layers
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError, LeftInFloatWarning
 from quant_core.util.text import listed
@@ -71,6 +71,7 @@ def trace(model: nn.Module, inputs: Any, batches: Iterable[Any] = (), parameters
             "quantize. Of a scripted network, give the original."
         )
     calls, lives = run_first(model, modules, placed_inputs(model, first_example(inputs)))
+    sites += read_sites(modules, calls, sites)
     batches = iter(batches)
     further = list(itertools.islice(batches, 1))
     if sites or further:
@@ -79,7 +80,8 @@ def trace(model: nn.Module, inputs: Any, batches: Iterable[Any] = (), parameters
         reached = Reach(dict.fromkeys(sorted(calls, key=lambda name: calls[name][0].start), Count(calls=1)))
     never = [name for name in modules if name not in calls and name not in reached.counts]
     layers = {name: _with_means(_layer(name, modules[name], calls.get(name, []), lives), reached) for name in (*calls, *never)}
-    late = {name: count for name, count in reached.counts.items() if name in modules and name not in layers}
+    late = {name: count for name, count in reached.counts.items() if name in modules and name not in layers and any(count.shapes)}
+    sites = [site for site in sites if site.name not in late]
     layers |= {name: _late_layer(name, modules[name], count, reached) for name, count in late.items()}
     layers |= {name: replace(layer, bias=_has_bias(modules.get(name))) for name, layer in site_layers(sites, reached).items()}
     held = held_parameters(modules, {id(site.parameter) for site in sites})

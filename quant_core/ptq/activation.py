@@ -35,12 +35,14 @@ class ActivationQuantizer:
         static: the quantization parameters where the range comes from calibration, else None.
 
     Raises:
-        InputError: the spec has one range per channel (a sum over channels cannot undo that), or is static without statistics.
+        InputError: the spec has one range per channel (a sum over channels cannot undo that), is static without statistics, or weighted.
     """
 
     def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, channel_axis: int = -1) -> None:
         if spec.granularity == "channel":
             raise InputError(f"activation {spec}: one range per channel cannot be taken out of a layer's sum; use tensor or token.")
+        if spec.weighted:
+            raise InputError(f"activation {spec}: only errors of weights are weighted, by what their inputs weigh; leave weighted out.")
         self.spec, self._axis = spec, channel_axis
         self.static: QParams | None = None
         if spec.format == "int" and spec.granularity == "tensor" and not spec.dynamic:

@@ -23,6 +23,7 @@ from quant_core.network.moments import InputMoments
 from quant_core.network.patches import weight_rows
 from quant_core.ptq.gptq import descend, feed_back
 from quant_core.ptq.grids import Grids, grids_of, with_places
+from quant_core.ptq.weighting import importance
 from quant_core.spec.quant_spec import QuantSpec
 
 ZETA, GAMMA = 1.1, -0.1
@@ -41,7 +42,8 @@ def adaround(module: nn.Module, weight: Tensor, spec: QuantSpec, channel_axis: i
     It costs 600 groups x outputs x K^2 multiply-adds, at most `LARGEST`, and a few sweeps of flips: 0.3 s for 96 outputs of 256 inputs
     on one core, 11 s for 1024 of 1024.
     """
-    encoded = encode(weight, replace(spec, rounding="nearest"), channel_axis=channel_axis)
+    weights = importance(module, moments) if spec.weighted else None
+    encoded = encode(weight, replace(spec, rounding="nearest"), channel_axis=channel_axis, importance=weights)
     grids, codes = grids_of(module, encoded, spec, tuple(weight.shape), channel_axis)
     values = weight_rows(module, weight.float())
     down = grids.floor(values)

@@ -64,17 +64,28 @@ def match_variance(
     The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
     as they are. The codes stay, so the storage does too. `wanted` is `row_energy` of the float weight, where it is known already.
     """
-    scales = _float_scales(encoded, spec)
-    if scales is None:
+    if _float_scales(encoded, spec) is None:
         return encoded
     quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
     wanted = row_energy(module, weight, moments) if wanted is None else wanted
-    actual = row_energy(module, quantized, moments)
-    if len(scales) == 1:
-        wanted, actual = wanted.sum()[None], actual.sum()[None]
-    if len(scales) != len(wanted):
+    return rescaled(encoded, spec, wanted, row_energy(module, quantized, moments), root=True)
+
+
+def rescaled(encoded: Encoded, spec: QuantSpec, above: Tensor, below: Tensor, *, root: bool = False) -> Encoded:
+    """Return `encoded` with its float scales times above / below (or its root), [R] each: one factor per row, or one for the tensor.
+
+    A factor is at most `LARGEST_GAIN` and at least its inverse; it is 1 where one of the two is not positive. Formats whose scales are not
+    one float per row or tensor are returned as they are.
+    """
+    scales = _float_scales(encoded, spec)
+    if scales is None:
         return encoded
-    gain = torch.where((wanted > 0) & (actual > 0), (wanted / actual).sqrt(), torch.ones_like(wanted)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+    if len(scales) == 1:
+        above, below = above.sum()[None], below.sum()[None]
+    if len(scales) != len(above):
+        return encoded
+    ratio = (above / below).sqrt() if root else above / below
+    gain = torch.where((above > 0) & (below > 0), ratio, torch.ones_like(above)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     scaled = scales * gain[:, None]
     if encoded.coarse is not None:
         return replace(encoded, coarse=scaled)
@@ -95,10 +106,14 @@ def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
     return encoded.scale if spec.scale in ("fp32", "fp16") else None
 
 
+def row_sums(module: nn.Module, figures: Tensor) -> Tensor:
+    """Return `figures` [groups, O] of the rows of `weight_rows` summed over the output channels that share a row of the encoded weight."""
+    return figures.sum(dim=0) if isinstance(module, TRANSPOSED) else figures.flatten()
+
+
 def row_energy(module: nn.Module, weight: Tensor, moments: InputMoments) -> Tensor:
     """Return w M w summed over the output channels that share a row of the encoded weight, one figure per row."""
-    energy = moments.energy(weight_rows(module, weight.float()))
-    return energy.sum(dim=0) if isinstance(module, TRANSPOSED) else energy.flatten()
+    return row_sums(module, moments.energy(weight_rows(module, weight.float())))
 
 
 def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tuple[str, str]]:

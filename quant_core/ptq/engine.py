@@ -20,6 +20,7 @@ from quant_core.ptq.corrections import match_variance, output_shift, response_of
 from quant_core.ptq.gptq import gptq
 from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
+from quant_core.ptq.weighting import importance
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
@@ -217,7 +218,8 @@ class PostTraining:
         elif spec.rounding == "gptq":
             encoded = gptq(module, weight, spec, layer.channel_axis, covariance)
         else:
-            encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec))
+            weights = importance(module, covariance) if spec.weighted else None
+            encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec), importance=weights)
         if not self._scale_correction or not takes_gain(spec):
             return encoded
         if name not in self._energies:
@@ -225,7 +227,7 @@ class PostTraining:
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance, self._energies[name])
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        corrected = spec.rounding in ("adaround", "gptq") or (self._scale_correction and takes_gain(spec))
+        corrected = spec.weighted or spec.rounding in ("adaround", "gptq") or (self._scale_correction and takes_gain(spec))
         return not spec.is_float and name in self._measured and corrected
 
     def _moments(self, name: str) -> InputMoments:

@@ -21,7 +21,9 @@ from quant_core.codecs.quantize import encode
 from quant_core.kernels import feedback
 from quant_core.network.moments import InputMoments
 from quant_core.network.patches import weight_rows
+from quant_core.ptq.corrections import takes_gain
 from quant_core.ptq.grids import Grids, grids_of, with_places
+from quant_core.ptq.weighting import importance, refitted
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 
@@ -29,6 +31,7 @@ DAMPING = 0.01
 """lambda as a share of the mean of diag M; ten times as much while the Cholesky factorization fails."""
 BLOCK, SAMPLE_BLOCK = 128, 512
 SWEEPS = 4
+REFITS = 3
 _TRIES = 5
 
 
@@ -36,15 +39,24 @@ def gptq(module: Any, weight: Tensor, spec: QuantSpec, channel_axis: int, moment
     """Return `weight` encoded on the grid that `spec` gives it, with the codes that GPTQ and coordinate descent choose.
 
     The expected squared output error of no output channel is above that of rounding to nearest. It costs K^3 / 3 + outputs x K^2
-    multiply-adds per group of K inputs, and as much as the latter per sweep of descent.
+    multiply-adds per group of K inputs, and as much as the latter per sweep of descent. The scales of a `weighted` spec are fitted to the
+    output in turns with the codes, `REFITS` times; those of others are the scales of rounding to nearest.
 
     Raises:
         InputError: the moments are not finite.
     """
-    encoded = encode(weight, replace(spec, rounding="nearest"), channel_axis=channel_axis)
+    weights = importance(module, moments) if spec.weighted else None
+    encoded = encode(weight, replace(spec, rounding="nearest"), channel_axis=channel_axis, importance=weights)
     grids, codes = grids_of(module, encoded, spec, tuple(weight.shape), channel_axis)
-    places = round_by_moments(weight_rows(module, weight.float()), grids, moments)
-    return with_places(module, encoded, places, codes, spec, channel_axis)
+    values = weight_rows(module, weight.float())
+    places = round_by_moments(values, grids, moments)
+    encoded = with_places(module, encoded, places, codes, spec, channel_axis)
+    for _ in range(REFITS if spec.weighted and takes_gain(spec) else 0):
+        encoded = refitted(encoded, spec, module, weight, channel_axis, moments)
+        grids, codes = grids_of(module, encoded, spec, tuple(weight.shape), channel_axis)
+        places = descend(values, grids, places, moments, SWEEPS)
+        encoded = with_places(module, encoded, places, codes, spec, channel_axis)
+    return encoded
 
 
 def round_by_moments(weight: Tensor, grids: Grids, moments: InputMoments, sweeps: int = SWEEPS) -> Tensor:
@@ -59,7 +71,7 @@ def round_by_moments(weight: Tensor, grids: Grids, moments: InputMoments, sweeps
 
 def feed_back(weight: Tensor, grids: Grids, moments: InputMoments) -> Tensor:
     """Return the places [G, O, K] that GPTQ gives `weight` [G, O, K], without the descent. The loops run on the CPU, in float32."""
-    diagonal = _diagonal(moments)
+    diagonal = moments.diagonal()
     order = diagonal.argsort(dim=1, stable=True)  # the last column is rounded first
     index = order[:, None, :].expand(weight.shape)
     target, low, step = (tensor.gather(2, index).cpu() for tensor in (weight, grids.low, grids.step))
@@ -99,14 +111,6 @@ def descend(weight: Tensor, grids: Grids, places: Tensor, moments: InputMoments,
         if torch.equal(before, chosen):
             break
     return chosen.to(weight.device)
-
-
-def _diagonal(moments: InputMoments) -> Tensor:
-    """Return diag M, [G, K] float64."""
-    if moments.matrix is not None:
-        return moments.matrix.diagonal(dim1=1, dim2=2).double()
-    assert moments.rows is not None
-    return moments.rows.double().square().mean(dim=1)
 
 
 def _form(moments: InputMoments, order: Tensor, damping: Tensor, outputs: int) -> "_Dense | _Dual":

@@ -34,6 +34,7 @@ class Format:
         granularities: legal granularities, the usual first.
         block: elements of a fixed block (0: the format has none).
         clippings: legal clippings or threshold methods, the default first.
+        weightable: the clippings whose error may be weighted by what the inputs weigh.
         scales: storage of a scale, the default first ("" where there is no scale).
         implementation: `package.module:attribute` of the format's codec.
         about: one line for `bitfront list formats`.
@@ -50,18 +51,21 @@ class Format:
     roundings: tuple[str, ...] = ("nearest",)
     affine: bool = False
     default_granularity: str = ""
+    weightable: tuple[str, ...] = ()
 
 
-def _mx(bits: int, about: str, block: int, codec: str, scale: str = "e8m0") -> Format:
+def _mx(bits: int, about: str, block: int, codec: str, scale: str = "e8m0", *, searched: bool = True) -> Format:
     return Format(
         (bits,),
         ("block",),
         codec,
         about,
         block=block,
+        clippings=("minmax", "mse") if searched else ("minmax",),
         scales=(scale,),
         roundings=("nearest", "stochastic", "gptq"),
         default_granularity="block",
+        weightable=("mse",) if searched else (),
     )
 
 
@@ -81,6 +85,7 @@ FORMATS: dict[str, Format] = {
         scales=FLOAT_SCALES + INTEGER_SCALES,
         roundings=tuple(ROUNDINGS),
         affine=True,
+        weightable=("percentile", "mse", "octav"),
     ),
     "kmeans": Format(
         tuple(range(1, 9)),
@@ -88,6 +93,7 @@ FORMATS: dict[str, Format] = {
         "quant_core.codecs.codebook:CODEC",
         "k-means codebook (Han et al., ICLR 2016)",
         roundings=("nearest", "gptq", "adaround"),
+        weightable=("minmax",),
     ),
     "binary": Format(
         (1,),
@@ -102,12 +108,13 @@ FORMATS: dict[str, Format] = {
         "quant_core.codecs.ternary:CODEC",
         "{-a, 0, +b}: twn (Li et al., 2016), ttq (Zhu et al., ICLR 2017), or opt, the least squared error of one level",
         clippings=("twn", "ttq", "opt"),
+        scales=("fp32", "fp16"),
         roundings=("nearest", "gptq"),
         default_granularity="tensor",
     ),
-    "mx4": _mx(3, "shared micro-exponents, 4 bits per element (ISCA 2023)", 16, _MICRO),
-    "mx6": _mx(5, "shared micro-exponents, 6 bits per element (ISCA 2023)", 16, _MICRO),
-    "mx9": _mx(8, "shared micro-exponents, 9 bits per element (ISCA 2023)", 16, _MICRO),
+    "mx4": _mx(3, "shared micro-exponents, 4 bits per element (ISCA 2023)", 16, _MICRO, searched=False),
+    "mx6": _mx(5, "shared micro-exponents, 6 bits per element (ISCA 2023)", 16, _MICRO, searched=False),
+    "mx9": _mx(8, "shared micro-exponents, 9 bits per element (ISCA 2023)", 16, _MICRO, searched=False),
     "mxfp4": _mx(4, "OCP MX v1.0, E2M1, blocks of 32", 32, _OCP),
     "mxfp6e2m3": _mx(6, "OCP MX v1.0, E2M3, blocks of 32", 32, _OCP),
     "mxfp6e3m2": _mx(6, "OCP MX v1.0, E3M2, blocks of 32", 32, _OCP),

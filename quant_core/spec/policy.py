@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
 from quant_core.util.errors import InputError
+from quant_core.util.registry import unknown
 from quant_core.util.text import given
 
 SCHEMA = "bitfront.policy/1"
+NONE = "none"
+TRANSFORMS = (NONE, "smooth", "rotate")
+"""Changes of the float network before it is quantized (`quant_core.transforms`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,32 @@ class LayerPolicy:
 
 
 class Policy(Mapping[str, LayerPolicy]):
-    """Qualified layer name -> `LayerPolicy`, immutable, hashable, in network order."""
+    """Qualified layer name -> `LayerPolicy`, immutable, hashable, in network order, and the transform of the network under it.
 
-    __slots__ = ("_hash", "_layers")
+    Args:
+        layers: in network order.
+        transform: of `TRANSFORMS`.
 
-    def __init__(self, layers: Mapping[str, LayerPolicy]) -> None:
-        self._layers = dict(layers)
-        self._hash = hash(tuple(self._layers.items()))
+    Raises:
+        InputError: an unknown transform.
+    """
+
+    __slots__ = ("_hash", "_layers", "_transform")
+
+    def __init__(self, layers: Mapping[str, LayerPolicy], transform: str = NONE) -> None:
+        if transform not in TRANSFORMS:
+            raise unknown("network transform", str(transform), TRANSFORMS)
+        self._layers, self._transform = dict(layers), transform
+        self._hash: int | None = None  # computed when asked for: most policies of a record that is read are never compared
+
+    @property
+    def transform(self) -> str:
+        """The change of the float network before it is quantized."""
+        return self._transform
+
+    def with_layers(self, layers: Mapping[str, LayerPolicy]) -> "Policy":
+        """Return the policy of other layers under the same transform."""
+        return Policy(layers, self._transform)
 
     def __getitem__(self, name: str) -> LayerPolicy:
         return self._layers[name]
@@ -42,10 +65,15 @@ class Policy(Mapping[str, LayerPolicy]):
         return len(self._layers)
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash((*self._layers.items(), self._transform))
         return self._hash
 
+    def __reduce__(self) -> tuple[type["Policy"], tuple[dict[str, LayerPolicy], str]]:
+        return Policy, (self._layers, self._transform)  # another process hashes texts otherwise
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Policy) and self._layers == other._layers
+        return isinstance(other, Policy) and self._layers == other._layers and self._transform == other._transform
 
     def __repr__(self) -> str:
         return f"Policy({self.id}, {len(self)} layers)"
@@ -58,7 +86,8 @@ class Policy(Mapping[str, LayerPolicy]):
     def to_json(self) -> dict[str, object]:
         """Return the versioned plain form; `Policy.from_json(p.to_json()) == p`."""
         layers = {name: {"weight": str(layer.weight), "activation": str(layer.activation)} for name, layer in self.items()}
-        return {"schema": SCHEMA, "layers": layers}
+        data: dict[str, object] = {"schema": SCHEMA, "layers": layers}
+        return data if self._transform == NONE else data | {"transform": self._transform}
 
     @staticmethod
     def from_json(data: object) -> "Policy":
@@ -75,7 +104,10 @@ class Policy(Mapping[str, LayerPolicy]):
             raise InputError(
                 'policy has no \'layers\' table; write {"layer name": {"weight": "int4:channel:mse", "activation": "int8:tensor"}}.'
             )
-        return Policy({name: _layer_from_json(name, entry) for name, entry in layers.items()})
+        transform = data.get("transform", NONE)
+        if transform not in TRANSFORMS:
+            raise InputError(f"policy transform {given(transform)} given; known: {', '.join(TRANSFORMS)}.")
+        return Policy({name: _layer_from_json(name, entry) for name, entry in layers.items()}, transform)
 
 
 def _layer_from_json(name: str, entry: object) -> LayerPolicy:

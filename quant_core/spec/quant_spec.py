@@ -34,6 +34,7 @@ class QuantSpec:
         scale: storage of a scale (fp32, fp16, e8m0; s4..s8: unsigned integers under a float scale).
         coarse: what shares the float scale of the two-level vector granularity: channel or tensor.
         dynamic: activations only: the range is taken from each batch instead of calibration.
+        weighted: weights only: the clipping counts the error of a weight as often as its input weighs (`quant_core.ptq.weighting`).
 
     Raises:
         SpecError: with what was given and what is legal.
@@ -49,6 +50,7 @@ class QuantSpec:
     scale: str = ""
     coarse: str = "channel"
     dynamic: bool = False
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         faults = tuple(_faults(self))
@@ -64,6 +66,7 @@ class QuantSpec:
         optional = (
             (self.coarse, "channel"),
             (self.clipping, info.clippings[0] if self.format != "ternary" else ""),
+            ("weighted" if self.weighted else "", ""),
             ("" if self.symmetric else "affine", ""),
             (self.scale, default_scale(self.format, self.granularity)),
             (self.rounding, "nearest"),
@@ -129,7 +132,7 @@ def make(format_name: str, bits: int = 0, granularity: str = "", **fields: objec
 
 
 def parse(text: str) -> QuantSpec:
-    """Read the text form: `format[bits][:granularity][:clipping][:affine][:scale][:rounding][:dynamic]`.
+    """Read the text form: `format[bits][:granularity][:clipping][:weighted][:affine][:scale][:rounding][:dynamic]`.
 
     The parts after the format may stand in any order; parts left out take the format's default.
 
@@ -181,15 +184,16 @@ def _read_token(text: str, name: str, token: str) -> dict[str, object]:
         return {"scale": token}
     if token in ("affine", "sym"):
         return {"symmetric": token == "sym"}
-    if token == "dynamic":
-        return {"dynamic": True}
+    if token == "dynamic" or (token == "weighted" and info.weightable):
+        return {token: True}
     allowed = _allowed_tokens(info)
     raise SpecError(f"{given(text)}: {given(token)} is not allowed after {name}; allowed: {', '.join(allowed)}.{suggest(token, allowed)}")
 
 
 def _allowed_tokens(info: Format) -> list[str]:
     granularities = [f"{g}N" if g in _SIZED else g for g in info.granularities if g != "block"]
-    extra = (["sym", "affine"] if info.affine else []) + [scale for scale in info.scales if scale] + ["dynamic"]
+    extra = ["weighted"] if info.weightable else []
+    extra += (["sym", "affine"] if info.affine else []) + [scale for scale in info.scales if scale] + ["dynamic"]
     return granularities + list(info.clippings) + list(info.roundings) + extra
 
 
@@ -219,6 +223,9 @@ def _faults(spec: QuantSpec) -> Iterable[str]:
         yield f"{spec.granularity} size {spec.block} given; a size of 1 or more is needed, as in {spec.granularity}{usual}"
     if spec.granularity not in _SIZED and spec.block != info.block:
         yield f"block {spec.block} given; {spec.format} by {spec.granularity} has {info.block or 'none'}"
+    if spec.weighted and spec.clipping not in info.weightable:
+        allowed = f"legal with clipping {', '.join(info.weightable)}" if info.weightable else "its scales are not searched"
+        yield f"weighted given; {spec.format} with clipping {spec.clipping}: {allowed}"
     if not spec.symmetric and (not info.affine or spec.granularity == "vector" or spec.scale == "e8m0"):
         yield f"affine given; {spec.format} by {spec.granularity} with scale {spec.scale or 'none'} is symmetric only"
 

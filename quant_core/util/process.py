@@ -1,5 +1,6 @@
 """Changes of the process that are undone afterwards: environment variables and levels of loggers."""
 
+import gc
 import logging
 import os
 import threading
@@ -30,6 +31,18 @@ def log_levels(levels: Mapping[str, int]) -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Keep Python's garbage collector from running in any thread within the block; it passes over all objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Shared:

@@ -14,7 +14,23 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import catalog, compress, devices, evaluate, export, profile, repair, report, solve, study, sweep, sweeps
+from search.cli import (
+    catalog,
+    compress,
+    devices,
+    evaluate,
+    export,
+    inspect,
+    measure,
+    probe,
+    profile,
+    repair,
+    report,
+    solve,
+    study,
+    sweep,
+    sweeps,
+)
 from search.cli.json_lines import say_json
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
@@ -75,9 +91,11 @@ for _name, _command in (
     ("solve", solve.solve_command),
     ("init", catalog.init_command),
     ("list", catalog.list_command),
-    ("inspect", catalog.inspect_command),
+    ("inspect", inspect.inspect_command),
     ("cost", devices.cost_command),
     ("profile", profile.profile_command),
+    ("measure", measure.measure_command),
+    ("probe", probe.probe_command),
 ):
     app.command(_name)(_command)
 app.add_typer(devices.devices_app, name="devices")

@@ -1,4 +1,4 @@
-"""`bitfront list`, `init` and `inspect`: what there is, a commented experiment, what a packed file holds. Only inspect loads torch."""
+"""`bitfront list` and `init`: what there is, a commented experiment."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from rich.table import Table
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.registry import about, unknown
-from search.cli.terminal import say, short_name, terminal
+from search.cli.terminal import say, terminal
 
 
 def _families() -> dict[str, dict[str, str]]:
@@ -98,27 +98,3 @@ def init_command(
     for file, text in files.items():
         write_text(file, text)
     say(f"wrote {' and '.join(map(str, files))}; run it with: bitfront sweep {path}")
-
-
-def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A packed .safetensors file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Print what a packed file holds.
-
-    Example: `bitfront inspect out/model.safetensors`
-    """
-    from dataclasses import asdict
-
-    from quant_core.export.inspect import describe, shares
-
-    described = describe(path)
-    rows = [asdict(row) for row in described]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(*rows[0], box=None) if rows else Table(box=None)
-    for row in rows:
-        table.add_row(*(f"{value:.6g}" if isinstance(value, float) else short_name(str(value)) for value in row.values()))
-    terminal().print(table)
-    say(shares(described))

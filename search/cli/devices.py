@@ -11,8 +11,9 @@ from rich import box
 from rich.table import Table
 
 from hw_models.device import Device
-from hw_models.loading import device_names, load_device
+from hw_models.loading import HERE, device_names, load_device
 from hw_models.models import find_model
+from hw_models.runtimes import load_runtime, runtime_names
 from hw_models.shapes import read_layers
 from hw_models.table import build_table
 from hw_models.validation.run import Check, validate
@@ -22,6 +23,7 @@ from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from quant_core.util.text import listed
+from search.cli.probe import print_kernels
 from search.cli.terminal import Terminal, short_name, styled, terminal
 from search.records.units import ENERGY, title_of, unit_of
 
@@ -53,11 +55,16 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
 
 
 @devices_app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A device's name, or the path of a device file.")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A device's name, the path of a device file, or a runtime.")], as_json: Json = False
+) -> None:
     """Show what a device can run, where its numbers come from, and how far off its model is.
 
     Example: `bitfront devices show vu9p-bitserial`
     """
+    if name in runtime_names():
+        _show_runtime(name, as_json)
+        return
     device = load_device(name)
     checks = validate(device)
     if as_json:
@@ -87,6 +94,16 @@ def show(name: Annotated[str, typer.Argument(help="A device's name, or the path 
         sources.add_row(source.id, source.title, source.where)
     console.print(sources)
     _print_checks(console, checks)
+    if name.startswith(HERE) and name.removeprefix(HERE) in runtime_names():
+        print_kernels(load_runtime(name.removeprefix(HERE)))
+
+
+def _show_runtime(name: str, as_json: bool) -> None:
+    file = load_runtime(name)
+    if as_json:
+        typer.echo(json.dumps(file.model_dump(mode="json", by_alias=True), indent=2))
+    else:
+        print_kernels(file)
 
 
 @devices_app.command("validate")

@@ -31,6 +31,7 @@ def evaluate_command(
     task: Annotated[str, typer.Option("--task", help='A task of `bitfront list tasks`, or "package.module:function".')],
     policy: Annotated[str, typer.Option("--policy", help="A uniform policy: weight=SPEC,activation=SPEC.")] = "",
     policy_file: Annotated[Path | None, typer.Option("--policy-file", help="A policy.json; instead of --policy.")] = None,
+    network: Annotated[str, typer.Option("--network", help="With --policy: none, smooth or rotate; see docs/transforms.md.")] = "none",
     option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
     calib: Annotated[int, typer.Option("--calib", min=0, help="Calibration examples; 0: all.")] = 0,
     valid: Annotated[int, typer.Option("--valid", min=0, help="Validation examples; 0: all.")] = 0,
@@ -47,30 +48,38 @@ def evaluate_command(
 
     Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
     """
-    _check_policy(policy, policy_file)
+    _check_policy(policy, policy_file, network)
     import torch
 
-    from quant_core.network.trace import trace
     from quant_core.qat import QatConfig
     from quant_core.util.devices import device_named, placed
     from search import tasks
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
-    from search.evaluation.measure import traced_inputs
 
     if threads:
         torch.set_num_threads(threads)
     loaded = tasks.load(task, task_options(option or []))
-    inputs = traced_inputs(loaded)
-    layers = trace(loaded.model, inputs[0], inputs, _named(loaded, policy_file))
-    chosen = read_policy(policy, policy_file, layers)
+    layers, chosen = _layers_and_policy(loaded, policy, policy_file, network)
     section = EvaluateSection(calib=calib, valid=valid, test=test)
     loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
-    evaluator = Evaluator(loaded, layers, section, dtype=dtype or "float32")
+    evaluator = Evaluator(loaded, layers, section, transforms=(chosen.transform,), dtype=dtype or "float32")
     figures = _figures(evaluator, chosen, layers, loaded.figure_names)
     if qat:
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures, loaded.infos, loaded.figure_names[:-1])
+
+
+def _layers_and_policy(task: "Task", text: str, path: Path | None, network: str) -> "tuple[tuple[Layer, ...], Policy]":
+    """Return the layers of a task's network, as the policy's transform of it leaves them, and the policy."""
+    from quant_core.network.trace import trace
+    from quant_core.transforms.apply import untied
+    from search.evaluation.measure import traced_inputs
+
+    inputs = traced_inputs(task)
+    layers = trace(task.model, inputs[0], inputs, _named(task, path))
+    chosen = read_policy(text, path, layers, network)
+    return untied(layers, task.model, (chosen.transform,), inputs), chosen
 
 
 def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", metrics: Sequence[str]) -> None:
@@ -86,14 +95,16 @@ def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", me
     say(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
 
 
-def _check_policy(text: str, path: Path | None) -> None:
+def _check_policy(text: str, path: Path | None, network: str) -> None:
     """Refuse what can be refused before a network is loaded, or trained."""
-    from quant_core.spec.policy import parse_layer_policy
+    from quant_core.spec.policy import NONE, Policy, parse_layer_policy
 
     if bool(text) == bool(path):
         raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
+    if path and network != NONE:
+        raise InputError("--network was given with --policy-file, which says it by its 'transform'; give it with --policy.")
     if text:
-        parse_layer_policy(text)
+        Policy({"": parse_layer_policy(text)}, network)
 
 
 def _named(task: "Task", path: Path | None) -> tuple[str, ...]:
@@ -107,8 +118,8 @@ def _named(task: "Task", path: Path | None) -> tuple[str, ...]:
         return ()
 
 
-def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Policy":
-    """Return a uniform policy from its text form, or the policy of a file.
+def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]", network: str = "none") -> "Policy":
+    """Return a uniform policy from its text form under the transform `network`, or the policy of a file.
 
     Raises:
         InputError: neither can be read, or the file's policy is for another network.
@@ -118,7 +129,7 @@ def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]") -> "Pol
     from spaces.rules import uniform_policy
 
     if path is None:
-        return uniform_policy(layers, parse_layer_policy(text))
+        return uniform_policy(layers, parse_layer_policy(text), network)
     return read_policy_file(path, layers)
 
 

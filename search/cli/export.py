@@ -30,15 +30,19 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="policy, safetensors, onnx, onnx-matmulnbits, c-array, torchao, vllm or card; may be repeated. policy and card always.",
+            help="policy, safetensors, onnx, onnx-matmulnbits, openvino, c-array, torchao, gguf, compressed-tensors, vllm or card; "
+            "may be repeated. policy and card always.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     allow_dequantized: Annotated[
         bool, typer.Option("--allow-dequantized", help="Store weights that a format cannot hold as float constants of their values.")
     ] = False,
+    round_scales: Annotated[
+        bool, typer.Option("--round-scales", help="Round float32 scales to the float16 in which GGUF stores them, and say by how much.")
+    ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure the latency of ONNX files beside float32: onnxruntime, one thread, one example.")
+        bool, typer.Option("--measure", help="Measure the latency of ONNX and OpenVINO files beside float32: one thread, one example.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register it in MLflow's registry as NAME or NAME@ALIAS.")] = "",
     uri: Uri = DEFAULT_URI,
@@ -56,7 +60,7 @@ def export_command(
 
     choice = _choice(pick, max_drop)
     wanted = tuple(dict.fromkeys(("policy", "card", *(formats or ()))))
-    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust, "measure": measure}
+    options = {"force": force, "allow_dequantized": allow_dequantized, "trust": trust, "measure": measure, "round_scales": round_scales}
     run = run_changes(device, dtype, threads)
     written = export(uri, sweep, choice, wanted, out, mlflow_experiment, register=register, run=run, **options)
     _print_written(written, out)

@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 
 def profile_command(
-    device_name: Annotated[str, typer.Option("--device-name", help="Name of the device; NAME.toml and NAME.csv are written.")],
+    device_name: Annotated[
+        str, typer.Option("--device-name", help="Name of the device; NAME.toml and NAME.csv are written. With --runtime not needed.")
+    ] = "",
     layers: Annotated[
         Path | None,
         typer.Option(
             "--layers", help="Whose layers: an experiment (.toml), a policy.json or layers (.json), or shapes (.csv); default: ResNet-18."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; with --runtime that of this-machine:RUNTIME.")] = Path(),
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="onnxruntime or openvino: measure whole networks in it, as the device this-machine:RUNTIME.")
+    ] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples of one pass.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime; the 1-bit kernel is measured on one only.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timings per layer and mode.")] = 10,
@@ -37,17 +42,26 @@ def profile_command(
 
     Ctrl-C keeps what was measured; the same command then goes on where it stopped.
 
-    Example: `bitfront profile --device-name my-laptop --layers experiment.toml`
+    With --runtime the experiment's network is measured as a whole, in every uniform policy that the runtime tells apart, and its time is
+    shared out to the layers: the device `this-machine:RUNTIME`, for `[device] name`.
+
+    Example: `bitfront profile --runtime openvino --layers experiment.toml`
     """
     from hw_models.profiling.device import paths, resume
     from hw_models.profiling.host import host
     from hw_models.profiling.run import Settings, plan
+    from search.cli.profile_runtime import profile_runtime
 
     if device != "cpu":
         raise InputError(
             f"--device {given(device)} given: onnxruntime's kernels on the CPU are measured, in CPU time. For a GPU take a device file of "
             f"it (`bitfront devices`), or measure it yourself and write one (docs/device-files.md)."
         )
+    if runtime:
+        profile_runtime(runtime, layers, device_name, None if out == Path() else out, threads, repeats)
+        return
+    if not device_name:
+        raise InputError("--device-name is missing; give the device a name, as my-laptop, or measure networks with --runtime onnxruntime.")
     settings, machine = Settings(batch, threads, repeats), host(threads)
     rows = list(resume(device_name, out, machine, batch))
     todo = plan(read_network(layers), rows, threads)

@@ -64,6 +64,8 @@ def show_command(
 
     Example: `bitfront show digits-tpe`
     """
+    from quant_core.spec.policy import NONE
+
     record = read(uri, sweep, mlflow_experiment)
     trial = pick(record, policy)
     row = row_of(record, trial, knee_number(front_members(record), record.objectives))
@@ -71,6 +73,8 @@ def show_command(
         _print_json(row | {"policy": trial.policy.to_json()})
         return
     say(f"policy {trial.policy.id}: trial {trial.number} of {record.name}, by {trial.origin}, {trial.result.fidelity}")
+    if trial.policy.transform != NONE:
+        say(f"network: {trial.policy.transform}")
     weights, activations = (tuple(str(getattr(choice, slot)) for choice in trial.policy.values()) for slot in ("weight", "activation"))
     columns = [Column("layer", tuple(trial.policy), left=True, name=True), Column("weight", weights, left=True)]
     print_table("", [*columns, Column("activation", activations, 1, left=True)])

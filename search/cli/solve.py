@@ -148,11 +148,15 @@ def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -
 
 def _show(policy: "Policy", result: Mapping[str, Any], record: "SweepRecord") -> None:
     """Print the policy layer by layer, its cost, how good it should be and, where it was evaluated, is, and what solving took."""
+    from quant_core.spec.policy import NONE
+
     table = Table("layer", "weight", "activation", box=None)
     for name, choice in policy.items():
         table.add_row(short_name(name), str(choice.weight), str(choice.activation))
     console = terminal(soft_wrap=True)
     console.print(table)
+    if policy.transform != NONE:
+        console.print(f"network: {policy.transform}")
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     metric = record.infos[0].name
     judged = [("estimated from the trials", result[f"estimated_{metric}"])]

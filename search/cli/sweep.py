@@ -37,6 +37,9 @@ def sweep_command(
 
     Example: `bitfront sweep digits search.trials=40 search.searcher=tpe`
     """
+    from search.sweeps.phases import Phases
+
+    Phases(log)(f"starting the sweep of {experiment}", 0, 0)  # what follows imports torch, which takes seconds
     from search.config.files import load
     from search.exporters.required import require_formats
     from search.sweeps.run import start
@@ -58,6 +61,9 @@ def resume_command(
 
     Example: `bitfront resume digits-auto-1124-101500`
     """
+    from search.sweeps.phases import Phases
+
+    Phases(log)(f"starting to resume {redact(sweep)}", 0, 0)  # as in `sweep`
     from search.sweeps.run import resume
 
     with json_lines(log):

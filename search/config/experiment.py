@@ -93,6 +93,13 @@ Choices = Annotated[
 ]
 
 
+Transforms = Annotated[
+    tuple[Literal["none", "smooth", "rotate"], ...],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(min_length=1),
+]
+
+
 class TaskSection(_Section):
     """The network and its data.
 
@@ -106,24 +113,29 @@ class TaskSection(_Section):
 
 
 class Rule(_Section):
-    """One rule over the space; exactly one of `fix`, `restrict`, `tie` names the layers.
+    """One rule over the space; exactly one of `fix`, `restrict`, `tie`, `untie` names the layers.
 
-    Layers: a shell pattern ("blocks.*"), "first", "last", or "kind:depthwise".
+    Layers: a shell pattern ("blocks.*"), "first", "last", or "kind:depthwise". `untie` leaves them out of the ties that the device or an
+    export format asks for.
     """
 
     fix: str = ""
     restrict: str = ""
     tie: str = ""
+    untie: str = ""
     weight: Choices | None = None
     activation: Choices | None = None
     slot: Literal["weight", "activation", ""] = ""
 
     @model_validator(mode="after")
     def _one_verb(self) -> "Rule":
-        verbs = [verb for verb in ("fix", "restrict", "tie") if getattr(self, verb)]
+        verbs = [verb for verb in ("fix", "restrict", "tie", "untie") if getattr(self, verb)]
         if len(verbs) != 1:
-            raise ValueError(f"{len(verbs)} of 'fix', 'restrict', 'tie' given; a rule has exactly one, naming its layers")
-        if verbs[0] == "tie":
+            raise ValueError(f"{len(verbs)} of 'fix', 'restrict', 'tie', 'untie' given; a rule has exactly one, naming its layers")
+        if verbs[0] == "untie":
+            if self.weight or self.activation:
+                raise ValueError("an untie takes no choices; slot = 'weight' or 'activation' limits it to one of them")
+        elif verbs[0] == "tie":
             if not self.slot or self.weight or self.activation:
                 raise ValueError("a tie needs slot = 'weight' or slot = 'activation', and no choices")
         elif self.slot or not (self.weight or self.activation):
@@ -132,15 +144,28 @@ class Rule(_Section):
             raise ValueError("a fix takes one choice per slot; use 'restrict' for several")
         return self
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots that a tie or an untie is about."""
+        return (self.slot,) if self.slot else ("weight", "activation")
+
 
 class SpaceSection(_Section):
     """The choices of every layer, before the rules; `parameters` are patterns of further parameters of two or more axes to be layers.
 
     "auto": what the device runs, layer by layer; `space = "auto"` is short for both.
+
+    Attributes:
+        network: the transforms of the float network among which a policy has one, see docs/transforms.md.
     """
 
     weight: Choices
     activation: Choices
+    network: Annotated[
+        tuple[Literal["none", "smooth", "rotate"], ...],
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        Field(min_length=1),
+    ] = ("none",)
     parameters: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 

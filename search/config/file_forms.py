@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # pydantic takes typing.TypedDict from 
 SpecText = Annotated[
     str,
     Field(
-        description="format[bits][:granularity][:clipping][:affine][:scale][:rounding][:dynamic]; see `bitfront list formats`.",
+        description="format[bits][:granularity][:clipping][:weighted][:affine][:scale][:rounding][:dynamic]; see `bitfront list formats`.",
         examples=["int4:channel:mse", "int8:tensor:ema", "mxfp4", "float"],
     ),
 ]

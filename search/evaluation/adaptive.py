@@ -16,21 +16,24 @@ from search.evaluation.calibration import calibrated, worth_measuring
 from search.evaluation.divergence import Reference
 from search.evaluation.gradient import projection_passes, projections
 from search.evaluation.one_out import Choice, OneOut, widest_choices
+from search.evaluation.plans import SHARES, best_table
 from search.problem.problem import FloatArray
 from spaces.space import Space
 
-PART = 16
-"""Examples per backward pass."""
 DRAWS = 2
 """Random directions per example."""
 GRADIENT_EXAMPLES = 64
 """Most examples that gradients are taken of, but for the rest of a part."""
 FEW = 64
 """Most choices that are measured one by one whatever that costs."""
+PLANNED = 0.3
+"""Share of the passes, at most, in which whole plans are measured."""
 ROUNDS = 4
 """Most times that the choices to be measured are picked."""
 STABLE = 0.99
 """Rank correlation of the rises before and after a batch from which on no further batch is measured."""
+NOISE = 0.25
+"""Relative standard error of a measured rise where a single batch does not tell it."""
 Report = Callable[[int, int], None]
 
 
@@ -46,7 +49,7 @@ class Spent:
         evaluations: forward passes begun, over the examples.
         equivalents: the cost of forward and backward passes, in forward passes over the examples; one that starts behind a prefix counts as
             its share of the multiply-accumulates.
-        backward_passes: each over at most `PART` examples.
+        backward_passes: each over at most `Reference.part` examples.
     """
 
     evaluations: int = 0
@@ -107,7 +110,7 @@ def estimated(
         NoGradientError: the network cannot be differentiated, or every gradient is zero.
     """
     compare, generator = reference.compare, rng.generator(0)
-    parts = reference.parts(min(PART, examples), examples)
+    parts = reference.parts(min(reference.part, examples), examples)
     taken = sum(map(examples_of, parts))
     try:
         rows = projections(engine, space, parts, lambda outputs: compare.direction(outputs, generator), DRAWS)
@@ -141,6 +144,8 @@ def adaptive(
 ) -> tuple[FloatArray, ...]:
     """Return per dimension [K_d] the rise of the mean divergence, estimated from gradients and calibrated by measurements.
 
+    Whole plans decide whether the calibrated rises or those of the gradients alone are returned.
+
     Where all can be measured within `passes`, where at most `FEW` choices are to be measured, and where the network gives no gradients
     (with a warning), the rises are `exact`. Dimensions without gradients in a network that has others are measured whatever they cost.
 
@@ -169,7 +174,8 @@ class _Measurements:
     """Picks and measures choices until the passes are spent."""
 
     def __init__(self, engine: PostTraining, space: Space, reference: Reference, passes: float, spent: Spent, report: Report) -> None:
-        self._space, self._reference, self._passes, self._spent, self._report = space, reference, passes, spent, report
+        self._engine, self._space, self._reference = engine, space, reference
+        self._passes, self._spent, self._report = passes, spent, report
         self._one_out = OneOut(engine, space, reference.compare)
         self._widest = widest_choices(space)
         self._slots = [dimension.slot for dimension in space.dimensions]
@@ -187,17 +193,27 @@ class _Measurements:
     def calibrated(self, gradients: GradientEstimates) -> tuple[FloatArray, ...]:
         """Return the gradients' estimates on the scale of the measured rises, and these where there are any."""
         measured: dict[Choice, float] = {(d, k): 0.0 for d, k in enumerate(self._widest)}
+        self._noise: dict[Choice, float] = {}
         without = [(d, k) for d in gradients.blind for k in range(self._space.cardinalities[d]) if k != self._widest[d]]
         measured |= self._measure(without) if without else {}
+        budgets = min(len(SHARES), int(self._passes * PLANNED / 2))
         for number in range(ROUNDS):
-            estimates = calibrated(gradients.rises, gradients.errors, self._slots, measured)
-            left = self._passes - self._spent.equivalents - 1.0
+            estimates = calibrated(gradients.rises, gradients.errors, self._slots, measured, self._noise)
+            left = self._passes - self._spent.equivalents - 1.0 - 2.0 * budgets
             picked = worth_measuring(estimates, self._costs, self._slots, self._shares, left / 2 if number == 0 else left)
             if not picked:
                 break
             measured |= self._measure(picked)
+        fitted = calibrated(gradients.rises, gradients.errors, self._slots, measured, self._noise).rises
+        alone = tuple(fitted[d] if d in gradients.blind else row for d, row in enumerate(gradients.rises))
+        budgets = min(len(SHARES), max(0, int((self._passes - self._spent.equivalents) / 2))) if budgets else 0
+        rises = best_table(self._engine, self._space, self._reference, (fitted, alone), self._costs, budgets, self._planned)
         self._report(math.ceil(self._passes), math.ceil(self._passes))
-        return calibrated(gradients.rises, gradients.errors, self._slots, measured).rises
+        return tuple(rises)
+
+    def _planned(self, cost: float) -> None:
+        self._spent.add(evaluations=1)
+        self._done(cost)
 
     def _measure(self, picked: Sequence[Choice]) -> dict[Choice, float]:
         """Measure choices on as many batches as it takes until their order is stable."""
@@ -205,19 +221,34 @@ class _Measurements:
         choices: dict[int, list[int]] = {}
         for d, k in sorted(picked):
             choices.setdefault(d, []).append(k)
-        sums, count = np.zeros(len(picked)), 0
+        sums, count, means = np.zeros(len(picked)), 0, []
         with torch.inference_mode():
             for inputs, wanted in zip(self._reference.batches, self._reference.outputs, strict=True):
                 share = examples_of(inputs) / self._reference.examples
                 rises = self._one_out.rises(inputs, wanted, choices, self._done_on(share))
                 self._done(share)
-                sums = sums + np.array([rises[d][k] for d, k in sorted(picked)])
-                count += self._reference.compare(wanted, wanted)[1]
+                batch, size = np.array([rises[d][k] for d, k in sorted(picked)]), self._reference.compare(wanted, wanted)[1]
+                sums, count = sums + batch, count + size
+                means.append(batch / size)
                 if previous is not None and _rank_correlation(previous, sums) >= STABLE:
                     break
                 previous = sums
         self._spent.add(evaluations=1 + len(picked))
+        self._noise |= self._errors(sorted(picked), np.stack(means))
         return dict(zip(sorted(picked), (sums / count).tolist(), strict=True))
+
+    def _errors(self, picked: Sequence[Choice], means: FloatArray) -> dict[Choice, float]:
+        """Return the relative standard errors of rises measured on batches, `means` [B, P]: one for all choices of a slot, their median."""
+        errors: dict[Choice, float] = {}
+        for slot in dict.fromkeys(self._slots):
+            at = [n for n, (d, _) in enumerate(picked) if self._slots[d] == slot]
+            rows = means[:, at][:, means[:, at].mean(axis=0) > 0]
+            if rows.size and len(rows) > 1:
+                error = float(np.median(rows.std(axis=0, ddof=1) / rows.mean(axis=0))) / math.sqrt(len(rows))
+            else:
+                error = NOISE
+            errors |= {picked[n]: error for n in at}
+        return errors
 
     def _done_on(self, share: float) -> Callable[[float], None]:
         return lambda cost: self._done(cost * share)

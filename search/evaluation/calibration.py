@@ -25,7 +25,8 @@ class Estimates:
 
     Attributes:
         rises: per dimension [K_d].
-        spreads: per dimension [K_d], standard deviation of the logarithm of the true rise over this one; 0 where it is measured.
+        spreads: per dimension [K_d], standard deviation of the logarithm of the true rise over this one; 0 where it is measured, as
+            measuring it again tells nothing new.
     """
 
     rises: tuple[FloatArray, ...]
@@ -33,34 +34,62 @@ class Estimates:
 
 
 def calibrated(
-    rises: Sequence[FloatArray], errors: Sequence[FloatArray], slots: Sequence[str], measured: Mapping[Choice, float]
+    rises: Sequence[FloatArray],
+    errors: Sequence[FloatArray],
+    slots: Sequence[str],
+    measured: Mapping[Choice, float],
+    noise: Mapping[Choice, float] | None = None,
 ) -> Estimates:
-    """Return the rises fitted to the measured ones, which replace the estimates of their choices.
+    """Return the rises fitted to the measured ones, as the mean of a posterior over their logarithms.
 
-    Per slot a power law, log m = a + b log r, by least squares with b within `SLOPES`; per dimension a factor on top, its mean residual
-    shrunk by n / (n + 1) for n measurements. The spread of a dimension grows with how far its measurements lie from the power law.
+    Per slot a power law, log m = a + b log r, by least squares with b within `SLOPES`. What a dimension's true rises lie off the law is
+    normal: half of the variance is common to its choices, and all of it is larger where its measurements lie far off. A measurement is the
+    true rise and noise, so it counts by its precision beside that of the estimate. Where there is no estimate it stands alone.
 
     Args:
         rises: per dimension [K_d] of the estimates.
         errors: per dimension [K_d] relative standard errors of the estimates.
         slots: per dimension.
         measured: (dimension, choice) -> measured rise.
+        noise: (dimension, choice) -> its relative standard error; 0 where it is not named.
     """
+    noise = noise or {}
     fitted, spreads = [np.array(row) for row in rises], [np.sqrt(SPREAD**2 + error**2) for error in errors]
     for slot in dict.fromkeys(slots):
         members = [d for d, name in enumerate(slots) if name == slot]
         pairs = [(d, k) for d, k in measured if slots[d] == slot and measured[d, k] > TINY and rises[d][k] > TINY]
         offset, slope, spread = _power_law(np.log([rises[d][k] for d, k in pairs]), np.log([measured[pair] for pair in pairs]))
         for d in members:
-            logs = np.log(np.maximum(np.abs(rises[d]), TINY))
-            residuals = np.array([np.log(measured[pair]) - offset - slope * logs[pair[1]] for pair in pairs if pair[0] == d])
-            shift = residuals.sum() / (len(residuals) + 1)
-            fitted[d] = np.sign(rises[d]) * np.exp(offset + slope * logs + shift)
-            variance = (spread**2 + (residuals**2).sum()) / (len(residuals) + 1)
-            spreads[d] = np.sqrt(variance + errors[d] ** 2)
+            logs = offset + slope * np.log(np.maximum(np.abs(rises[d]), TINY))
+            at = [k for e, k in pairs if e == d]
+            residuals = np.array([np.log(measured[d, k]) - logs[k] for k in at])
+            shift, spreads[d] = _posterior(np.sqrt(spread**2 + errors[d] ** 2), at, residuals, [noise.get((d, k), 0.0) for k in at])
+            fitted[d] = np.sign(rises[d]) * np.exp(logs + shift)
     for (d, k), rise in measured.items():
-        fitted[d][k], spreads[d][k] = rise, 0.0
+        if rise <= TINY or rises[d][k] <= TINY:
+            share = spreads[d][k] ** 2 / (spreads[d][k] ** 2 + noise.get((d, k), 0.0) ** 2)
+            fitted[d][k] += (share if abs(rises[d][k]) > TINY else 1.0) * (rise - fitted[d][k])
+        elif not noise.get((d, k)):
+            fitted[d][k] = rise
+        spreads[d][k] = 0.0
     return Estimates(tuple(fitted), tuple(spreads))
+
+
+def _posterior(deviations: FloatArray, at: Sequence[int], residuals: FloatArray, noise: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation [K] of normal values of prior mean 0 and `deviations` [K], half of their variance common.
+
+    Args:
+        deviations: [K], prior.
+        at: which of the values were measured.
+        residuals: the measurements.
+        noise: standard deviation of each measurement.
+    """
+    prior = 0.5 * (np.outer(deviations, deviations) + np.diag(deviations**2))
+    variance = np.diag(prior)[at] + np.square(noise)
+    prior = prior * max(1.0, (1.0 + float((residuals**2 / variance).sum())) / (1 + len(at)))
+    gain = np.linalg.solve(prior[np.ix_(at, at)] + np.diag(np.square(noise)), prior[at]).T if at else np.zeros((len(prior), 0))
+    left = np.diag(prior) - (gain * prior[:, at]).sum(axis=1)
+    return gain @ residuals, np.sqrt(np.maximum(left, 0.0))
 
 
 def _power_law(x: FloatArray, y: FloatArray) -> tuple[float, float, float]:

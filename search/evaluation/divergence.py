@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from quant_core.network.reach import examples_of
+
+PART = 16
+"""Most examples per backward pass."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,13 @@ class Reference:
         batches: model inputs.
         outputs: of the float network, per batch.
         class_axis: axis of the outputs that holds the logits of classes; None: the outputs are values.
+        part: examples per backward pass.
     """
 
     batches: Sequence[Any]
     outputs: Sequence[Tensor]
     class_axis: int | None
+    part: int = PART
 
     @cached_property
     def examples(self) -> int:
@@ -115,3 +120,13 @@ class Reference:
 
 def _rows(inputs: Any, first: int, size: int) -> Any:
     return tree_map(lambda leaf: leaf[first : first + size] if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def cut(batches: Sequence[Any], size: int) -> list[Any]:
+    """Return batches cut into chunks of at most `size` examples; a batch is kept whole where a tensor of it has no row per example."""
+    chunks: list[Any] = []
+    for inputs in batches:
+        count = examples_of(inputs)
+        whole = any(leaf.dim() == 0 or len(leaf) != count for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+        chunks += [inputs] if whole or count <= size else [_rows(inputs, first, size) for first in range(0, count, size)]
+    return chunks

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from quant_core.qat.population import PopulationConfig
 from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import Policy
+from quant_core.spec.policy import NONE, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
@@ -25,6 +26,7 @@ from quant_core.util.devices import CPU, device_of, placed, precision
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
+from search.evaluation.engines import Engines
 from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
 from search.evaluation.paired import PairedScores
@@ -43,7 +45,8 @@ class Evaluator:
 
     Attributes:
         calib: inputs of the calibration batches.
-        engine: the post-training engine, with its cache.
+        engine: the post-training engine of the network under the first of its transforms, with its cache.
+        engines: of all transforms.
 
     Args:
         task: the network and its splits.
@@ -52,6 +55,7 @@ class Evaluator:
         key: names the network and its data; training is then kept in the cache folder, and goes on there when it was killed.
         population: trains every policy by a population; None by the section's configuration alone.
         specs: layer name -> the specs that its weight can have, see `PostTraining`; None: any.
+        transforms: of the network, that policies may ask for; the engines share the cache's limit.
         device: where everything is computed; None: where the network is.
         dtype: of matrix products and convolutions when a network is measured. Weights are quantized from their float32 values, and
             calibration, estimates and training are as they are with "float32".
@@ -66,6 +70,7 @@ class Evaluator:
         population: PopulationConfig | None = None,
         specs: Mapping[str, Collection[QuantSpec]] | None = None,
         *,
+        transforms: Sequence[str] = (NONE,),
         device: torch.device | None = None,
         dtype: str = "float32",
     ) -> None:
@@ -80,17 +85,18 @@ class Evaluator:
         if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
         warn_of_noise(task.model, self.calib[0])
-        cache_bytes = section.cache_mib * 2**20
-        self.engine = PostTraining(
-            task.model,
-            self._layers,
-            self.calib,
-            self.calib[0],
+        make = partial(
+            PostTraining,
+            layers=self._layers,
+            batches=self.calib,
+            example=self.calib[0],
             bias_correction=section.bias_correction,
             scale_correction=section.scale_correction,
-            cache_bytes=cache_bytes,
+            cache_bytes=section.cache_mib * 2**20 // len(transforms),
             specs=specs,
         )
+        self.engines = Engines(task.model, self.calib, transforms, make)
+        self.engine = self.engines.first
 
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
@@ -130,13 +136,13 @@ class Evaluator:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
         part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
         size = sum(size_of(*batch) for batch in part)
-        yield f"ptq, {size} calibration examples", self._measured(self.engine.apply(policy), part)
+        yield f"ptq, {size} calibration examples", self._measured(self._applied(policy), part)
         if fidelity != "qat":
             return
         yield "ptq", self.metrics(policy, "valid", "ptq")
         config, history = self._section.training, []
-        start, saving = self._start(after), self._saving((*after, policy))
-        prepared, epochs = training(self._with_training_data(), policy, config, section=self._section, start=start, saving=saving)
+        start, saving = self._start(policy, after), self._saving((*after, policy))
+        prepared, epochs = training(self._training_task(policy), policy, config, section=self._section, start=start, saving=saving)
         for epoch in epochs:
             history.append(epoch)
             if len(history) < config.epochs:
@@ -150,7 +156,7 @@ class Evaluator:
 
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return copies of the engine's hits and misses: quantized weights, ranges of activations."""
-        return replace(self.engine.counts), replace(self.engine.range_counts)
+        return self.engines.counts()
 
     def float_metrics(self, split: str = "valid") -> dict[str, float]:
         """Return the metrics of the float network on one split ("valid" or "test").
@@ -195,7 +201,7 @@ class Evaluator:
         if not self._paired[split].measured:
             self.float_metrics(split)
         trains = (fidelity or self._section.fidelity) == "qat"
-        network = finalize(self._train((*after, policy))) if trains else self.engine.apply(policy)
+        network = finalize(self._train((*after, policy))) if trains else self._applied(policy)
         scores: list[Tensor] = []
         figures = self._measured(network, self._split(split), self._floats[split], scores)
         return figures | self._paired[split].figures(scores)
@@ -207,9 +213,13 @@ class Evaluator:
             BitfrontError: what is stored is not what is measured.
         """
         if (fidelity or self._section.fidelity) != "qat":
-            return on_cpu(post_training(self.engine, self._task.model, self._layers, policy, self.calib[0]))
-        base = starting(self._task.model, self._section.training, self.calib[0])
+            engine, network = self.engines.engine(policy), self.engines.network(policy)
+            return on_cpu(post_training(engine, network, self._layers, policy, self.calib[0]))
+        base = starting(self.engines.network(policy), self._section.training, self.calib[0])
         return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
+
+    def _applied(self, policy: Policy) -> nn.Module:
+        return self.engines.engine(policy).apply(policy)
 
     def _measured(
         self, network: nn.Module, batches: Iterable[Batch], floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
@@ -220,8 +230,8 @@ class Evaluator:
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""
         if self._trained is None or self._trained[0] != policies:
-            start, saving = self._start(policies[:-1]), self._saving(policies)
-            task, policy, config, section = self._with_training_data(), policies[-1], self._section.training, self._section
+            policy, config, section = policies[-1], self._section.training, self._section
+            task, start, saving = self._training_task(policy), self._start(policy, policies[:-1]), self._saving(policies)
             if self._population:
                 prepared, history = train_population(task, policy, config, self._population, section=section, start=start, saving=saving)
             else:
@@ -229,14 +239,15 @@ class Evaluator:
             self._trained = (policies, prepared, tuple(history))
         return self._trained[1]
 
-    def _with_training_data(self) -> Task:
-        """Return the task with its training split as the loop takes it, which is made once."""
+    def _training_task(self, policy: Policy) -> Task:
+        """Return the task with the network under the policy's transform, and its training split as the loop takes it, made once."""
         self._task = replace(self._task, train=training_batches(self._task, self._section))
-        return self._task
+        return replace(self._task, model=self.engines.network(policy))
 
-    def _start(self, policies: Sequence[Policy]) -> dict[str, Tensor] | None:
-        """Return the weights that training starts from after that of `policies`; None: the float ones."""
-        return float_weights(self._train(tuple(policies))) if policies else None
+    def _start(self, policy: Policy, before: Sequence[Policy]) -> dict[str, Tensor] | None:
+        """Return the weights that training starts from after that of `before`; None: the float ones, as under another transform."""
+        same = before and before[-1].transform == policy.transform
+        return float_weights(self._train(tuple(before))) if same else None
 
     def _saving(self, policies: tuple[Policy, ...]) -> CheckpointConfig | None:
         return checkpoint_config(self._key, policies, self._section.training) if self._key else None

@@ -10,7 +10,7 @@ from quant_core.network.forward import forward
 from quant_core.network.parameters import own_modules
 from quant_core.network.replay import ActivationReplay
 from quant_core.ptq.engine import PostTraining
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import LayerPolicy
 from search.evaluation.divergence import Divergence
 from search.problem.problem import FloatArray
 from spaces.space import Space
@@ -69,7 +69,7 @@ class OneOut:
                 for k in measured:
                     policy = self._space.policy([*self._widest[:d], k, *self._widest[d + 1 :]])
                     unread = {name: LayerPolicy(weight=policy[name].weight) for name in before}
-                    outputs = forward(self._engine.apply(Policy(dict(policy) | unread)), inputs)
+                    outputs = forward(self._engine.apply(policy.with_layers(dict(policy) | unread)), inputs)
                     rises[d][k] = self._compare(outputs, wanted)[0] - base
             done(len(measured) * self._share(before))
         return rises

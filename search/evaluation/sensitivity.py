@@ -17,15 +17,18 @@ from quant_core.ptq.engine import PostTraining
 from quant_core.util import rng
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
-from search.evaluation.adaptive import PART, Spent, adaptive, estimated, exact
-from search.evaluation.divergence import Reference
+from search.evaluation.adaptive import Spent, adaptive, estimated, exact
+from search.evaluation.divergence import PART, Reference, cut
 from search.evaluation.fisher import PASSES, fisher_scores
+from search.evaluation.in_sample import independent, prediction_factors
 from search.evaluation.one_out import widest_choices
 from search.problem.problem import FloatArray
 from spaces.space import Space
 
 EXAMPLES = 512
 NEGLIGIBLE = 1e-12
+ACTIVATION_BYTES = 256 * 2**20
+"""Most bytes of the outputs of all layers on one chunk of the examples: they are kept to start behind them, and for backward passes."""
 Method = Literal["auto", "forward", "gradient", "fisher"]
 
 
@@ -81,11 +84,12 @@ class Sensitivity:
         path = cache_folder() / "sensitivity" / f"{self.key}.json"
         rises = self._read(path)
         if rises is None:
-            batches = self._batches()
+            most = self._chunk()
+            batches = cut(self.batches(), most)
             with torch.inference_mode():
                 outputs = [forward(self.engine.restore(), inputs) for inputs in batches]
             self.spent.add(evaluations=1, equivalents=1.0)
-            rises = self._measured(Reference(batches, outputs, self.class_axis))
+            rises = self._measured(Reference(batches, outputs, self.class_axis, min(PART, max(1, most // 2))))
             _require_differences(rises)
             values = [row.tolist() for row in rises]
             with contextlib.suppress(InputError):  # a cache that cannot be written costs time, not the sweep
@@ -104,22 +108,35 @@ class Sensitivity:
         return rises if tuple(map(len, rises)) == self.space.cardinalities else None
 
     def _measured(self, reference: Reference) -> tuple[FloatArray, ...]:
-        if self.method == "auto":
-            return adaptive(self.engine, self.space, reference, self.passes, self.spent, self.report)
-        if self.method == "gradient":
-            return estimated(self.engine, self.space, reference, self.spent).rises
-        if self.method == "fisher":
-            return self._scored(reference)
-        return exact(self.engine, self.space, reference, self.spent, self.report)
+        """Return the rises that hold for new examples: what is fitted to the calibration examples looks better on them than it is."""
+        examples = sum(map(examples_of, self.calib))
+        space = independent(self.space, self.engine.layers, examples)
+        rises, factors = self._on_calib(space, reference), prediction_factors(space, self.engine.layers, examples)
+        return tuple(row * factor for row, factor in zip(rises, factors, strict=True))
 
-    def _scored(self, reference: Reference) -> tuple[FloatArray, ...]:
-        generator, compare, parts = rng.generator(0), reference.compare, reference.parts(PART)
-        scores = fisher_scores(self.engine, self.space, parts, lambda outputs: compare.sampled_nll(outputs, generator))
+    def _on_calib(self, space: Space, reference: Reference) -> tuple[FloatArray, ...]:
+        if self.method == "auto":
+            return adaptive(self.engine, space, reference, self.passes, self.spent, self.report)
+        if self.method == "gradient":
+            return estimated(self.engine, space, reference, self.spent).rises
+        if self.method == "fisher":
+            return self._scored(space, reference)
+        return exact(self.engine, space, reference, self.spent, self.report)
+
+    def _scored(self, space: Space, reference: Reference) -> tuple[FloatArray, ...]:
+        generator, compare, parts = rng.generator(0), reference.compare, reference.parts(reference.part)
+        scores = fisher_scores(self.engine, space, parts, lambda outputs: compare.sampled_nll(outputs, generator))
         self.spent.add(evaluations=PASSES - 1, equivalents=PASSES, backward_passes=len(parts))
-        widest = widest_choices(self.space)
+        widest = widest_choices(space)
         return tuple((row - row[k]) / reference.distributions for row, k in zip(scores, widest, strict=True))
 
-    def _batches(self) -> list[Any]:
+    def _chunk(self) -> int:
+        """Return how many examples have layer outputs of at most `ACTIVATION_BYTES`, and no more than the cache."""
+        bytes_of_one = 4 * sum(layer.out_elements * layer.calls for layer in self.engine.layers)
+        return max(1, min(ACTIVATION_BYTES, self.engine.cache_bytes) // max(1, bytes_of_one))
+
+    def batches(self) -> list[Any]:
+        """Return the inputs that divergences are measured on."""
         taken, count = [], 0
         for inputs in self.calib:
             if count >= EXAMPLES:

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quant_core.qat import QatConfig
 from quant_core.qat.checkpoint import CheckpointConfig
@@ -38,9 +39,9 @@ def qat_metrics(
     """
     section = section or EvaluateSection()
     task = sized(task, section)
-    evaluator = Evaluator(task, layers, section)
-    start = time.perf_counter()
-    prepared, history = trained(task, policy, config, section=section, report=report, saving=saving)
+    evaluator = Evaluator(task, layers, section, transforms=(policy.transform,))
+    start, base = time.perf_counter(), replace(task, model=evaluator.engines.network(policy))
+    prepared, history = trained(base, policy, config, section=section, report=report, saving=saving)
     model = finalize(prepared)
     figures = {"epochs": float(len(history)), "seconds_qat": time.perf_counter() - start}
     splits: tuple[Split, ...] = ("valid", "test")

@@ -19,8 +19,11 @@ EXPORTERS: dict[str, str] = {
     "safetensors": "search.exporters.safetensors:export",
     "onnx": "search.exporters.onnx_qdq:export",
     "onnx-matmulnbits": "search.exporters.onnx_qdq:export_matmulnbits",
+    "openvino": "search.exporters.openvino:export",
     "c-array": "search.exporters.c_array:export",
     "torchao": "search.exporters.torchao:export",
+    "gguf": "search.exporters.gguf:export",
+    "compressed-tensors": "search.exporters.compressed:export",
     "vllm": "search.exporters.vllm:export",
     "card": "search.exporters.card:export",
 }
@@ -38,7 +41,9 @@ class Bundle:
         metrics: split ("valid", "test", "float_valid", "float_test") -> metrics of the policy and of the float network.
         allow_dequantized: weights that the format cannot represent may be stored as float constants of their quantized values.
         measure: latency beside float32 is measured in the runtime.
+        round_scales: scales that the format stores in fewer bits may be rounded to them.
         written: format -> what was written before; the card describes it.
+        changes: what the policy's transform changed in the float network, in words.
     """
 
     policy: Policy
@@ -51,7 +56,9 @@ class Bundle:
     metrics: Mapping[str, Mapping[str, float]]
     allow_dequantized: bool = False
     measure: bool = False
+    round_scales: bool = False
     written: "Mapping[str, Exported]" = field(default_factory=dict)
+    changes: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`README.md` and `bits.svg` beside the export: origin, cost and accuracy of the policy, and its bits per layer."""
 
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -8,20 +9,24 @@ from pathlib import Path
 
 from hw_models.loading import load_device
 from hw_models.validation.run import validate
+from quant_core.spec.policy import NONE
 from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
+from search.exporters.card_files import date_line, files_section, licence_line, loading_section, measured_section
 from search.records.units import label, shown
 from search.tasks.batches import size_of
 
 FILE, PICTURE = "README.md", "bits.svg"
 _VERSIONS = ("bitfront", "torch", "numpy", "optuna", "mlflow", "onnx", "onnxruntime")
-_STEP, _HEIGHT, _MOST = 14, 96, 16
+_HEAD, _LINE, _WIDTH, _GAP, _MOST = 20, 16, 160, 48, 16
+_FONT = 'font-size="11" font-family="monospace"'
 _COLORS = {"weight": "#1f77b4", "activation": "#ff7f0e"}
 
 
 def export(bundle: Bundle, folder: Path) -> Exported:
     """Write the model card and its picture."""
-    parts = [_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), *_runtimes(bundle), _layers(bundle), _origin(bundle)]
+    parts = [_head(bundle), _data(bundle), _accuracy(bundle), _cost(bundle), files_section(bundle, folder), loading_section(bundle)]
+    parts = [part for part in (*parts, *_runtimes(bundle), measured_section(bundle), _layers(bundle), _origin(bundle)) if part]
     if bundle.network.notes:
         parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in bundle.network.notes))
     (folder / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -32,7 +37,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
 def _head(bundle: Bundle) -> str:
     small, large = weight_bytes(bundle.layers, bundle.policy), float_bytes(bundle.layers)
     share = f"{small:,.0f} bytes of weights, {small / large:.1%} of the {large:,.0f} in float32"
-    return f"# Policy {bundle.policy.id} for {bundle.experiment.task.name}\n\n{share}. {_fidelity(bundle)}"
+    return f"# Policy {bundle.policy.id} for {bundle.experiment.task.name}\n\n{share}. {_fidelity(bundle)} {date_line()}"
 
 
 def _fidelity(bundle: Bundle) -> str:
@@ -50,7 +55,8 @@ def _data(bundle: Bundle) -> str:
     used = bundle.experiment.evaluate
     taken = ", ".join(f"{name} {getattr(used, name):,}" for name in ("calib", "valid", "test") if getattr(used, name))
     network = f"{type(bundle.task.model).__name__}, {len(bundle.layers)} layers with weights"
-    return f"## Task and data\n\n`{task.name}`{options}: {network}. Examples: {splits}{f', of which were used: {taken}' if taken else ''}."
+    examples = f"Examples: {splits}{f', of which were used: {taken}' if taken else ''}."
+    return f"## Task and data\n\n`{task.name}`{options}: {network}. {examples}\n\n{licence_line(task.name)}"
 
 
 def _accuracy(bundle: Bundle) -> str:
@@ -96,21 +102,28 @@ def _cost(bundle: Bundle) -> str:
 
 
 def _runtimes(bundle: Bundle) -> list[str]:
-    """Return the section of what onnxruntime does with the ONNX files: kernels, types, options, latency where it was measured."""
+    """Return the section of what runtimes do with the files: kernels, types, options, latency where it was measured."""
     rows = [
-        f"- `{', '.join(exported.files)}`: {'; '.join(_runtime_facts(exported.checks))}"
+        f"- `{', '.join(exported.files)}` in {_runtime(exported.checks)}: {'; '.join(_runtime_facts(exported.checks))}"
         for exported in bundle.written.values()
-        if "onnxruntime_options" in exported.checks
+        if _runtime(exported.checks)
     ]
-    return [f"## In onnxruntime {metadata.version('onnxruntime')}\n\n" + "\n".join(rows)] if rows else []
+    return ["## In their runtimes\n\n" + "\n".join(rows)] if rows else []
+
+
+def _runtime(checks: Mapping[str, float | str]) -> str:
+    """Return the runtime that ran a file, with its version; "" where none did."""
+    if "onnxruntime_options" in checks:
+        return f"onnxruntime {metadata.version('onnxruntime')}"
+    return str(checks.get("runtime", ""))
 
 
 def _runtime_facts(checks: Mapping[str, float | str]) -> list[str]:
-    """Return the facts of one ONNX file, in words."""
+    """Return the facts of one file, in words."""
     facts = [f"{checks['file_bytes']:,} bytes", f"weights are stored as {checks['stored_types']}"]
     for key, name in (("integer_convolutions", "convolutions"), ("integer_linears", "linear layers")):
         facts += [f"{checks[key]} {name} are computed by integers"] if key in checks else []
-    facts.append(f"options: {checks['onnxruntime_options']}")
+    facts.append(f"options: {checks.get('onnxruntime_options', checks.get('runtime_options', 'default'))}")
     facts.append(f"top-1 agrees with the simulation on {checks['top1_agreement']:.2%} of the test split, run in a fresh process")
     if "verdict" in checks:
         taken, plain = (float(checks[key]) * 1e3 for key in ("latency_s", "float32_latency_s"))
@@ -124,8 +137,11 @@ def _layers(bundle: Bundle) -> str:
         for layer in bundle.layers
         for used in (bundle.policy[layer.name],)
     ]
+    under = (
+        f"Network: `{bundle.policy.transform}` before it is quantized ({bundle.changes}).\n\n" if bundle.policy.transform != NONE else ""
+    )
     head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
-    return f"## Layers\n\n![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
+    return f"## Layers\n\n{under}![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
 
 
 def _origin(bundle: Bundle) -> str:
@@ -141,21 +157,19 @@ def _origin(bundle: Bundle) -> str:
 
 
 def _picture(bundle: Bundle) -> str:
-    """Return a bar per layer, in network order: bits of the weight upwards, of the input downwards; float is drawn at 16 and hollow."""
-    bars = []
+    """Return a line per layer, in network order: its name, and bars of the bits of weight and input; float is drawn at 16 and hollow."""
+    left = 8 + 7 * max(len(layer.name) for layer in bundle.layers)
+    parts = []
     for i, layer in enumerate(bundle.layers):
-        choice = bundle.policy[layer.name]
-        for slot, spec in (("weight", choice.weight), ("activation", choice.activation)):
-            height = min(spec.bits, _MOST) * _HEIGHT / _MOST
-            top = _HEIGHT - height if slot == "weight" else _HEIGHT + 2
-            fill = "none" if spec.is_float else _COLORS[slot]
-            bars.append(
-                f'<rect x="{60 + i * _STEP}" y="{top:g}" width="{_STEP - 3}" height="{height:g}" fill="{fill}" stroke="{_COLORS[slot]}">'
-                f"<title>{layer.name}: {slot} {spec}</title></rect>"
-            )
-    labels = [
-        f'<text x="0" y="{y}" font-size="11" font-family="sans-serif" fill="{_COLORS[slot]}">{slot}</text>'
-        for slot, y in (("weight", _HEIGHT - 4), ("activation", _HEIGHT + 14))
-    ]
-    width = 60 + len(bundle.layers) * _STEP
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * _HEIGHT + 2}">{"".join(labels + bars)}</svg>\n'
+        choice, top = bundle.policy[layer.name], _HEAD + i * _LINE
+        parts.append(f'<text x="0" y="{top + 11}" {_FONT}>{html.escape(layer.name)}</text>')
+        for slot, spec, at in (("weight", choice.weight, left), ("activation", choice.activation, left + _WIDTH + _GAP)):
+            width, fill = min(spec.bits, _MOST) * _WIDTH / _MOST, "none" if spec.is_float else _COLORS[slot]
+            title = f"<title>{html.escape(layer.name)}: {slot} {spec}</title>"
+            parts.append(f'<rect x="{at}" y="{top}" width="{width:g}" height="12" fill="{fill}" stroke="{_COLORS[slot]}">{title}</rect>')
+            said = "float" if spec.is_float else str(spec.bits)
+            parts.append(f'<text x="{at + width + 4:g}" y="{top + 11}" {_FONT}>{said}</text>')
+    heads = (("bits of the weight", "weight", left), ("bits of the input", "activation", left + _WIDTH + _GAP))
+    parts += [f'<text x="{at}" y="12" fill="{_COLORS[slot]}" {_FONT}>{text}</text>' for text, slot, at in heads]
+    size = f'width="{left + 2 * (_WIDTH + _GAP)}" height="{_HEAD + len(bundle.layers) * _LINE}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'

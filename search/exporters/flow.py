@@ -35,6 +35,7 @@ def export(
     register: str = "",
     trust: bool = False,
     measure: bool = False,
+    round_scales: bool = False,
     run: Mapping[str, object] | None = None,
 ) -> dict[str, Exported]:
     """Export one policy of a sweep.
@@ -49,6 +50,7 @@ def export(
         register: name in the MLflow Model Registry of the sweep's store to register the quantized network under; "" does not.
         trust: code that the record names may run, although the sweep was not started here.
         measure: measure latency beside float32 in the runtimes of the formats that have one (ONNX).
+        round_scales: scales that a format stores in fewer bits are rounded to them.
         run: values of the experiment's `[run]` that take the place of the recorded ones: device, dtype, threads.
 
     Returns:
@@ -61,7 +63,7 @@ def export(
 
     def opened() -> Bundle:
         bundle = open_bundle(uri, ref, choice, experiment, trust=trust, run=run)
-        return replace(bundle, allow_dequantized=allow_dequantized, measure=measure)
+        return replace(bundle, allow_dequantized=allow_dequantized, measure=measure, round_scales=round_scales)
 
     return write_bundle(opened, formats, out, force=force, uri=uri, register=register)
 
@@ -133,7 +135,8 @@ def bundle_of(record: SweepRecord, trial: TrialRecord, context: SweepContext | N
     network = evaluator.quantized(trial.policy, fidelity, after)
     network = replace(network, notes=(*network.notes, *notes))
     task = replace(setup.task, model=placed(setup.task.model, CPU))
-    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics)
+    changes = evaluator.engines.changes(trial.policy)
+    return Bundle(trial.policy, setup.layers, experiment, task, network, record, trial, metrics, changes=changes)
 
 
 def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tuple[str, ...]:

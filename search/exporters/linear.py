@@ -6,12 +6,11 @@ from torch import nn
 
 from quant_core.network.parameters import own_modules
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.policy import NONE, LayerPolicy
 from quant_core.util.errors import InputError
 from quant_core.util.text import first_fault, listed
 from search.exporters import Bundle
-
-_PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
+from search.exporters.pretrained import is_pretrained
 
 
 def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> tuple[Layer, ...]:
@@ -20,20 +19,29 @@ def require_supported(bundle: Bundle, runtime: str, fault: Callable[[LayerPolicy
     Raises:
         InputError: another layer than a linear one or an embedding is quantized, or `fault` (policy, inputs) finds one in a linear layer.
     """
+    transform = bundle.policy.transform
+    if transform != NONE:
+        raise InputError(f"{runtime} takes the weights of the float network, this policy is for the network under {transform!r}; use onnx.")
     faults = []
     modules = own_modules(bundle.task.model, bundle.layers)
     for layer in bundle.layers:
-        if layer.name not in modules and layer.kind == "linear" and bundle.policy[layer.name] != LayerPolicy():
-            faults.append(f"layer {layer.name!r}: {runtime} quantizes modules, this is a weight that another module reads; use onnx")
-        elif refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault):
+        if refusal := layer_fault(layer, bundle.policy[layer.name], runtime, fault, own_module=layer.name in modules):
             faults.append(f"layer {layer.name!r}: {refusal}")
     if faults:
         raise InputError(f"{first_fault(faults)}.")
     return tuple(layer for layer in bundle.layers if layer.kind == "linear" and layer.name in modules)
 
 
-def layer_fault(layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str]) -> str:
-    """Return why the configuration of `runtime` cannot hold a layer, or "": `fault` (policy, inputs) judges linear layers."""
+def layer_fault(
+    layer: Layer, policy: LayerPolicy, runtime: str, fault: Callable[[LayerPolicy, int], str], *, own_module: bool = True
+) -> str:
+    """Return why the configuration of `runtime` cannot hold a layer, or "": `fault` (policy, inputs) judges linear layers.
+
+    `own_module`: the layer is a module that is called, not a weight that another module reads.
+    """
+    if layer.kind == "linear" and not own_module:
+        reason = f"{runtime} quantizes modules, this is a weight that another module reads; use onnx"
+        return reason if policy != LayerPolicy() else ""
     if layer.kind == "linear":
         return fault(policy, layer.in_channels) if layer.calls else ""
     if layer.kind == "embedding" or policy == LayerPolicy():
@@ -49,9 +57,5 @@ def float_embeddings(bundle: Bundle) -> tuple[str, ...]:
 
 def public_names(model: nn.Module, layers: Sequence[Layer]) -> dict[str, str]:
     """Return layer -> its name within the transformers model that a task may wrap."""
-    prefix = next((f"{name}." for name, module in model.named_modules() if name and _pretrained(module)), "")
+    prefix = next((f"{name}." for name, module in model.named_modules() if name and is_pretrained(module)), "")
     return {layer.name: layer.name.removeprefix(prefix) for layer in layers}
-
-
-def _pretrained(module: nn.Module) -> bool:
-    return any(f"{kind.__module__}.{kind.__qualname__}" == _PRETRAINED for kind in type(module).__mro__)

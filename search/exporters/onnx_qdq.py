@@ -1,27 +1,23 @@
 """ONNX files: packed integers under DequantizeLinear, or as MatMulNBits, and activations through QuantizeLinear; run by onnxruntime."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from quant_core.export.graph import float_graph, quantized_graph
 from quant_core.export.kernels import kernels
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.replay import latency, replayed
 from quant_core.export.runtime import Session
-from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.stored import StoredLayer
 from quant_core.export.stored_types import stored_types
 from quant_core.export.tagging import input_names, tensor_leaves
-from quant_core.network.forward import first_example, forward
+from quant_core.network.forward import first_example
 from quant_core.spec.size import weight_bytes
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_bytes
 from search.exporters import Bundle, Exported
-from search.exporters.verify import DIFFERENCE, compare, require_close
+from search.exporters.verify import compare, require_any_batch, require_close
 
 FILE, PACKED_FILE = "model.onnx", "model.matmulnbits.onnx"
 SPARE = 1
@@ -64,9 +60,9 @@ def _exported(bundle: Bundle, folder: Path, file: str, *, products: bool) -> Exp
     if not products:  # kernels of MatMulNBits round by rows, so one example alone gives the same
         if sum(layer.weight.nbytes for layer in network.stored) > LARGE:  # onnxruntime takes four times that to load it
             with replayed(path, names, fuse=False) as replay:
-                _require_any_batch(bundle.network, replay)
+                require_any_batch(bundle.network, replay, "the ONNX")
         else:
-            _require_any_batch(bundle.network, Session(path, names, fuse=False))
+            require_any_batch(bundle.network, Session(path, names, fuse=False), "the ONNX")
     checks, notes = _verified(bundle, path, names, rounded=products)
     fuse = checks["onnxruntime_options"] == "default"
     run_by = kernels(path, fuse=fuse)
@@ -114,29 +110,6 @@ def _latency(bundle: Bundle, path: Path, names: Sequence[str], *, fuse: bool) ->
         reference = Path(folder, "float.onnx")
         write_bytes(reference, float_graph(bundle.task.model, bundle.network.example).SerializeToString())
         return latency(path, reference, inputs, fuse=fuse).checks
-
-
-def _require_any_batch(network: Quantized, session: Callable[[Any], Tensor]) -> None:
-    """Refuse a graph that holds for the batch size of the example only, by running it on one example.
-
-    Raises:
-        InputError: it fails, or is further from the simulation than a batch: the network computes with its batch size as a constant.
-    """
-    single = first_example(network.example)
-    with torch.inference_mode():
-        wanted, wanted_all = forward(network.simulation, single), forward(network.simulation, network.example)
-    try:
-        differences = (session(network.example) - wanted_all).abs()  # where activations lie between two codes there are some at any size
-        outputs = session(single)
-        spare = DIFFERENCE * float(wanted_all.abs().max()) + float(differences.max())
-        same, reason = outputs.shape == wanted.shape and float((outputs - wanted).abs().max()) <= spare, "one example alone gives others"
-    except BitfrontError as error:
-        same, reason = False, str(error)
-    if not same:
-        raise InputError(
-            f"the ONNX graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "
-            f"or -1, as in x.reshape(x.shape[0], -1)."
-        )
 
 
 def _fused(stored: Sequence[StoredLayer]) -> str:

@@ -1,5 +1,8 @@
 """The check of an experiment's formats before its first trial. Light: the formats' libraries are imported where there are any."""
 
+from quant_core.spec.policy import NONE
+from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 from search.evaluation.measure import first_inputs
 from search.sweeps.setup import Setup
 
@@ -10,7 +13,14 @@ def require_formats(setup: Setup) -> None:
     Raises:
         InputError: as `search.exporters.support.check_formats`.
     """
-    if setup.experiment.export.formats:
+    formats, network = setup.experiment.export.formats, setup.experiment.space.network
+    untransformed = sorted(set(formats) & {"torchao", "vllm"})
+    if untransformed and NONE not in network:
+        raise InputError(
+            f"formats {listed(untransformed)} take the weights of the float network, and network = {list(network)} is given; "
+            f"add 'none' to it, or use onnx or safetensors."
+        )
+    if formats:
         from search.exporters.support import check_formats
 
-        check_formats(setup.experiment.export.formats, setup.task.model, first_inputs(setup.task), setup.layers, setup.space.layer_choices)
+        check_formats(formats, setup.task.model, first_inputs(setup.task), setup.layers, setup.space.layer_choices)

@@ -4,20 +4,23 @@ A function per format, of (float module, layer, its policy), gives the reason, o
 by the same functions.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from hw_models.runtimes import flags, load_runtime
 from quant_core.export import c_array as integers
 from quant_core.export import graph
+from quant_core.export.openvino import model
 from quant_core.export.tagging import traced
-from quant_core.network.parameters import layer_module
+from quant_core.network.parameters import StoredParameter, layer_module
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontWarning, InputError
 from quant_core.util.registry import resolve
-from search.exporters import EXPORTERS, torchao, vllm
+from search.exporters import EXPORTERS, compressed, gguf, torchao, vllm
 from search.exporters.linear import layer_fault
 
 Refusal = Callable[[nn.Module, Layer, LayerPolicy], str]
@@ -31,15 +34,39 @@ def _onnx(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(graph.refusals(layer, policy)) if layer.calls else ""
 
 
-def _torchao(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
-    return layer_fault(layer, policy, "torchao", torchao.fault)
+def _torchao(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "torchao", torchao.fault, own_module=_is_called(module, layer))
 
 
-def _vllm(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
-    return layer_fault(layer, policy, "vLLM", vllm.fault)
+def _openvino(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return "; ".join(model.refusals(layer, policy)) if layer.calls else ""
 
 
-REFUSALS: dict[str, Refusal] = {"c-array": _c_array, "onnx": _onnx, "torchao": _torchao, "vllm": _vllm}
+def _vllm(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return layer_fault(layer, policy, "vLLM", vllm.fault, own_module=_is_called(module, layer))
+
+
+def _is_called(module: nn.Module, layer: Layer) -> bool:
+    return not layer.weight_only and not isinstance(module, StoredParameter)
+
+
+def _gguf(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return gguf.refusal(layer, policy)
+
+
+def _compressed(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return compressed.refusal(layer, policy)
+
+
+REFUSALS: dict[str, Refusal] = {
+    "c-array": _c_array,
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torchao": _torchao,
+    "vllm": _vllm,
+    "gguf": _gguf,
+    "compressed-tensors": _compressed,
+}
 """All other formats hold every policy."""
 
 
@@ -62,7 +89,10 @@ def check_formats(
         faults += _layer_faults(name, model, layers, choices)
     if faults:
         raise InputError(f"{'; '.join(faults)}. Allow such layers a choice that is held, or leave the format out of [export] formats.")
-    if "onnx" in formats:
+    if "openvino" in formats:
+        for flag in flags(load_runtime("openvino"), layers, choices):
+            warnings.warn(flag, BitfrontWarning, stacklevel=2)
+    if {"onnx", "openvino"} & set(formats):
         traced(model, example, (), ())
 
 

@@ -1,14 +1,13 @@
-"""`torchao.json`: a `FqnToConfig`, one configuration per layer name, as `torchao.core.config.config_from_dict` reads it.
+"""`torchao.json`: a `FqnToConfig`, one configuration per layer name, as `torchao.core.config.config_from_dict` reads it; and `torchao.pt`.
 
-It holds no weights: `torchao.quantization.quantize_` rounds those of the float network, by min and max and without corrections.
+The configuration holds no weights: `torchao.quantization.quantize_` rounds those of the float network, by min and max and without
+corrections. `torchao.pt` is a state with the weights of the policy.
 """
 
 import copy
 import importlib
 import importlib.util
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, require_supported
+from search.exporters.torchao_weights import FILE as WEIGHTS
+from search.exporters.torchao_weights import quiet, write_weights
 from search.exporters.verify import compare
 
 FILE = "torchao.json"
@@ -39,10 +40,11 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     if importlib.util.find_spec("torchao") is None:
         return Exported((FILE,), {"layers": len(configs)}, (*notes, "torchao is not installed here, so the configuration was not tried"))
     read = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         checks = _run(bundle, read, mapping(configs))
-    return Exported((FILE,), {"layers": len(configs)} | checks, (*notes, "torchao rounds the weights by itself, by min and max"))
+    checks |= write_weights(bundle, folder / WEIGHTS)
+    note = f"accuracy_test is that of {FILE}, by which torchao rounds by itself, by min and max; weights_... are those of {WEIGHTS}"
+    return Exported((FILE, WEIGHTS), {"layers": len(configs)} | checks, (*notes, note))
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:
@@ -97,8 +99,6 @@ def _mapping_type(symmetric: bool) -> dict[str, str]:
 
 def _run(bundle: Bundle, written: dict[str, Any], own_names: dict[str, Any]) -> dict[str, float | str]:
     """Build torchao's objects from the file, quantize a copy of the float network and measure it on the test split."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # importing it warns of every GPU library that is not there
     try:
         read: Any = importlib.import_module("torchao.core.config").config_from_dict
         read(written)
@@ -106,6 +106,4 @@ def _run(bundle: Bundle, written: dict[str, Any], own_names: dict[str, Any]) -> 
         importlib.import_module("torchao.quantization").quantize_(model, read(own_names), filter_fn=None)
     except Exception as error:  # its errors share no base class
         raise BitfrontError(f"torchao does not take {FILE}: {type(error).__name__}: {error}") from error
-    finally:
-        logging.disable(disabled)
     return compare(bundle, lambda inputs: forward(model, inputs)).checks

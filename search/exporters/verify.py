@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.export.stored import StoredLayer
-from quant_core.network.forward import forward
-from quant_core.util.errors import BitfrontError
+from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.network.forward import first_example, forward
+from quant_core.util.errors import BitfrontError, InputError
 from search.evaluation.judge import Judging
 from search.evaluation.measure import take
 from search.exporters import Bundle
@@ -17,6 +17,8 @@ from search.exporters import Bundle
 Run = Callable[[Any], Tensor]
 AGREEMENT_8_BITS, AGREEMENT = 0.999, 0.99
 """Share of predictions whose largest output is the same, where nothing has fewer than 8 bits, and below."""
+AGREEMENT_FEWER_BITS = 0.95
+"""The same share where the runtime computes in fewer bits: networks have near ties."""
 DIFFERENCE = 0.1
 """Of the largest output: one activation that lies between two codes may take the other one."""
 DIFFERENCE_WEIGHTS = 1e-3
@@ -83,6 +85,18 @@ def require_close(comparison: Compared, stored: Sequence[StoredLayer], runtime: 
         raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
 
 
+def require_near(comparison: Compared, runtime: str) -> None:
+    """Refuse outputs of a runtime that computes in fewer bits than the simulation, where that cannot explain them.
+
+    The values of weights are compared exactly before; this finds a network that is put together in another way.
+
+    Raises:
+        BitfrontError: they are past the tolerance.
+    """
+    if comparison.top1_agreement < AGREEMENT_FEWER_BITS or comparison.difference > DIFFERENCE * comparison.largest:
+        raise BitfrontError(f"{runtime} does not give the outputs that the search measured: {comparison}. Nothing was written.")
+
+
 def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
     """Run `run` and the simulation on the test split, or on the first `examples` of it.
 
@@ -112,6 +126,35 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
         return Compared(score / scored, agreed / count, difference, largest, count)
     name = bundle.task.judges[0].name
     return Compared(judging.figures()[name], agreed / count, difference, largest, count, name)
+
+
+def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool = False) -> None:
+    """Refuse a graph that holds for the batch size of the example only, by running it on one example.
+
+    Args:
+        network: as it was measured.
+        run: runs the graph.
+        graph: its name in the message.
+        rounded: the runtime rounds the inputs of layers to 8 bits, by other steps for other batches.
+
+    Raises:
+        InputError: it fails, or is further from the simulation than a batch: the network computes with its batch size as a constant.
+    """
+    single = first_example(network.example)
+    with torch.inference_mode():
+        wanted, wanted_all = forward(network.simulation, single), forward(network.simulation, network.example)
+    try:
+        differences = (run(network.example) - wanted_all).abs()  # where activations lie between two codes there are some at any size
+        outputs = run(single)
+        spare = DIFFERENCE * float(wanted_all.abs().max()) + float(differences.max()) * (1 + rounded)
+        same, reason = outputs.shape == wanted.shape and float((outputs - wanted).abs().max()) <= spare, "one example alone gives others"
+    except BitfrontError as error:
+        same, reason = False, str(error)
+    if not same:
+        raise InputError(
+            f"{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "
+            f"or -1, as in x.reshape(x.shape[0], -1)."
+        )
 
 
 def _top(outputs: Tensor) -> Tensor:

@@ -1,20 +1,29 @@
-"""`quantization_config.json`: compressed-tensors config groups, as llm-compressor's `QuantizationModifier` and checkpoints for vLLM
-have them. It holds no weights: llm-compressor rounds those of the float network.
+"""`quantization_config.json`: compressed-tensors config groups, as checkpoints for vLLM have them, and `recipe.yaml` for llm-compressor.
+
+They hold no weights: llm-compressor rounds those of the float network. `compressed-tensors` is the format that holds them.
 """
 
 import importlib
 import importlib.util
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quant_core.network.agreement import FUSED, agreeing_layers
+from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import QuantSpec
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_text
+from quant_core.util.text import listed
+from search.evaluation.measure import first_inputs
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, require_supported
+from search.exporters.recipe import FILE as RECIPE
+from search.exporters.recipe import write_recipe
+from search.exporters.schemes import quantization_config
 
 FILE = "quantization_config.json"
 
@@ -27,15 +36,32 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         BitfrontError: it does not take the file, or reads other values from it.
     """
     layers = require_supported(bundle, "vLLM", fault)
+    _require_fused_alike(bundle, layers)
     names = public_names(bundle.task.model, layers)
-    config = quantization_config({names[layer.name]: bundle.policy[layer.name] for layer in layers})
+    policies = {names[layer.name]: bundle.policy[layer.name] for layer in layers}
+    config = quantization_config(policies)
     write_text(folder / FILE, json.dumps(config, indent=1) + "\n")
     checks: dict[str, float | str] = {"layers": len(layers), "config_groups": len(config["config_groups"])}
-    notes = (*float_embeddings(bundle), "vLLM needs a GPU and was not run: the configuration was checked, not its accuracy")
+    checks["recipe"], unread = write_recipe(folder / RECIPE, policies)
+    notes = (*float_embeddings(bundle), *unread, "vLLM needs a GPU and was not run: the configuration was checked, not its accuracy")
     if importlib.util.find_spec("compressed_tensors") is None:
-        return Exported((FILE,), checks, (*notes, "compressed-tensors is not installed here, so the configuration was not tried"))
+        return Exported((FILE, RECIPE), checks, (*notes, "compressed-tensors is not installed here, so the configuration was not tried"))
     _validate(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    return Exported((FILE,), checks | {"validated_by": "compressed_tensors.quantization.QuantizationConfig"}, notes)
+    return Exported((FILE, RECIPE), checks | {"validated_by": "compressed_tensors.quantization.QuantizationConfig"}, notes)
+
+
+def _require_fused_alike(bundle: Bundle, layers: Sequence[Layer]) -> None:
+    """Refuse different policies of layers that vLLM computes as one product: q, k and v, gate and up.
+
+    Raises:
+        InputError: with the first such layers.
+    """
+    for group in agreeing_layers(bundle.task.model, layers, first_inputs(bundle.task))[FUSED]:
+        if len({bundle.policy[name] for name in group}) > 1:
+            raise InputError(
+                f"layers {listed(group, 6)}: vLLM computes them as one product and needs one choice for all, and this policy has several; "
+                f'search with [export] formats = ["vllm"], which ties them.'
+            )
 
 
 def fault(policy: LayerPolicy, inputs: int) -> str:
@@ -74,52 +100,6 @@ def _integer_fault(weight: QuantSpec, activation: QuantSpec) -> str:
     if weight.granularity == "tensor":
         return f"{pair}; use int4:channel with int8:token"
     return "" if token else f"{pair}; use int8:token or float"
-
-
-def quantization_config(policies: dict[str, LayerPolicy]) -> dict[str, Any]:
-    """Return the plain form of a `QuantizationConfig`: layers of one policy make one group."""
-    groups: dict[LayerPolicy, list[str]] = {}
-    for name, policy in policies.items():
-        groups.setdefault(policy, []).append(name)
-    ignored = [name for policy, names in groups.items() if policy.weight.is_float for name in names]
-    schemes = [(policy, names) for policy, names in groups.items() if not policy.weight.is_float]
-    return {
-        "quant_method": "compressed-tensors",
-        "config_groups": {
-            f"group_{i}": {
-                "targets": names,
-                "weights": _arguments(policy.weight, weight=True),
-                "input_activations": None if policy.activation.is_float else _arguments(policy.activation, weight=False),
-            }
-            for i, (policy, names) in enumerate(schemes)
-        },
-        "ignore": ignored,
-    }
-
-
-def _arguments(spec: QuantSpec, *, weight: bool) -> dict[str, Any]:
-    """Return the plain form of `QuantizationArgs`."""
-    if spec.format == "nvfp4":
-        return _float4("tensor_group", 16, "torch.float8_e4m3fn")
-    if spec.format == "mxfp4":
-        return _float4("group", 32, "torch.uint8")
-    arguments: dict[str, Any] = {
-        "num_bits": spec.bits,
-        "type": "int",
-        "symmetric": spec.symmetric,
-        "strategy": spec.granularity,
-        "dynamic": not weight and (spec.dynamic or spec.granularity == "token"),
-    }
-    if spec.granularity == "group":
-        arguments["group_size"] = spec.block
-    if weight:
-        arguments["observer"] = "mse" if spec.clipping in ("mse", "octav") else "minmax"
-    return arguments
-
-
-def _float4(strategy: str, size: int, scale: str) -> dict[str, Any]:
-    common = {"num_bits": 4, "type": "float", "symmetric": True, "dynamic": False}
-    return common | {"strategy": strategy, "group_size": size, "scale_dtype": scale}
 
 
 def _validate(config: dict[str, Any]) -> None:

@@ -14,15 +14,19 @@ BEYOND = ("macs", "activations")
 """Columns that the paper does not have."""
 
 
-def features(layers: Sequence[Layer], dimensions: Sequence[Dimension]) -> tuple[FloatArray, tuple[str, ...]]:
-    """Return [D, F] in [0, 1] for the free slots of a network, and the names of the columns; tied layers are averaged."""
+def features(layers: Sequence[Layer], dimensions: Sequence[Dimension], beside: int = 0) -> tuple[FloatArray, tuple[str, ...]]:
+    """Return [D, F] in [0, 1] for the free slots of a network, and the names of the columns; tied layers are averaged.
+
+    `beside` is the number of dimensions that are of no layer and come last; they are seen as the mean of all layers.
+    """
     index = {layer.name: n for n, layer in enumerate(layers)}
     rows = np.array([[*_state(layer), n] for n, layer in enumerate(layers)], dtype=np.float64).reshape(len(layers), -1)
     averaged = np.array([rows[[index[name] for name in dimension.layers]].mean(axis=0) for dimension in dimensions]).reshape(
         len(dimensions), rows.shape[1]
     )
+    averaged = np.concatenate([averaged, np.tile(rows.mean(axis=0), (beside, 1))])
     columns = dict(zip((*PAPER[:7], *BEYOND, "index"), averaged.T, strict=True))
-    columns["activation"] = np.array([float(dimension.slot == "activation") for dimension in dimensions])
+    columns["activation"] = np.array([*(float(dimension.slot == "activation") for dimension in dimensions), *[0.5] * beside])
     return unit(columns, (*PAPER, *BEYOND))
 
 

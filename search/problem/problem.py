@@ -1,8 +1,9 @@
 """The interface between a sweep and its searcher: `Problem`, `Trial` and the `Searcher` protocol. Free of heavy imports."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ class Problem:
             cost evaluations, so it is called at most once, and only by searchers that use it.
         features: [D, F] in [0, 1]: the state of the HAQ agent at each dimension; `feature_names` names the columns.
         float_error: the error of the unquantized network, where known (HAQ's reward is relative to it).
+        gathered: metric -> its tables as `Gathered`, made when costs are asked for; problems that differ in limits share it.
     """
 
     cardinalities: tuple[int, ...]
@@ -47,20 +49,55 @@ class Problem:
     features: FloatArray | None = None
     feature_names: tuple[str, ...] = ()
     float_error: float | None = None
+    gathered: "dict[str, Gathered]" = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
         """Return the number of points."""
         return math.prod(self.cardinalities)
 
-    def costs(self, values: IntArray) -> dict[str, FloatArray]:
-        """Return every metric of points [N, D] as arrays [N]: a gather and a sum, never a loop over points."""
-        costs = {}
-        for metric, tables in self.site_cost.items():
-            parts = [table[tuple(values[:, d] for d in site)] for site, table in zip(self.sites, tables, strict=True)]
-            base = np.full(len(values), self.base_cost.get(metric, 0.0))
-            costs[metric] = np.max([base, *parts], axis=0) if metric in self.peak else np.sum([base, *parts], axis=0)
+    def costs(self, values: IntArray, metrics: Iterable[str] | None = None) -> dict[str, FloatArray]:
+        """Return metrics of points [N, D] (None: every one) as arrays [N]: a gather and a sum, never a loop over points."""
+        costs, joint = {}, self._joint(values)
+        for metric in self.site_cost if metrics is None else metrics:
+            parts = self._gathered(metric).rows[np.arange(len(self.sites))[:, None], joint]
+            base = np.full((1, len(values)), self.base_cost.get(metric, 0.0))
+            parts = np.concatenate([base, parts])
+            costs[metric] = parts.max(axis=0) if metric in self.peak else parts.sum(axis=0)
         return costs
+
+    def _joint(self, values: IntArray) -> IntArray:
+        """Return [S, N]: the position of every point's choices in the flattened table of a site."""
+        joint = np.zeros((len(self.sites), len(values)), dtype=np.int64)
+        columns = np.ascontiguousarray(values.T)
+        for sites, members, counts in self._places:
+            joint[sites] = joint[sites] * counts + columns[members]
+        return joint
+
+    @cached_property
+    def _places(self) -> list[tuple[IntArray, IntArray, IntArray]]:
+        """Return, per place in a site: the sites that have one, their dimension there [S], and its choices [S, 1]."""
+        places = []
+        for place in range(max(map(len, self.sites), default=0)):
+            sites = np.array([s for s, site in enumerate(self.sites) if len(site) > place])
+            members = np.array([self.sites[s][place] for s in sites])
+            places.append((sites, members, np.array(self.cardinalities, dtype=np.int64)[members, None]))
+        return places
+
+    def ends(self, metric: str) -> tuple[FloatArray, FloatArray]:
+        """Return the least and the greatest entry of every site's table, [S] each."""
+        kept = self._gathered(metric)
+        return kept.least, kept.greatest
+
+    def _gathered(self, metric: str) -> "Gathered":
+        tables, kept = self.site_cost[metric], self.gathered.get(metric)
+        if kept is None or kept.tables is not tables:
+            rows = np.zeros((len(tables), max((table.size for table in tables), default=0)))
+            for row, table in zip(rows, tables, strict=True):
+                row[: table.size] = table.ravel()
+            least, greatest = (np.array([float(end(table)) for table in tables]) for end in (np.min, np.max))
+            kept = self.gathered[metric] = Gathered(tables, rows, least, greatest)
+        return kept
 
     def costs_of(self, values: Sequence[int]) -> dict[str, float]:
         """Return every metric of one point."""
@@ -68,7 +105,7 @@ class Problem:
 
     def excess(self, values: IntArray) -> FloatArray:
         """Return [N, len(limits)]: how far each point is over each limit, relative to it; <= 0 keeps the limit."""
-        costs = self.costs(values)
+        costs = self.costs(values, self.limits)
         columns = [(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()]
         return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
 
@@ -80,6 +117,16 @@ class Problem:
     def feasible(self, values: Sequence[int]) -> bool:
         """Tell whether one point keeps every limit (up to the rounding of a sum of floats)."""
         return bool((self.excess(np.asarray([values], dtype=np.int64)) <= 1e-12).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """The tables of one metric: as given, flattened in the rows of one array [S, P], and their ends, [S] each."""
+
+    tables: tuple[FloatArray, ...]
+    rows: FloatArray
+    least: FloatArray
+    greatest: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class SweepRecord:
         trials: by number.
         metrics: the task's figures, the one that `error` is made of first; empty: judged by accuracy.
         quality_limits: metric -> the worst value that a policy of the front may have on validation.
+        measured: number of a trial -> its times in real runtimes, as `bitfront measure` recorded them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SweepRecord:
     trials: tuple[TrialRecord, ...] = ()
     metrics: tuple[MetricInfo, ...] = ()
     quality_limits: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[int, tuple[Mapping[str, object], ...]] = field(default_factory=dict)
 
     @property
     def infos(self) -> tuple[MetricInfo, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from search.records import timing
 from search.records.front import Row, figures, front_members, front_rows
 from search.records.record import SweepRecord
 from search.records.selection import suggestion
@@ -123,6 +124,7 @@ def sweep_page(sweep: SweepRecord, *, shared: str = "") -> str:
         "<h2>Policies of the front</h2>",
         table([_named(row, marks) for row in rows], "", "policies of the front", {trial.policy.id: str(trial.number) for trial in members}),
         _float_line(sweep),
+        *_measured(sweep),
         f"<h2>Bits per layer over the front, by {html.escape(axis(costs[0] if costs else 'error', sweep).partition(' [')[0])}</h2>",
         side_by_side([bits_figure(sweep, [slot]) for slot in ("weight", "activation")]),
         "<h2>Hypervolume over the trials</h2>",
@@ -154,6 +156,13 @@ def _float_line(sweep: SweepRecord) -> str:
     texts = [f"{title_of(name, sweep.infos)} {shown(name, value, sweep.infos)}" for name, value in measured]
     texts += [f"size {shown('weight_bytes', sweep.baseline['weight_bytes'])}"] if "weight_bytes" in sweep.baseline else []
     return f"<p>Float network: {html.escape('; '.join(texts) or 'not measured')}.</p>"
+
+
+def _measured(sweep: SweepRecord) -> list[str]:
+    """Return the section of the times that `bitfront measure` took."""
+    ids = {trial.number: trial.policy.id for trial in sweep.trials}
+    rows = [timing.row(ids[number], entry) for number, entries in sweep.measured.items() if number in ids for entry in entries]
+    return ["<h2>Measured in real runtimes, one example</h2>", table(rows, "", "measured times")] if rows else []
 
 
 def _named(row: Row, marks: Mapping[str, str]) -> Row:

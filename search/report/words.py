@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from quant_core.spec.policy import Policy
+from quant_core.spec.policy import NONE, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from search.records.front import figures, keeps_limits
 from search.records.record import SweepRecord, TrialRecord
@@ -62,6 +62,7 @@ def hover(sweep: SweepRecord, trial: TrialRecord) -> str:
     """Return the text that a point shows, in plotly's HTML."""
     lines = [f"<b>trial {trial.number}</b>, by {trial.origin}, {trial.result.fidelity} ({trial.policy.id})"]
     lines += [f"{name}: {text}" for name, text in judged(sweep, trial)]
+    lines += [f"network: {trial.policy.transform}"] if trial.policy.transform != NONE else []
     lines += _wrapped(in_words(trial.policy)) + _wrapped(f"bits per layer: {strip(trial.policy)}")
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))
 

@@ -8,6 +8,7 @@ from quant_core.spec.policy import Policy
 from quant_core.util.cache import CacheCounts
 from search.config.experiment import Experiment
 from search.records.result import Result
+from search.sweeps.phases import Report, silent
 from search.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class BackendContext:
         evaluator: of this process.
         changed: to be called whenever a trial begins in another process, and after every trial.
         stopping: to be asked before every trial.
+        report: is told what a backend does before its first trial.
+        hint: how a sweep that ends early goes on: a command.
         weights, ranges: what the caches of other processes did; filled by a backend whose workers have caches of their own.
     """
 
@@ -49,6 +52,8 @@ class BackendContext:
     evaluator: PolicyEvaluator
     changed: Callable[[], None]
     stopping: Callable[[], bool]
+    report: Report = silent
+    hint: str = ""
     weights: CacheCounts = field(default_factory=CacheCounts)
     ranges: CacheCounts = field(default_factory=CacheCounts)
 

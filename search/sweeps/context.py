@@ -1,5 +1,6 @@
 """Everything that an experiment needs before its first trial: setup, evaluator, sensitivities."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,14 @@ from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.devices import CPU, device_named, shown
 from quant_core.util.errors import InputError
+from quant_core.util.parts import refused_part
 from search.config.experiment import Experiment
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
+from search.evaluation.transform_choice import with_transforms
 from search.problem.problem import Problem
 from search.records.record import SweepRecord
-from search.sweeps.fingerprints import same_data, sensitivity_key, training_key
+from search.sweeps.fingerprints import same_data, sensitivity_key, task_probe, training_key
 from search.sweeps.phases import Report, silent
 from search.sweeps.promotion import adarounded
 from search.sweeps.setup import Setup, build_problem, population, prepare
@@ -32,7 +35,9 @@ class SweepContext:
 
     def problem(self, baseline: Mapping[str, float]) -> Problem:
         """Return the problem that the searcher is given; `baseline` holds the float network's `error_valid`."""
-        return replace(build_problem(self.setup, float_error=baseline["error_valid"]), sensitivity=self.sensitivity)
+        problem = build_problem(self.setup, float_error=baseline["error_valid"])
+        measured = with_transforms(self.sensitivity, self.evaluator.engines, self.setup.space)
+        return replace(problem, sensitivity=measured)
 
 
 def open_context(experiment: Experiment, task: Task | None = None, report: Report = silent) -> SweepContext:
@@ -50,14 +55,30 @@ def open_context(experiment: Experiment, task: Task | None = None, report: Repor
     device = device_named(experiment.run.device, setup.task.model)
     report(f"calibrating {len(setup.layers)} layers{'' if device == CPU else f' on {shown(device)}'}", 0, 0)
     section, trained_by = experiment.evaluate, population(experiment)
-    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by), device)
+    probe = task_probe(setup.task)
+    key = _there(training_key(setup.task, setup.fingerprints, section, trained_by, probe), device)
     specs = weight_specs(setup.space, section.ladder)
-    evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, specs, device=device, dtype=experiment.run.dtype)
-    key = _there(sensitivity_key(setup.task, setup.fingerprints, section, setup.space), device)
+    names, dtype = experiment.space.network, experiment.run.dtype
+    try:
+        evaluator = Evaluator(setup.task, setup.layers, section, key, trained_by, specs, transforms=names, device=device, dtype=dtype)
+    except TypeError as error:
+        raise _named(error, setup.task) from error
+    layerwise = setup.space.layerwise
+    key = _there(sensitivity_key(setup.fingerprints, section, layerwise, probe), device)
     axis, passes = setup.task.logits_axis, section.sensitivity_passes
-    sensitivity = Sensitivity(evaluator.engine, setup.space, evaluator.calib, key, section.sensitivity, axis, passes)
+    sensitivity = Sensitivity(evaluator.engine, layerwise, evaluator.calib, key, section.sensitivity, axis, passes)
     sensitivity.report = lambda done, total: report("sensitivities", done, total)
     return SweepContext(setup, evaluator, sensitivity)
+
+
+def _named(error: TypeError, task: Task) -> Exception:
+    """Return an error of copying the network with the attribute that cannot be copied; another error as it is."""
+    if "pickle" not in str(error):
+        return error
+    where, part = refused_part(task.model, copy.deepcopy, "model")
+    return InputError(
+        f"{where} is a {type(part).__name__}, which cannot be copied ({error}); make it where it is used, or give __deepcopy__."
+    )
 
 
 def weight_specs(space: Space, ladder: Sequence[str]) -> dict[str, set[QuantSpec]]:

@@ -87,6 +87,7 @@ def hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> s
     digest = hashlib.sha256(
         repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()
     )
+    digest.update(repr(space.transforms).encode() if space.transforms else b"")
     digest.update(repr(sorted(limits.items())).encode())
     for metric in table.metrics:
         digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())
@@ -135,24 +136,32 @@ def training_probe(task: Task) -> tuple[str, ...]:
     return ()
 
 
-def training_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: PopulationConfig | None) -> str:
-    """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained."""
+def training_key(
+    task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: PopulationConfig | None, probe: tuple[str, ...]
+) -> str:
+    """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained.
+
+    `probe` is the task's `task_probe`.
+    """
     if "qat" not in (section.fidelity, *section.ladder):
         return ""
     bound = (
         fingerprints["weights"],
         fingerprints["data"],
         opened(task, "train").fingerprint(),
-        task_probe(task),
+        probe,
         training_probe(task),
         str(task.model),
     )
     return cache_key("qat", EVALUATION_CODE, *bound, section, population)
 
 
-def sensitivity_key(task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, space: Space) -> str:
-    """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter."""
+def sensitivity_key(fingerprints: Mapping[str, str], section: EvaluateSection, space: Space, probe: tuple[str, ...]) -> str:
+    """Return the key of sensitivities: network, data, behaviour, choices and how they are measured; limits do not matter.
+
+    `probe` is the task's `task_probe`.
+    """
     choices = [(d.layers, d.slot, [str(choice) for choice in d.choices]) for d in space.dimensions]
-    bound = (fingerprints["weights"], fingerprints["data"], task_probe(task), space.base.to_json(), choices)
+    bound = (fingerprints["weights"], fingerprints["data"], probe, space.base.to_json(), choices)
     options = (section.calib, section.bias_correction, section.scale_correction, section.sensitivity, section.sensitivity_passes)
     return cache_key("sensitivity", (*EVALUATION_CODE, "spaces"), *bound, *options)

@@ -32,7 +32,7 @@ def read_policy_file(path: Path, layers: Sequence[Layer]) -> Policy:
         missing, extra = sorted(set(names) - set(policy)), sorted(set(policy) - set(names))
         lacks, has = listed(missing) or "nothing", listed(extra) or "nothing"
         raise InputError(f"{path} is for another network: it lacks {lacks} and has {has} beside it.")
-    return Policy({name: policy[name] for name in names})
+    return policy.with_layers({name: policy[name] for name in names})
 
 
 def trial_of(policy: Policy, origin: str, context: SweepContext) -> TrialRecord:

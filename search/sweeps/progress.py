@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -22,23 +22,31 @@ class Progress:
         console: where to; standard error by default, so that standard output holds results only.
         every: seconds between two plain lines.
         name: of the sweep, for JSON lines.
+        clock: seconds that only grow: a clock of the wall jumps.
     """
 
     def __init__(
-        self, sweep: Sweep, workers: int = 1, mode: LogMode = "auto", console: Console | None = None, every: float = 5.0, name: str = ""
+        self,
+        sweep: Sweep,
+        workers: int = 1,
+        mode: LogMode = "auto",
+        console: Console | None = None,
+        every: float = 5.0,
+        name: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sweep, self._workers, self._name = sweep, workers, name
         self._console = console or Console(stderr=True)
         self._mode = "live" if mode == "auto" and self._console.is_terminal else "plain" if mode == "auto" else mode
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._mode == "live" else None
-        self._every = every
-        self._start = self._shown = time.monotonic()
+        self._every, self._clock = every, clock
+        self._start = self._shown = clock()
         self._skipped = sweep.told
 
     def __enter__(self) -> "Progress":
         if self._live:
             self._live.start()
-        self._start = time.monotonic()
+        self._start = self._clock()
         self._skipped = self._sweep.told
         return self
 
@@ -48,7 +56,7 @@ class Progress:
 
     def update(self) -> None:
         """Show the state as it now is."""
-        now = time.monotonic()
+        now = self._clock()
         if self._live:
             self._live.update(self._text(now), refresh=True)
         elif self._mode == "json":

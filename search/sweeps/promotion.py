@@ -87,7 +87,7 @@ def nearest_trained(trials: Sequence[TrialRecord], values: Values) -> tuple[int,
 
 def adarounded(policy: Policy) -> Policy | None:
     """Return the policy with AdaRound for every weight whose format can be rounded up or down; None where that changes nothing."""
-    rounded = Policy({name: LayerPolicy(_adaround(layer.weight), layer.activation) for name, layer in policy.items()})
+    rounded = policy.with_layers({name: LayerPolicy(_adaround(layer.weight), layer.activation) for name, layer in policy.items()})
     return rounded if rounded != policy else None
 
 

@@ -28,6 +28,7 @@ from search.sweeps.progress import Progress
 from search.sweeps.quality import quality_limits, reference_point
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
+from search.sweeps.ties import summary
 from search.sweeps.trust import remember, require_trust
 
 
@@ -65,6 +66,8 @@ def start(
         context = replace(context, setup=replace(context.setup, experiment=experiment))
         require(context.setup)
         phases(str(context.setup.coverage), 0, 0)
+        if context.setup.ties:
+            phases(summary(context.setup.ties), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
         baseline["examples_valid"] = float(context.evaluator.examples("valid"))
@@ -241,8 +244,8 @@ def _finish(
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
         timer = Timer(section.minutes)
-        backend_context = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over)
-        backend(sweep, backend_context)
+        work = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over, phases, hint)
+        backend(sweep, work)
     loop_s = time.perf_counter() - looped
     status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
@@ -254,10 +257,10 @@ def _finish(
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
-    _measure(tracker, {"calibration_passes": context.evaluator.engine.calibration_passes})
+    _measure(tracker, {"calibration_passes": context.evaluator.engines.calibration_passes})
     complete = tracker.finish(status)
-    backend_context.weights.add(context.evaluator.engine.counts)
-    backend_context.ranges.add(context.evaluator.engine.range_counts)
+    for total, counts in zip((work.weights, work.ranges), context.evaluator.engines.counts(), strict=True):
+        total.add(counts)
     timings = Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
@@ -267,11 +270,11 @@ def _finish(
         test_s=test_s,
         workers=section.at_once,
         retried=sweep.retried,
-        statistics_bytes=context.evaluator.engine.statistics_bytes,
+        statistics_bytes=context.evaluator.engines.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
-        weights=backend_context.weights,
-        ranges=backend_context.ranges,
-        calibration_passes=context.evaluator.engine.calibration_passes,
+        weights=work.weights,
+        ranges=work.ranges,
+        calibration_passes=context.evaluator.engines.calibration_passes,
     )
     return SweepOutcome(record, timings, complete)
 

@@ -16,6 +16,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
 from quant_core.spec.size import float_bytes
+from quant_core.transforms.apply import untied
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
 from quant_core.util.text import listed
@@ -30,6 +31,7 @@ from search.sweeps.auto_space import auto_choices
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
+from search.sweeps.ties import Tie, default_ties, needed
 from search.tasks.stream import sized
 from search.tasks.task import Task
 from spaces import rules
@@ -49,6 +51,7 @@ class Setup:
             in float; what they leave of it is the limit of `weight_bytes`.
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
         coverage: how much of the network's parameters the space covers, and what stays in float.
+        ties: the choices that agree because the device or an export format needs it.
     """
 
     experiment: Experiment
@@ -60,6 +63,7 @@ class Setup:
     limits: Mapping[str, float]
     fingerprints: Mapping[str, str]
     coverage: Coverage
+    ties: tuple[Tie, ...] = ()
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -71,9 +75,11 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     task = tasks.load(experiment.task.name, experiment.task.options) if task is None else task
     task = sized(judged_by(task, experiment.evaluate.metric), experiment.evaluate, hashed=True)
     inputs = traced_inputs(task)
-    layers = tuple(trace(task.model, inputs[0], inputs, experiment.space.parameters))
+    layers = untied(trace(task.model, inputs[0], inputs, experiment.space.parameters), task.model, experiment.space.network, inputs)
     device = load_device(experiment.device.name)
-    space = build_space(layers, experiment.space, device)
+    kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
+    ties = default_ties(_full(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
+    space = build_space(layers, experiment.space, device, ties)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -88,18 +94,26 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, prints, part)
+    return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties)
 
 
-def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device) -> Space:
+def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, ties: Sequence[Tie] = ()) -> Space:
     """Return the space that the experiment's choices and rules describe; "auto" are the choices that the device runs.
+
+    Args:
+        layers: of the trace.
+        section: choices and rules.
+        device: its formats are the choices of "auto".
+        ties: of the full space; the rules, which may fix or restrict what is tied, come behind.
 
     Raises:
         InputError: a pattern matches nothing, or a layer is left without a choice.
     """
     layers = list(layers)
     space = _full(layers, section, device)
-    for rule in section.rules:
+    for tie in ties:
+        space = rules.tie(space, tie.layers, tie.slot)
+    for rule in (rule for rule in section.rules if not rule.untie):
         names = rules.match(layers, rule.fix or rule.restrict or rule.tie)
         if rule.tie:
             space = rules.tie(space, names, rule.slot)
@@ -108,7 +122,7 @@ def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device) 
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
-    return space
+    return rules.transform(space, section.network)
 
 
 def _full(layers: Sequence[Layer], section: SpaceSection, device: Device) -> Space:
@@ -135,17 +149,17 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
     names = list(space.base)
     free: set[str] = set()
     for site in space.sites:
-        touched = {layer for d in site for layer in space.dimensions[d].layers}
+        touched = {layer for d in site if d < len(space.dimensions) for layer in space.dimensions[d].layers}
         free |= touched
         shape = tuple(space.cardinalities[d] for d in site)
         index = space.layer_index(_grid(space, site, shape))
         for metric in table.metrics:
-            columns = [table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched]
+            columns = [np.zeros(len(index)), *(table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched)]
             joint = np.max(columns, axis=0) if metric in table.peak else np.sum(columns, axis=0)
             site_cost[metric].append(joint.reshape(shape))
     fixed = [n for n, name in enumerate(names) if name not in free]
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
-    seen, names_seen = features(setup.layers, space.dimensions)
+    seen, names_seen = features(setup.layers, space.dimensions, len(space.cardinalities) - len(space.dimensions))
     return Problem(
         cardinalities=space.cardinalities,
         objectives=("error", *setup.experiment.device.objectives[1:]),
@@ -163,7 +177,7 @@ def build_problem(setup: Setup, *, float_error: float | None = None) -> Problem:
 
 def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArray:
     """Return every joint choice of one site as points [prod(shape), D], zero in the other dimensions."""
-    points = np.zeros((int(np.prod(shape)), len(space.dimensions)), dtype=np.int64)
+    points = np.zeros((int(np.prod(shape)), len(space.cardinalities)), dtype=np.int64)
     points[:, list(site)] = np.stack([axis.ravel() for axis in np.indices(shape)], axis=1)
     return points
 

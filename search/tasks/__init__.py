@@ -21,6 +21,7 @@ TASKS: Mapping[str, str] = {
     "cifar10": "search.tasks.cifar10:cifar10",
     "mlperf_tiny": "search.tasks.agreement:mlperf_tiny",
     "stories260k": "search.tasks.stories260k:stories260k",
+    "llama10m": "search.tasks.llama10m.task:llama10m",
     "image_folder": "search.tasks.image_folder:image_folder",
     "efficientnet_lite0": "search.tasks.efficientnet_lite0:efficientnet_lite0",
     "hf": "search.tasks.hf.task:hf",

@@ -54,13 +54,11 @@ def stories260k(
     whole("seed", seed, 0)
     named = {"train_size": train_size, "calib_size": calib_size, "valid_size": valid_size, "test_size": test_size}
     sizes = [take(name, size, MOST) for name, size in named.items()]
-    if text is None:
-        sequences = _sampled(model, sum(sizes), length, seed)
-    else:
-        tokenizer = read_tokenizer(folder / tokens, model.config.vocab_size)
-        sequences = _read(Path(text).expanduser(), tokenizer, sum(sizes), length)
+    tokenizer = read_tokenizer(folder / tokens, model.config.vocab_size)
+    count = sum(sizes)
+    sequences = _sampled(model, count, length, seed) if text is None else _read(Path(text).expanduser(), tokenizer, count, length)
     train, calib, valid, test = (_batches(part) for part in torch.split(sequences, sizes))
-    return Task(NextToken(model).eval(), train, calib, valid, test, token_top1, token_loss, class_axis=-1)
+    return Task(NextToken(model).eval(), train, calib, valid, test, token_top1, token_loss, class_axis=-1, tokenizer=tokenizer)
 
 
 class NextToken(nn.Module):

@@ -42,6 +42,7 @@ class Task:
         batch: how a batch is divided: the key of its labels, or a function batch -> (inputs, targets) or (inputs, targets, sample
             weights). None: a pair, or a mapping or dataclass with `labels` (label, targets, target, y) and perhaps `sample_weight`.
         training_step: (model, batch) -> loss, for training in place of `loss`; the batch is that of `train`, undivided.
+        tokenizer: of a language model, as transformers loads it; exports for runtimes of language models write it beside the weights.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Task:
     output: Output = ""
     batch: Rule = None
     training_step: Callable[[nn.Module, Any], Tensor] | None = None
+    tokenizer: Any = None
 
     @cached_property
     def judges(self) -> tuple[Metric, ...]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import NONE, LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
 from quant_core.util.text import LONGEST, printable
@@ -52,6 +52,8 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "test": dict(trial.test),
         "after": list(trial.after),
     }
+    if trial.policy.transform != NONE:
+        data["transform"] = trial.policy.transform
     return data if list(trial.policy) == list(layers) else data | {"layers": list(trial.policy)}
 
 
@@ -77,7 +79,9 @@ def _checked(kind: str) -> Iterator[None]:
 
 def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
     names, specs = data.get("layers", layers), data["specs"]
-    policy = Policy({name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)})
+    policy = Policy(
+        {name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)}, data.get("transform", NONE)
+    )
     if len(names) > MAX_LAYERS:
         raise ValueError(f"{len(names)} layers")
     stored = data["result"]
@@ -116,8 +120,8 @@ def sweep_to_json(sweep: SweepRecord) -> Json:
     """Return everything about a sweep but its trials."""
     return {
         key: value
-        for key, value in asdict(replace(sweep, trials=())).items()
-        if key != "trials" and (value or key not in ("metrics", "quality_limits"))
+        for key, value in asdict(replace(sweep, trials=(), measured={})).items()
+        if key not in ("trials", "measured") and (value or key not in ("metrics", "quality_limits"))
     }
 
 
@@ -152,6 +156,18 @@ def _info(data: Json) -> MetricInfo:
         None if best is None else float(best),
         float(data["worst"]),
     )
+
+
+def timings_of(text: str) -> tuple[int, Json]:
+    """Return the trial and its timings by key, of the tag that holds them; (-1, {}) where it is none. What is no timing is left out."""
+    try:
+        data = json.loads(text or "{}")
+        number, times = int(data["trial"]), dict(data["times"])
+    except (ValueError, TypeError, KeyError):
+        return -1, {}
+    wanted = ("latency_s", "float32_latency_s", "ratio")
+    good = {key for key, time in times.items() if isinstance(time, dict) and all(isinstance(time.get(name), float) for name in wanted)}
+    return number, {key: times[key] for key in sorted(good)}
 
 
 def to_tags(key: str, value: object) -> dict[str, str]:

@@ -18,6 +18,7 @@ RECORD = "bitfront.record"  # the exact record, in as many tags as it needs
 LAYERS = "bitfront.layers"  # names of the layers, once per sweep
 FRONT = "bitfront.front"  # the front and its knee as the trials' tags show it, on the parent run
 SPOOL = "bitfront.spool"  # folder of the local journal, on the driver's machine
+MEASURED = "bitfront.measured"  # on the run of a trial: its number, and its times in real runtimes by RUNTIME.THREADS
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 COLOR = "mlflow.runColor"

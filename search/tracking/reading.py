@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.process import no_collector
 from quant_core.util.registry import suggest
 from quant_core.util.text import listed
 from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
-from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, trial_from_json
+from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, timings_of, trial_from_json
 from search.tracking.orphans import hint
 from search.tracking.spool import FOLDER, Spool
 
 log = logging.getLogger("bitfront.tracking")
 LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
+_OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD, names.MEASURED)
+"""The tags that a record is put together from: a tenth of what the runs of trials have."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     parent = find_sweep(uri, ref, experiment_name)
     journal = journal_of(uri, parent)
     abandoned = journal.abandoned()
-    lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
-    sweep = merged(*family(uri, parent), lines)
+    with no_collector():  # a record is some hundred objects per trial, none of which is garbage
+        lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
+        sweep = merged(*family(uri, parent, _OF_RECORDS), lines)
     return replace(sweep, status="stopped") if abandoned and sweep.status == "running" else sweep
 
 
@@ -112,9 +116,9 @@ def _called(ref: str, rows: Sequence[Row]) -> list[Row]:
     return by_id or by_name or newest or by_prefix
 
 
-def family(uri: str, parent: Row) -> tuple[Row, list[Row]]:
-    """Return a sweep's parent run as it is now, and the runs of its trials."""
-    rows = _rows(uri, names.SWEEP, parent.tags[names.SWEEP], parent.experiment)
+def family(uri: str, parent: Row, tags: Sequence[str] = ()) -> tuple[Row, list[Row]]:
+    """Return a sweep's parent run as it is now, and the runs of its trials; with all tags, or at least those of the names `tags`."""
+    rows = _rows(uri, names.SWEEP, parent.tags[names.SWEEP], parent.experiment, tags)
     fresh = next((row for row in rows if row.run_id == parent.run_id), parent)
     return fresh, [row for row in rows if row.tags.get(names.PARENT) == parent.run_id]
 
@@ -124,13 +128,20 @@ def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> Sweep
     tags = dict(parent.tags)
     for line in lines:
         tags |= line["tags"] if line.get("op") == "tags" else {names.STATUS: line["status"]} if line.get("op") == "status" else {}
-    layers = layer_names(from_tags(tags, names.LAYERS))
+    layers, children = layer_names(from_tags(tags, names.LAYERS)), list(children)
     records = [trial_from_json(record, layers) for row in children if (record := from_tags(row.tags, names.RECORD))]
     records += [trial for line in lines if line.get("op") == "trial" and (trial := _journal_trial(line["trial"], layers))]
     trials = {trial.number: trial for trial in records}
     header = sweep_from_json(from_tags(tags, names.RECORD))
     status = tags.get(names.STATUS, header.status)
-    return replace(header, run_id=parent.run_id, status=status, trials=tuple(trials[number] for number in sorted(trials)))
+    ordered = tuple(trials[number] for number in sorted(trials))
+    return replace(header, run_id=parent.run_id, status=status, trials=ordered, measured=_measured(children))
+
+
+def _measured(children: Iterable[Row]) -> dict[int, tuple[Mapping[str, object], ...]]:
+    """Return the times that `bitfront measure` wrote, by the number of the trial."""
+    times = dict(timings_of(row.tags[names.MEASURED]) for row in children if names.MEASURED in row.tags)
+    return {number: tuple(entries.values()) for number, entries in times.items() if entries}
 
 
 def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
@@ -142,29 +153,33 @@ def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
         return None
 
 
-def _rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
-    """Return the active runs whose tag `key` is `value`."""
+def _rows(uri: str, key: str, value: str, experiment_name: str | None, tags: Sequence[str] = ()) -> list[Row]:
+    """Return the active runs whose tag `key` is `value`; of a SQLite file with only the `tags`, and their parts, where any are named."""
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
             where, lost = names.redact(f"{uri}: {path.absolute()}"), hint(uri, value, ())
             raise InputError(f"no record at {where} does not exist. Run this where the sweep ran, or give --uri.{lost}")
         try:
-            return _sqlite_rows(path, key, value, experiment_name)
+            return _sqlite_rows(path, key, value, experiment_name, tags)
         except sqlite3.Error:  # not the tables we know: leave it to MLflow
             pass
     return _client_rows(uri, key, value, experiment_name)
 
 
-def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None) -> list[Row]:
+def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None, tags: Sequence[str]) -> list[Row]:
+    wanted = " OR ".join("t.key = ? OR t.key GLOB ?" for _ in tags)
+    parts = [text for tag in tags for text in (tag, f"{tag}.[0-9]*")]
     query = (
         "SELECT r.run_uuid, e.experiment_id, e.name, t.key, t.value FROM tags p JOIN runs r ON r.run_uuid = p.run_uuid"
         " JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid"
-        " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?) ORDER BY r.start_time, r.run_uuid"
+        " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?)"
+        + (f" AND ({wanted})" if wanted else "")
+        + " ORDER BY r.start_time, r.run_uuid"
     )
     runs: dict[str, tuple[str, str, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name)):
+        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name, *parts)):
             runs.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
     return [Row(run_id, *rest) for run_id, rest in runs.items()]
 

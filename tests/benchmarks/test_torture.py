@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.torture import damage
+from benchmarks.torture import damage, ray
 from benchmarks.torture.record import faults, run
 from search.tracking import names
 
 
 def test_damaged_files_lose_and_upset_nothing() -> None:
     assert damage.attack(len(damage.KINDS), random.Random(3)) == {"lost": 0, "duplicated": 0, "untidy": 0}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_agent_of_ray_that_is_killed_ends_the_driver_and_loses_nothing() -> None:
+    """The driver says what to type, leaves no process and no folder, and the resumed sweep is that which nothing disturbed."""
+    assert ray.KINDS[0] == "agent"
+    assert ray.attack(1, random.Random(1)) == {"lost": 0, "duplicated": 0, "untidy": 0}
 
 
 def test_faults_are_seen(store_of_a_sweep: str) -> None:

@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: `python own_cluster.py NODES` (one CPU each, head included).
 
-Prints its address and the log of its GCS. A line "kill" on standard input ends one node that is not the head at once; the end of
-standard input ends all.
+Prints its address and the log of its GCS. A line "kill" on standard input ends one node that is not the head at once, "add" starts
+one; the end of standard input ends all.
 """
 
 import os
@@ -33,6 +33,9 @@ def serve(nodes: int) -> None:
             if line.strip() == "kill":
                 cluster.remove_node(others.pop(), allow_graceful=False)
                 print("killed", flush=True)  # noqa: T201
+            if line.strip() == "add":
+                others.append(cluster.add_node(num_cpus=1, object_store_memory=STORE))
+                print("added", flush=True)  # noqa: T201
         cluster.shutdown()
 
 

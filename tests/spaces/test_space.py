@@ -63,3 +63,35 @@ def test_sites_are_the_layers_joined_by_ties(space: Space) -> None:
     names = [tuple(tied.dimensions[d].name for d in site) for site in tied.sites]
     assert ("stem.weight", "stem.activation", "head.activation") in names
     assert sum(len(site) for site in tied.sites) == len(tied.dimensions)
+
+
+def test_the_transform_is_the_last_dimension_and_costs_nothing(space: Space) -> None:
+    wide = rules.transform(space, ["none", "rotate"])
+    assert wide.size == 2 * space.size
+    assert wide.cardinalities == (*space.cardinalities, 2)
+    assert wide.sites == (*space.sites, (8,))
+    values = (*[1] * 8, 1)
+    assert wide.policy(values).transform == "rotate"
+    assert wide.values(wide.policy(values)) == values
+    assert dict(wide.policy(values)) == dict(space.policy([1] * 8))
+    assert (wide.layer_index(np.array([values])) == space.layer_index(np.array([[1] * 8]))).all()
+    assert wide.layerwise.cardinalities == space.cardinalities
+    assert rules.uniform(wide) == tuple((*point, k) for k in range(2) for point in rules.uniform(space))
+
+
+def test_a_single_transform_is_fixed_and_rules_keep_it(space: Space) -> None:
+    fixed = rules.fix(rules.transform(space, ["smooth"]), ["stem"], "weight", W[0])
+    assert fixed.base.transform == fixed.layerwise.base.transform == "smooth"
+    assert len(fixed.cardinalities) == 7
+    assert fixed.policy([0] * 7).transform == "smooth"
+    assert rules.tie(rules.transform(space, ["none", "rotate"]), ["stem", "head"], "weight").transforms == ("none", "rotate")
+
+
+def test_transforms_out_of_place_are_refused(space: Space) -> None:
+    wide = rules.transform(space, ["none", "rotate"])
+    with pytest.raises(InputError, match="network: choice 2 given; legal: 0 to 1"):
+        wide.policy([0] * 8 + [2])
+    with pytest.raises(InputError, match="network: smooth is not a choice here; legal: none, rotate"):
+        wide.values(Policy(space.policy([0] * 8), "smooth"))
+    with pytest.raises(InputError, match="9 dimensions"):
+        wide.policy([0] * 8)

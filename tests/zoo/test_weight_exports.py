@@ -4,6 +4,7 @@ import json
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ from quant_core.export.inspect import describe
 from quant_core.export.packed_file import load_packed
 from quant_core.network.forward import forward
 from quant_core.network.parameters import state_name, weight_of
-from quant_core.util.errors import BitfrontError
-from search.exporters import Bundle, onnx_qdq, safetensors
+from quant_core.network.trace import trace
+from quant_core.spec.policy import parse_layer_policy
+from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.registry import resolve
+from search.exporters import EXPORTERS, Bundle, Exporter, onnx_qdq, safetensors
 from search.exporters.flow import bundle_of
+from search.exporters.support import check_formats
 from tests.zoo.weight_networks import MAKERS, SLOW, made
 
 EVERY_NETWORK = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MAKERS])
@@ -82,3 +87,32 @@ def test_onnx_agrees_or_refuses_in_one_sentence(name: str, tmp_path: Path) -> No
     else:
         assert not reason
         assert exported.files
+
+
+READ_BY_OTHERS = {"lstm": "body.weight_ih_l0", "attention": "attention.in_proj_weight", "own weights": "experts.up"}
+"""Network -> a weight of it that no module of its own holds."""
+
+
+@pytest.mark.filterwarnings("ignore::quant_core.util.errors.LeftInFloatWarning")
+@pytest.mark.parametrize("form", ["c-array", "torchao", "vllm"])
+@pytest.mark.parametrize("name", READ_BY_OTHERS)
+def test_formats_of_modules_refuse_a_weight_that_another_module_reads(name: str, form: str) -> None:
+    model, inputs = made(name)
+    layer = next(layer for layer in trace(model, inputs, [inputs]) if layer.name == READ_BY_OTHERS[name])
+    policies = [parse_layer_policy("weight=int8:channel,activation=float"), parse_layer_policy("weight=int8:channel,activation=int8:token")]
+    with pytest.raises(InputError) as refusal:
+        check_formats([form], model, inputs, [layer], {layer.name: policies})
+    text = str(refusal.value)
+    assert text.startswith(f"format {form} holds no choice of layer {layer.name!r}: ")
+    assert "another module reads" in text
+    assert len(text) < 400
+    assert text.count(". ") == 1  # the reason, and what to do
+
+
+@pytest.mark.parametrize("form", ["c-array", "torchao", "vllm"])
+@pytest.mark.parametrize("name", READ_BY_OTHERS)
+def test_their_exporters_refuse_it_in_one_sentence(name: str, form: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refusal:
+        cast(Exporter, resolve(EXPORTERS, "export format", form))(bundle(name), tmp_path)
+    assert 20 < len(str(refusal.value)) < 400
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ class ProposalHistory:
         self.told: dict[Values, tuple[float, ...]] = {}
         self._repair = repair
         self._seen: dict[Values, None] = {}
+        self._rows: set[bytes] = set()
         self._count = 0
         for values in problem.baselines:
             self._see(values)
@@ -51,6 +52,11 @@ class ProposalHistory:
     def seen(self, values: Values) -> bool:
         """Tell whether a point was proposed or told before, or is a baseline."""
         return values in self._seen
+
+    def unseen_rows(self, points: IntArray) -> IntArray:
+        """Return the points [N, D] that were neither proposed nor told and are no baseline."""
+        rows = np.ascontiguousarray(points, dtype=np.int64)
+        return rows[[n for n, row in enumerate(rows) if row.tobytes() not in self._rows]]
 
     @property
     def points(self) -> tuple[Values, ...]:
@@ -102,6 +108,7 @@ class ProposalHistory:
         if self._all is not None and values not in self._seen:
             self._unseen[np.ravel_multi_index(values, self.problem.cardinalities)] = False
         self._seen[values] = None
+        self._rows.add(np.array(values, dtype=np.int64).tobytes())
 
     @cached_property
     def _all(self) -> IntArray | None:

@@ -18,8 +18,7 @@ def neighbours(history: ProposalHistory, target: Problem, point: Values, most: i
     drawn = _all_pairs(target, point) if _size(target) <= most else _some_pairs(history.rng, target, point, most)
     kept = np.ones(len(drawn), dtype=np.bool_)
     kept[infeasible(target, drawn)] = False
-    drawn = drawn[kept]
-    drawn = drawn[[n for n, neighbour in enumerate(drawn.tolist()) if not history.seen(tuple(neighbour))]]
+    drawn = history.unseen_rows(drawn[kept])
     rises = (drawn > np.array(point)).any(axis=1)
     return drawn[rises] if rises.any() else drawn
 

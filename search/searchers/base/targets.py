@@ -16,8 +16,7 @@ def cost_objectives(problem: Problem) -> tuple[str, ...]:
 
 def cost_range(problem: Problem, metric: str) -> tuple[float, float]:
     """Return the least cost in reach, and the greatest that a limit allows."""
-    tables = problem.site_cost[metric]
-    ends = [np.array([float(reduce(table)) for table in tables]) for reduce in (np.min, np.max)]
+    ends = problem.ends(metric)
     base = problem.base_cost.get(metric, 0.0)
     low, high = (max(base, *end) if metric in problem.peak else base + float(end.sum()) for end in ends)
     return low, min(high, problem.limits.get(metric, high))

@@ -12,6 +12,9 @@ from search.searchers.surrogate.quadratic import Quadratic, fit
 
 MOST_POINTS = 400
 MOST_CANDIDATES = 400
+LEAST_CANDIDATES = 50
+MOST_ENTRIES = 40_000
+"""Neighbours of one point in a large space times its dimensions, between the two numbers of candidates above."""
 
 
 def fit_to_history(history: ProposalHistory, losses: tuple[FloatArray, ...]) -> Quadratic | None:
@@ -61,12 +64,12 @@ def hypervolume_gains(history: ProposalHistory, metric: str, points: IntArray, b
     """
     told = np.array(list(history.told), dtype=np.int64)
     errors = compressed(np.array([objectives[0] for objectives in history.told.values()]))
-    costs = history.problem.costs(told)[metric]
+    costs = history.problem.costs(told, [metric])[metric]
     order = np.argsort(costs, kind="stable")
     kept = order[~np.isin(order, infeasible(history.problem, told))]
     starts, ends = np.append(-np.inf, costs[kept]), np.append(costs[kept], cost_range(history.problem, metric)[1])
     height = np.maximum(np.minimum.accumulate(np.append(errors.max(), errors[kept])) - bound[:, None], 0.0)
-    width = np.maximum(ends - np.maximum(starts, history.problem.costs(points)[metric][:, None]), 0.0)
+    width = np.maximum(ends - np.maximum(starts, history.problem.costs(points, [metric])[metric][:, None]), 0.0)
     gains: FloatArray = (width * height).sum(axis=1)
     return gains
 
@@ -78,5 +81,12 @@ def _candidates(history: ProposalHistory, target: Problem, model: Quadratic) -> 
         left = np.delete(unseen, infeasible(target, unseen), axis=0)
         return left[np.argsort(total_loss(left, *model.terms()), kind="stable")[:MOST_CANDIDATES]]
     best = history.incumbents(target, 4)
-    near = [neighbours(history, target, point, most=MOST_CANDIDATES) for point in best]
-    return np.unique(np.concatenate(near), axis=0) if near else np.empty((0, len(target.cardinalities)), dtype=np.int64)
+    most = max(LEAST_CANDIDATES, min(MOST_CANDIDATES, MOST_ENTRIES // len(target.cardinalities)))
+    near = [neighbours(history, target, point, most=most) for point in best]
+    return _distinct(np.concatenate(near)) if near else np.empty((0, len(target.cardinalities)), dtype=np.int64)
+
+
+def _distinct(points: IntArray) -> IntArray:
+    """Return the different ones of points [N, D] in the order of `numpy.unique`, by their bytes: it compares element by element."""
+    keys = points.astype(">i8").view(f"V{8 * points.shape[1]}").ravel()
+    return points[np.unique(keys, return_index=True)[1]]

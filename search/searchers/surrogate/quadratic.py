@@ -8,6 +8,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from search.problem.problem import FloatArray, IntArray
 
+MANY = 40
+"""Above so many dimensions correlations of points are summed by matrix products."""
 LENGTH = 1.0
 """Correlation length between neighbouring choices, in choices."""
 
@@ -97,9 +99,20 @@ def _near(column: IntArray, choices: int) -> FloatArray:
 def _parts(a: IntArray, b: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return [A, B] twice: mean correlation over dimensions and over pairs; with s, q the sums of k and k^2 the latter is (s^2 - q) / 2."""
     dimensions = a.shape[1]
-    total, squares = np.zeros((len(a), len(b))), np.zeros((len(a), len(b)))
-    for d in range(dimensions):
-        correlation = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
-        total += correlation
-        squares += correlation**2
+    if dimensions > MANY:
+        total, squares = (_inner(a, b, length) for length in (LENGTH, LENGTH / 2))
+    else:
+        total, squares = np.zeros((len(a), len(b))), np.zeros((len(a), len(b)))
+        for d in range(dimensions):
+            correlation = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
+            total += correlation
+            squares += correlation**2
     return total / dimensions, (total**2 - squares) / max(dimensions * (dimensions - 1), 1)
+
+
+def _inner(a: IntArray, b: IntArray, length: float) -> FloatArray:
+    """Return [A, B]: the sum over dimensions of exp(-|i - j| / length), as the inner product of one vector per choice."""
+    choices = np.arange(max(a.max(), b.max()) + 1)
+    vectors = np.linalg.cholesky(np.exp(-np.abs(choices[:, None] - choices) / length))
+    product: FloatArray = vectors[a].reshape(len(a), -1) @ vectors[b].reshape(len(b), -1).T
+    return product

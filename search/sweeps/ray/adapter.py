@@ -2,15 +2,17 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
 from search.records.result import Result
 from search.sweeps.backend import BackendContext
+from search.sweeps.ray.shipping import ABSENT, WorkerError, advice
 from search.sweeps.ray.trainable import TrialError
 from search.sweeps.ray.worker_report import WorkerReport
 from search.sweeps.sweep import Evaluation, Sweep
@@ -36,10 +38,12 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         self._running: dict[str, _Attempt] = {}
         self._again: deque[_Attempt] = deque()
         self._freed = ""
+        self.fault = ""
+        """Why no worker can evaluate any policy; "" as long as they can."""
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next policy as plain data, None while there is none, FINISHED when there will be none or a stop was asked for."""
-        if self._context.stopping():
+        if self.fault or self._context.stopping():
             return Searcher.FINISHED
         attempt = self._next()
         if attempt is None:
@@ -74,7 +78,11 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         self._freed = report.worker
         self._context.weights.add(report.weights)
         self._context.ranges.add(report.ranges)
-        self._end(attempt, report.result, report.worker)
+        kind, _, text = report.result.reason.partition(": ")
+        if report.result.failed and kind in ABSENT:
+            self._stop(advice(kind, text, report.worker.rpartition(":")[0]))
+        else:
+            self._end(attempt, report.result, report.worker)
 
     def start(self, trial_id: str) -> None:
         """Note that a worker has begun."""
@@ -89,9 +97,13 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         attempt = self._running.pop(trial_id, None)
         if attempt is None:
             return
+        fault = _said(error, WorkerError)
+        if fault or "failed to import on the worker" in error:
+            self._stop(fault or advice("ImportError", "bitfront, as the driver has it", "a node of the cluster"))
+            return
         seconds, limit = time.monotonic() - attempt.started, self._section.trial_timeout_s
-        _, told, text = error.rpartition(f"{TrialError.__module__}.{TrialError.__qualname__}: ")
-        reason = text.strip() if told else _cause(error)
+        told = _said(error, TrialError)
+        reason = told or _cause(error)
         if limit and seconds >= limit and not told:
             reason = f"no result within trial_timeout_s = {limit:g} s"
         evaluation = attempt.evaluation
@@ -107,6 +119,11 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
         self._count()
         self._context.changed()
 
+    def _stop(self, fault: str) -> None:
+        """Give up: what failed is no trial's. Its evaluation stays open, so that a resume runs it."""
+        self.fault = self.fault or fault
+        self._count()
+
     def _count(self) -> None:
         """Tell the sweep how many workers are at work; a trial that waits for a node is with none."""
         self._sweep.busy = sum(attempt.begun for attempt in self._running.values())
@@ -120,6 +137,12 @@ class SweepSearcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher; the sweep with its threads and files stays behind."""
         return {}
+
+
+def _said(error: str, kind: type[Exception]) -> str:
+    """Return the message of an exception of ours, as it stands in the text of an error that came over Ray; "" where it is another one."""
+    _, told, text = error.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")
+    return text.strip().partition("\n")[0] if told else ""
 
 
 def _cause(error: str) -> str:
@@ -142,3 +165,22 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on, with the trial's error."""
         self._searcher.died(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
+
+
+class GiveUp(Stopper):  # type: ignore[misc]
+    """Ends Tune's run at once where no worker can evaluate any policy, or the cluster is lost."""
+
+    def __init__(self, searcher: SweepSearcher, lost: Callable[[], str] = str) -> None:
+        self._searcher, self._lost = searcher, lost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its stopper; see `SweepSearcher.__getstate__`."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether to end."""
+        return bool(self._searcher.fault or self._lost())

@@ -4,14 +4,17 @@ import gc
 import os
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from quant_core.util.errors import InputError
-from quant_core.util.process import Shared, environment
+from quant_core.util.process import Shared, environment, no_collector
+from search.sweeps.phases import Report, silent
+from search.sweeps.ray.placement import Placement
 
+OBJECT_STORE_BYTES = 200 * 2**20
 PROBE_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,6 +29,7 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
 
 
@@ -38,12 +42,14 @@ def settled() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial: float, store_bytes: int) -> Iterator[None]:
+def connected(address: str, resources: Placement, folder: Path, report: Report = silent) -> Iterator[None]:
     """Be connected to a Ray cluster within the context. Where this process is connected already, that cluster is used and left as it is.
 
     Args:
         address: "" starts a cluster of this machine alone, which ends with the context; "auto" or "host:port" joins a running one.
-        workers, cpus_per_trial, gpus_per_trial, store_bytes: size of the cluster that is started, and of its object store.
+        resources: of trials: the size of the cluster that is started; one that is joined should have a node with room for a trial.
+        folder: for what a cluster that is started keeps.
+        report: is told where no node has room for a trial.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -55,35 +61,48 @@ def connected(address: str, workers: int, cpus_per_trial: float, gpus_per_trial:
         with settled(), _silent():
             yield
         return
-    if ":" in address:
-        _probe(address)
+    address = located(address)
     local = not address or address.startswith(("127.0.0.1:", "localhost:"))
-    folders = tempfile.TemporaryDirectory(prefix="bf-ray-", ignore_cleanup_errors=True)
-    with settled(), _on_loopback() if local else nullcontext(), folders as folder:
+    with settled(), _on_loopback() if local else nullcontext():
         import ray
 
         try:
-            if address:
-                ray.init(address, log_to_driver=False, logging_level="ERROR")
-            else:
-                ray.init(
-                    num_cpus=max(1, round(workers * cpus_per_trial)),
-                    num_gpus=round(workers * gpus_per_trial) or None,
-                    include_dashboard=False,
-                    object_store_memory=store_bytes,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                    _temp_dir=folder,
-                    _node_ip_address="127.0.0.1",
-                )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            ray.init(**(_joining(address) if address else _starting(resources, folder)), log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
         try:
             with _silent():
+                _check_room(ray.nodes(), resources, report)
                 yield
         finally:
             with _no_collector():
                 ray.shutdown()
+
+
+def _joining(address: str) -> dict[str, Any]:
+    return {"address": address}
+
+
+def _starting(resources: Placement, folder: Path) -> dict[str, Any]:
+    """Return the arguments of `ray.init`; "local" keeps it from joining a cluster that RAY_ADDRESS or a file of another user names."""
+    return {
+        "address": "local",
+        "num_cpus": max(1, round(resources.workers * resources.cpus)),
+        "num_gpus": round(resources.workers * resources.gpus) or None,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder),
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+def _check_room(nodes: Sequence[Mapping[str, Any]], resources: Placement, report: Report) -> None:
+    """Say so where no node of the cluster has room for a trial, which then waits for one to join."""
+    rooms = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes if node["Alive"]]
+    if not any(cpus >= resources.cpus and gpus >= resources.gpus for cpus, gpus in rooms):
+        has = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sorted(set(rooms), reverse=True)[:3]) or "no node"
+        wanted = f"a trial of {resources.cpus:g} CPUs and {resources.gpus:g} GPUs"
+        report(f"waiting for a node with room for {wanted}; the cluster has {has}; Ctrl-C ends the wait", 0, 0)
 
 
 @contextmanager
@@ -119,25 +138,63 @@ def _no_collector() -> Iterator[None]:
     of a worker Tune leaves such references in cycles, and the collector may run in any thread: that of the record, or Ray's own.
     """
     gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collector():
         yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
-def _probe(address: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself goes on trying for minutes.
+def addresses() -> tuple[str, str]:
+    """Return the socket of the raylet that this process is connected to, and the address of its GCS."""
+    from ray._private.worker import global_worker
+
+    node = global_worker.node
+    return str(node.raylet_socket_name), str(node.gcs_address)
+
+
+def located(address: str) -> str:
+    """Return "host:port" of the cluster to join, "" for none; "auto" is RAY_ADDRESS, else the last `ray start` of this user here.
 
     Raises:
-        InputError: nothing listens at `address`, or it is not "host:port".
+        InputError: there is none, it is another user's, or no cluster answers there within seconds (Ray itself tries for minutes).
+    """
+    source = ""
+    if address == "auto" and (address := os.environ.get("RAY_ADDRESS", "auto")) != "auto":
+        source = " of RAY_ADDRESS"
+    if address == "auto":
+        from ray._private.utils import get_ray_address_file
+
+        noted = Path(get_ray_address_file(None))
+        if not noted.is_file():
+            raise InputError(f"run.address = 'auto' given, and no cluster runs here ({noted} is absent). {_START}")
+        address, source = noted.read_text().strip(), f" of {noted}"
+        if noted.stat().st_uid != os.getuid():
+            raise InputError(
+                f"run.address = 'auto' given, and the cluster here, {address!r}, was started by another user ({noted} is theirs). "
+                f"Give run.address = {address!r} to join it all the same, or '' to start one."
+            )
+    if address:
+        _probe(address, source)
+    return address
+
+
+_START = "Start a head with `ray start --head`, and give its 'host:port' as run.address; '' starts a cluster of this machine."
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_SETTINGS = 4
+"""Preface and empty SETTINGS frame of HTTP/2, on which a server answers with SETTINGS (RFC 9113, sections 3.4 and 6.5)."""
+
+
+def _probe(address: str, source: str) -> None:
+    """Fail within seconds where no gRPC server, which the head of a cluster is, answers.
+
+    Raises:
+        InputError: nothing listens at `address`, or something else, or it is not "host:port".
     """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=PROBE_S).close()
+        with socket.create_connection((host, int(port)), timeout=PROBE_S) as probe:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                probe.sendall(_GREETING)
+                answer = probe.recv(9)
+                if len(answer) < 4 or answer[3] != _SETTINGS:
+                    raise OSError("what listens there is no head of a Ray cluster")
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot connect to Ray at {address!r}: {error}. Start a head with `ray start --head`, and give its 'host:port' as run.address."
-        ) from error
+        raise InputError(f"cannot connect to Ray at {address!r}{source}: {error}. {_START}") from error

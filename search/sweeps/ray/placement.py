@@ -8,9 +8,6 @@ from quant_core.util.devices import CPU, relocated
 from quant_core.util.errors import InputError
 from search.config.running import RunSection
 from search.sweeps.backend import PolicyEvaluator
-from search.sweeps.ray.shipment import Shipment
-
-ROOM_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,9 @@ def placement(section: RunSection, evaluator: torch.device, gpus_here: int) -> P
     return Placement(workers, section.cpus_per_trial, gpus)
 
 
-def sent(evaluator: PolicyEvaluator) -> Shipment:
-    """Return the evaluator as it goes into the object store: with its tensors on the CPU, and their memory once."""
-    return Shipment(placed(evaluator, CPU))
-
-
-def store_bytes(shipment: Shipment) -> int:
-    """Return the size of the object store of a cluster that is started for a sweep: the evaluator, and room for all else."""
-    return shipment.nbytes + ROOM_BYTES
+def sent(evaluator: PolicyEvaluator) -> PolicyEvaluator:
+    """Return the evaluator as it goes into the object store: with its tensors on the CPU; itself where they are."""
+    return placed(evaluator, CPU)
 
 
 def placed(evaluator: PolicyEvaluator, device: torch.device) -> PolicyEvaluator:

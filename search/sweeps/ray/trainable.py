@@ -15,9 +15,9 @@ from ray import tune
 from quant_core.spec.policy import Policy
 from quant_core.util.allocator import keep_pages
 from search.records.result import Result
-from search.sweeps.backend import PolicyEvaluator
 from search.sweeps.ray.placement import placed
 from search.sweeps.ray.schedulers import SCORE
+from search.sweeps.ray.shipping import SentEvaluator
 from search.sweeps.ray.worker_report import WorkerReport
 
 
@@ -28,12 +28,12 @@ class TrialError(RuntimeError):
 class PolicyTrial(tune.Trainable):  # type: ignore[misc]
     """Evaluates the policy of its configuration. The evaluator comes out of the object store once per actor."""
 
-    def setup(self, config: dict[str, Any], evaluator: PolicyEvaluator, device: str, threads: int, timeout_s: float, scored: str) -> None:
+    def setup(self, config: dict[str, Any], evaluator: SentEvaluator, device: str, threads: int, timeout_s: float, scored: str) -> None:
         """Keep this actor's private copy of the evaluator on `device`; `scored` is what a scheduler compares, "" without one."""
         keep_pages()
         if threads:
             torch.set_num_threads(threads)
-        self._evaluator = placed(evaluator, torch.device(device))
+        self._evaluator = placed(evaluator.opened(), torch.device(device))
         self._timeout_s, self._scored, self._failed = timeout_s, scored, False
         self.reset_config(config)
 

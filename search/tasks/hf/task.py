@@ -74,6 +74,7 @@ class _Built:
     batch: Callable[[Any], tuple[Any, Tensor]] | None = None
     class_axis: int | None = None
     metrics: tuple[str, ...] = ()
+    tokenizer: Any = None
 
 
 def hf(
@@ -119,7 +120,7 @@ def hf(
     made = {name: Encoded(rows[: take(f"{name}_size", sizes[name], len(rows))], step, built.encode) for name, rows in parts.items()}
     splits: dict[str, Any] = made
     metrics = list(built.metrics or chosen.metrics)
-    return Task(built.network, **splits, metrics=metrics, batch=built.batch, class_axis=built.class_axis)
+    return Task(built.network, **splits, metrics=metrics, batch=built.batch, class_axis=built.class_axis, tokenizer=built.tokenizer)
 
 
 def _network(request: _Request) -> Any:
@@ -143,7 +144,7 @@ def _causal(request: _Request) -> _Built:
     network, tokenizer = _network(request), _processor(request)
     network.config.use_cache = False
     splits = _windows(request, tokenizer, token_length(request.length, tokenizer, network))
-    return _Built(network, splits, causal_batch, next_token, -1)
+    return _Built(network, splits, causal_batch, next_token, -1, tokenizer=tokenizer)
 
 
 def _masked(request: _Request) -> _Built:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quant_core.codecs.quantize import encode, fake_quantize
+from quant_core.codecs.quantize import decode, encode, fake_quantize
 from quant_core.codecs.ternary import thresholds
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
@@ -79,3 +79,16 @@ def test_by_channel_every_channel_has_its_own_threshold() -> None:
         y = fake_quantize(x, f"{text}:channel")
         assert torch.allclose(y[:1], fake_quantize(x[:1], text))
         assert torch.allclose(y[1:], fake_quantize(x[1:], text))
+
+
+@pytest.mark.parametrize("text", ["ternary:twn", "ternary:channel:opt", "ternary:channel:ttq"])
+def test_levels_in_float16(text: str) -> None:
+    x = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    x[2] = 0.0
+    exact, half = encode(x, text), encode(x, f"{text}:fp16")
+    assert exact.scale is not None
+    assert half.scale is not None
+    assert torch.equal(half.codes, exact.codes)
+    assert torch.equal(half.scale, exact.scale.half().float())
+    assert torch.equal(fake_quantize(x, f"{text}:fp16"), decode(half, parse(f"{text}:fp16"), (6, 40)))
+    assert parse(f"{text}:fp16").storage_bits((6, 40)) == parse(text).storage_bits((6, 40)) - 16 * exact.scale.numel()

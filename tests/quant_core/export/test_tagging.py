@@ -16,6 +16,7 @@ from quant_core.export.runtime import Session
 from quant_core.export.stored import Quantized, post_training
 from quant_core.export.tagging import WEIGHT, input_names, tensor_leaves, traced
 from quant_core.network.forward import forward
+from quant_core.network.outputs import with_output
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import Policy, parse_layer_policy
@@ -262,3 +263,26 @@ def test_a_traced_graph_holds_one_number_for_a_quantized_weight_and_all_of_a_flo
         tags = [node for node in graph.node if node.op_type == WEIGHT]
         assert {node.attribute[0].s.decode() for node in tags} == names
     assert pointers == [parameter.data_ptr() for parameter in model.parameters()]
+
+
+class Boxes(nn.Module):
+    """Scores and boxes, of a head each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.boxes = nn.Linear(6, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.scores(x), "boxes": self.boxes(x).exp()}
+
+
+def test_a_graph_of_a_named_output_holds_the_others_too() -> None:
+    model, inputs = with_output(Boxes().eval(), "boxes"), torch.randn(5, 6)
+    layers = trace(model, inputs)
+    policy = Policy({layer.name: parse_layer_policy("weight=int8:channel,activation=int8:tensor") for layer in layers})
+    network = post_training(PostTraining(model, layers, [inputs], inputs), model, layers, policy, inputs)
+    graph = quantized_graph(network).model
+    assert [output.name for output in graph.graph.output] == ["output", "output1"]
+    assert {tensor.name for tensor in graph.graph.initializer} >= {"scores.weight.codes", "boxes.weight.codes"}
+    with torch.no_grad():
+        torch.testing.assert_close(Session(graph.SerializeToString(), ["input"], fuse=False)(inputs), forward(network.simulation, inputs))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.forward import call, forward, to_device
-from quant_core.network.outputs import judged_output, with_output
+from quant_core.network.outputs import further_outputs, judged_output, with_output
 from quant_core.util.errors import BitfrontError, InputError
 
 A, B = torch.zeros(2, 3), torch.ones(2, 4)
@@ -89,3 +89,11 @@ def test_structures_keep_their_types_on_another_device() -> None:
     assert type(moved) is Pair
     assert moved.boxes["x"].device.type == moved.scores[0].device.type == "meta"
     assert moved.scores[1] == "name"
+
+
+def test_outputs_beside_the_named_one_are_the_other_tensors() -> None:
+    parts = [torch.ones(2, 3), torch.zeros(2, 4), torch.arange(2), torch.tensor(1.0)]
+    outputs = {"scores": parts[0], "boxes": [parts[1], parts[2]], "temperature": parts[3]}
+    named = with_output(nn.Identity(), "scores")
+    assert further_outputs(named, outputs, judged_output(named, outputs)) == [parts[1]]
+    assert further_outputs(nn.Identity(), outputs, parts[0]) == []

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 
@@ -19,6 +20,19 @@ def test_id_depends_on_every_spec() -> None:
     other = Policy({**POLICY, "a": LayerPolicy(parse("mx9"))})
     assert other.id != POLICY.id
     assert other != POLICY
+
+
+def test_the_transform_of_the_network_is_part_of_a_policy() -> None:
+    rotated = Policy(POLICY, "rotate")
+    assert rotated != POLICY
+    assert rotated.id != POLICY.id
+    assert Policy.from_json(json.loads(json.dumps(rotated.to_json()))) == rotated
+    assert rotated.with_layers({"a": POLICY["a"]}) == Policy({"a": POLICY["a"]}, "rotate")
+    assert "transform" not in POLICY.to_json()
+    with pytest.raises(InputError, match="unknown network transform 'rotte'; known: none, rotate, smooth"):
+        Policy(POLICY, "rotte")
+    with pytest.raises(InputError, match="policy transform 3 given; known: none, smooth, rotate"):
+        Policy.from_json(POLICY.to_json() | {"transform": 3})
 
 
 @pytest.mark.parametrize(
@@ -43,3 +57,13 @@ def test_uniform_text_form() -> None:
         parse_layer_policy("wieght=int4:channel")
     with pytest.raises(InputError, match="each once"):
         parse_layer_policy("weight=mx6,weight=mx9")
+
+
+def test_a_pickled_policy_is_hashed_by_the_process_that_reads_it() -> None:
+    """Texts hash differently in every process; a hash that travelled would find nothing in a worker's tables."""
+    policy = Policy({"fc": LayerPolicy()})
+    policy._hash = 1
+    assert hash(policy) == 1
+    copied = pickle.loads(pickle.dumps(policy))
+    assert copied == policy
+    assert hash(copied) == hash(Policy({"fc": LayerPolicy()}))

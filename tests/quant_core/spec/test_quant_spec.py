@@ -13,6 +13,11 @@ WRITTEN = [
     "int4:vector16:tensor:s6",
     "int8:tensor:affine:fp16",
     "int8:token:dynamic",
+    "int3:channel:mse:weighted:gptq",
+    "int4:group32:octav:weighted:affine",
+    "kmeans3:channel:weighted",
+    "nvfp4:mse:weighted",
+    "mxint8:mse",
     "mx6",
     "mx9:stochastic",
     "mxfp4",
@@ -40,12 +45,14 @@ def test_every_legal_spec_is_read_back(data: st.DataObject) -> None:
     sized = granularity in ("group", "vector")
     scale = data.draw(st.sampled_from(legal_scales(name, granularity) if name != "float" else ("",)))
     affine = info.affine and granularity != "vector" and scale != "e8m0" and data.draw(st.booleans())
+    clipping = data.draw(st.sampled_from(info.clippings))
     spec = make(
         name,
         data.draw(st.sampled_from(info.bits)),
         granularity,
         block=data.draw(st.integers(1, 300)) if sized else info.block,
-        clipping=data.draw(st.sampled_from(info.clippings)),
+        clipping=clipping,
+        weighted=clipping in info.weightable and data.draw(st.booleans()),
         rounding=data.draw(st.sampled_from(info.roundings)),
         scale=scale,
         symmetric=not affine,
@@ -101,6 +108,10 @@ def test_ragged_blocks_and_other_axes_are_counted() -> None:
         ("int4:channel:octav:mse", "sets clipping a second time"),
         ("int4:vector16:fp16", "scale 'fp16' given; legal: s4"),
         ("kmeans4:tensor:mse", "'mse' is not allowed after kmeans"),
+        ("int4:channel:weighted", "weighted given; int with clipping minmax: legal with clipping percentile, mse, octav"),
+        ("nvfp4:weighted", "weighted given; nvfp4 with clipping minmax: legal with clipping mse"),
+        ("mx6:mse", "'mse' is not allowed after mx6"),
+        ("binary:channel:weighted", "'weighted' is not allowed after binary"),
     ],
 )
 def test_illegal_texts_are_refused_with_what_is_legal(text: str, message: str) -> None:

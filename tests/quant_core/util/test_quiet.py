@@ -15,7 +15,7 @@ from quant_core.util.quiet import quiet_stdout
 
 def run(code: str) -> "subprocess.CompletedProcess[str]":
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # C's output too
-    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True, timeout=60, env=buffered)
+    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True, timeout=600, env=buffered)
 
 
 def test_what_c_writes_and_what_it_only_buffers_goes_to_standard_error() -> None:

@@ -8,7 +8,7 @@ from quant_core.util.errors import InputError
 from search.config.files import EXPERIMENTS, load, packaged
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-NAMES = ("digits", "efficientnet_lite0", "fashion_mnist", "minilm_sts", "stories260k")
+NAMES = ("digits", "efficientnet_lite0", "fashion_mnist", "llama10m", "minilm_sts", "stories260k")
 
 
 def test_packaged_experiments_are_the_examples() -> None:

@@ -67,3 +67,23 @@ def test_a_choice_that_another_beats_in_rise_and_cost_is_not_measured() -> None:
 @pytest.mark.parametrize("rises", [np.zeros(3), np.array([-1.0, -0.5, 0.0])])
 def test_choices_that_do_no_harm_are_not_measured(rises: np.ndarray) -> None:
     assert worth_measuring(Estimates((rises,), (np.ones(3),)), [np.arange(3.0)], ["weight"], [0.1], 10.0) == []
+
+
+def test_a_noisy_measurement_counts_by_its_precision() -> None:
+    measured = {(d, k): truth(SLOTS[d], RISES[d][k]) for d in (1, 2, 3) for k in range(3)}
+    off = (0, 1)
+    alone = calibrated(RISES, ERRORS, SLOTS, WIDEST | measured).rises[0][1]
+    results = [calibrated(RISES, ERRORS, SLOTS, WIDEST | measured | {off: 3 * alone}, {off: noise}) for noise in (0.0, 0.1, 0.5, 50.0)]
+    values = [estimates.rises[0][1] / alone for estimates in results]
+    assert values[0] == pytest.approx(3.0)
+    assert 3.0 > values[1] > values[2] > values[3] > 1.0
+    assert all(estimates.spreads[0][1] == 0.0 for estimates in results)
+
+
+def test_a_measured_fall_counts_by_its_precision_and_stands_where_there_is_no_estimate() -> None:
+    rises, errors = [np.array([1.0, 0.2, 0.0])], [np.zeros(3)]
+    fall = {(0, 2): 0.0, (0, 1): -0.1}
+    exact, noisy = (calibrated(rises, errors, ["weight"], fall, {(0, 1): noise}).rises[0][1] for noise in (0.0, 1.0))
+    assert exact == pytest.approx(-0.1)
+    assert -0.1 < noisy < 0.2
+    assert calibrated([np.zeros(3)], errors, ["weight"], {(0, 2): 0.0, (0, 1): 0.4}, {(0, 1): 1.0}).rises[0][1] == pytest.approx(0.4)

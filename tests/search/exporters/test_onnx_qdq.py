@@ -19,7 +19,8 @@ from quant_core.spec.policy import Policy, parse_layer_policy
 from quant_core.util.errors import InputError
 from search.exporters import Bundle
 from search.exporters.card import _runtimes
-from search.exporters.onnx_qdq import PACKED_FILE, _require_any_batch, export, export_matmulnbits
+from search.exporters.onnx_qdq import PACKED_FILE, export, export_matmulnbits
+from search.exporters.verify import require_any_batch
 from search.tasks.task import Task
 
 X = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(0))
@@ -44,7 +45,7 @@ def quantized(model: nn.Module) -> Quantized:
 
 def checked(model: nn.Module) -> None:
     network = quantized(model)
-    _require_any_batch(network, Session(quantized_graph(network).model.SerializeToString(), ["input"], fuse=False))
+    require_any_batch(network, Session(quantized_graph(network).model.SerializeToString(), ["input"], fuse=False), "the ONNX")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from search.tracking import read
 
 NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]
 ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
+OPTIONS = {"haq": {"updates": 2}, "haq+": {"updates": 2}}
+"""An agent learns from as many episodes, by fewer gradient steps: what is tested does not depend on how well it learns."""
 
 
 def toy(*, limit: float | None = 0.5, objectives: tuple[str, ...] = ("error",), layers: int = 3, choices: int = 4) -> Problem:
@@ -87,7 +89,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("kind", PROBLEMS)
 def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
     problem = toy(**PROBLEMS[kind])  # type: ignore[arg-type]
-    searcher = build(name, problem, seed=1, trials=30)
+    searcher = build(name, problem, seed=1, trials=30, options=OPTIONS.get(name))
     tell_baselines(problem, searcher)
     points, numbers = [], []
     for _ in range(30):
@@ -107,7 +109,7 @@ def test_proposals_are_legal_new_and_numbered(name: str, kind: str) -> None:
 @ALL_SEARCHERS
 def test_several_asks_open_and_tells_out_of_order(name: str) -> None:
     problem = toy()
-    searcher = build(name, problem, seed=2, trials=40)
+    searcher = build(name, problem, seed=2, trials=40, options=OPTIONS.get(name))
     rng = np.random.default_rng(0)
     opened: list[Trial] = []
     points = []
@@ -128,7 +130,7 @@ def test_several_asks_open_and_tells_out_of_order(name: str) -> None:
 @ALL_SEARCHERS
 def test_all_asks_open_at_once(name: str) -> None:
     problem = toy()
-    searcher = build(name, problem, seed=2, trials=12)
+    searcher = build(name, problem, seed=2, trials=12, options=OPTIONS.get(name))
     trials = [trial for trial in (searcher.ask() for _ in range(12)) if trial is not None]
     check(problem, [trial.values for trial in trials])
     assert not {trial.values for trial in trials} & set(problem.baselines), "they may be under way elsewhere"
@@ -141,7 +143,7 @@ def test_all_asks_open_at_once(name: str) -> None:
 @ALL_SEARCHERS
 def test_failed_trials_are_survived_and_not_repeated(name: str) -> None:
     problem = toy()
-    searcher = build(name, problem, seed=3, trials=24)
+    searcher = build(name, problem, seed=3, trials=24, options=OPTIONS.get(name))
     points = []
     for index in range(24):
         trial = searcher.ask()
@@ -158,7 +160,7 @@ def test_same_seed_and_calls_give_the_same_proposals(name: str) -> None:
     problem = toy()
 
     def points(seed: int, disturb: bool) -> list[Values]:
-        searcher = build(name, problem, seed=seed, trials=40)
+        searcher = build(name, problem, seed=seed, trials=40, options=OPTIONS.get(name))
         tell_baselines(problem, searcher)
         proposed = []
         for _ in range(40):
@@ -181,7 +183,7 @@ def test_small_space_is_searched_to_its_end(name: str) -> None:
     every = [(w, a) for w in range(3) for a in range(3)]
     feasible = {values for values in every if problem.feasible(values)}
     assert 2 < len(feasible) < len(every)
-    searcher = build(name, problem, seed=0, trials=20)
+    searcher = build(name, problem, seed=0, trials=20, options=OPTIONS.get(name))
     points = run(problem, searcher, 20)
     check(problem, points)
     assert searcher.ask() is None

@@ -18,7 +18,7 @@ from search.config.evaluation import EvaluateSection
 from search.config.experiment import Experiment
 from search.records.record import SweepRecord
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
-from search.sweeps.fingerprints import hash_data, hash_whole_splits
+from search.sweeps.fingerprints import hash_data, hash_whole_splits, task_probe
 from search.tasks.stream import sized
 
 
@@ -111,6 +111,21 @@ def test_a_setup_reads_what_is_asked_for_and_nothing_twice() -> None:
     context.evaluator.float_metrics("test")
     assert context.evaluator(context.setup.space.policy([0] * len(context.setup.space.dimensions))).ok
     assert {name: data.reads for name, data in sets.items()} == {"train": 32, "calib": 8, "valid": 12, "test": 20}
+
+
+def test_the_behaviour_of_a_task_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two keys hold it: that of trained weights and that of sensitivities."""
+    probes: list[bitfront.Task] = []
+
+    def counted(probed: bitfront.Task) -> tuple[str, ...]:
+        probes.append(probed)
+        return task_probe(probed)
+
+    monkeypatch.setattr("search.sweeps.context.task_probe", counted)
+    experiment = {"space": {"weight": "int8:tensor", "activation": "int8:tensor"}, "device": {"name": "counts"}}
+    made = Experiment.model_validate({"task": {"name": "own"}, **experiment, "evaluate": {"ladder": ["qat"]}})
+    open_context(made, task(Network()))
+    assert len(probes) == 1
 
 
 def test_the_reading_is_reported_in_examples() -> None:

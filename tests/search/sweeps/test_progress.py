@@ -99,3 +99,16 @@ def test_trials_that_were_stopped_early_are_counted_apart() -> None:
             progress.update()
         assert progress.state(0.0)["stopped"] == sweep.stopped == 4
     assert f"failed 0 | repeated {sweep.repeated} | stopped early 4 | retried 0" in out.getvalue()
+
+
+def test_the_time_left_of_a_sweep_of_two_days_is_that_of_its_own_clock() -> None:
+    """Eight trials of six hours each: 42, 36, ... 0 hours are left after them, as h:mm:ss beyond a day."""
+    sweep = Sweep(SPACE, PROBLEM, build("random", PROBLEM, 0, 8), "random", 8, PROBLEM.objectives, (1.0, 20.0), Nowhere())
+    out, now = io.StringIO(), 1e6
+    with Progress(sweep, 1, "plain", Console(file=out, width=300), clock=lambda: now) as progress:
+        while evaluation := sweep.next():
+            now += 6 * 3600
+            sweep.finish(evaluation.number, result(evaluation.policy, evaluation.number))
+            progress.update()
+    left = [re.search(r"\| (\S+) left", line) for line in out.getvalue().splitlines()]
+    assert [match[1] for match in left if match] == [f"{hours}:00:00" for hours in range(42, -6, -6)]

@@ -18,7 +18,7 @@ from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
 from search import tasks
 from search.config.experiment import Experiment
-from search.sweeps.fingerprints import training_key
+from search.sweeps.fingerprints import task_probe, training_key
 from search.sweeps.setup import Setup, build_problem, population, prepare
 from search.tasks.task import Batch, Task
 from spaces import rules
@@ -32,7 +32,7 @@ STATES = st.tuples(*[st.sampled_from(["free", "tied", "fixed"])] * len(LAYERS))
 
 def key_of(setup: Setup) -> str:
     section = setup.experiment.evaluate
-    return training_key(setup.task, setup.fingerprints, section, population(setup.experiment))
+    return training_key(setup.task, setup.fingerprints, section, population(setup.experiment), task_probe(setup.task))
 
 
 def experiment(**sections: object) -> Experiment:

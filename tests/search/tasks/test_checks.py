@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
     "top 0": (lambda: task(metrics="accuracy:0"), r"'accuracy:0' given; write how many of the largest logits count"),
     "loss that gives text": (lambda: task(loss=gives("low")), r"the task's loss failed with ValueError: .*; give Task a loss"),
     "ambiguous axis": (lambda: task({"x": X[:6].view(2, 3, 4), "labels": Y[:6].view(2, 3)}), r"axis 1 or 2; say which: .*class_axis"),
-    "average precision of logits": (lambda: task(metrics="map"), r"metric 'map' needs (torchmetrics|a list of dicts).*"),
+    "average precision of logits": (lambda: task(metrics="map"), r"metric 'map' needs (pycocotools|a list of dicts).*"),
 }
 
 

@@ -23,7 +23,7 @@ def test_a_locked_store_is_waited_for(store_uri: str, store: Path, caplog: pytes
     caplog.handler.addFilter(lambda record: bool(said.set()) or True if "is locked" in record.getMessage() else True)
     other = sqlite3.connect(store, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
-    release = threading.Thread(target=lambda: (said.wait(60), other.execute("ROLLBACK")))
+    release = threading.Thread(target=lambda: (said.wait(), other.execute("ROLLBACK")))
     release.start()
     with caplog.at_level(logging.WARNING, logger="bitfront.tracking"):
         require_usable(store_uri)

@@ -48,6 +48,14 @@ def test_a_policy_for_other_layers_carries_its_names(make_sweep: MakeSweep) -> N
     assert trial_from_json(data, list(trial.policy)) == other
 
 
+def test_the_transform_of_the_network_survives_and_is_left_out_where_there_is_none(make_sweep: MakeSweep) -> None:
+    trial = make_sweep(trials=1).trials[0]
+    rotated = replace(trial, policy=Policy(trial.policy, "rotate"))
+    names = list(trial.policy)
+    assert trial_from_json(trial_to_json(rotated, names), names) == rotated
+    assert "transform" not in trial_to_json(trial, names)
+
+
 def test_not_a_number_survives(make_sweep: MakeSweep) -> None:
     trial = make_sweep(trials=1).trials[0]
     broken = replace(trial, result=replace(trial.result, metrics={"error": math.nan, "loss": math.inf}))

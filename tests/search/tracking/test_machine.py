@@ -1,7 +1,6 @@
 """The load of the machine, recorded beside a sweep."""
 
 import threading
-import time
 
 import pytest
 
@@ -12,14 +11,17 @@ from tests.search.tracking.cases import PARAMS, MakeSweep, drive
 pytestmark = pytest.mark.usefixtures("hasty")
 
 
-def test_the_machines_load_goes_the_same_way(store_uri: str, make_sweep: MakeSweep) -> None:
+def test_the_machines_load_goes_the_same_way(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     from search.tracking.machine import sampled
 
     sweep = make_sweep("loaded", trials=3)
     tracker = tracking.start(store_uri, "bitfront", sweep, PARAMS)
+    measure, taken = tracker.measure, threading.Semaphore(0)
+    monkeypatch.setattr(tracker, "measure", lambda figures: (measure(figures), taken.release()))
     with sampled(tracker, 0.05):
         drive(tracker, sweep)
-        time.sleep(0.3)
+        for _ in range(3):
+            taken.acquire()
     assert tracker.finish("finished")
     client = MlflowClient(store_uri)
     figures = client.get_run(tracker.run_id).data.metrics

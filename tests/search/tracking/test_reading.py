@@ -1,5 +1,6 @@
 """Reading sweeps back: by name and by run id, by plain SQL and through the client."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,11 +28,24 @@ def test_plain_sql_and_the_client_read_the_same(store_uri: str, make_sweep: Make
     run(store_uri, make_sweep("first", trials=12))
     run_id, _ = run(store_uri, make_sweep("second", trials=5, seed=1))
     for key, value, experiment in ((names.KIND, "sweep", None), (names.SWEEP, "second", "bitfront"), (names.PARENT, run_id, None)):
-        fast = reading._sqlite_rows(Path("mlflow.db"), key, value, experiment)
+        fast = reading._sqlite_rows(Path("mlflow.db"), key, value, experiment, ())
         slow = reading._client_rows(store_uri, key, value, experiment)
         assert sorted(fast, key=lambda row: row.run_id) == sorted(slow, key=lambda row: row.run_id)
         assert fast
     assert reading._client_rows(store_uri, names.KIND, "sweep", "elsewhere") == []
+
+
+def test_a_record_is_put_together_from_a_few_tags(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose record takes several tags."""
+    monkeypatch.setattr("search.tracking.codec.CHUNK", 60)
+    run(store_uri, make_sweep("wide", trials=3, layers=40))
+    parent = reading.find_sweep(store_uri, "wide")
+    whole, few = reading.family(store_uri, parent), reading.family(store_uri, parent, reading._OF_RECORDS)
+    assert reading.merged(*few, ()) == reading.merged(*whole, ())
+    assert f"{names.LAYERS}.1" in few[0].tags
+    kept = {tag for row in few[1] for tag in row.tags}
+    assert {re.sub(r"\.\d+$", "", tag) for tag in kept} <= set(reading._OF_RECORDS)
+    assert len(kept) < len({tag for row in whole[1] for tag in row.tags})
 
 
 def test_a_name_may_hold_an_apostrophe(store_uri: str, make_sweep: MakeSweep) -> None:

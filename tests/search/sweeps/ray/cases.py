@@ -90,10 +90,16 @@ class Nodes:
         return self._process.stdout.readline().strip()
 
     def kill_one(self) -> None:
+        self._do("kill", "killed")
+
+    def add_one(self) -> None:
+        self._do("add", "added")
+
+    def _do(self, word: str, answer: str) -> None:
         assert self._process.stdin
-        self._process.stdin.write("kill\n")
+        self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
-        assert self._answer() == "killed"
+        assert self._answer() == answer
 
     def log(self) -> str:
         """Return the newest lines of the GCS about actors that ended: why a worker never began."""

@@ -30,7 +30,7 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
 
     heard: list[object] = []
     tune = backend._tune
-    monkeypatch.setattr(backend, "_tune", lambda sweep, work: (tune(sweep, work), heard.append(listening())))
+    monkeypatch.setattr(backend, "_tune", lambda *given: (tune(*given), heard.append(listening())))
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.2 }")  # long enough that two run at once on a busy machine
     with contextlib.redirect_stderr(io.StringIO()) as err:
@@ -48,21 +48,21 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
     assert not alive
 
 
-def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, nodes: Nodes) -> None:
+def test_a_worker_that_dies_and_one_that_hangs_lose_nothing(command: Command, nodes: Nodes, patience: int) -> None:
     trouble = command.folder / "trouble"
     trouble.mkdir()
     options = f'{{ trouble = "{trouble}" }}'
-    rows = command.sweep("ray", nodes.run("trial_timeout_s = 10\nmax_retries = 2"), options)
+    rows = command.sweep("ray", nodes.run(f"trial_timeout_s = {patience}\nmax_retries = 2"), options)
     assert sorted(path.name for path in trouble.iterdir()) == ["die", "hang"], "both really happened"
     assert [row["trial"] for row in rows] == list(range(14))
     assert {row["status"] for row in rows} == {"ok"}
     assert policies(rows) == policies(command.local(options))
 
 
-def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Command, nodes: Nodes) -> None:
-    rows = command.sweep("ray", nodes.run("trial_timeout_s = 10\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
+def test_a_policy_that_hangs_every_time_is_recorded_with_the_limit(command: Command, nodes: Nodes, patience: int) -> None:
+    rows = command.sweep("ray", nodes.run(f"trial_timeout_s = {patience}\nmax_retries = 0"), "{ hangs = 4 }", "uniform", trials=3)
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"], "two baselines have two-bit weights"
-    assert {row["reason"] for row in rows[:2]} == {"no result within trial_timeout_s = 10 s"}
+    assert {row["reason"] for row in rows[:2]} == {f"no result within trial_timeout_s = {patience} s"}
 
 
 def test_policies_that_always_fail_are_recorded_with_their_reason(command: Command) -> None:

@@ -21,15 +21,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
 LEAVE = """
-import gc, threading, time
+import gc, tempfile, threading, time
+from pathlib import Path
 from search.sweeps.ray.cluster import connected
+from search.sweeps.ray.placement import Placement
 
 def collect():
     while ray.is_initialized():
         time.sleep(0.0005)
     gc.collect()
 
-with connected("", 1, 1, 0, 2**28):
+with connected("", Placement(1, 1, 0), Path(tempfile.mkdtemp(prefix="bf-ray-"))):
     import ray
     gc.disable()
     for number in range(2000):
@@ -52,7 +54,7 @@ def test_leaving_ray_outlives_a_collection_of_garbage_in_another_thread(command:
 def test_a_process_that_imported_ray_before_joins_a_cluster_on_this_machine(command: Command, nodes: Nodes) -> None:
     code = "import ray, runpy; runpy.run_module('search', run_name='__main__')"
     path = command.write("early", nodes.run(), searcher="ray:OptunaSearch", trials=4)
-    done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, "sweep", path], capture_output=True, text=True, check=False, timeout=480)
     assert done.returncode == 0, done.stderr + nodes.log()
     assert {row["status"] for row in command.rows("early")} == {"ok"}
 
@@ -65,6 +67,7 @@ def test_a_node_and_the_driver_are_killed_and_the_resumed_sweep_equals_an_undist
     with sweeping(path) as driver:
         wait(driver, 20)
         nodes.kill_one()
+        nodes.add_one()  # for the tests that come; this sweep may use it
         wait(driver, 40)
         driver.send_signal(signal.SIGKILL)
     code, _, err = command("resume", "hurt", "--uri", command.uri, "--log", "plain")
@@ -148,7 +151,7 @@ def node(ip: str, folder: Path, *arguments: str) -> Iterator[psutil.Process]:
         finally:
             process.terminate()
             with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(timeout=30)
+                process.wait(timeout=120)
 
 
 def sweeping(path: str) -> "subprocess.Popen[str]":

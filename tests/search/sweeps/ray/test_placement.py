@@ -1,7 +1,5 @@
 """Resources of trials on a cluster, without one."""
 
-import pickle
-
 import pytest
 import torch
 
@@ -51,33 +49,7 @@ def test_gpus_that_are_not_there_are_refused() -> None:
         placement(run(), torch.device("mps:0"), 0)
 
 
-def test_the_memory_of_every_tensor_is_sent_once_and_what_shares_it_shares_it_there() -> None:
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
-    torch.manual_seed(0)
-    batches = [(torch.randn(8, 64), torch.randint(0, 300, (8,)))]
-    model = torch.nn.Sequential(torch.nn.Linear(64, 500), torch.nn.ReLU(), torch.nn.Linear(500, 300)).eval()
-    task = Task(model, batches, batches, batches, batches)
-    layers = trace(model, batches[0][0])
-    evaluator = Evaluator(task, layers, EvaluateSection())
-    policy = Policy({layer.name: LayerPolicy(parse("int4:channel"), parse("int8:tensor")) for layer in layers})
-    before = evaluator.metrics(policy, "valid")
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    evaluator.engine.restore()
-    shipment = module.sent(evaluator)
-    arrays: list[pickle.PickleBuffer] = []
-    data = cloudpickle.dumps(shipment, protocol=5, buffer_callback=arrays.append)  # as Ray does
-    large = [len(array.raw()) for array in arrays if len(array.raw()) == model[0].get_parameter("weight").nbytes]
-    assert len(large) == 1
-    assert len(data) < weights / 2, "weights are in the pickle itself"
-    assert module.store_bytes(shipment) >= len(data) + sum(len(array.raw()) for array in arrays)
-    there = pickle.loads(data, buffers=[bytes(array.raw()) for array in arrays])
-    assert isinstance(there, Evaluator)
-    assert there.metrics(policy, "valid") == before
-    assert there.engine._floats["0"].weight.data_ptr() == there._task.model[0].weight.data_ptr()  # type: ignore[index, union-attr]
-    there.engine._floats["0"].weight.add_(1)  # a worker may write to its own memory
-
-
-def test_an_evaluator_that_is_there_is_not_moved() -> None:
+def test_an_evaluator_that_is_there_is_sent_as_it_is_and_another_one_moved() -> None:
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     torch.manual_seed(0)
     batches = [(torch.randn(8, 6), torch.randint(0, 3, (8,)))]
@@ -87,7 +59,7 @@ def test_an_evaluator_that_is_there_is_not_moved() -> None:
     evaluator = Evaluator(task, layers, EvaluateSection())
     policy = Policy({layer.name: LayerPolicy(parse("int4:channel"), parse("int8:tensor")) for layer in layers})
     before = evaluator.metrics(policy, "valid")
-    assert module.placed(evaluator, CPU) is evaluator
+    assert module.sent(evaluator) is evaluator
     moved = module.relocated(evaluator, "cpu", cloudpickle)
     assert moved is not evaluator
     assert moved.metrics(policy, "valid") == before

@@ -1,0 +1,83 @@
+"""The scripts of fresh processes that run exported files: they hold numpy and one runtime alone.
+
+A runtime's script defines `opened(path, **options)`: an object with `names` (of the inputs), `run(arrays by name)`, and, for timing,
+`bind(arrays by name)`, which returns a call without arguments. Options: `fuse`, `threads`, and `still`, the shapes of every call to come.
+"""
+
+ONNXRUNTIME = r"""
+import onnxruntime
+class opened:
+    def __init__(self, path, fuse=True, threads=1, still=None):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4
+        if not fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.names = [value.name for value in self.session.get_inputs()]
+    def run(self, given):
+        return self.session.run(None, given)[0]
+    def bind(self, given):
+        binding = self.session.io_binding()
+        for name, values in given.items():
+            binding.bind_cpu_input(name, values)
+        binding.bind_output(self.session.get_outputs()[0].name)
+        return lambda: self.session.run_with_iobinding(binding)
+"""
+OPENVINO = r"""
+import openvino
+class opened:
+    def __init__(self, path, fuse=True, threads=1, still=None):
+        core = openvino.Core()
+        model = core.read_model(path)
+        if still:
+            model.reshape({value.get_any_name(): list(still[value.get_any_name()]) for value in model.inputs})
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        self.request = core.compile_model(model, "CPU", options).create_infer_request()
+        self.names = [value.get_any_name() for value in model.inputs]
+    def run(self, given):
+        self.request.infer(given)
+        return self.request.get_output_tensor(0).data
+    def bind(self, given):
+        self.kept = {name: openvino.Tensor(numpy.ascontiguousarray(values)) for name, values in given.items()}
+        for name, values in self.kept.items():
+            self.request.set_tensor(name, values)
+        return self.request.infer
+"""
+RUNTIMES = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO}
+OPEN = r"""
+import io, json, sys, time, numpy
+def read():
+    size = sys.stdin.buffer.readline()
+    return dict(numpy.load(io.BytesIO(sys.stdin.buffer.read(int(size))), allow_pickle=False)) if size else None
+def write(values):
+    data = io.BytesIO()
+    numpy.save(data, values, allow_pickle=False)
+    sys.stdout.buffer.write(b"%d\n" % len(data.getvalue()) + data.getvalue())
+    sys.stdout.buffer.flush()
+"""
+RUN = """
+model = opened(sys.argv[1], **json.loads(sys.argv[2]))
+while (given := read()) is not None:
+    write(numpy.asarray(model.run({name: given[name] for name in model.names})))
+"""
+TIME = """
+settings = json.loads(sys.argv[1])
+clock = getattr(time, settings["clock"])
+given = read()
+still = {name: values.shape for name, values in given.items()}
+calls = []
+for path, options in settings["files"]:
+    model = opened(path, still=still, **options)
+    calls.append(model.bind({name: given[name] for name in model.names}))
+rows = numpy.zeros((settings["repeats"], len(calls)))
+for call in calls:
+    call()
+for row in rows:
+    for i, call in enumerate(calls):
+        call()
+        begun = clock()
+        call()
+        row[i] = clock() - begun
+write(rows)
+"""

@@ -1,0 +1,174 @@
+"""The runtimes whose files are written, timed and probed: one entry of `RUNTIMES` per runtime."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from numpy.typing import NDArray
+from torch import nn
+
+from quant_core.export import nbits
+from quant_core.export.kernels import Kernels
+from quant_core.export.norms import norms_into_scales
+from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.tagging import input_names, tensor_leaves
+from quant_core.network.forward import first_example
+from quant_core.util.files import write_bytes
+from quant_core.util.registry import resolve
+
+RUNTIMES: dict[str, str] = {
+    "onnxruntime": "search.exporters.runtimes:ONNXRUNTIME",
+    "openvino": "search.exporters.runtimes:OPENVINO",
+}
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime: how its files are written, and how it computes them.
+
+    Attributes:
+        name: a key of `RUNTIMES`.
+        package: that holds it, whose version is its own.
+        write: (network, folder) -> the file of a quantized network.
+        write_float: (model, example, folder) -> the file of a float network.
+        kernels: (file, names of the layers in network order) -> the kernels of the layers.
+        node_seconds: (file, names, arrays, threads, repeats) -> (layer or "", seconds) of every operation, in the order of execution.
+        outputs: (file, arrays) -> its output.
+        stored_types: (file, layers) -> the types of their codes in the file, with how many have them.
+    """
+
+    name: str
+    package: str
+    write: Callable[[Quantized, Path], Path]
+    write_float: Callable[[nn.Module, Any, Path], Path]
+    kernels: Callable[[Path, Sequence[str]], Kernels]
+    node_seconds: Callable[[Path, Sequence[str], Arrays, int, int], list[tuple[str, float]]]
+    outputs: Callable[[Path, Arrays], NDArray[Any]]
+    stored_types: Callable[[Path, Sequence[StoredLayer]], str]
+
+    @property
+    def version(self) -> str:
+        """The version of the installed package."""
+        return metadata.version(self.package)
+
+
+def runtime(name: str) -> Runtime:
+    """Return a runtime by name.
+
+    Raises:
+        InputError: there is none of that name, or it is not installed.
+    """
+    wanted = cast(Runtime, resolve(RUNTIMES, "runtime", name))
+    if wanted.name == "openvino":
+        from quant_core.export.openvino import library
+
+        library()
+    return wanted
+
+
+def example_arrays(example: Any) -> dict[str, NDArray[Any]]:
+    """Return one example of a batch of model inputs, by name."""
+    tensors = tensor_leaves(first_example(example))
+    return {name: tensor.numpy() for name, tensor in zip(input_names(example), tensors, strict=True)}
+
+
+def _write_onnx(network: Quantized, folder: Path) -> Path:
+    """Write linear layers of float inputs as MatMulNBits where it holds any, everything else as QDQ."""
+    from quant_core.export.graph import quantized_graph
+
+    folded = norms_into_scales(network)
+    products = any(layer.encoded is not None and not nbits.refusal(layer) for layer in folded.stored)
+    path = folder / "model.onnx"
+    write_bytes(path, quantized_graph(folded, products=products).model.SerializeToString())
+    return path
+
+
+def _write_float_onnx(model: nn.Module, example: Any, folder: Path) -> Path:
+    from quant_core.export.graph import float_graph
+
+    path = folder / "float.onnx"
+    write_bytes(path, float_graph(model, example).SerializeToString())
+    return path
+
+
+def _onnx_kernels(path: Path, names: Sequence[str]) -> Kernels:
+    from quant_core.export.kernels import kernels
+
+    return kernels(path, names=names)
+
+
+def _onnx_seconds(path: Path, names: Sequence[str], arrays: Arrays, threads: int, repeats: int) -> list[tuple[str, float]]:
+    from quant_core.export.node_times import node_seconds
+
+    return node_seconds(path, names, arrays, threads, repeats)
+
+
+def _onnx_outputs(path: Path, arrays: Arrays) -> NDArray[Any]:
+    from quant_core.export.runtime import Session
+
+    return Session(path, list(arrays)).arrays(arrays)
+
+
+def _onnx_types(path: Path, stored: Sequence[StoredLayer]) -> str:
+    from quant_core.export.stored_types import stored_types
+
+    return stored_types(path, stored)
+
+
+def _write_openvino(network: Quantized, folder: Path) -> Path:
+    from quant_core.export.openvino.model import representation
+
+    path = folder / "model.xml"
+    representation(norms_into_scales(network)).save(path)
+    return path
+
+
+def _write_float_openvino(model: nn.Module, example: Any, folder: Path) -> Path:
+    from quant_core.export.openvino.model import float_representation
+
+    path = folder / "float.xml"
+    float_representation(model, example).save(path)
+    return path
+
+
+def _openvino_kernels(path: Path, names: Sequence[str]) -> Kernels:
+    from quant_core.export.openvino.inspection import kernels
+
+    return kernels(path, names)
+
+
+def _openvino_seconds(path: Path, names: Sequence[str], arrays: Arrays, threads: int, repeats: int) -> list[tuple[str, float]]:
+    from quant_core.export.openvino.inspection import node_seconds
+
+    return node_seconds(path, names, arrays, threads, repeats)
+
+
+def _openvino_outputs(path: Path, arrays: Arrays) -> NDArray[Any]:
+    from quant_core.export.openvino.inspection import compiled
+
+    outputs: NDArray[Any] = compiled(path)(dict(arrays))[0]
+    return outputs
+
+
+def _openvino_types(path: Path, stored: Sequence[StoredLayer]) -> str:
+    from quant_core.export.openvino.inspection import stored_types
+
+    return stored_types(path, stored)
+
+
+ONNXRUNTIME = Runtime(
+    "onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds, _onnx_outputs, _onnx_types
+)
+OPENVINO = Runtime(
+    "openvino",
+    "openvino",
+    _write_openvino,
+    _write_float_openvino,
+    _openvino_kernels,
+    _openvino_seconds,
+    _openvino_outputs,
+    _openvino_types,
+)

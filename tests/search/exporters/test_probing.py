@@ -1,0 +1,37 @@
+"""The probe of a runtime's kernels."""
+
+import pytest
+
+from hw_models.runtimes import RuntimeFile
+from search.exporters import probing
+from search.exporters.runtimes import runtime
+
+
+def kernels_of(name: str, monkeypatch: pytest.MonkeyPatch) -> RuntimeFile:
+    monkeypatch.setattr(probing, "BITS", (4,))
+    *steps, (done, total, file) = probing.probe(runtime(name))
+    assert [step[2] for step in steps] == [None] * total
+    assert done == total == 4
+    assert file is not None
+    return file
+
+
+def test_onnxruntime_multiplies_packed_weights_of_linear_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {(row.layer, row.granularity, row.activation): (row.stored, row.runs) for row in kernels_of("onnxruntime", monkeypatch).kernels}
+    assert rows["linear", "group32", "float"] == ({"int4": "4 bits"}, {"int4": "4-bit weights"})
+    assert rows["conv", "channel", "int8"] == ({"int4": "INT4"}, {"int4": "int8"})
+
+
+def test_openvino_computes_four_bits_by_int8_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    rows = {(row.layer, row.granularity, row.activation): (row.stored, row.runs) for row in kernels_of("openvino", monkeypatch).kernels}
+    for layer in ("conv", "depthwise", "conv_transpose", "linear"):
+        assert rows[layer, "channel", "int8"] == ({"int4": "i4"}, {"int4": "int8"})
+    assert rows["linear", "group32", "float"] == ({"int4": "i4"}, {"int4": "4-bit weights"})
+
+
+def test_outputs_that_are_not_the_simulations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "TOLERANCE", -1.0)
+    assert {kernel for row in kernels_of("onnxruntime", monkeypatch).kernels for kernel in row.runs.values()} == {
+        "refused: other outputs than the simulation's"
+    }

@@ -1,0 +1,56 @@
+"""Times of whole networks, shared out to layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from hw_models.measurements import Measurement, Mode
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.layer import Layer
+from search.exporters.profiling import MODES, Profiled, enough, measure_modes, shared_out
+from search.exporters.runtimes import runtime
+
+
+def layer(name: str, macs: int = 100) -> Layer:
+    return Layer(name, "linear", 10, 10, (10, 10), (1,), (1,), macs)
+
+
+def test_an_operation_between_layers_counts_to_the_layer_behind_it_and_the_last_ones_to_the_last() -> None:
+    nodes = [("", 1.0), ("a", 2.0), ("", 3.0), ("", 1.0), ("b", 2.0), ("", 1.0)]
+    assert shared_out(nodes, [layer("a"), layer("b")], 10.0) == pytest.approx({"a": 3.0, "b": 7.0})
+
+
+def test_shares_add_up_to_the_time_without_the_profiler_whose_cost_is_taken_off_every_operation() -> None:
+    shares = shared_out([("a", 3.0), ("b", 5.0)], [layer("a"), layer("b")], 6.0)
+    assert shares == pytest.approx({"a": 2.0, "b": 4.0})
+
+
+def test_a_layer_that_the_profiler_does_not_show_gets_a_part_by_its_macs() -> None:
+    shares = shared_out([("a", 6.0)], [layer("a", 100), layer("b", 50)], 6.0)
+    assert shares == pytest.approx({"a": 4.0, "b": 2.0})
+    assert shared_out([("", 6.0)], [layer("a", 100), layer("b", 50)], 6.0) == pytest.approx({"a": 4.0, "b": 2.0})
+
+
+def test_short_calls_are_repeated_more_often() -> None:
+    assert (enough(30, 1e-5), enough(30, 1.0), enough(30, 0.01)) == (2000, 30, 150)
+
+
+def profiled() -> Profiled:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(8, 32)
+    layers = tuple(trace(model, x))
+    return Profiled(model, layers, x, PostTraining(model, layers, [x], x))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_equal_shapes_are_one_row_and_a_mode_that_is_refused_is_named(name: str) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    rows: list[list[Measurement]] = []
+    modes = (MODES[1], Mode("float", "int8"), MODES[4])
+    refused = measure_modes(profiled(), runtime(name), modes, 1, 3, rows.append)
+    assert refused == {}
+    assert [[(row.mode, row.layer.out_channels) for row in measured] for measured in rows] == [[(mode, 32), (mode, 8)] for mode in modes]
+    assert all(row.seconds > 0 and row.repeats >= 3 for measured in rows for row in measured)

@@ -1,0 +1,52 @@
+"""The table of runtimes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from quant_core.export.stored import Quantized, post_training
+from quant_core.network.trace import trace
+from quant_core.ptq.engine import PostTraining
+from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.util.errors import InputError
+from search.exporters.runtimes import RUNTIMES, example_arrays, runtime
+
+
+def chain(text: str) -> tuple[Quantized, dict[str, NDArray[Any]]]:
+    """Return three linear layers in a row under a policy, and one example."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(8, 64)
+    layers = trace(model, x)
+    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
+    network = post_training(PostTraining(model, layers, [x], x), model, layers, policy, x)
+    return network, example_arrays(x)
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"onnxruntim.*onnxruntime.*openvino"):
+        runtime("onnxruntim")
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize(
+    ("text", "kernel"), [("weight=int8:channel,activation=int8:tensor", "int8"), ("weight=int4:channel", "4-bit weights")]
+)
+def test_a_network_is_written_run_and_its_kernels_are_named(tmp_path: Path, name: str, text: str, kernel: str) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    target, (network, arrays) = runtime(name), chain(text)
+    path = target.write(network, tmp_path)
+    wanted = network.simulation(network.example).detach()[:1]
+    assert abs(target.outputs(path, arrays) - wanted.numpy()).max() <= 0.1 * float(wanted.abs().max())
+    names = [stored.layer.name for stored in network.stored]
+    assert {row.kernel for row in target.kernels(path, names).layers} == {kernel}
+    nodes = target.node_seconds(path, names, arrays, 1, 5)
+    assert [layer for layer, _ in nodes if layer] == names
+    assert all(seconds >= 0 for _, seconds in nodes)
+    reference = target.write_float(network.base, network.example, tmp_path)
+    assert target.outputs(reference, arrays).shape == tuple(wanted.shape)
