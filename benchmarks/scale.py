@@ -20,14 +20,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks import scale_networks as networks
+from benchmarks import scale_results as results
+from benchmarks.scale_results import Figures
+from quant_core.spec.quant_spec import QuantSpec
 from search.tasks.efficientnet_lite0 import efficientnet_lite0
 from search.tasks.task import Task
 
-Figures = dict[str, float]
+if TYPE_CHECKING:
+    from quant_core.ptq.engine import PostTraining
+    from quant_core.spec.policy import Policy
+
 PEAK_UNIT = 1024  # ru_maxrss on Linux, bytes
 POLICY = "int4:channel:mse", "int8:tensor:mse"
 GB_PER_S = 0.15
@@ -88,8 +95,9 @@ def first_policy(millions: int, _data: Path) -> Figures:
 
     task = networks.llama(millions)
     inputs = [x for x, _ in task.calib]
-    once, passes = forward_seconds(task), 0
     weight, activation = map(parse, POLICY)
+    load = cpu_seconds(lambda: _load_loops(weight, activation))
+    once, passes = forward_seconds(task), 0
     start = time.process_time()
     layers = trace(task.model, inputs[0])
     engine = PostTraining(task.model, layers, inputs, inputs[0])
@@ -105,14 +113,12 @@ def first_policy(millions: int, _data: Path) -> Figures:
         gathering, passes = passes, 0
         engine.model(inputs[0])
         first = time.process_time() - start
-        changed = {layer.name: LayerPolicy(parse("int8:channel:mse"), activation) for layer in layers[:: max(1, len(layers) // 3)]}
-        names = list(changed)[: max(1, len(layers) // 10)]
-        other = Policy(dict(policy) | {name: changed[name] for name in names})
         handle.remove()
-        second = cpu_seconds(lambda: (engine.apply(other), engine.model(inputs[0])))
+        second = statistics.median(cpu_seconds(partial(_next_policy, engine, policy, first_one, inputs[0])) for first_one in range(3))
     weights = 4.0 * sum(layer.weights for layer in layers)
     return {
         "forward_s": once,
+        "load_s": load,
         "calibration_passes": 1.0 + gathering,
         "first_s": first,
         "allowed_s": 8 * once + weights / (GB_PER_S * 1e9),
@@ -120,6 +126,29 @@ def first_policy(millions: int, _data: Path) -> Figures:
         "weights_bytes": weights,
         "peak_bytes": peak_bytes(),
     }
+
+
+def _next_policy(engine: "PostTraining", policy: "Policy", start: int, inputs: torch.Tensor) -> None:
+    """Apply `policy` with a tenth of the layers in 8 bits, every third of all from the layer `start` on, and run it."""
+    from quant_core.spec.policy import LayerPolicy, Policy
+    from quant_core.spec.quant_spec import parse
+
+    names = list(policy)
+    changed = names[start :: max(1, len(names) // 3)][: max(1, len(names) // 10)]
+    engine.apply(Policy(dict(policy) | {name: LayerPolicy(parse("int8:channel:mse"), policy[name].activation) for name in changed}))
+    engine.model(inputs)
+
+
+def _load_loops(weight: QuantSpec, activation: QuantSpec) -> None:
+    """Quantize one small layer: numba's rules and compiled loops are loaded once in a process, whatever the network's size."""
+    from quant_core.network.trace import trace
+    from quant_core.ptq.engine import PostTraining
+    from quant_core.spec.policy import LayerPolicy, Policy
+
+    model, x = torch.nn.Sequential(torch.nn.Linear(512, 8)).eval(), torch.randn(4, 512)
+    layers = trace(model, x)
+    engine = PostTraining(model, layers, [x], x)
+    engine.apply(Policy({layer.name: LayerPolicy(weight, activation) for layer in layers}))
 
 
 def sweep(
@@ -162,13 +191,13 @@ def sweep(
     }
 
 
-def convolution(_data: Path) -> Figures:
-    """Measure and export a policy of a convolution with 65,536 inputs per output."""
+def large_layer(make: Callable[[], Task], _data: Path) -> Figures:
+    """Measure and export a policy of a network with one large layer."""
     import bitfront
 
-    task = networks.wide_convolution()
+    task = make()
     once = forward_seconds(task)
-    result = bitfront.sweep(
+    sweep = bitfront.sweep(
         task,
         weight=[POLICY[0]],
         activation=[POLICY[1]],
@@ -179,7 +208,7 @@ def convolution(_data: Path) -> Figures:
         log="none",
     )
     with tempfile.TemporaryDirectory() as folder:
-        result.export(result.best(100.0), Path(folder) / "out", formats=["safetensors", "onnx"])
+        sweep.export(sweep.best(100.0), Path(folder) / "out", formats=["safetensors", "onnx"])
     return {"forward_s": once, "peak_bytes": peak_bytes()}
 
 
@@ -228,12 +257,14 @@ def _rows() -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for millions in networks.LLAMAS:
         name = f"Llama-like, {millions} M"
-        limit = "<= 2 calibration passes; CPU <= 8 forward passes + weights at 0.15 GB/s"
+        limit = "<= 2 calibration passes; CPU <= 8 forward passes + weights at 0.15 GB/s; the second <= 1.5 forward passes"
         rows[f"llama-{millions}"] = Row(
             name,
-            "first int4/int8 policy",
+            "first int4/int8 policy, then another with 10 % of layers changed",
             limit,
-            lambda figures: figures["calibration_passes"] <= 2 and figures["first_s"] <= figures["allowed_s"],
+            lambda figures: (
+                figures["calibration_passes"] <= 2 and figures["first_s"] <= figures["allowed_s"] and figures["second_passes"] <= 1.5
+            ),
             partial(first_policy, millions),
         )
         rows[f"llama-{millions}-sweep"] = Row(
@@ -265,13 +296,15 @@ def _rows() -> dict[str, Row]:
             lambda figures: figures["proposal_s"] <= 0.01,
             partial(searcher, layers),
         )
-    rows["convolution"] = Row(
-        "convolution, K = 65,536",
-        "sweep, export to safetensors and onnx",
-        "< 4 GiB",
-        lambda figures: figures["peak_bytes"] < 4 * 2**30,
-        convolution,
-    )
+    large = {"convolution": ("convolution, K = 65,536", networks.wide_convolution), "head": ("head of 151,936 rows", networks.wide_head)}
+    for name, (network, make) in large.items():
+        rows[name] = Row(
+            network,
+            "sweep, export to safetensors and onnx",
+            "< 4 GiB",
+            lambda figures: figures["peak_bytes"] < 4 * 2**30,
+            partial(large_layer, make),
+        )
     return rows
 
 
@@ -294,33 +327,16 @@ def measured(name: str, data: Path) -> Figures:
     return figures
 
 
-UNITS = {"_s": (1.0, " s"), "_bytes": (1e-9, " GB"), "_share": (100.0, " %")}
-
-
-def shown(figures: Figures) -> str:
-    """Return figures as text, in units that people read."""
-    parts = []
-    for name, value in figures.items():
-        suffix = next((end for end in UNITS if name.endswith(end)), "")
-        scale, unit = UNITS.get(suffix, (1.0, ""))
-        parts.append(f"{name.removesuffix(suffix).replace('_', ' ')} {value * scale:.4g}{unit}")
-    return ", ".join(parts)
-
-
 def line(name: str, figures: Figures) -> str:
     """Return one row of the table."""
     row = ROWS[name]
-    return f"| {row.network} | {row.what} | {shown(figures)} | {row.limit} | {'yes' if row.meets(figures) else 'no'} |"
+    return f"| {row.network} | {row.what} | {results.shown(figures)} | {row.limit} | {'yes' if row.meets(figures) else 'no'} |"
 
 
 def page(folder: Path) -> str:
     """Return the page of all rows that are kept in a folder, in the order of `ROWS`."""
     kept = {name: folder / f"{name}.json" for name in ROWS}
-    lines = [line(name, json.loads(path.read_text())) for name, path in kept.items() if path.is_file()]
-    return "\n".join(["# Real size", "", (__doc__ or "").strip(), "", *HEADER, *lines, ""])
-
-
-HEADER = ["| network | what | measured | limit | kept |", "|---|---|---|---|---|"]
+    return results.page([line(name, json.loads(path.read_text())) for name, path in kept.items() if path.is_file()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -336,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(1)
         print(json.dumps(ROWS[parsed.measure].measure(parsed.data)))
         return
-    print(*HEADER, sep="\n", flush=True)
+    print(*results.HEAD, sep="\n", flush=True)
     for name in parsed.only:
         try:
             figures = measured(name, parsed.data)

@@ -111,3 +111,11 @@ def wide_convolution() -> Task:
     )
     split = [(torch.randn(16, 3, 6, 6), torch.randint(10, (16,)))]
     return Task(model.eval(), split, split, split, split)
+
+
+def wide_head() -> Task:
+    """Return a network with a head of 151,936 rows of 896 weights, as small language models have."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 896), nn.ReLU(), nn.Linear(896, 151_936))
+    split = [(torch.randn(4, 64), torch.randint(10, (4,)))]
+    return Task(model.eval(), split, split, split, split)

@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core.clipping.lanes import LANES as _LANES
+from quant_core.clipping.lanes import add_errors, add_lanes, load, place_of, work_space
 from quant_core.kernels.run import over_rows
 
 F32 = NDArray[np.float32]
@@ -21,7 +23,7 @@ F64 = NDArray[np.float64]
 Kernel = Callable[..., None]
 _PER_THREAD = 1 << 16
 _CHUNK = 4096
-_LANES = 64
+_ROUGH = 1e-5  # of an error: several times what the order of the additions of its lanes can change
 _EMPTY = 1e-30
 
 
@@ -31,63 +33,53 @@ def search_rows(kernel: Kernel, matrix: NDArray[np.generic], *rest: object) -> N
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _add_errors(x, w, inverse, scale, low, high, sums):
-    error, cross, square = sums
-    for j in range(len(x)):
-        k = np.rint(min(max(x[j] * inverse, low), high))
-        r = x[j] - k * scale
-        if w is None:
-            error[j] += r * r
-            cross[j] += r * k
-            square[j] += k * k
-        else:
-            error[j] += w[j] * r * r
-            cross[j] += w[j] * r * k
-            square[j] += w[j] * k * k
-
-
-@numba.njit(error_model="numpy", nogil=True, cache=True)
-def _errors(x, w, scale, low, high, sums):
+def _rough_errors(place, scale, low, high):
     """Return (E, C, Q) of codes k = clamp(round(x / scale), low, high): sums of w r^2, w r k, w k^2 with r = x - k scale.
 
-    `sums` is scratch: three arrays of float32 [64].
+    They are off by less than 2e-6 of E, C of sqrt(E Q), Q; the lanes of the last chunk stay in the work space at `place`.
     """
-    inverse, n = np.float32(1.0) / scale, len(x)
     error = cross = square = 0.0
-    for chunk in range(0, n, _CHUNK):
-        stop, used = min(chunk + _CHUNK, n), min(_LANES, n - chunk)
-        for lanes in sums:
-            lanes[:used] = 0.0
-        for start in range(chunk, stop, _LANES):
-            end = min(start + _LANES, stop)
-            _add_errors(x[start:end], None if w is None else w[start:end], inverse, scale, low, high, sums)
-        for lane in range(used):
-            error += sums[0][lane]
-            cross += sums[1][lane]
-            square += sums[2][lane]
+    for chunk in range(0, place[1], _CHUNK):
+        part = add_errors(place, chunk, min(chunk + _CHUNK, place[1]), scale, low, high)
+        error, cross, square = error + part[0], cross + part[1], square + part[2]
     return error, cross, square
 
 
-@numba.njit(nogil=True, cache=True)
-def _try(x, w, scale, zero, levels, best, sums):
-    """Score codes [-zero, levels - zero] at `scale` with their least-squares scale; write (error, scale, zero) to `best` if better.
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _errors(place, scale, low, high, fresh):
+    """Return (E, C, Q) with lanes added in order. `fresh`: the lanes of a row of one chunk are not in the work space yet."""
+    error = cross = square = 0.0
+    for chunk in range(0, place[1], _CHUNK):
+        if fresh or place[1] > _CHUNK:
+            add_errors(place, chunk, min(chunk + _CHUNK, place[1]), scale, low, high)
+        error, cross, square = add_lanes(place, error, cross, square)
+    return error, cross, square
 
-    For fixed codes k the best scale is scale + C / Q and the error there E - C^2 / Q; rounding anew can only lower it.
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _try(place, scale, zero, levels, best):
+    """Score codes [-zero, levels - zero] at `scale` with their least-squares scale; return (error, scale, zero) if better, else `best`.
+
+    For fixed codes k the best scale is scale + C / Q and the error there E - C^2 / Q; rounding anew can only lower it. Most candidates are
+    far from the best one: their lanes are not added up in order.
     """
     if scale <= _EMPTY:
-        return
-    error, cross, square = _errors(x, w, np.float32(scale), np.float32(-zero), np.float32(levels - zero), sums)
+        return best
+    single, low, high = np.float32(scale), np.float32(-zero), np.float32(levels - zero)
+    error, cross, square = _rough_errors(place, single, low, high)
+    if square > 0.0 and error - cross * cross / square > best[0] + _ROUGH * error:
+        return best
+    error, cross, square = _errors(place, single, low, high, False)
     if square > 0.0:
         moved = scale + cross / square
         if moved > _EMPTY:
             error -= cross * cross / square
             scale = moved
-    if error < best[0]:
-        best[0], best[1], best[2] = error, scale, zero
+    return (error, scale, zero) if error < best[0] else best
 
 
-@numba.njit(nogil=True, cache=True)
-def _polish(x, w, levels, slack, best, sums):
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _polish(place, levels, slack, best):
     """Refine `best`: nearby scales at halving distance, zero points up to `slack` away, then least-squares steps until none helps."""
     width = 0.024
     for _ in range(5):
@@ -97,41 +89,43 @@ def _polish(x, w, levels, slack, best, sums):
             if 0 <= moved <= levels:
                 for step in (-1.0, 0.0, 1.0):
                     if step != 0.0 or shift != 0:
-                        _try(x, w, scale * (1.0 + step * width), moved, levels, best, sums)
+                        best = _try(place, scale * (1.0 + step * width), moved, levels, best)
         width *= 0.5
     for _ in range(10):
         before = best[0]
-        _try(x, w, best[1], best[2], levels, best, sums)
+        best = _try(place, best[1], best[2], levels, best)
         if not best[0] < before * (1.0 - 1e-6):
             break
+    return best
 
 
 @numba.njit(nogil=True, cache=True)
 def mse_symmetric(points, first, last, weights, low, high, grid, out):
     """Write to out[row] the scale with the least error of codes [low, high]; `grid` holds fractions of the min-max scale."""
-    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
+    space = work_space(points, weights)
+    place = place_of(space, points, weights)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
-        top = np.max(np.abs(x))
-        best[0], best[1], best[2] = np.inf, 0.0, -low
+        load(space, points, weights, row)
+        top, best = np.max(np.abs(points[row])), (np.inf, 0.0, -low)
         if 0.0 < top < np.inf:
             for fraction in grid:
-                _try(x, w, top / max(high, 1.0) * fraction, -low, high - low, best, sums)
-            _polish(x, w, high - low, 0, best, sums)
+                best = _try(place, top / max(high, 1.0) * fraction, -low, high - low, best)
+            best = _polish(place, high - low, 0, best)
         out[row] = best[1]
 
 
 @numba.njit(nogil=True, cache=True)
 def mse_power_of_two(points, first, last, weights, low, high, out):
     """Write to out[row] the power of two with the least error of codes [low, high]."""
-    sums = _lanes(), _lanes(), _lanes()
+    space = work_space(points, weights)
+    place = place_of(space, points, weights)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
-        top, best, least = np.max(np.abs(x)), np.inf, 0.0
+        load(space, points, weights, row)
+        top, best, least = np.max(np.abs(points[row])), np.inf, 0.0
         if _EMPTY < top < np.inf:
             scale = 2.0 ** np.ceil(np.log2(top / max(high, 1.0)))
             for _ in range(12):
-                error = _errors(x, w, np.float32(scale), np.float32(low), np.float32(high), sums)[0]
+                error = _errors(place, np.float32(scale), np.float32(low), np.float32(high), True)[0]
                 if error < best:
                     best, least = error, scale
                 scale *= 0.5
@@ -141,11 +135,12 @@ def mse_power_of_two(points, first, last, weights, low, high, out):
 @numba.njit(nogil=True, cache=True)
 def mse_affine(points, first, last, weights, levels, grid, out):
     """Write to out[row] (scale, zero point) with the least error of `levels` steps: scales of `grid` times five zero points each."""
-    best, sums = np.empty(3), (_lanes(), _lanes(), _lanes())
+    space = work_space(points, weights)
+    place = place_of(space, points, weights)
     for row in range(first, last):
-        x, w = points[row], None if weights is None else weights[row]
-        low, high = min(np.min(x), 0.0), max(np.max(x), 0.0)
-        best[0], best[1], best[2] = np.inf, 0.0, 0.0
+        load(space, points, weights, row)
+        low, high = min(np.min(points[row]), 0.0), max(np.max(points[row]), 0.0)
+        best = (np.inf, 0.0, 0.0)
         if 0.0 < high - low < np.inf:
             for fraction in grid:
                 scale = (high - low) / levels * fraction
@@ -155,9 +150,9 @@ def mse_affine(points, first, last, weights, levels, grid, out):
                 for part in range(5):
                     zero = np.rint(right + (left - right) * part / 4.0)
                     if zero != before:
-                        _try(x, w, scale, zero, levels, best, sums)
+                        best = _try(place, scale, zero, levels, best)
                     before = zero
-            _polish(x, w, levels, 1, best, sums)
+            best = _polish(place, levels, 1, best)
         out[row, 0], out[row, 1] = best[1], best[2]
 
 

@@ -76,6 +76,15 @@ def write_grid(rows: Tensor, grid: BlockQParams, out: Tensor) -> None:
 
 def to_codes(rows: Tensor, grid: BlockQParams, spec: QuantSpec, generator: torch.Generator | None) -> Tensor:
     """Return the codes q - low of `rows` [R, C]."""
+    if spec.bits <= 8 and spec.rounding != "stochastic" and _in_loops(rows, grid):
+        from quant_core.kernels import codes as loops
+
+        codes = torch.empty(rows.shape, dtype=torch.uint8)
+        grids = (figure.contiguous().numpy() for figure in (grid.scale.reciprocal(), grid.zero_point))
+        run.over_rows(
+            loops.to_codes, rows.numpy(), codes.numpy(), *grids, np.float32(grid.quant_min), np.float32(grid.quant_max), grid.block
+        )
+        return codes
     columns = rows.shape[1]
     steps = rows * expand_blocks(grid.scale.reciprocal(), grid.block, columns)
     integers = round_steps(steps, spec, generator) + expand_blocks(grid.zero_point, grid.block, columns)
@@ -84,6 +93,20 @@ def to_codes(rows: Tensor, grid: BlockQParams, spec: QuantSpec, generator: torch
 
 def to_values(codes: Tensor, grid: BlockQParams) -> Tensor:
     """Return (code + low - Z) S, float32."""
+    if codes.dtype == torch.uint8 and _in_loops(codes, grid):
+        from quant_core.kernels import codes as loops
+
+        values = torch.empty(codes.shape)
+        grids = (figure.contiguous().numpy() for figure in (grid.scale, grid.zero_point))
+        run.over_rows(loops.to_values, codes.numpy(), values.numpy(), *grids, np.float32(grid.quant_min), grid.block)
+        return values
     columns = codes.shape[1]
     integers = codes.to(torch.float32) + grid.quant_min - expand_blocks(grid.zero_point, grid.block, columns)
     return integers * expand_blocks(grid.scale, grid.block, columns)
+
+
+def _in_loops(rows: Tensor, grid: BlockQParams) -> bool:
+    """Tell whether the compiled loops take them: on the CPU, without gradients, the grids one or as many as the rows."""
+    tensors = (rows, grid.scale, grid.zero_point)
+    plain = all(type(part) is Tensor and part.device.type == "cpu" and not part.requires_grad for part in tensors)
+    return plain and rows.is_contiguous() and len(grid.scale) in (1, len(rows))

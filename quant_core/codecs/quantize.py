@@ -11,7 +11,7 @@ from quant_core.codecs import Bounds, Encoded, codec
 from quant_core.codecs.affine import apply_grid, write_grid
 from quant_core.codecs.qparams import BlockQParams
 from quant_core.codecs.scales import FLOAT_MAX, FLOAT_MIN
-from quant_core.kernels.run import not_finite
+from quant_core.kernels.run import block_amax, not_finite
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
 from quant_core.util.errors import InputError
 
@@ -196,6 +196,9 @@ def _target(x: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _require_finite(rows: Tensor) -> None:
+    if rows.device.type == "cpu":
+        block_amax(rows, rows.shape[1])
+        return
     finite = torch.isfinite(rows)
     if not bool(finite.all()):
         raise not_finite(rows)

@@ -17,6 +17,7 @@ from quant_core.util.errors import BitfrontError
 OPSET, IR = 21, 10
 _NEWER = {"INT2": (25, 13), "UINT2": (25, 13)}
 _WIDTHS = {"INT2": 2, "INT4": 4, "INT8": 8, "INT16": 16}
+_PIECE = 2**22
 _UNSUPPORTED = (errors.NotImplemented, errors.Fail, errors.InvalidGraph, errors.InvalidArgument, errors.RuntimeException)
 
 
@@ -101,12 +102,18 @@ def executes(weight: Carrier, activation: Carrier | None) -> bool:
 
 def tensor(name: str, integers: NDArray[Any], kind: Carrier) -> onnx.TensorProto:
     """Return a constant of a carrier's type; below 8 bits the first value stands in the lowest bits."""
-    flat = integers.reshape(-1).astype(np.int64)
-    if kind.bits >= 8:
-        raw = flat.astype(f"<{'u' if kind.name.startswith('U') else 'i'}{kind.bits // 8}").tobytes()
-    else:
-        per_byte = 8 // kind.bits
-        padded = np.zeros(-(-len(flat) // per_byte) * per_byte, dtype=np.int64)
-        padded[: len(flat)] = flat & (2**kind.bits - 1)
-        raw = (padded.reshape(-1, per_byte) << np.arange(0, 8, kind.bits)).sum(axis=1).astype(np.uint8).tobytes()
+    flat = integers.reshape(-1)
+    raw = b"".join(_packed(flat[first : first + _PIECE], kind) for first in range(0, len(flat), _PIECE))
     return helper.make_tensor(name, kind.kind, integers.shape, raw, raw=True)
+
+
+def _packed(integers: NDArray[Any], kind: Carrier) -> bytes:
+    """Return the bytes of integers [n]; all but the last of several pieces hold a multiple of 8."""
+    integers = integers.astype(np.int64)
+    if kind.bits >= 8:
+        return integers.astype(f"<{'u' if kind.name.startswith('U') else 'i'}{kind.bits // 8}").tobytes()
+    per_byte = 8 // kind.bits
+    padded = np.zeros(-(-len(integers) // per_byte) * per_byte, dtype=np.int64)
+    padded[: len(integers)] = integers & (2**kind.bits - 1)
+    packed: NDArray[np.uint8] = (padded.reshape(-1, per_byte) << np.arange(0, 8, kind.bits)).sum(axis=1).astype(np.uint8)
+    return packed.tobytes()

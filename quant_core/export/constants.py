@@ -147,9 +147,12 @@ def _bytes(codes: str, kind: Carrier, fine: int, parts: GraphParts) -> tuple[str
 def _integers(spec: QuantSpec, encoded: Encoded, activation: bool) -> tuple[NDArray[Any], Carrier]:
     """Return the integers of the codes and the type that carries them."""
     if spec.format == "nvfp4":  # onnxruntime's CPU kernels do not take FLOAT4E2M1: twice an E2M1 number is an integer up to 12
-        return (E2M1.decode(encoded.codes) * 2.0).numpy().astype(np.int64), weight_carrier(5, signed=True, activation=activation)
+        return (E2M1.decode(encoded.codes) * 2.0).numpy().astype(np.int16), weight_carrier(5, signed=True, activation=activation)
     kind = weight_carrier(spec.bits, signed=encoded.zero_point is None, activation=activation)
-    return encoded.codes.numpy().astype(np.int64) + encoded.low, kind
+    narrow = np.int16 if encoded.codes.dtype == torch.uint8 else np.int64
+    codes: NDArray[Any] = encoded.codes.numpy().astype(narrow)
+    codes += narrow(encoded.low)
+    return codes, kind
 
 
 def _restored(values: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any]:

@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from quant_core.export.constants import refusal
 from quant_core.export.stored import StoredLayer
 from quant_core.util.errors import BitfrontError
 from quant_core.util.text import first_fault
+
+_PIECE = 2**22
 
 
 def stored_types(path: Path, stored: Sequence[StoredLayer]) -> str:
@@ -43,20 +47,27 @@ def stored_types(path: Path, stored: Sequence[StoredLayer]) -> str:
 def _fault(layer: StoredLayer, tensor: onnx.TensorProto, packed: int | None) -> str:
     """Return how the stored codes differ from those of the layer, or ""."""
     assert layer.encoded is not None
-    spec, codes = layer.policy.weight, layer.encoded.codes.numpy().astype(np.int64)
+    spec, codes = layer.policy.weight, layer.encoded.codes.numpy()
     if packed is not None:
         least = codes.size * packed // 8
         short = len(tensor.raw_data) < least or packed < spec.bits
         return f"{spec} is stored as {len(tensor.raw_data)} bytes of {packed}-bit codes, at least {least} are due" * short
-    values = numpy_helper.to_array(tensor).astype(np.int64)
+    values = numpy_helper.to_array(tensor)
     kind = TensorProto.DataType.Name(tensor.data_type)
     if values.size != codes.size:
         return f"{values.size} codes in {kind} are stored, {codes.size} of {spec} are due"
-    if spec.format == "int" and not np.array_equal(
-        np.unique(values, return_counts=True), np.unique(codes + layer.encoded.low, return_counts=True)
-    ):
+    if spec.format == "int" and _counts(values, 0) != _counts(codes, layer.encoded.low):
         return f"the codes in {kind} are not those of {spec}"
     return ""
+
+
+def _counts(integers: NDArray[Any], low: int) -> Counter[int]:
+    """Return how often every integer + `low` occurs."""
+    counts, flat = Counter[int](), integers.reshape(-1)
+    for first in range(0, len(flat), _PIECE):
+        distinct, times = np.unique(flat[first : first + _PIECE].astype(np.int64) + low, return_counts=True)
+        counts.update(dict(zip(distinct.tolist(), times.tolist(), strict=True)))
+    return counts
 
 
 def _dequantized(layer: StoredLayer) -> str:

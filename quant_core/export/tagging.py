@@ -50,21 +50,42 @@ class _Tag(torch.autograd.Function):
         return graph.op(f"{DOMAIN}::{kind}", x, layer_s=layer, type_i=dtype).setType(x.type())
 
 
+class _Held(torch.autograd.Function):
+    """A weight that the graph does not hold: in the graph a node of domain `bitfront` that reads one number in its place."""
+
+    @staticmethod
+    def forward(_context: Any, _number: Tensor, held: "_TaggedWeight", _layer: str, _type: int) -> Tensor:
+        """Return the weight."""
+        return held.matrix.data  # another tensor in each call, of the same memory, that tracing knows nothing of
+
+    @staticmethod
+    def symbolic(graph: Any, number: Any, held: "_TaggedWeight", layer: str, dtype: int) -> Any:
+        """Return the node."""
+        return graph.op(f"{DOMAIN}::{WEIGHT}", number, layer_s=layer, type_i=dtype).setType(number.type().with_sizes(held.matrix.shape))
+
+
 def _tag(x: Tensor, kind: str, layer: str) -> Tensor:
     tagged: Tensor = _Tag.apply(x, kind, layer, _TYPES.get(x.dtype, TensorProto.FLOAT))  # type: ignore[no-untyped-call]
     return tagged
 
 
 class _TaggedWeight(nn.Module):
-    def __init__(self, layer: Layer) -> None:
+    """Stands for the weight of a layer: the graph gets a tag, and no copy of the values.
+
+    Args:
+        layer: the layer.
+        weight: its values as the module holds them.
+    """
+
+    def __init__(self, layer: Layer, weight: Tensor) -> None:
         super().__init__()
         self.layer = layer
+        self.matrix = to_matrix(weight, layer.contraction_axis) if layer.stack_shape else weight
 
-    def forward(self, weight: Tensor) -> Tensor:
-        shape, axis = self.layer.stack_shape, self.layer.contraction_axis
-        if not shape:
-            return _tag(weight, WEIGHT, self.layer.name)
-        return from_matrix(_tag(to_matrix(weight, axis), WEIGHT, self.layer.name), shape, axis)
+    def forward(self, number: Tensor) -> Tensor:
+        kind = _TYPES.get(self.matrix.dtype, TensorProto.FLOAT)
+        matrix: Tensor = _Held.apply(number, self, self.layer.name, kind)  # type: ignore[no-untyped-call]
+        return from_matrix(matrix, self.layer.stack_shape, self.layer.contraction_axis) if self.layer.stack_shape else matrix
 
 
 class _Flat(nn.Module):
@@ -158,7 +179,10 @@ def _tagged(model: nn.Module, weights: Collection[Layer], inputs: Collection[Lay
         if type(module).__qualname__ == "Conv1D" and is_transformers_conv1d(module):
             module.forward = _ProductOfAnyAxes(module)
     for layer in weights:
-        parametrize.register_parametrization(*holder(model, layer.name), _TaggedWeight(layer), unsafe=True)
+        owner, key = holder(model, layer.name)
+        tagged = _TaggedWeight(layer, owner.get_parameter(key).detach())
+        setattr(owner, key, nn.Parameter(tagged.matrix.new_zeros(1), requires_grad=False))
+        parametrize.register_parametrization(owner, key, tagged, unsafe=True)
     for layer in inputs:
         layer_module(model, layer).register_forward_pre_hook(_tag_input(layer.name), with_kwargs=True)
     return model

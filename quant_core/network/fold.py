@@ -53,6 +53,8 @@ def foldable_norms(model: nn.Module, example: Any, skip: Collection[str] = ()) -
     """Return layer name -> the batch norm that can be folded into it; see `fold_batch_norm`. `model` is in eval mode."""
     layers = quantizable(model)
     norms: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    if not norms:
+        return {}
     inputs = first_example(example)
     flow = record(model, layers | norms, lambda: forward(model, inputs))
     excluded = {*skip, *shared_layers(model)}

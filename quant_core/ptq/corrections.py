@@ -49,20 +49,26 @@ def output_shift(module: nn.Module, weight_error: Tensor, statistics: TensorStat
 
 
 def match_variance(
-    encoded: Encoded, spec: QuantSpec, module: nn.Module, weight: Tensor, channel_axis: int, moments: InputMoments
+    encoded: Encoded,
+    spec: QuantSpec,
+    module: nn.Module,
+    weight: Tensor,
+    channel_axis: int,
+    moments: InputMoments,
+    wanted: Tensor | None = None,
 ) -> Encoded:
     """Return `encoded` with its float scales multiplied so that the layer's outputs keep their variance.
 
     Rounding to least squared error shrinks weights, and the outputs of layer after layer with them; Banner et al. (NeurIPS 2019, section
     3.3) restore the variance of the weights, here it is that of the outputs, w M w with the covariance M of the input patches.
     The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
-    as they are. The codes stay, so the storage does too.
+    as they are. The codes stay, so the storage does too. `wanted` is `row_energy` of the float weight, where it is known already.
     """
     if _float_scales(encoded, spec) is None:
         return encoded
     quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
-    wanted, actual = (row_sums(module, moments.energy(weight_rows(module, values.float()))) for values in (weight, quantized))
-    return rescaled(encoded, spec, wanted, actual, root=True)
+    wanted = row_energy(module, weight, moments) if wanted is None else wanted
+    return rescaled(encoded, spec, wanted, row_energy(module, quantized, moments), root=True)
 
 
 def rescaled(encoded: Encoded, spec: QuantSpec, above: Tensor, below: Tensor, *, root: bool = False) -> Encoded:
@@ -103,6 +109,11 @@ def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
 def row_sums(module: nn.Module, figures: Tensor) -> Tensor:
     """Return `figures` [groups, O] of the rows of `weight_rows` summed over the output channels that share a row of the encoded weight."""
     return figures.sum(dim=0) if isinstance(module, TRANSPOSED) else figures.flatten()
+
+
+def row_energy(module: nn.Module, weight: Tensor, moments: InputMoments) -> Tensor:
+    """Return w M w summed over the output channels that share a row of the encoded weight, one figure per row."""
+    return row_sums(module, moments.energy(weight_rows(module, weight.float())))
 
 
 def equalize(model: nn.Module, layers: Sequence[Layer], example: Any) -> list[tuple[str, str]]:

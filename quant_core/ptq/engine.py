@@ -16,7 +16,7 @@ from quant_core.network.statistics import TensorStatistics, collect
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
-from quant_core.ptq.corrections import match_variance, output_shift, response_of, takes_gain
+from quant_core.ptq.corrections import match_variance, output_shift, response_of, row_energy, takes_gain
 from quant_core.ptq.gptq import gptq
 from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
@@ -97,6 +97,7 @@ class PostTraining:
         self._file = SpillFile()
         self._store = WeightStore(cache_bytes, self._file)
         self._covariances: list[MomentStore] = []
+        self._energies: dict[str, Tensor] = {}
         self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
         tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
         self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
@@ -219,7 +220,11 @@ class PostTraining:
         else:
             weights = importance(module, covariance) if spec.weighted else None
             encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec), importance=weights)
-        return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance) if self._scale_correction else encoded
+        if not self._scale_correction or not takes_gain(spec):
+            return encoded
+        if name not in self._energies:
+            self._energies[name] = row_energy(module, weight, covariance)
+        return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance, self._energies[name])
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
         corrected = spec.weighted or spec.rounding in ("adaround", "gptq") or (self._scale_correction and takes_gain(spec))

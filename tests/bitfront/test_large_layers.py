@@ -30,7 +30,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units")
-@pytest.mark.parametrize(("network", "formats"), [("conv", ["safetensors", "onnx"]), ("head", ["safetensors"])])
+@pytest.mark.parametrize(("network", "formats"), [("conv", ["safetensors", "onnx"]), ("head", ["safetensors", "onnx"])])
 def test_a_large_layer_is_evaluated_and_exported_within_four_gigabytes(network: str, formats: list[str]) -> None:
     model, inputs = NETWORKS[network]
     program = PROGRAM.format(model=model, inputs=inputs, formats=formats)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from quant_core.export.graph import quantized_graph
 from quant_core.export.runtime import Session
 from quant_core.export.stored import Quantized, post_training
-from quant_core.export.tagging import input_names, tensor_leaves
+from quant_core.export.tagging import WEIGHT, input_names, tensor_leaves, traced
 from quant_core.network.forward import forward
 from quant_core.network.outputs import with_output
 from quant_core.network.trace import trace
@@ -236,6 +236,33 @@ def test_whatever_an_operators_mapping_raises_is_one_error(monkeypatch: pytest.M
 def test_inputs_are_the_tensors_of_a_batch(batch: Any, names: list[str]) -> None:
     assert input_names(batch) == names
     assert len(tensor_leaves(batch)) == len(names)
+
+
+class Twice(nn.Module):
+    """A convolution that is called twice, and a head that shares its memory with an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer, self.head = nn.Embedding(30, 16), nn.Linear(16, 16), nn.Linear(16, 30, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layer(self.layer(self.embed(tokens))))
+
+
+def test_a_traced_graph_holds_one_number_for_a_quantized_weight_and_all_of_a_float_one() -> None:
+    model, tokens = Twice().eval(), torch.randint(30, (2, 3))
+    layers = trace(model, tokens)
+    pointers = [parameter.data_ptr() for parameter in model.parameters()]
+    for quantized in (layers, layers[:1], ()):
+        graph = traced(model, tokens, quantized, layers[1:2]).graph
+        held = sum(int(torch.tensor(constant.dims).prod()) for constant in graph.initializer if len(constant.dims) != 1)
+        names = {layer.name for layer in quantized}
+        left = [layer for layer in layers if layer.name not in names]
+        assert held <= sum(layer.weights for layer in left)
+        tags = [node for node in graph.node if node.op_type == WEIGHT]
+        assert {node.attribute[0].s.decode() for node in tags} == names
+    assert pointers == [parameter.data_ptr() for parameter in model.parameters()]
 
 
 class Boxes(nn.Module):

@@ -12,6 +12,8 @@ from torch import nn
 from quant_core import Policy, parse, parse_layer_policy
 from quant_core.network.moments import second_moments
 from quant_core.network.trace import trace
+from quant_core.ptq import corrections
+from quant_core.ptq import engine as engine_module
 from quant_core.ptq.engine import PostTraining
 from quant_core.util.spill import SpillFile, SpillWarning
 from tests.quant_core.ptq import engine_cases as CASES
@@ -40,6 +42,28 @@ def test_apply_and_restore_move_only_what_changed(monkeypatch: pytest.MonkeyPatc
     assert moved[len(four) + 1 :] == list(four)
     engine.restore()
     assert len(moved) == 2 * len(four) + 1
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_the_variance_of_a_layers_float_outputs_is_taken_once(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = CASES.branching(), CASES.images()
+    engine, measured = CASES.engine(model, batches, cache_bytes=cache_bytes), list[nn.Module]()
+    row_energy = corrections.row_energy
+
+    def counted(module: nn.Module, weight: torch.Tensor, moments: Any) -> torch.Tensor:
+        measured.append(module)
+        return row_energy(module, weight, moments)
+
+    for place in (corrections, engine_module):
+        monkeypatch.setattr(place, "row_energy", counted)
+    policies = [CASES.uniform(model, batches, f"weight=int{bits}:channel:mse") for bits in (4, 8, 4, 3)]
+    for count, policy in enumerate(policies, 1):
+        engine.apply(policy)
+        if count == 1:
+            first = len(measured)
+    layers = first // 2  # of the float weight and of the quantized one
+    assert layers > 0
+    assert len(measured) == layers * (1 + 3)
 
 
 @pytest.mark.parametrize("equalize", [False, True])
