@@ -13,7 +13,8 @@ NOTES = """Run one row with `python -m benchmarks.scale --only llama-25`; `--wri
   is fixed: of the smallest network they hold up to 18 % of the weights; the median of three.
 - A search over the clipping range tries about 90 scales per row of a 4-bit weight and 210 of an 8-bit one. Every attempt is a sum over the
   row in vector registers (`quant_core/clipping/lanes.py`), so 8-bit weights of short rows cost most.
-- Peaks are the largest resident size of the process that measures; a graph over 256 MB of float weights is run in processes of its own."""
+- Peaks are the largest resident size of the process that measures; a graph over 256 MB of float weights is run in processes of its own.
+- Rows that are not in the table were not measured with this version: run them by name."""
 
 
 def shown(figures: Figures) -> str:
