@@ -79,7 +79,7 @@ def to_codes(rows: Tensor, grid: BlockQParams, spec: QuantSpec, generator: torch
     if spec.bits <= 8 and spec.rounding != "stochastic" and _in_loops(rows, grid):
         from quant_core.kernels import codes as loops
 
-        codes = torch.empty(rows.shape, dtype=torch.uint8)
+        codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
         grids = (figure.contiguous().numpy() for figure in (grid.scale.reciprocal(), grid.zero_point))
         run.over_rows(
             loops.to_codes, rows.numpy(), codes.numpy(), *grids, np.float32(grid.quant_min), np.float32(grid.quant_max), grid.block
@@ -96,7 +96,7 @@ def to_values(codes: Tensor, grid: BlockQParams) -> Tensor:
     if codes.dtype == torch.uint8 and _in_loops(codes, grid):
         from quant_core.kernels import codes as loops
 
-        values = torch.empty(codes.shape)
+        values = torch.empty(codes.shape, device=codes.device)
         grids = (figure.contiguous().numpy() for figure in (grid.scale, grid.zero_point))
         run.over_rows(loops.to_values, codes.numpy(), values.numpy(), *grids, np.float32(grid.quant_min), grid.block)
         return values

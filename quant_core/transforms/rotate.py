@@ -21,6 +21,7 @@ from quant_core.transforms.maps import ChannelMap, random_rotation
 from quant_core.transforms.online import FEWEST, rotate_input
 from quant_core.transforms.parts import Parts, fold_norm, map_input, map_output, parts_of, put
 from quant_core.transforms.streams import Source, Stream
+from quant_core.util import rng
 
 SEED = 0
 _HEADS = 4
@@ -78,7 +79,7 @@ def _rest(model: nn.Module, example: Any, seed: int, done: Collection[str]) -> t
 def _fold_norms(model: nn.Module, example: Any) -> tuple[nn.Module, tuple[str, ...]]:
     """Move the gain of every norm that only linear layers read into these."""
     parts = parts_of(model, example)
-    generator = torch.Generator().manual_seed(1)
+    generator = rng.generator(1)
     maps = {size: _affine(size, generator) for size in sorted(parts.sizes)}
 
     def source(name: str, output: Tensor) -> Source | None:

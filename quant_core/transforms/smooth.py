@@ -21,6 +21,7 @@ from quant_core.transforms.flow import find_streams
 from quant_core.transforms.maps import ChannelMap
 from quant_core.transforms.parts import Parts, map_input, map_norm, map_output, parts_of
 from quant_core.transforms.streams import Source, Stream
+from quant_core.util import rng
 
 ALPHAS = tuple(i / 10 for i in range(11))
 WEIGHT = parse("int4:channel")
@@ -87,7 +88,7 @@ def smooth(model: nn.Module, batches: Sequence[Any], skip: Sequence[str] = ()) -
 
 def _streams(model: nn.Module, parts: Parts, example: Any) -> list[Stream]:
     """Return the streams of one source, a norm or a linear layer, that linear layers alone read."""
-    generator = torch.Generator().manual_seed(2)
+    generator = rng.generator(2)
     maps: dict[int, ChannelMap] = {}
 
     def source(name: str, output: Tensor) -> Source | None:
