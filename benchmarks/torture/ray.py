@@ -84,6 +84,7 @@ class Driver:
         """Wait for its end, and that of what it leaves behind to tidy up; return its exit code."""
         code: int = self.process.wait(LONGEST_S)
         self._thread.join()
+        self.process.stderr.close()
         return code
 
     def kill(self, kind: str) -> bool:

@@ -51,5 +51,5 @@ def standard_error(differences: Tensor) -> float:
 
 
 def _flat(scores: list[Tensor]) -> Tensor:
-    empty = torch.empty(0, dtype=torch.float64, device=CPU)
-    return torch.cat([empty, *(part.reshape(-1).to(CPU, torch.float64) for part in scores)])
+    """Return the scores in one row, where they are: only sums come back from an accelerator."""
+    return torch.cat([part.reshape(-1).float() for part in scores]) if scores else torch.empty(0, device=CPU)

@@ -10,6 +10,7 @@ from torch import Tensor
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.network.forward import first_example, forward
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.text import cut
 from search.evaluation.judge import Judging
 from search.evaluation.measure import take
 from search.exporters import Bundle
@@ -149,7 +150,7 @@ def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool
         spare = DIFFERENCE * float(wanted_all.abs().max()) + float(differences.max()) * (1 + rounded)
         same, reason = outputs.shape == wanted.shape and float((outputs - wanted).abs().max()) <= spare, "one example alone gives others"
     except BitfrontError as error:
-        same, reason = False, str(error)
+        same, reason = False, cut(str(error), 160)
     if not same:
         raise InputError(
             f"{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "

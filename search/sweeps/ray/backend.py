@@ -40,7 +40,7 @@ def run(sweep: Sweep, context: BackendContext) -> None:
     said = f"Ray, or a kill, ended the process of this sweep. Every recorded trial is kept: {context.hint}."
     with sweep_folder(said) as folder, ClusterWatch() as watch:
         context.report(f"{'joining' if section.address else 'starting'} {place}", 0, 0)
-        cluster = connected(section.address, resources, folder, context.report)
+        cluster = connected(section.address, resources, folder, context.report, parcel.content.nbytes)
         with cluster, log_levels(of_failed_trials):
             trainable = _trainable(context.experiment, resources, parcel)
             del parcel

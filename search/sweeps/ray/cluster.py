@@ -7,14 +7,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import InputError
 from quant_core.util.process import Shared, environment, no_collector
 from search.sweeps.phases import Report, silent
-from search.sweeps.ray.placement import Placement
+
+if TYPE_CHECKING:
+    from search.sweeps.ray.placement import Placement
 
 OBJECT_STORE_BYTES = 200 * 2**20
+"""Of a cluster that is started, beside twice what every worker is given: Ray copies an object once while it puts it."""
 PROBE_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,7 +45,7 @@ def settled() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def connected(address: str, resources: Placement, folder: Path, report: Report = silent) -> Iterator[None]:
+def connected(address: str, resources: "Placement", folder: Path, report: Report = silent, parcel_bytes: int = 0) -> Iterator[None]:
     """Be connected to a Ray cluster within the context. Where this process is connected already, that cluster is used and left as it is.
 
     Args:
@@ -50,6 +53,7 @@ def connected(address: str, resources: Placement, folder: Path, report: Report =
         resources: of trials: the size of the cluster that is started; one that is joined should have a node with room for a trial.
         folder: for what a cluster that is started keeps.
         report: is told where no node has room for a trial.
+        parcel_bytes: of the object that every worker is given: the object store of a cluster that is started holds it.
 
     Raises:
         InputError: no cluster answers at `address`.
@@ -67,7 +71,9 @@ def connected(address: str, resources: Placement, folder: Path, report: Report =
         import ray
 
         try:
-            ray.init(**(_joining(address) if address else _starting(resources, folder)), log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                **(_joining(address) if address else _starting(resources, folder, parcel_bytes)), log_to_driver=False, logging_level="ERROR"
+            )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
         try:
@@ -83,20 +89,20 @@ def _joining(address: str) -> dict[str, Any]:
     return {"address": address}
 
 
-def _starting(resources: Placement, folder: Path) -> dict[str, Any]:
+def _starting(resources: "Placement", folder: Path, parcel_bytes: int = 0) -> dict[str, Any]:
     """Return the arguments of `ray.init`; "local" keeps it from joining a cluster that RAY_ADDRESS or a file of another user names."""
     return {
         "address": "local",
         "num_cpus": max(1, round(resources.workers * resources.cpus)),
         "num_gpus": round(resources.workers * resources.gpus) or None,
         "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
+        "object_store_memory": OBJECT_STORE_BYTES + 2 * parcel_bytes,
         "_temp_dir": str(folder),
         "_node_ip_address": "127.0.0.1",
     }
 
 
-def _check_room(nodes: Sequence[Mapping[str, Any]], resources: Placement, report: Report) -> None:
+def _check_room(nodes: Sequence[Mapping[str, Any]], resources: "Placement", report: Report) -> None:
     """Say so where no node of the cluster has room for a trial, which then waits for one to join."""
     rooms = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes if node["Alive"]]
     if not any(cpus >= resources.cpus and gpus >= resources.gpus for cpus, gpus in rooms):

@@ -68,11 +68,16 @@ def test_non_finite_weights_and_empty_calibration_are_refused() -> None:
         PostTraining(model, layers, batches, batches[0])
 
 
-def test_computed_weights_are_refused() -> None:
+def test_computed_weights_are_quantized_as_they_are_computed() -> None:
     batches = [torch.rand(5, 4)]
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
-    with pytest.raises(InputError, match="layer '0': its weight is no parameter but computed in each call; fix it with"):
-        PostTraining(model, trace(model, batches[0]), batches, batches[0])
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))).eval()
+    plain = nn.Sequential(nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        plain[0].weight.copy_(model[0].weight)
+        plain[0].bias.copy_(model[0].bias)
+    policy = Policy({"0": LayerPolicy(parse("int4:channel:mse"), parse("int8:tensor"))})
+    outputs = [PostTraining(net, trace(net, batches[0]), batches, batches[0]).apply(policy)(batches[0]) for net in (model, plain)]
+    assert torch.equal(*outputs)
 
 
 def test_never_called_layers_stay_float() -> None:

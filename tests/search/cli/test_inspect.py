@@ -25,7 +25,7 @@ def task():
 """
 EXPERIMENT = """
 [task]
-name = "mine:task"
+name = "gated_task:task"
 [space]
 weight = ["int4:channel", "int8:channel"]
 activation = ["int8:token"]
@@ -37,7 +37,7 @@ formats = ["vllm"]
 
 
 def test_layers_choices_and_ties_are_printed(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(TASK)
+    (tmp_path / "gated_task.py").write_text(TASK)
     (tmp_path / "mine.toml").write_text(EXPERIMENT)
     shown = run("inspect", "mine.toml")
     assert shown.returncode == 0, shown.stderr

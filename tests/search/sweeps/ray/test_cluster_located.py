@@ -89,3 +89,5 @@ def test_a_trial_that_fits_no_node_is_told_of() -> None:
 def test_a_cluster_of_this_machine_joins_no_other(tmp_path: Path) -> None:
     """RAY_ADDRESS, or a file of another user, would lead `ray.init` without an address elsewhere."""
     assert cluster._starting(Placement(2, 1, 0), tmp_path)["address"] == "local"
+    small, large = (cluster._starting(Placement(2, 1, 0), tmp_path, size)["object_store_memory"] for size in (0, 2**30))
+    assert large - small == 2 * 2**30, "a network of 1 GiB fits, beside the copy that Ray makes of it"
