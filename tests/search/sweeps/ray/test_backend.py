@@ -32,7 +32,7 @@ def test_a_cluster_of_this_machine_gives_the_figures_of_one_process_and_leaves_n
     tune = backend._tune
     monkeypatch.setattr(backend, "_tune", lambda *given: (tune(*given), heard.append(listening())))
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.2 }")  # long enough that two run at once on a busy machine
+    path = command.write("ray", 'backend = "ray"\nworkers = 2', "{ sleep = 0.5 }")  # long enough that two run at once on a busy machine
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert command.here("sweep", path, "--log", "json")[0] == 0
     lines = [json.loads(line) for line in err.getvalue().splitlines() if line.startswith("{")]
