@@ -84,6 +84,7 @@ class Sensitivity:
         path = cache_folder() / "sensitivity" / f"{self.key}.json"
         rises = self._read(path)
         if rises is None:
+            self.report(0, 0)
             most = self._chunk()
             batches = cut(self.batches(), most)
             with torch.inference_mode():
