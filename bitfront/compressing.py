@@ -27,7 +27,7 @@ def compress(
 
     Args:
         task: a `Task`, a function that returns one, or a name, as `bitfront.sweep` takes it; also "hf:FOLDER-OR-ID".
-        target: "onnxruntime", "onnxruntime-weights", "c-array", "safetensors", or a device.
+        target: one of `search.config.targets` ("onnxruntime", "openvino", "gguf", "c-array", ...), or a device.
         out: the folder to make; it appears whole or not at all.
         max_drop: points of the task's metric that may be lost, at 90 % confidence.
         minutes: of trials; 0: no limit. Ctrl-C ends them earlier, and the best policy so far is exported.

@@ -19,6 +19,7 @@ class Target:
         device: that prices a policy.
         formats: that are exported.
         weight, activation: choices of every layer; "auto": what the device runs.
+        bias_correction: layers without a bias may be given one.
         runtime: it is one of this machine, whose latency is measured; otherwise a device, whose latency is modelled.
         objectives: what is minimized; the second one is what the chosen policy has least of.
     """
@@ -29,11 +30,21 @@ class Target:
     activation: str | tuple[str, ...] = AUTO
     objectives: tuple[str, str] = ("error", "weight_bytes")
     runtime: bool = True
+    bias_correction: bool = True
 
 
 TARGETS: Mapping[str, Target] = {
     "onnxruntime": Target("generic-cpu", ("onnx",), "int8:channel:mse", ("int8:tensor:mse", "float"), ("error", "latency_s")),
     "onnxruntime-weights": Target("counts", ("onnx-matmulnbits",), ("int4:group32:mse:gptq", "int8:group32:mse", "float"), "float"),
+    "openvino": Target("counts", ("openvino",), ("int4:channel:mse:gptq", "int8:channel:mse"), "int8:tensor:mse"),
+    "openvino-weights": Target("counts", ("openvino",), ("int4:channel:mse:gptq", "int8:channel:mse", "float"), "float"),
+    "gguf": Target(
+        "counts",
+        ("gguf",),
+        ("int4:group32:mse:gptq", "int5:group32:mse", "int8:group32:mse", "float"),
+        "float",
+        bias_correction=False,
+    ),
     "c-array": Target("counts", ("c-array",), tuple(f"int{bits}:channel:mse" for bits in (2, 4, 8)), "int8:tensor:mse"),
     "safetensors": Target("counts", ("safetensors",), tuple(f"int{bits}:channel:mse" for bits in (2, 3, 4, 5, 6, 8)), "float"),
 }

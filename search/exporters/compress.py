@@ -106,6 +106,7 @@ def experiment_for(
         "device": {"name": target.device, "objectives": target.objectives},
         "search": {"searcher": "auto", "trials": MOST_TRIALS},
         "run": {"minutes": minutes},
+        "evaluate": {"bias_correction": target.bias_correction},
         "export": {"formats": target.formats},
     }
     return from_data(sections | ({"track": {"uri": record}} if record else {}), "bitfront compress")
