@@ -85,7 +85,8 @@ def resnet50(calib: int = 64, valid: int = 128) -> Task:
             inputs = 4 * width
     stem = (nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
     model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000)).eval()
-    return Task(model, train=[], calib=_images(calib), valid=_images(valid), test=_images(32))
+    images = _images(calib)
+    return Task(model, train=images, calib=images, valid=_images(valid), test=_images(32))
 
 
 def _images(count: int, batch: int = 32) -> list[tuple[Tensor, Tensor]]:

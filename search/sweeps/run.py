@@ -251,7 +251,7 @@ def _finish(
     if sweep.told and sweep.failed == sweep.told:
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
-    if sweep.done or timer.over:
+    if sweep.done:
         evaluate_front_on_test(context.evaluator, sweep, tracker, phases)
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
     phases("report", 0, 0)

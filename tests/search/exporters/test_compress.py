@@ -62,7 +62,7 @@ def test_every_target_is_compressed_for(
     assert expected in latency
 
 
-def test_the_time_ends_the_trials_and_the_front_is_tested(
+def test_the_time_ends_the_trials_and_the_choice_is_exported(
     task: bitfront.Task, record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock moves a minute whenever it is read: after two trials no third one begins."""
@@ -71,7 +71,8 @@ def test_the_time_ends_the_trials_and_the_front_is_tested(
     done = bitfront.compress(task, "safetensors", tmp_path / "out", minutes=3, record=record, log="none")
     assert done.record.status == "stopped", "it can be resumed"
     assert len(done.record.trials) == 2
-    assert done.selection.trial.test["accuracy"] == done.metrics["test"]["accuracy"]
+    assert not done.selection.trial.test, "the front is judged when the sweep is done"
+    assert 0 < done.metrics["test"]["accuracy"] <= 1
     monkeypatch.undo()
     resumed = bitfront.load(done.record.name, uri=record, task=task)
     assert resumed.status == "stopped"
