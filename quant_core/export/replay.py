@@ -1,5 +1,6 @@
 """An exported file run in a fresh process that holds numpy and its runtime alone, and the latency of files side by side."""
 
+import contextlib
 import io
 import json
 import subprocess
@@ -20,6 +21,8 @@ from quant_core.export.tagging import tensor_leaves
 from quant_core.util.errors import BitfrontError
 
 REPEATS = 31
+LAST_WORDS_S = 10.0
+"""How long the messages of a process that was ended are waited for: one that it started may hold its pipe."""
 
 
 class Replay:
@@ -105,14 +108,22 @@ class Process:
         return values
 
     def end(self) -> None:
-        """End the process."""
+        """End the process. Its pipes are closed, not read to their end, which another process may hold open."""
         self._process.kill()
-        self._process.communicate()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):  # what was not sent yet
+                if pipe is not None:
+                    pipe.close()
+        self._process.wait()
 
     def _failure(self) -> BitfrontError:
         """Return the error of a process that has ended, or of one that wrote no outputs."""
         self._process.kill()
-        lines = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+        try:
+            said = self._process.communicate(timeout=LAST_WORDS_S)[1]
+        except subprocess.TimeoutExpired as expired:
+            said = expired.stderr or b""
+        lines = said.decode(errors="replace").strip().splitlines()
         named = [line for line in lines if "[ONNXRuntimeError]" in line] or lines or [f"exit code {self._process.returncode}"]
         return BitfrontError(f"{self._runtime} fails in a fresh process: {named[-1].rpartition(' : ')[2]}".rstrip("."))
 
