@@ -31,7 +31,7 @@ def collect():
         time.sleep(0.0005)
     gc.collect()
 
-with connected("", Placement(1, 1, 0), Path(tempfile.mkdtemp(prefix="bf-ray-"))):
+with connected("", Placement(1, 1, 0), Path(tempfile.mkdtemp(prefix="bf-leave-"))):
     import ray
     gc.disable()
     for number in range(2000):
