@@ -7,12 +7,12 @@ import numpy as np
 
 Row = Mapping[str, Any]
 Judged = list[tuple[str, str, bool]]
-LIMITS_MS = {"ilp": 10.0, "greedy": 10.0, "random": 10.0, "nsga2": 10.0, "swap": 10.0, "tpe": 200.0, "haq": 150.0}
+LIMITS_MS = {"ilp": 10.0, "greedy": 10.0, "random": 10.0, "nsga2": 10.0, "swap": 10.0, "evo": 10.0, "tpe": 200.0, "haq": 150.0}
 
 
 def gates(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a table: what is asked, what was measured, whether it is met. A gate whose runs are not there is left out."""
-    judged = [*_ilp(rows), *_auto(rows), *_agent(rows), *_warm(rows), *_overhead(rows)]
+    judged = [*_ilp(rows), *_auto(rows), *_agent(rows), *_evolution(rows), *_warm(rows), *_overhead(rows)]
     lines = [f"| {asked} | {measured} | {'yes' if met else 'NO'} |" for asked, measured, met in judged]
     return ["| asked | measured | met |", "|---|---|---|", *lines]
 
@@ -73,6 +73,22 @@ def _agent(rows: Sequence[Row]) -> Judged:
             met &= ours <= 1e-9 or all(ours < other for other in others)
         asked = f"median regret of `haq+` below that of `haq` and of `random` (same repair), or 0, from 100 evaluations on {family}"
         judgements.append((asked, "; ".join(texts), met))
+    return judgements
+
+
+def _evolution(rows: Sequence[Row]) -> Judged:
+    judgements: Judged = []
+    for family, key in (("P1", "regret"), ("P2", "regret"), ("P4", "regret"), ("P5", "regret"), ("front", "hypervolume")):
+        runs = [_of(rows, family, label) for label in ("evo", "tpe", "nsga2")]
+        budgets = [n for n in ("50", "100", "300") if all(any(n in row[key] for row in entry) for entry in runs)]
+        texts, met = [], True
+        for n in budgets:
+            medians = [abs(round(float(np.median([row[key][n] for row in entry if n in row[key]])), 4)) for entry in runs]
+            texts.append(f"{n}: " + " / ".join(f"{median:.4f}" for median in medians))
+            met &= medians[0] >= max(medians) if key == "hypervolume" else medians[0] <= min(medians)
+        if texts:
+            asked = f"median {key} of `evo` at least as good as that of `tpe` and of `nsga2` on {family}"
+            judgements.append((asked, "; ".join(texts), met))
     return judgements
 
 

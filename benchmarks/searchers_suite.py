@@ -42,6 +42,7 @@ OWN = (
     Entry("swap", "swap", {}),
     Entry("haq", "haq", {}, "half"),
     Entry("haq+", "haq+", {}, "half"),
+    Entry("evo", "evo", {}),
     Entry("auto", "auto", {}),
 )
 SAME = tuple(

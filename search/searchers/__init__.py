@@ -25,6 +25,7 @@ SEARCHERS: dict[str, str] = {
     "swap": "search.searchers.swap:SwapSearcher",
     "haq": "search.searchers.haq.searcher:HaqSearcher",
     "haq+": "search.searchers.haq.plus:HaqPlusSearcher",
+    "evo": "search.searchers.evo:EvoSearcher",
     "auto": "search.searchers.auto:AutoSearcher",
 }
 

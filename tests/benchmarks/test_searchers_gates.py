@@ -42,6 +42,18 @@ def test_auto_must_solve_a_budget_with_every_seed_and_never_be_worse() -> None:
     assert verdict([row("auto", regret=0.16), *compared[1:]], "never worse") == "NO"
 
 
+def test_evolution_must_be_at_least_as_good_as_tpe_and_nsga2_in_regret_and_in_hypervolume() -> None:
+    asked = "median regret of `evo` at least as good as that of `tpe` and of `nsga2` on P4"
+    rivals = [row("tpe", regret=0.2), row("nsga2", regret=0.1)]
+    assert verdict([*rivals, row("evo", regret=0.1)], asked) == "yes"
+    assert verdict([*rivals, row("evo", regret=0.15)], asked) == "NO"
+    volumes = {"evo": 0.9, "tpe": 0.8, "nsga2": 0.7}
+    rows = [{**row(label, family="front"), "hypervolume": {"100": volume}} for label, volume in volumes.items()]
+    assert verdict(rows, "median hypervolume of `evo`") == "yes"
+    rows[0]["hypervolume"]["100"] = 0.75
+    assert verdict(rows, "median hypervolume of `evo`") == "NO"
+
+
 def test_time_and_warm_starts_are_judged_per_problem() -> None:
     assert verdict([row("swap", ms=9.0), row("swap", family="P5", ms=11.0)], "`swap`: at most 10 ms") == "NO"
     assert verdict([row("tpe", regret=0.1, ms=150.0), row("tpe cold", regret=0.2)], "`tpe` warm") == "yes"

@@ -5,7 +5,7 @@ import numpy as np
 from search.problem.problem import FloatArray, IntArray, Problem, Trial
 from search.problem.repair import infeasible
 from search.searchers.base.history import ProposalHistory
-from search.searchers.base.neighbours import neighbours
+from search.searchers.base.neighbours import distinct, neighbours
 from search.searchers.base.targets import cost_objectives, cost_range, random_limits, with_limits
 from search.searchers.solvers.next_best import total_loss
 from search.searchers.surrogate.quadratic import Quadratic, fit
@@ -46,10 +46,13 @@ def propose_by_model(history: ProposalHistory, losses: tuple[FloatArray, ...]) -
         return None
     target = with_limits(history.problem, random_limits(history.problem, history.rng))
     points = _candidates(history, target, model)
-    if not len(points):
-        return None
+    return open_best(history, model, points, history.rng.exponential()) if len(points) else None
+
+
+def open_best(history: ProposalHistory, model: Quadratic, points: IntArray, optimism: float) -> Trial:
+    """Open the one of points [N, D], N >= 1, with the best acquisition (see `propose_by_model`), `optimism` deviations below the mean."""
     mean, deviation = model.predict(points)
-    acquisition = bound = mean - history.rng.exponential() * deviation
+    acquisition = bound = mean - optimism * deviation
     metrics = cost_objectives(history.problem)
     if metrics:
         acquisition = -hypervolume_gains(history, metrics[int(history.rng.integers(len(metrics)))], points, bound)
@@ -83,10 +86,4 @@ def _candidates(history: ProposalHistory, target: Problem, model: Quadratic) -> 
     best = history.incumbents(target, 4)
     most = max(LEAST_CANDIDATES, min(MOST_CANDIDATES, MOST_ENTRIES // len(target.cardinalities)))
     near = [neighbours(history, target, point, most=most) for point in best]
-    return _distinct(np.concatenate(near)) if near else np.empty((0, len(target.cardinalities)), dtype=np.int64)
-
-
-def _distinct(points: IntArray) -> IntArray:
-    """Return the different ones of points [N, D] in the order of `numpy.unique`, by their bytes: it compares element by element."""
-    keys = points.astype(">i8").view(f"V{8 * points.shape[1]}").ravel()
-    return points[np.unique(keys, return_index=True)[1]]
+    return distinct(np.concatenate(near)) if near else np.empty((0, len(target.cardinalities)), dtype=np.int64)

@@ -12,7 +12,7 @@ from search.problem.repair import Repairer
 from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses
 from search.searchers.surrogate import model
-from search.searchers.surrogate.model import _distinct, compressed, hypervolume_gains
+from search.searchers.surrogate.model import compressed, hypervolume_gains
 
 P4 = cases(("P4",))
 
@@ -52,11 +52,3 @@ def test_the_model_proposes_what_would_widen_a_front_most(monkeypatch: pytest.Mo
     trial = model.propose_by_model(history, losses(problem))
     assert trial is not None
     assert asked == ([trial.values] if front else [])
-
-
-def test_different_points_come_in_the_order_of_numpy() -> None:
-    rng = np.random.default_rng(0)
-    for dimensions, choices in ((3, 3), (60, 2), (4, 300)):
-        points = rng.integers(choices, size=(200, dimensions))
-        points[50:100] = points[:50]
-        assert np.array_equal(_distinct(points), np.unique(points, axis=0))
