@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object: loss, choice, cost, seconds, evaluations")
     parser.add_argument("--quick", action="store_true", help="one seed, one budget per problem, 50 evaluations; prints only")
     parser.add_argument("--seeds", type=int, default=10, help="seeds per searcher, half as many for the agents (default: 10)")
-    parser.add_argument("--families", default="P1,P2,P4,P5", help="problems of the full run (default: P1,P2,P4,P5)")
+    parser.add_argument("--families", default="P1,P2,P4,P5,P6", help="problems of the full run (default: P1,P2,P4,P5,P6)")
     parser.add_argument("--tables", action="store_true", help="run nothing; write the tables from the results that are there")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of benchmarks.md and benchmarks.svg (default: docs)")
     parser.add_argument(

@@ -12,7 +12,7 @@ LIMITS_MS = {"ilp": 10.0, "greedy": 10.0, "random": 10.0, "nsga2": 10.0, "swap":
 
 def gates(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a table: what is asked, what was measured, whether it is met. A gate whose runs are not there is left out."""
-    judged = [*_ilp(rows), *_auto(rows), *_agent(rows), *_evolution(rows), *_warm(rows), *_overhead(rows)]
+    judged = [*_ilp(rows), *_auto(rows), *_agent(rows), *_alone(rows), *_evolution(rows), *_warm(rows), *_overhead(rows)]
     lines = [f"| {asked} | {measured} | {'yes' if met else 'NO'} |" for asked, measured, met in judged]
     return ["| asked | measured | met |", "|---|---|---|", *lines]
 
@@ -74,6 +74,18 @@ def _agent(rows: Sequence[Row]) -> Judged:
         asked = f"median regret of `haq+` below that of `haq` and of `random` (same repair), or 0, from 100 evaluations on {family}"
         judgements.append((asked, "; ".join(texts), met))
     return judgements
+
+
+def _alone(rows: Sequence[Row]) -> Judged:
+    """Judge the agent at P6 without sensitivities, warm start and model against searchers that are not told the sensitivities either."""
+    runs = [_of(rows, "P6", label) for label in ("haq+ alone", "tpe alone", "random alone")]
+    budgets = [n for n in ("50", "100", "200") if all(any(n in row["regret"] for row in entry) for entry in runs)]
+    medians = [[float(np.median([row["regret"][n] for row in entry if n in row["regret"]])) for entry in runs] for n in budgets]
+    if not medians:
+        return []
+    text = "; ".join(f"{n}: " + " / ".join(f"{median:.3f}" for median in row) for n, row in zip(budgets, medians, strict=True))
+    asked = "median regret of `haq+` alone below that of `tpe` and of `random` alone on P6"
+    return [(asked, text, all(row[0] < min(row[1:]) for row in medians))]
 
 
 def _evolution(rows: Sequence[Row]) -> Judged:

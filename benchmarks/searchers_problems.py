@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.searchers_pairs import SHAPES, pairs_problem
 from hw_models.device import FOLDER
 from search.problem.allocation import Allocation, BoundProblem, read
 from search.problem.features import PAPER, unit
@@ -29,7 +30,7 @@ class Case:
     """One problem under one budget, with its answer.
 
     Attributes:
-        family: P1, P2, P4 or P5.
+        family: P1, P2, P4, P5 or P6.
         name: metric and ratio of the budget.
         measure: point -> error, as an evaluation returns it.
         best: the least error under the limits.
@@ -44,13 +45,14 @@ class Case:
     uniform: float
 
 
-def cases(families: tuple[str, ...] = ("P1", "P2", "P4", "P5")) -> list[Case]:
+def cases(families: tuple[str, ...] = ("P1", "P2", "P4", "P5", "P6")) -> list[Case]:
     """Return every case of the named families."""
     made: dict[str, Callable[[], list[Case]]] = {
         "P1": lambda: _hawq("P1", "hawqv3_resnet18.json"),
         "P2": lambda: _hawq("P2", "hawqv3_resnet50.json"),
         "P4": digits,
         "P5": haq_table,
+        "P6": pairs,
     }
     return [case for family in families for case in made[family]()]
 
@@ -138,6 +140,15 @@ def haq_table() -> list[Case]:
         answer = best(problem, losses)
         assert answer is not None
         cases.append(_case("P5", f"cycles {ratio:g}", problem, lambda v: _sum(losses, v), _sum(losses, answer)))
+    return cases
+
+
+def pairs() -> list[Case]:
+    """Return the made-up problems of layers that choose a pair of weight and activation bits under two limits."""
+    cases = []
+    for layers, count in SHAPES:
+        problem, measure, answer = pairs_problem(layers, count)
+        cases.append(_case("P6", f"{layers} x {count}", problem, measure, measure(answer)))
     return cases
 
 

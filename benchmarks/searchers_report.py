@@ -16,6 +16,7 @@ TITLES = {
     "P2": "P2: HAWQ-V3 ResNet-50, 52 layers, int4/int8, additive loss, nine budgets",
     "P4": "P4: 16,384 measured policies of a digits CNN, five budgets (the sensitivities are one-pass Fisher scores, not the truth)",
     "P5": "P5: HAQ's 53 x 8 x 8 latency table, 106 dimensions, SYNTHETIC additive sensitivity (weights x 4^-w + activations x 4^-a)",
+    "P6": "P6: MADE-UP: 20 to 52 layers, 10 to 25 pairs of weight and activation bits, two limits, noisy sensitivities",
 }
 INTRODUCTION = """# Searchers on problems with known answers
 
@@ -30,7 +31,10 @@ INTRODUCTION = """# Searchers on problems with known answers
 - "ms" is the searcher's processor time per evaluation (median of the first seed's runs), on a machine shared with other work.
 
 A run that has the optimum is stopped; the first seed's run makes at least 50 evaluations. Sensitivities belong to the problem and are
-not counted as evaluations.
+not counted as evaluations. A searcher "alone" is not told them; `haq+ alone` has no second-order model either.
+"""
+
+AGENTS = """The second page of [benchmarks.md](benchmarks.md), which says what the columns are.
 """
 
 
@@ -38,12 +42,14 @@ def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None, results
     """Return the tables as markdown; with `out` and `results`, also write benchmarks.md and .svg there, and benchmarks.json here."""
     parts = [INTRODUCTION, _extent(rows), "\n".join(["## Gates", "", *gates(rows), ""])]
     summary: dict[str, Any] = {}
+    split = len(parts)
     for family, title in TITLES.items():
         mine = [row for row in rows if row["family"] == family]
         default = [row for row in mine if "," not in row["label"]]
-        haq = [row for row in mine if row["label"] == "haq"] if family != "P5" else []
+        haq = [row for row in mine if row["label"] == "haq"] if family not in ("P5", "P6") else []
         common: list[Row] = [{**row, "label": f"haq, repair {COMMON_REPAIR}"} for row in haq]
         common += [row for row in mine if "," in row["label"]]
+        split = len(parts) if family == "P6" else split
         tables = ((f"## {title}\n\nEach with its own repair.", default), ("All with the same repair, the paper's.", common))
         for heading, entered in tables:
             if entered:
@@ -57,7 +63,8 @@ def write(rows: Sequence[Row], budgets: Sequence[int], out: Path | None, results
         )
     text = "\n".join(parts)
     if out is not None and results is not None:
-        _save(out / "benchmarks.md", text)
+        _save(out / "benchmarks.md", "\n".join(parts[:split]))
+        _save(out / "benchmarks-agents.md", "\n".join(["# Searchers on made-up networks, and fronts\n", AGENTS, *parts[split:]]))
         _save(results / "benchmarks.json", json.dumps(summary, indent=1) + "\n")
         _save(out / "benchmarks.svg", _plot(summary, budgets))
     return text

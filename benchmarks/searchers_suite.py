@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ TIMED = 50
 
 @dataclass(frozen=True)
 class Entry:
-    """One searcher as it is entered: `seeds` is how many of the suite's seeds it gets ("all", "half" for agents, "one" without chance)."""
+    """One searcher as it is entered: `seeds` is how many of the suite's seeds it gets ("all", "half" for agents, "one" without chance).
+
+    Without `sensitivities` it is not told those of the problem: what it has learned by the end is from its own evaluations.
+    """
 
     label: str
     searcher: str
     options: Mapping[str, Any]
     seeds: str = "all"
+    sensitivities: bool = True
 
 
 OWN = (
@@ -50,6 +54,17 @@ SAME = tuple(
     for name in ("random", "tpe", "nsga2", "swap", "haq+")
 )
 """All with the repair of the paper; `haq` has it already."""
+ALONE = tuple(
+    Entry(f"{name} alone", name, options, "half" if name.startswith("haq") else "all", sensitivities=False)
+    for name, options in (
+        ("random", {}), ("tpe", {"warm": 0}), ("nsga2", {"warm": 0}), ("haq", {}),
+        ("haq+", {"warm": 0, "strength": 0.0, "surrogate": False}), ("evo", {"warm": 0}), ("auto", {}),
+    )
+)  # fmt: skip
+"""On P6, all without the sensitivities, and the agent without the second-order model too."""
+ON_P6 = (*(entry for entry in OWN if entry.label in ("random", "tpe", "nsga2", "haq", "haq+", "evo", "auto", "ilp")), *ALONE)
+MOST_ON_P6 = 200
+SEEDS_ON_P6 = 6
 SLOW_ON_P5 = {"pairwise": 50}
 """Searchers that get two seeds and fewer evaluations on the 106 dimensions, which is there for scale."""
 
@@ -60,7 +75,7 @@ def suite(options: argparse.Namespace) -> None:
     chosen = cases(families)
     if options.quick:
         first = {case.family: case for case in reversed(chosen)}
-        rows = [_row(case, entry, 0, 50) for case in first.values() for entry in (*OWN, *SAME)]
+        rows = [_row(case, entry, 0, 50) for case in first.values() for entry in _entered(case.family)]
         print(write(rows, (20, 50), None, None))
         return
     for folder in (options.out, options.results):
@@ -68,7 +83,7 @@ def suite(options: argparse.Namespace) -> None:
     store = options.results / "benchmarks.jsonl"
     if not options.tables:
         _fill(store, options, chosen)
-    labels = [entry.label for entry in (*OWN, *SAME)]
+    labels = [entry.label for entry in (*OWN, *SAME, *ALONE)]
     print(write(sorted(_read(store), key=lambda row: labels.index(row["label"])), BUDGETS, options.out, options.results))
 
 
@@ -89,15 +104,27 @@ def _plan(chosen: list[Case], seeds: int, evaluations: int) -> list[tuple[Case |
     runs: list[tuple[float, Case | None, Entry, int, int]] = []
     for seed in range(seeds):
         for case in sorted(chosen, key=lambda case: case.family, reverse=True):
-            for entry in OWN if case.family == "P5" else (*OWN, *SAME):
+            for entry in _entered(case.family):
                 slow = case.family == "P5" and entry.label in SLOW_ON_P5
-                if seed < (min(2, seeds) if slow else _count(entry, seeds)):
+                if seed < _seeds(case.family, entry, seeds, slow=slow):
                     most = min(evaluations, SLOW_ON_P5[entry.label]) if slow else evaluations
-                    late = 0.7 * (case.family in ("P2", "P5")) + 0.5 * (entry.label == "haq")
+                    most = min(most, MOST_ON_P6) if case.family == "P6" else most
+                    late = 0.7 * (case.family in ("P2", "P5", "P6")) + 0.5 * (entry.label == "haq")
                     runs.append((seed + late, case, entry, seed, most))
         if seed < 5 and any(case.family == "P4" for case in chosen):
             runs += [(seed + 0.8, None, entry, seed, evaluations) for entry in OWN[1:] if seed < _count(entry, seeds)]
     return [run[1:] for run in sorted(runs, key=lambda run: run[0])]
+
+
+def _entered(family: str) -> tuple[Entry, ...]:
+    """Return the searchers that run on a family of problems."""
+    return {"P5": OWN, "P6": ON_P6}.get(family, (*OWN, *SAME))
+
+
+def _seeds(family: str, entry: Entry, seeds: int, *, slow: bool) -> int:
+    if slow:
+        return min(2, seeds)
+    return _count(entry, min(seeds, SEEDS_ON_P6) if family == "P6" else seeds)
 
 
 def _count(entry: Entry, seeds: int) -> int:
@@ -107,7 +134,7 @@ def _count(entry: Entry, seeds: int) -> int:
 def _row(case: Case, entry: Entry, seed: int, evaluations: int) -> dict[str, Any]:
     """Run one searcher on one case; regret is (f - f*) / (f_uniform - f*) after each number of evaluations."""
     trace = run(
-        case.problem,
+        case.problem if entry.sensitivities else replace(case.problem, sensitivity=None),
         case.measure,
         entry.searcher,
         seed=seed,

@@ -54,6 +54,13 @@ def test_evolution_must_be_at_least_as_good_as_tpe_and_nsga2_in_regret_and_in_hy
     assert verdict(rows, "median hypervolume of `evo`") == "NO"
 
 
+def test_the_agent_alone_must_be_below_tpe_and_random_alone_at_every_number_of_evaluations() -> None:
+    asked = "median regret of `haq+` alone"
+    rivals = [row("tpe alone", "P6", regret=0.3), row("random alone", "P6", regret=0.4)]
+    assert verdict([*rivals, row("haq+ alone", "P6", regret=0.2)], asked) == "yes"
+    assert verdict([*rivals, row("haq+ alone", "P6", regret=0.3)], asked) == "NO"
+
+
 def test_time_and_warm_starts_are_judged_per_problem() -> None:
     assert verdict([row("swap", ms=9.0), row("swap", family="P5", ms=11.0)], "`swap`: at most 10 ms") == "NO"
     assert verdict([row("tpe", regret=0.1, ms=150.0), row("tpe cold", regret=0.2)], "`tpe` warm") == "yes"

@@ -15,10 +15,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from search.problem.problem import FloatArray
-from search.searchers.haq.state import SHARPNESS
+from search.searchers.haq.state import MASKED, SHARPNESS
 
 OFF_POLICY = {"ddpg": DDPG, "td3": TD3, "sac": SAC}
 ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
+IMITATION_RATE = 3e-3
+NEAR = 1.0
+"""Distance in choices over which a choice that is imitated counts for its neighbours."""
 
 
 class Randomness:
@@ -140,6 +143,8 @@ class PpoAgent:
                 n_epochs=10, gamma=1.0, gae_lambda=1.0, ent_coef=entropy, policy_kwargs={"net_arch": [64, 64]}, device="cpu",
             )  # fmt: skip
         self._model.set_logger(Logger(folder=None, output_formats=[]))
+        self._choices = choices
+        self._imitation = torch.optim.Adam(self._model.policy.parameters(), IMITATION_RATE)
 
     def probabilities(self, states: FloatArray) -> FloatArray:
         """Return the policy's probabilities [N, K] in states [N, F]."""
@@ -166,3 +171,20 @@ class PpoAgent:
         buffer.compute_returns_and_advantage(last_values=torch.zeros(1), dones=np.array([True]))
         with self.randomness():
             self._model.train()
+
+    def imitate(self, states: FloatArray, choices: FloatArray, weights: FloatArray, steps: int) -> None:
+        """Take gradient steps towards the `choices` [N] that good episodes made in `states` [N, F], weighted by `weights` [N].
+
+        Self-imitation (Oh et al. 2018, arXiv 1806.05635, eq. 2) with the weights in place of the advantage. Choices are ordered by cost, so
+        a neighbour counts too: choice j as exp(-|j - i| / NEAR) of choice i, as far as it is not masked.
+        """
+        observations = torch.as_tensor(states, dtype=torch.float32)
+        away = (torch.arange(self._choices) - torch.as_tensor(choices)[:, None]).abs()
+        wanted = torch.exp(-away / NEAR) * ((observations[:, -self._choices :] > MASKED) | (away == 0))
+        wanted *= (torch.as_tensor(weights) / wanted.sum(dim=1) / float(weights.sum()))[:, None]
+        for _ in range(steps):
+            distribution = self._model.policy.get_distribution(observations).distribution
+            assert isinstance(distribution, torch.distributions.Categorical)
+            self._imitation.zero_grad()
+            (-(wanted * distribution.logits).sum()).backward()  # type: ignore[no-untyped-call]
+            self._imitation.step()

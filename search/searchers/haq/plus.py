@@ -21,6 +21,8 @@ from search.searchers.surrogate.warm_start import warm_points
 MOST_STEPS = 220
 """Most steps of the episodes that are run for one proposal, together (but two episodes at least)."""
 BoolArray = NDArray[np.bool_]
+IMITATED = 5
+"""Best policies that the agent imitates."""
 ALGORITHMS = ("ppo", *OFF_POLICY)
 
 
@@ -47,6 +49,8 @@ class HaqPlusSearcher:
         elite: best episodes so far that every PPO update contains again (at most `batch`).
         walks: episodes per proposal, half of them with every other step at random; the acquisition function of a second-order model,
             fitted to all told points, picks one (fewer on long episodes).
+        surrogate: False leaves that model out: the first new episode is taken, so that what the agent learned is seen alone.
+        imitate: gradient steps per episode by which PPO's policy imitates the `IMITATED` best policies told, baselines too (0: none).
         candidates: actions drawn per step by the other algorithms; the one with the greatest prior logit is taken.
         updates: their gradient steps per episode.
         evict: of their 64 episodes of replay, the worst share among which the one to overwrite is drawn (0: the oldest).
@@ -55,12 +59,12 @@ class HaqPlusSearcher:
     def __init__(
         self, problem: Problem, *, seed: int, trials: int, algorithm: str = "ppo", repair: str = "greedy", strength: float = 1.0,
         warm: int = 10, batch: int = 5, elite: int = 5, walks: int = 16, candidates: int = 5, updates: int = 10,
-        evict: float = 0.0,
+        evict: float = 0.0, imitate: int = 40, surrogate: bool = True,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm of haq+", algorithm, ALGORITHMS)
         self._tables = tables = losses(problem)
-        self._walks = walks
+        self._walks, self._surrogate, self._imitate = walks, surrogate, imitate
         self._problem, self._repair, self._losses = problem, repair, padded(tables)
         self._history = ProposalHistory(problem, seed, Repairer(problem, repair, self._losses))
         self._warm = warm_points(self._history, min(warm, trials // 10))
@@ -78,6 +82,7 @@ class HaqPlusSearcher:
         self._ended: list[tuple[_Steps, float]] = []
         self._best: list[tuple[_Steps, float]] = []
         self._prior: tuple[Limits, FloatArray] | None = None
+        self._models: dict[Values, _Steps] = {}
 
     def ask(self) -> Trial | None:
         """Return the next policy: warm-up first, then the agent's; None when all are proposed."""
@@ -99,6 +104,8 @@ class HaqPlusSearcher:
             return
         self._sigma *= self._fade
         self._ended.append((self._retraced(limits, trial.values), float(objectives[0])))
+        if self._ppo and self._imitate:
+            self._imitate_best(self._ppo, limits)
         if self._ppo and len(self._ended) == self._batch:
             self._best = sorted(self._best + self._ended, key=lambda ended: ended[1])[: self._elite]
             shown = self._ended + self._best
@@ -112,13 +119,23 @@ class HaqPlusSearcher:
             actions = np.array([action_of(int(k), self._problem.cardinalities[d]) for k, d in decided])
             self._other.learn(steps.states, actions, np.full(len(actions), reward), self._updates)
 
+    def _imitate_best(self, agent: PpoAgent, limits: Limits) -> None:
+        """Let the policy imitate the best points told under `limits`, each by 1/e of the weight of the better one."""
+        kept = self._models if len(self._problem.objectives) == 1 else {}
+        best = self._history.incumbents(with_limits(self._problem, limits), IMITATED)
+        self._models = {values: kept.get(values) or self._retraced(limits, values) for values in best}
+        if best:
+            weights = np.repeat(np.exp(-np.arange(len(best))), len(self._setup.order))
+            states = np.concatenate([steps.states for steps in self._models.values()])
+            agent.imitate(states, np.concatenate([steps.choices for steps in self._models.values()]), weights, self._imitate)
+
     def _picked(self, limits: Limits) -> Values:
         """Run several episodes; return the repaired point with the least lower confidence bound of the error, of the new ones if any."""
         rng, repairer = self._history.rng, Repairer(with_limits(self._problem, limits), self._repair, self._losses)
-        count = max(2, min(self._walks, MOST_STEPS // len(self._setup.order)))
+        count = max(2, min(self._walks, MOST_STEPS // len(self._setup.order))) if self._surrogate else 1
         points = [repairer(values, rng) for values in self._run_episodes(limits, count)]
         points = [point for point in dict.fromkeys(points) if not self._history.seen(point)] or points[:1]
-        model = fit_to_history(self._history, self._tables)
+        model = fit_to_history(self._history, self._tables) if self._surrogate else None
         if model is None:
             return points[0]
         mean, deviation = model.predict(np.array(points, dtype=np.int64))

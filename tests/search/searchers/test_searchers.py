@@ -15,7 +15,7 @@ from search.tracking import read
 
 NAMES = [*sorted(SEARCHERS), "ray:OptunaSearch", "ray:random"]
 ALL_SEARCHERS = pytest.mark.parametrize("name", NAMES)
-OPTIONS = {"haq": {"updates": 2}, "haq+": {"updates": 2}}
+OPTIONS = {"haq": {"updates": 2}, "haq+": {"updates": 2, "imitate": 2}}
 """An agent learns from as many episodes, by fewer gradient steps: what is tested does not depend on how well it learns."""
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from search.problem.problem import FloatArray
-from search.searchers.haq.agent import OffPolicyAgent
+from search.searchers.haq.agent import OffPolicyAgent, PpoAgent
+from search.searchers.haq.state import MASKED
 
 STEPS, EPISODES = 2, 10
 
@@ -40,3 +41,12 @@ def test_the_overwritten_episode_is_drawn_by_seed_and_not_always_the_worst() -> 
 
 def test_a_buffer_that_is_not_full_keeps_all() -> None:
     assert kept(0.7, [3.0, 1.0, 2.0]) == [3.0, 1.0, 2.0]
+
+
+def test_imitation_raises_the_imitated_choice_its_neighbours_a_little_and_never_a_masked_one() -> None:
+    agent, state = PpoAgent(8, 5, 10, seed=0), np.array([[0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, MASKED]])
+    before = agent.probabilities(state)[0]
+    agent.imitate(np.repeat(state, 2, axis=0), np.array([1, 3]), np.array([0.9, 0.1]), 60)
+    after = agent.probabilities(state)[0]
+    assert after[1] > before[1] + 0.2
+    assert after[1] > after[2] > after[3] > 1000 * after[4], (before, after)

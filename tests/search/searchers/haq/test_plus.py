@@ -1,8 +1,11 @@
 """haq+: the scale of its reward, its replay after a stop, its algorithms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from benchmarks.searchers_pairs import pairs_problem
 from benchmarks.searchers_problems import cases
 from benchmarks.searchers_run import run
 from quant_core.util.errors import InputError
@@ -22,7 +25,7 @@ def test_the_agents_reward_does_not_depend_on_the_scale_of_the_error(scale: floa
     def error(values: Values) -> float:
         return float(sum(abs(v - t) for v, t in zip(values, target, strict=True)))
 
-    agent = build("haq+", problem, seed=0, trials=60)
+    agent = build("haq+", problem, seed=0, trials=60, options={"imitate": 5})
     errors = []
     for _ in range(60):
         trial = agent.ask()
@@ -33,12 +36,31 @@ def test_the_agents_reward_does_not_depend_on_the_scale_of_the_error(scale: floa
     assert min(errors) <= 1.0
 
 
+def test_a_cold_agent_without_the_model_learns_what_random_search_and_tpe_do_not() -> None:
+    """No sensitivities, no warm start, no second-order model: what is left is the agent, and it imitates the best policies told."""
+    problem, measure, _ = pairs_problem(32, 16)
+    problem = replace(problem, sensitivity=None)
+    alone = {"warm": 0, "strength": 0.0, "surrogate": False}
+    entered = {
+        "random": ("random", {}),
+        "tpe": ("tpe", {"warm": 0}),
+        "haq+": ("haq+", alone),
+        "no imitation": ("haq+", {**alone, "imitate": 0}),
+    }
+    errors = {
+        name: run(problem, measure, searcher, seed=0, evaluations=60, options=options).error
+        for name, (searcher, options) in entered.items()
+    }
+    assert errors["haq+"] < min(errors["random"], errors["tpe"])
+    assert errors["haq+"] < 0.9 * errors["no imitation"]
+
+
 def test_a_replayed_agent_proposes_the_same() -> None:
     """Resume: the recorded asks and tells bring a new agent to where the old one was, even after other work drew random numbers."""
     case = P4[0]
 
     def fresh() -> tuple[Trial, ...]:
-        agent = build("haq+", case.problem, seed=3, trials=24)
+        agent = build("haq+", case.problem, seed=3, trials=24, options={"imitate": 5})
         trials = []
         for _ in range(14):
             trial = agent.ask()
