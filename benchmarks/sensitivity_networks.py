@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from search.tasks import build
 from search.tasks.digits import digits
 from search.tasks.efficientnet_lite0 import efficientnet_lite0
 from search.tasks.minilm_sts import minilm_sts
@@ -53,7 +54,8 @@ def _efficientnet(places: Places, examples: int) -> Task:
 
 
 def _minilm(places: Places, examples: int) -> Task:
-    return minilm_sts(str(places.data), length=32, calib_size=examples, valid_size=BATCH, test_size=BATCH, batch_size=BATCH)
+    task = minilm_sts(str(places.data), length=32, calib_size=examples, valid_size=BATCH, test_size=BATCH, batch_size=BATCH)
+    return build("minilm_sts", task, {})
 
 
 NETWORKS = {"digits": _digits, "efficientnet_lite0": _efficientnet, "minilm": _minilm, "stories260k": _stories}

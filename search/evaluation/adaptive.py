@@ -144,7 +144,7 @@ def adaptive(
 ) -> tuple[FloatArray, ...]:
     """Return per dimension [K_d] the rise of the mean divergence, estimated from gradients and calibrated by measurements.
 
-    Whole plans decide whether the calibrated rises or those of the gradients alone are returned.
+    The calibrated rises are returned where their plans diverge less than those of the gradients alone, beyond the noise.
 
     Where all can be measured within `passes`, where at most `FEW` choices are to be measured, and where the network gives no gradients
     (with a warning), the rises are `exact`. Dimensions without gradients in a network that has others are measured whatever they cost.
@@ -207,7 +207,7 @@ class _Measurements:
         fitted = calibrated(gradients.rises, gradients.errors, self._slots, measured, self._noise).rises
         alone = tuple(fitted[d] if d in gradients.blind else row for d, row in enumerate(gradients.rises))
         budgets = min(len(SHARES), max(0, int((self._passes - self._spent.equivalents) / 2))) if budgets else 0
-        rises = best_table(self._engine, self._space, self._reference, (fitted, alone), self._costs, budgets, self._planned)
+        rises = best_table(self._engine, self._space, self._reference, (alone, fitted), self._costs, budgets, self._planned)
         self._report(math.ceil(self._passes), math.ceil(self._passes))
         return tuple(rises)
 

@@ -6,14 +6,17 @@ import numpy as np
 import torch
 
 from quant_core.network.forward import forward
+from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
-from search.evaluation.divergence import Reference
+from search.evaluation.divergence import PART, Reference
 from search.problem.problem import FloatArray, Problem, Values
 from search.searchers.solvers.ranking import best
 from spaces.space import Space
 
 SHARES = (0.35, 0.7, 0.2, 0.5, 0.1)
 """Budgets that plans are compared at, as shares of the way from the fewest bits to the most."""
+SURE = 1.645
+"""Standard errors by which a table has to be better than the first: one-sided, 95 %."""
 TINY = 1e-12
 Table = Sequence[FloatArray]
 
@@ -52,10 +55,12 @@ def best_table(
     budgets: int,
     done: Callable[[float], None],
 ) -> Table:
-    """Return the table whose plans have the least mean logarithm of the divergence; of equal ones the first.
+    """Return the first table, unless the plans of another one diverge less beyond the noise.
 
     Sums of single rises leave out what one layer's error does to another's, so tables that rank choices alike can differ by a tenth in
-    what their plans lose: only the plans themselves tell. A budget at which all tables agree costs nothing.
+    what their plans lose: only the plans themselves tell. Plans are compared on the same examples. Another table is taken where the sum
+    over budgets of log(divergence / that of the first) is below 0 at `SURE` standard errors and no budget is worse by more than its
+    standard error; of several the one with the least sum. A budget at which all tables agree costs nothing.
 
     Args:
         engine, space, reference: the network, its choices, and what it returns in float.
@@ -64,22 +69,45 @@ def best_table(
         budgets: at how many budgets plans are compared.
         done: is told what a plan cost, in forward passes over the examples.
     """
-    totals = np.zeros(len(tables))
+    ratios: list[list[FloatArray]] = [[] for _ in tables]
     for answers in plans(space, tables, costs, budgets):
-        losses = {}
+        parts = {}
         for values in dict.fromkeys(answers) if len(set(answers)) > 1 else ():
-            losses[values] = divergence(engine, space, values, reference)
+            parts[values] = np.maximum(divergences(engine, space, values, reference), TINY)
             done(1.0)
-        if losses:
-            totals += [np.log(max(losses[values], TINY)) for values in answers]
-    return tables[int(totals.argmin())]
+        for row, values in zip(ratios, answers, strict=True):
+            if values != answers[0]:
+                row.append(np.stack([parts[answers[0]], parts[values]]))
+    gains = [_gain(row) for row in ratios]
+    return tables[int(np.argmin([0.0, *gains[1:]]))]
 
 
-def divergence(engine: PostTraining, space: Space, values: Values, reference: Reference) -> float:
-    """Return the mean divergence of a whole policy from the float network, in nats."""
-    total = 0.0
+def _gain(pairs: Sequence[FloatArray]) -> float:
+    """Return the sum of log(other / first) over budgets where it is below 0 beyond the noise, else 0.
+
+    The standard error of the logarithm of a ratio of sums is that of its linear terms, other_i / other - first_i / first, over parts.
+
+    Args:
+        pairs: per budget [2, N], divergences of the first table's plan and of the other's on N parts of the examples.
+    """
+    if not pairs or pairs[0].shape[1] < 2:
+        return 0.0
+    totals = np.array([np.log(pair[1].sum() / pair[0].sum()) for pair in pairs])
+    moves = np.stack([pair[1] / pair[1].sum() - pair[0] / pair[0].sum() for pair in pairs])
+    scale = moves.shape[1] / (moves.shape[1] - 1)
+    errors, error = np.sqrt(scale * (moves**2).sum(axis=1)), np.sqrt(scale * (moves.sum(axis=0) ** 2).sum())
+    better = totals.sum() < -SURE * error and (totals <= errors).all()
+    return float(totals.sum()) if better else 0.0
+
+
+def divergences(engine: PostTraining, space: Space, values: Values, reference: Reference) -> FloatArray:
+    """Return [N]: the summed divergence of a whole policy from the float network on parts of at most `PART` examples, in nats."""
+    sums = []
     with torch.inference_mode():
         model = engine.apply(space.policy(values))
         for inputs, wanted in zip(reference.batches, reference.outputs, strict=True):
-            total += reference.compare(forward(model, inputs), wanted)[0]
-    return total / reference.distributions
+            pair = forward(model, inputs), wanted
+            whole = wanted.dim() == 0 or len(wanted) != examples_of(inputs)
+            parts = [pair] if whole else list(zip(*(torch.split(rows, PART) for rows in pair), strict=True))
+            sums += [reference.compare(*rows)[0] for rows in parts]
+    return np.array(sums)

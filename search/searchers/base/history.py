@@ -7,6 +7,7 @@ import numpy as np
 
 from search.problem.problem import IntArray, Problem, Trial, Values
 from search.problem.repair import Repairer, infeasible
+from search.searchers.base.correlations import Correlations
 
 SMALL = 20_000
 """Spaces up to this size are enumerated, so that they are searched to the last point."""
@@ -23,12 +24,14 @@ class ProposalHistory:
         problem: the problem that is searched.
         rng: the searcher's one source of randomness.
         told: point -> objectives, of the trials that did not fail.
+        correlations: of points that a model was fitted to.
     """
 
     def __init__(self, problem: Problem, seed: int, repair: Repairer) -> None:
         self.problem = problem
         self.rng = np.random.default_rng(seed)
         self.told: dict[Values, tuple[float, ...]] = {}
+        self.correlations = Correlations()
         self._repair = repair
         self._seen: dict[Values, None] = {}
         self._rows: set[bytes] = set()

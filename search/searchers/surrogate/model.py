@@ -8,13 +8,17 @@ from search.searchers.base.history import ProposalHistory
 from search.searchers.base.neighbours import distinct, neighbours
 from search.searchers.base.targets import cost_objectives, cost_range, random_limits, with_limits
 from search.searchers.solvers.next_best import total_loss
-from search.searchers.surrogate.quadratic import Quadratic, fit
+from search.searchers.surrogate.quadratic import MANY, Quadratic, fit
 
 MOST_POINTS = 400
+MOST_OF_LARGE = 200
+"""Measured points that the model is fitted to, at most; the second number holds above `MANY` dimensions."""
 MOST_CANDIDATES = 400
 LEAST_CANDIDATES = 50
 MOST_ENTRIES = 40_000
 """Neighbours of one point in a large space times its dimensions, between the two numbers of candidates above."""
+MANY_DIMENSIONS = 150
+"""Above so many dimensions there are fewer entries, too, in proportion."""
 
 
 def fit_to_history(history: ProposalHistory, losses: tuple[FloatArray, ...]) -> Quadratic | None:
@@ -23,8 +27,8 @@ def fit_to_history(history: ProposalHistory, losses: tuple[FloatArray, ...]) -> 
         return None
     points = np.array(list(history.told), dtype=np.int64)
     errors = compressed(np.array([objectives[0] for objectives in history.told.values()]))
-    best = np.sort(np.argsort(errors, kind="stable")[:MOST_POINTS])
-    return fit(points[best], errors[best], losses)
+    best = np.sort(np.argsort(errors, kind="stable")[: MOST_OF_LARGE if points.shape[1] > MANY else MOST_POINTS])
+    return fit(points[best], errors[best], losses, history.correlations)
 
 
 def compressed(errors: FloatArray) -> FloatArray:
@@ -84,6 +88,8 @@ def _candidates(history: ProposalHistory, target: Problem, model: Quadratic) -> 
         left = np.delete(unseen, infeasible(target, unseen), axis=0)
         return left[np.argsort(total_loss(left, *model.terms()), kind="stable")[:MOST_CANDIDATES]]
     best = history.incumbents(target, 4)
-    most = max(LEAST_CANDIDATES, min(MOST_CANDIDATES, MOST_ENTRIES // len(target.cardinalities)))
+    count = len(target.cardinalities)
+    entries = MOST_ENTRIES * min(count, MANY_DIMENSIONS) // count
+    most = max(LEAST_CANDIDATES, min(MOST_CANDIDATES, entries // count))
     near = [neighbours(history, target, point, most=most) for point in best]
     return distinct(np.concatenate(near)) if near else np.empty((0, len(target.cardinalities)), dtype=np.int64)

@@ -7,11 +7,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from search.problem.problem import FloatArray, IntArray
+from search.searchers.base.correlations import LENGTH, Correlations, summed
 
 MANY = 40
-"""Above so many dimensions correlations of points are summed by matrix products."""
-LENGTH = 1.0
-"""Correlation length between neighbouring choices, in choices."""
+"""Above so many dimensions correlations of measured points are kept, and those of other points computed from them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,7 @@ class Quadratic:
         weights: [N] of the posterior mean.
         factor: Cholesky factor of the kernel matrix.
         scale: variance of the additive and of the pairwise part.
+        sums: [2, N, N] of `Correlations` where there are more than `MANY` dimensions, else None.
     """
 
     points: IntArray
@@ -36,10 +36,14 @@ class Quadratic:
     weights: FloatArray
     factor: tuple[FloatArray, bool]
     scale: tuple[float, float]
+    sums: FloatArray | None
 
     def predict(self, points: IntArray) -> tuple[FloatArray, FloatArray]:
         """Return mean and standard deviation of the error at points [M, D], each [M]."""
-        additive, pairwise = _parts(points, self.points)
+        if self.sums is None:
+            additive, pairwise = _parts(points, self.points)
+        else:
+            additive, pairwise = _shares(summed(points, self.points, self.sums), points.shape[1])
         cross = self.scale[0] * additive + self.scale[1] * pairwise
         mean = self.mean[0] + self.mean[1] * _proxy(self.prior, points) + cross @ self.weights
         variance = sum(self.scale) - np.einsum("mn,nm->m", cross, cho_solve(self.factor, cross.T))
@@ -55,14 +59,21 @@ class Quadratic:
         return linear, pairs
 
 
-def fit(points: IntArray, errors: FloatArray, prior: Sequence[FloatArray]) -> Quadratic:
-    """Fit to points [N, D] and errors [N]; the shares of additive, pairwise and noise are those of the greatest likelihood on a grid."""
+def fit(points: IntArray, errors: FloatArray, prior: Sequence[FloatArray], known: Correlations | None = None) -> Quadratic:
+    """Fit to points [N, D] and errors [N]; the shares of additive, pairwise and noise are those of the greatest likelihood on a grid.
+
+    Args:
+        points, errors: measured.
+        prior: per dimension [K_d] the sensitivities.
+        known: correlations of points that were fitted to before; used above `MANY` dimensions, and added to.
+    """
     proxy = _proxy(prior, points)
     mean = _line(proxy, errors)
     left = errors - mean[0] - mean[1] * proxy
     variance = max(float(left.var()), 1e-12)
     best: tuple[float, FloatArray, tuple[FloatArray, bool], tuple[float, float]] | None = None
-    additive, pairwise = _parts(points, points)
+    sums = (known or Correlations()).between(points) if points.shape[1] > MANY else None
+    additive, pairwise = _parts(points, points) if sums is None else _shares(sums, points.shape[1])
     for share in (0.2, 0.5, 0.8):
         for noise in (1e-3, 1e-2, 1e-1):
             scale = (variance * share * (1 - noise), variance * (1 - share) * (1 - noise))
@@ -73,7 +84,7 @@ def fit(points: IntArray, errors: FloatArray, prior: Sequence[FloatArray]) -> Qu
             if best is None or cost < best[0]:
                 best = (cost, weights, factor, scale)
     assert best is not None
-    return Quadratic(points, tuple(prior), mean, *best[1:])
+    return Quadratic(points, tuple(prior), mean, *best[1:], sums)
 
 
 def _line(proxy: FloatArray, errors: FloatArray) -> tuple[float, float]:
@@ -86,6 +97,10 @@ def _line(proxy: FloatArray, errors: FloatArray) -> tuple[float, float]:
 
 
 def _proxy(prior: Sequence[FloatArray], points: IntArray) -> FloatArray:
+    if len(prior) > MANY:
+        starts = np.cumsum([0, *map(len, prior[:-1])])
+        gathered: FloatArray = np.concatenate(prior)[starts + points].sum(axis=1)
+        return gathered
     total: FloatArray = np.sum([np.zeros(len(points)), *(table[points[:, d]] for d, table in enumerate(prior))], axis=0)
     return total
 
@@ -98,21 +113,14 @@ def _near(column: IntArray, choices: int) -> FloatArray:
 
 def _parts(a: IntArray, b: IntArray) -> tuple[FloatArray, FloatArray]:
     """Return [A, B] twice: mean correlation over dimensions and over pairs; with s, q the sums of k and k^2 the latter is (s^2 - q) / 2."""
-    dimensions = a.shape[1]
-    if dimensions > MANY:
-        total, squares = (_inner(a, b, length) for length in (LENGTH, LENGTH / 2))
-    else:
-        total, squares = np.zeros((len(a), len(b))), np.zeros((len(a), len(b)))
-        for d in range(dimensions):
-            correlation = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
-            total += correlation
-            squares += correlation**2
+    total, squares = np.zeros((len(a), len(b))), np.zeros((len(a), len(b)))
+    for d in range(a.shape[1]):
+        correlation = np.exp(-np.abs(a[:, d][:, None] - b[:, d]) / LENGTH)
+        total += correlation
+        squares += correlation**2
+    return _shares((total, squares), a.shape[1])
+
+
+def _shares(sums: Sequence[FloatArray] | FloatArray, dimensions: int) -> tuple[FloatArray, FloatArray]:
+    total, squares = sums
     return total / dimensions, (total**2 - squares) / max(dimensions * (dimensions - 1), 1)
-
-
-def _inner(a: IntArray, b: IntArray, length: float) -> FloatArray:
-    """Return [A, B]: the sum over dimensions of exp(-|i - j| / length), as the inner product of one vector per choice."""
-    choices = np.arange(max(a.max(), b.max()) + 1)
-    vectors = np.linalg.cholesky(np.exp(-np.abs(choices[:, None] - choices) / length))
-    product: FloatArray = vectors[a].reshape(len(a), -1) @ vectors[b].reshape(len(b), -1).T
-    return product

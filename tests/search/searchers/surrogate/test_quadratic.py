@@ -1,6 +1,7 @@
 """The second-order model recovers additive and pairwise terms."""
 
 import numpy as np
+import pytest
 
 from search.searchers.surrogate import quadratic
 from search.searchers.surrogate.quadratic import fit
@@ -21,13 +22,13 @@ def test_the_second_order_model_recovers_a_function_of_pairs() -> None:
     assert float(np.ptp(total - mean)) < 1e-9  # the tables are the model's mean, up to a constant
 
 
-def test_products_sum_the_correlations() -> None:
+def test_many_dimensions_have_the_model_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    a, b = (rng.integers(5, size=(n, quadratic.MANY + 1)) for n in (7, 4))
-    distance = np.abs(a[:, None, :] - b[None, :, :])
-    for length in (1.0, 0.5):
-        np.testing.assert_allclose(quadratic._inner(a, b, length), np.exp(-distance / length).sum(axis=2), rtol=1e-12)
-    dimensions, near = a.shape[1], np.exp(-distance / quadratic.LENGTH)
-    pairs = (near.sum(axis=2) ** 2 - (near**2).sum(axis=2)) / (dimensions * (dimensions - 1))
-    for part, expected in zip(quadratic._parts(a, b), (near.mean(axis=2), pairs), strict=True):
-        np.testing.assert_allclose(part, expected, rtol=1e-12)
+    points = rng.integers(4, size=(30, quadratic.MANY + 1))
+    prior = tuple(rng.random(4) for _ in range(points.shape[1]))
+    errors = points[:, 0] + rng.random(30)
+    answers = [fit(points[:20], errors[:20], prior).predict(points[20:])]
+    monkeypatch.setattr(quadratic, "MANY", points.shape[1])
+    answers.append(fit(points[:20], errors[:20], prior).predict(points[20:]))
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8)
