@@ -1,6 +1,5 @@
 """What a shell completes at each place of a command line."""
 
-import shutil
 from pathlib import Path
 
 import pytest
