@@ -2,7 +2,7 @@
 
     python -m benchmarks.pictures [--out docs/images] [--work out/pictures]
 
-Needs Debian's chromium and chromium-driver, and Pillow, which reduces a picture to 128 colours: 150 KB at most.
+Needs Debian's chromium and chromium-driver, and Pillow, which reduces a picture to 256 colours: 150 KB at most.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.search import browser as shots
 SEARCHERS = ("auto", "tpe", "nsga2")
 TRIALS = 60
 WIDTHS = ((1600, 1000), (390, 844))
-COLOURS = 128
+COLOURS = 256
 DRAWN = "return document.querySelectorAll('.scatterlayer path.point').length > 9"
 HOVERED = """const plot = document.querySelector('.plotly-graph-div');
 const curve = plot.data.findIndex(trace => trace.name === 'front');
