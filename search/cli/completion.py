@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 
 import typer
 
@@ -10,6 +9,8 @@ from quant_core.util.errors import BitfrontError
 
 FAMILIES = ("formats", "clippings", "roundings", "searchers", "tasks", "qat-methods", "exporters", "backends", "schedulers")
 """What `bitfront list` lists."""
+UNREADABLE = (BitfrontError, OSError, sqlite3.Error, KeyError, ValueError)
+"""What a record that cannot be read raises: a shell shows no message while it completes."""
 
 
 def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -17,7 +18,7 @@ def sweep_names(context: typer.Context, incomplete: str) -> list[str]:
     from search.tracking import names
     from search.tracking.reading import LATEST, sweeps
 
-    with _silent():
+    with contextlib.suppress(*UNREADABLE):
         rows = sweeps(_uri(context), context.params.get("mlflow_experiment"))
         recorded = dict.fromkeys(row.tags[names.SWEEP] for row in reversed(rows))
         return [name for name in (*recorded, LATEST) if name.startswith(incomplete)]
@@ -32,7 +33,7 @@ def policy_names(context: typer.Context, incomplete: str) -> list[tuple[str, str
     from search.tracking.reading import LATEST
 
     words = [(word, "a word for a policy") for word in ("suggested", "knee")]
-    with _silent():
+    with contextlib.suppress(*UNREADABLE):
         record = read(_uri(context), context.params.get("sweep") or LATEST, context.params.get("mlflow_experiment"))
         for trial in front_members(record):
             values = [f"{name} {shown(name, figures(trial)[name], record.metrics)}" for name in record.objectives]
@@ -55,10 +56,3 @@ def family_names(incomplete: str) -> list[str]:
 def _uri(context: typer.Context) -> str:
     """Return the store that the words before name: the option, the environment, or that of the folder."""
     return str(context.params.get("uri") or "sqlite:///mlflow.db")
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Go on without what cannot be read: a shell shows no message while it completes."""
-    with contextlib.suppress(BitfrontError, OSError, sqlite3.Error, KeyError, ValueError):
-        yield
