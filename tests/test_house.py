@@ -51,6 +51,7 @@ OWN_PLACES = {  # tests whose subject is no one module or package of the mirrore
     "tests/hw_models/test_docs.py": "docs/hardware.md",
     "tests/hw_models/test_monotone.py": "a property of the tables of all devices",
     "tests/search/cli/test_readme.py": "the task of README.md",
+    "tests/search/searchers/optuna/test_dashboard.py": "the study of a sweep in optuna-dashboard",
     "tests/search/config/test_packaged.py": "the experiments in the wheel against examples/",
     "tests/search/exporters/test_all_formats.py": "every format through every exporter",
     "tests/search/exporters/test_same_bytes.py": "two exports by every format",

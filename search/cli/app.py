@@ -1,4 +1,4 @@
-"""The `bitfront` command. Each command lives in its own module, which imports what is heavy only when it runs."""
+"""The `bitfront` command. Each command lives in its own module, which is imported when that command is called, see `commands`."""
 
 import itertools
 import logging
@@ -14,28 +14,11 @@ import typer
 from quant_core.util.allocator import keep_pages
 from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.text import printable
-from search.cli import (
-    catalog,
-    compress,
-    devices,
-    evaluate,
-    export,
-    inspect,
-    measure,
-    probe,
-    profile,
-    repair,
-    report,
-    solve,
-    study,
-    sweep,
-    sweeps,
-)
+from search.cli.commands import COMMANDS, Commands, later
 from search.cli.json_lines import say_json
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
-# Commands that load no code of the user's or of a record's.
 READING = {
     "sweeps",
     "front",
@@ -49,6 +32,7 @@ READING = {
 
 app = typer.Typer(
     name="bitfront",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -74,31 +58,8 @@ def _common(
     context.obj = debug
 
 
-for _name, _command in (
-    ("compress", compress.compress_command),
-    ("sweep", sweep.sweep_command),
-    ("resume", sweep.resume_command),
-    ("sweeps", sweeps.sweeps_command),
-    ("front", report.front_command),
-    ("show", report.show_command),
-    ("compare", report.compare_command),
-    ("study", study.study_command),
-    ("repair", repair.repair_command),
-    ("ui", report.ui_command),
-    ("export", export.export_command),
-    ("apply", export.apply_command),
-    ("evaluate", evaluate.evaluate_command),
-    ("solve", solve.solve_command),
-    ("init", catalog.init_command),
-    ("list", catalog.list_command),
-    ("inspect", inspect.inspect_command),
-    ("cost", devices.cost_command),
-    ("profile", profile.profile_command),
-    ("measure", measure.measure_command),
-    ("probe", probe.probe_command),
-):
-    app.command(_name)(_command)
-app.add_typer(devices.devices_app, name="devices")
+for _name, (_, _about) in COMMANDS.items():
+    app.command(_name, help=_about)(later)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from quant_core.util.registry import about, unknown
+from search.cli.completion import FAMILIES, family_names
 from search.cli.terminal import say, terminal
 
 
@@ -44,7 +45,8 @@ def list_command(
         str | None,
         typer.Argument(
             metavar="[FAMILY]",
-            help="searchers, formats, clippings, roundings, tasks, qat-methods, exporters, backends or schedulers; without it, all.",
+            help=f"{', '.join(FAMILIES[:-1])} or {FAMILIES[-1]}; without it, all.",
+            autocompletion=family_names,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -23,6 +23,7 @@ from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from quant_core.util.text import listed
+from search.cli.completion import device_files
 from search.cli.probe import print_kernels
 from search.cli.terminal import Terminal, short_name, styled, terminal
 from search.records.units import ENERGY, title_of, unit_of
@@ -56,7 +57,8 @@ def list_devices(context: typer.Context, as_json: Json = False) -> None:
 
 @devices_app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A device's name, the path of a device file, or a runtime.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="A device's name, the path of a device file, or a runtime.", autocompletion=device_files)],
+    as_json: Json = False,
 ) -> None:
     """Show what a device can run, where its numbers come from, and how far off its model is.
 
@@ -108,7 +110,7 @@ def _show_runtime(name: str, as_json: bool) -> None:
 
 @devices_app.command("validate")
 def validate_command(
-    name: Annotated[str, typer.Argument(help="A device's name or file; all devices when left out.")] = "",
+    name: Annotated[str, typer.Argument(help="A device's name or file; all devices when left out.", autocompletion=device_files)] = "",
     golden: Annotated[Path | None, typer.Option("--golden", help="Check against this CSV instead of the device's own figures.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +131,7 @@ def validate_command(
 
 def cost_command(
     policy: Annotated[Path, typer.Argument(help="policy.json, as `bitfront export` writes it.")],
-    device: Annotated[str, typer.Option("--device", help="A device's name, or the path of a device file.")],
+    device: Annotated[str, typer.Option("--device", help="A device's name, or the path of a device file.", autocompletion=device_files)],
     layers: Annotated[
         Path | None, typer.Option("--layers", help="JSON list or CSV of the network's layers; needed where policy.json has no 'network'.")
     ] = None,

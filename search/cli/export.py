@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quant_core.util.errors import InputError
+from search.cli.completion import policy_names
 from search.cli.evaluate import evaluate_command
 from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import terminal
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def export_command(
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it appears whole or not at all.")],
     sweep: SweepName = LATEST,
-    pick: Annotated[str, typer.Option("--pick", help=f"{PICK_HELP} A file.json: its policy.")] = SUGGESTED,
+    pick: Annotated[str, typer.Option("--pick", help=f"{PICK_HELP} A file.json: its policy.", autocompletion=policy_names)] = SUGGESTED,
     max_drop: Annotated[
         float | None, typer.Option("--max-drop", help="Pick the smallest policy that loses at most so many points; in place of --pick.")
     ] = None,

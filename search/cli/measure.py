@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from search.cli.completion import policy_names
 from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say
@@ -14,7 +15,7 @@ from search.tracking.reading import LATEST
 
 def measure_command(
     sweep: SweepName = LATEST,
-    pick: Annotated[list[str] | None, typer.Option("--pick", help=f"{PICK_HELP} May be repeated.")] = None,
+    pick: Annotated[list[str] | None, typer.Option("--pick", help=f"{PICK_HELP} May be repeated.", autocompletion=policy_names)] = None,
     runtime: Annotated[
         list[str] | None, typer.Option("--runtime", help="onnxruntime or openvino; may be repeated. Default: onnxruntime.")
     ] = None,

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from search.cli.completion import sweep_names
+
 DEFAULT_URI = "sqlite:///mlflow.db"
 PICK_HELP = (
     "suggested: the smallest policy within half a point of float at 90 % confidence; or max-drop=POINTS, knee, "
@@ -13,7 +15,12 @@ PICK_HELP = (
 Uri = Annotated[str, typer.Option("--uri", envvar="MLFLOW_TRACKING_URI", help=f"MLflow tracking uri; default {DEFAULT_URI} here.")]
 ExperimentName = Annotated[str | None, typer.Option("--experiment", help="MLflow experiment; needed where several hold the name.")]
 SweepName = Annotated[
-    str, typer.Argument(metavar="[SWEEP]", help="Name, beginning of a name or MLflow run id of the sweep; by default the latest one.")
+    str,
+    typer.Argument(
+        metavar="[SWEEP]",
+        help="Name, beginning of a name or MLflow run id of the sweep; by default the latest one.",
+        autocompletion=sweep_names,
+    ),
 ]
 Log = Annotated[
     Literal["auto", "plain", "json"], typer.Option("--log", help="Progress: a live line on a terminal (auto), plain lines, or JSON lines.")

@@ -9,6 +9,7 @@ import typer
 
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
+from search.cli.completion import policy_names, sweep_names
 from search.cli.front_table import print_front
 from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Uri
 from search.cli.table import Column, print_table
@@ -55,7 +56,7 @@ def front_command(
 
 def show_command(
     sweep: SweepName = LATEST,
-    policy: Annotated[str, typer.Argument(metavar="[POLICY]", help=PICK_HELP)] = SUGGESTED,
+    policy: Annotated[str, typer.Argument(metavar="[POLICY]", help=PICK_HELP, autocompletion=policy_names)] = SUGGESTED,
     as_json: AsJson = False,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,
@@ -85,7 +86,10 @@ def show_command(
 
 
 def compare_command(
-    sweeps: Annotated[list[str], typer.Argument(metavar="SWEEP SWEEP ...", help="Names or MLflow run ids of two or more sweeps.")],
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(metavar="SWEEP SWEEP ...", help="Names or MLflow run ids of two or more sweeps.", autocompletion=sweep_names),
+    ],
     html: Annotated[
         Path | None,
         typer.Option(
@@ -138,7 +142,9 @@ def _logged(uri: str, comparison: "Comparison", page: str, data: dict[str, objec
 
 
 def ui_command(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="Also print the address of this sweep's page.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="Also print the address of this sweep's page.", autocompletion=sweep_names)
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     uri: Uri = DEFAULT_URI,
     mlflow_experiment: ExperimentName = None,

@@ -58,10 +58,16 @@ def judged(sweep: SweepRecord, trial: TrialRecord) -> list[tuple[str, str]]:
     return rows
 
 
+HOVERED = 46
+"""Characters of a line that a telephone shows whole."""
+
+
 def hover(sweep: SweepRecord, trial: TrialRecord) -> str:
     """Return the text that a point shows, in plotly's HTML."""
     lines = [f"<b>trial {trial.number}</b>, by {trial.origin}, {trial.result.fidelity} ({trial.policy.id})"]
-    lines += [f"{name}: {text}" for name, text in judged(sweep, trial)]
+    for name, text in judged(sweep, trial):
+        line = f"{name}: {text}"
+        lines += [line] if len(line) <= HOVERED else line.replace(" (", "<br>(").split("<br>")
     lines += [f"network: {trial.policy.transform}"] if trial.policy.transform != NONE else []
     lines += _wrapped(in_words(trial.policy)) + _wrapped(f"bits per layer: {strip(trial.policy)}")
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))

@@ -100,5 +100,6 @@ def continued(client: MlflowClient, parent: Row, children: Sequence[Row], journa
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
     layers = layer_names(from_tags(parent.tags, names.LAYERS))
     shown = [frozenset(int(row.tags[names.TRIAL]) for row in children if row.tags.get(key) == "true") for key in (names.PARETO, names.KNEE)]
-    store = Store(client, who, known, (shown[0], shown[1]), layers)
+    uniform = frozenset(int(row.tags[names.TRIAL]) for row in children if row.tags.get(names.UNIFORM) == "true")
+    store = Store(client, who, known, (shown[0], shown[1]), layers, uniform)
     return Tracker(sweep, journal, Writer(journal, store))

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from search.records.palette import BASELINES
 from search.records.summary import readable
 from search.tracking import names
 from search.tracking.client import Dataset, DatasetInput, InputTag, Metric, MlflowClient, Param, RunTag, get_artifact_repository
@@ -45,6 +46,7 @@ class Store:
         children: trial number -> run id, of the trials that MLflow has.
         shown: numbers of the trials that their own runs call front members, and those that are called knees.
         layers: names of the layers; empty before the first trial, whose record brings them.
+        uniform: numbers of the trials that are uniform policies within the limits.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Store:
         children: Mapping[int, str],
         shown: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
         layers: Sequence[str] = (),
+        uniform: frozenset[int] = frozenset(),
     ) -> None:
+        self._uniform = set(uniform)
         self._client, self._who, self._layers = client, who, tuple(layers)
         self._children = dict(children)
         self._front, self._knees = shown
@@ -110,6 +114,7 @@ class Store:
         """Write one trial as a child run: create, one batch, policy, end. One that is there and now has test figures only gets these."""
         trial, result = line["trial"], line["trial"]["result"]
         number, end = trial["number"], line["time"]
+        self._uniform |= {number} if line.get("uniform") else set()
         test = [(f"{name}_test", value, end, 0) for name, value in trial["test"].items()]
         tags = self._trial_tags(trial, shown) | to_tags(names.RECORD, trial)
         child = self._find(number)
@@ -118,7 +123,7 @@ class Store:
             return
         folder = ""
         if child is None:
-            tags |= {"mlflow.runName": f"{self._who.sweep}/{number:04d}"}
+            tags |= {"mlflow.runName": f"{self._who.sweep}/{number:04d}{' uniform' if number in self._uniform else ''}"}
             start = max(0, end - int(1000 * result["seconds"]))
             self._begun.add(number)
             made = self._client.create_run(self._who.experiment_id, start_time=start, tags=tags).info
@@ -138,7 +143,7 @@ class Store:
         self._client.set_terminated(child, TRIAL_STATUSES[result["status"]], end_time=end)
 
     def _trial_tags(self, trial: Json, shown: Json) -> dict[str, str]:
-        result = trial["result"]
+        result, uniform = trial["result"], trial["number"] in self._uniform
         tags = {
             names.KIND: "trial",
             names.SWEEP: self._who.sweep,
@@ -150,8 +155,10 @@ class Store:
             names.STATUS: result["status"],
             names.SEARCHER: trial["origin"],
             names.POLICY: result["policy_id"],
-            names.COLOR: self._who.color,
+            names.COLOR: BASELINES if uniform else self._who.color,
+            names.CHARTED: _text(uniform or trial["number"] in shown["front"]),
         }
+        tags |= {names.UNIFORM: "true"} if uniform else {}
         return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
 
     def _find(self, number: int) -> str | None:
@@ -200,7 +207,9 @@ class Store:
         knees = frozenset({knee} if knee >= 0 else ())
         changed = sorted(number for number in ((self._front ^ front) | (self._knees ^ knees)) - ended if number in self._children)
         for number in changed:
-            self._batch(self._children[number], tags={names.PARETO: _text(number in front), names.KNEE: _text(number == knee)})
+            charted = _text(number in front or number in self._uniform)
+            tags = {names.PARETO: _text(number in front), names.KNEE: _text(number == knee), names.CHARTED: charted}
+            self._batch(self._children[number], tags=tags)
         self._front, self._knees = front, knees
         return len(changed)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quant_core.util.errors import BitfrontError, InputError
-from search.records.front import figures, front_members, front_rows, hypervolume_of, knee_number
+from search.records.front import figures, front_members, front_rows, hypervolume_of, keeps_limits, knee_number
 from search.records.record import SweepRecord, TrialRecord
 from search.records.summary import BASELINE, best_uniform, headline
 from search.tracking import names
@@ -70,7 +70,8 @@ class Tracker:
         self._numbers.add(trial.number)
         self._last = trial.number
         data = trial_to_json(trial, self._layers)
-        self._write(*lines, {"op": "trial", "trial": data, "hypervolume": self._volume})
+        uniform = trial.origin == BASELINE and trial.result.ok and keeps_limits(trial, self.sweep.limits)
+        self._write(*lines, {"op": "trial", "trial": data, "hypervolume": self._volume, "uniform": uniform})
         self.blocked_s += time.perf_counter() - start
 
     def update_front(self, numbers: Sequence[int], knee: int, hypervolume: float) -> None:

@@ -53,7 +53,7 @@ def _address(experiment_id: str, base: str, key: str, mode: str) -> str:
 
 
 def state(costs: Sequence[str]) -> str:
-    """Return the value of the fronts' tag: only front members, error against each cost, parallel coordinates."""
+    """Return the value of the fronts' tag: front members and uniform policies, error against each cost, parallel coordinates."""
     shown = [next(iter(readable({cost: 0.0}))) for cost in costs]
     parallel = {
         "type": "PARALLEL",
@@ -65,7 +65,7 @@ def state(costs: Sequence[str]) -> str:
     section = {"metricSectionId": "bitfront", "deleted": False, "isGenerated": False}
     return _packed(
         {
-            "searchFilter": f"tags.`{names.PARETO}` = 'true'",
+            "searchFilter": f"tags.`{names.CHARTED}` = 'true'",
             "orderByKey": f"metrics.`{_ERROR}`",
             "orderByAsc": True,
             "selectedColumns": [
@@ -93,7 +93,12 @@ def state(costs: Sequence[str]) -> str:
 
 def sweeps_state() -> str:
     """Return the value of the tag of the list of sweeps: parents alone, newest first, with the figures that tell them apart."""
-    columns = [*(f"params.`{name}`" for name in SHOWN), *(f"metrics.`{name}`" for name in LISTED), f"tags.`{names.STATUS}`"]
+    columns = [
+        *(f"params.`{name}`" for name in SHOWN),
+        *(f"metrics.`{name}`" for name in LISTED),
+        f"tags.`{names.SUGGESTED}`",
+        f"tags.`{names.STATUS}`",
+    ]
     return _packed(
         {
             "searchFilter": f"tags.`{names.KIND}` = 'sweep'",
@@ -109,8 +114,8 @@ def sweeps_state() -> str:
 
 
 def _width(column: str) -> int:
-    """Return the pixels of a column that shows the whole of its title."""
-    return max(100, 40 + 7 * len(column.partition("`")[2]))
+    """Return the pixels of a column that shows the whole of its title; what a sweep is about has words as long as a device's name."""
+    return max(140 if column.startswith("params.") else 100, 40 + 7 * len(column.partition("`")[2]))
 
 
 def _packed(view: Mapping[str, object]) -> str:
@@ -145,7 +150,7 @@ def _scatter(metric: str) -> dict[str, object]:
     return {
         "type": "SCATTER",
         "uuid": f"bitfront-{metric}",
-        "runsCountToCompare": 100,
+        "runsCountToCompare": 300,
         "xaxis": {"key": metric, "type": "METRIC"},
         "yaxis": {"key": _ERROR, "type": "METRIC"},
     }

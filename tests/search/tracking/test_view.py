@@ -12,6 +12,7 @@ import pytest
 from search import tracking
 from search.problem.pareto import Archive
 from search.records.front import front_members
+from search.records.palette import BASELINES, PALETTE
 from search.records.record import SweepRecord
 from search.records.summary import best_uniform, headline
 from search.report.publish import publish
@@ -40,12 +41,12 @@ def keep(uri: str, sweep: SweepRecord, spool: Path) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def site(empty_store: Path, tmp_path_factory: pytest.TempPathFactory, make_sweep: MakeSweep) -> Iterator[dict[str, Any]]:
-    """Serve a store with two finished sweeps."""
+    """Serve a store with two finished sweeps of 150 trials: three of MLflow's lots of 100 runs."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(empty_store, folder / "mlflow.db")
     uri, port = f"sqlite:///{folder}/mlflow.db", free_port()
     three = ("error", "weight_bytes", "latency_s")
-    sweeps = [make_sweep(name, trials=60, seed=seed, layers=8, objectives=three) for name, seed in (("demo-random", 0), ("demo-tpe", 5))]
+    sweeps = [make_sweep(name, trials=150, seed=seed, layers=8, objectives=three) for name, seed in (("demo-random", 0), ("demo-tpe", 5))]
     ids = [keep(uri, sweep, folder / "spool") for sweep in sweeps]
     server = serve(uri, port)
     yield {"base": f"http://127.0.0.1:{port}", "experiment": ids[0][0], "runs": [run for _, run in ids], "sweeps": sweeps}
@@ -72,15 +73,21 @@ def test_the_front_renders_on_the_sweeps_page(browser: Browser, site: dict[str, 
 
 
 def test_the_shared_view_shows_the_fronts_of_all_sweeps(browser: Browser, site: dict[str, Any]) -> None:
-    members = sum(len(front_members(sweep)) for sweep in site["sweeps"])
+    charted = [{t.number for t in (*front_members(sweep), *sweep.trials[:2])} for sweep in site["sweeps"]]  # the first two are uniform
+    members = sum(map(len, charted))
     browser.open(link(site["experiment"], site["base"]))
     browser.wait(f"return document.body.innerText.includes('{members} matching runs')")
-    browser.wait("return [...document.querySelectorAll('input,textarea')].some(e => e.value.includes('bitfront.pareto'))")
+    browser.wait("return [...document.querySelectorAll('input,textarea')].some(e => e.value.includes('bitfront.charted'))")
     browser.wait("return document.body.innerText.includes('Pareto fronts')")
     for chart in ("latency_ms vs. error_percent", "size_KiB vs. error_percent"):
         browser.wait(f"return document.body.innerText.includes('{chart}')")
     browser.wait(f"return document.querySelectorAll('.scatterlayer path.point').length === {2 * members}")
     browser.picture("pareto-view")
+    colours = set(browser.script("return [...document.querySelectorAll('.scatterlayer path.point')].map(p => getComputedStyle(p).fill)"))
+    wanted = {f"rgb({', '.join(str(int(hue[i : i + 2], 16)) for i in (1, 3, 5))})" for hue in (*PALETTE[:2], BASELINES)}
+    assert colours == wanted, "a colour per sweep, and one for uniform policies"
+    for name in ("demo-random/0000 uniform", "demo-tpe/0001 uniform"):
+        browser.wait(f"return document.body.textContent.includes('{name}')")
     scrolled = "[...document.querySelectorAll('div')].filter(e => e.scrollHeight > e.clientHeight + 400 && e.clientWidth > 700)"
     browser.script(f"{scrolled}.forEach(e => e.scrollTop = 450)")  # charts further down are drawn when they are seen
     axes = "[...document.querySelectorAll('.parcoords text.label')].map(t => t.textContent).join(' ')"

@@ -1,0 +1,116 @@
+"""The pictures of docs/pictures.md: sweeps of digits are run and recorded, then their pages are photographed in chromium.
+
+    python -m benchmarks.pictures [--out docs/images] [--work out/pictures]
+
+Needs Debian's chromium and chromium-driver, and Pillow, which reduces a picture to 256 colours: 150 KB at most.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from search.records.compare import compare
+from search.records.record import SweepRecord
+from search.report.comparison import comparison_page
+from search.report.page import sweep_page
+from search.tracking import read, sweeps
+from search.tracking.server import serve
+from search.tracking.view import link, sweeps_link
+from tests.search import browser as shots
+
+SEARCHERS = ("auto", "tpe", "nsga2")
+TRIALS = 60
+WIDTHS = ((1600, 1000), (390, 844))
+COLOURS = 256
+DRAWN = "return document.querySelectorAll('.scatterlayer path.point').length > 9"
+HOVERED = """const plot = document.querySelector('.plotly-graph-div');
+const curve = plot.data.findIndex(trace => trace.name === 'front');
+Plotly.Fx.hover(plot, [{curveNumber: curve, pointNumber: Math.floor(plot.data[curve].x.length / 2)}], ['xy']); return true"""
+
+
+def record(folder: Path) -> tuple[str, list[SweepRecord]]:
+    """Return a store with the sweeps, which are run where the folder has none yet, and the sweeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    for seed, searcher in enumerate(SEARCHERS):
+        if not (folder / f"{searcher}.done").exists():
+            changes = [f'name="digits-{searcher}"', f'search.searcher="{searcher}"', f"search.trials={TRIALS}", f"search.seed={seed}"]
+            path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+            command = [sys.executable, "-m", "search", "sweep", "digits", *changes]
+            subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True)
+            (folder / f"{searcher}.done").touch()
+    return uri, [read(uri, f"digits-{searcher}") for searcher in SEARCHERS]
+
+
+def shoot(browser: shots.Browser, name: str, out: Path) -> None:
+    """Write what the browser shows as a small PNG."""
+    shots.PICTURES = out
+    browser.picture(name)
+    path = out / f"{name}.png"
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def pages(browser: shots.Browser, folder: Path, records: list[SweepRecord], out: Path) -> None:
+    """Photograph the page of a sweep with a policy pointed at, and the page of a comparison."""
+    (folder / "front.html").write_text(sweep_page(records[0]))
+    (folder / "compare.html").write_text(comparison_page(compare(records)))
+    for width, height in WIDTHS:
+        for dark in (False, True):
+            ending = f"{width}{'-dark' if dark else ''}"
+            browser.size(width, height, dark=dark)
+            for name in ("front", "compare"):
+                browser.load((folder / f"{name}.html").as_uri())
+                browser.wait(DRAWN)
+                if name == "front":
+                    browser.wait(HOVERED)
+                    browser.wait("return document.querySelector('.hoverlayer .hovertext') !== null")
+                assert browser.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
+                shoot(browser, f"{name}-{ending}", out)
+
+
+def views(browser: shots.Browser, uri: str, out: Path) -> None:
+    """Photograph the two views of MLflow."""
+    port, experiment = shots.free_port(), sweeps(uri)[0].experiment_id
+    server, base = serve(uri, port), f"http://127.0.0.1:{port}"
+    try:
+        for (width, height), dark in ((size, dark) for size in WIDTHS for dark in (False, True)):
+            browser.size(width, height, dark=dark)
+            for name, address in (("sweeps", sweeps_link(experiment, base)), ("fronts", link(experiment, base))):
+                browser.open(address)
+                browser.script("localStorage.setItem('_mlflow_dark_mode_toggle_enabled', arguments[0])", json.dumps(dark))
+                browser.open(address)
+                browser.wait("return document.body.innerText.includes('matching runs')")
+                if name == "fronts" and width > 1000:
+                    browser.wait(DRAWN)
+                time.sleep(1.5)  # the table sets the widths of its columns
+                shoot(browser, f"mlflow-{name}-{width}{'-dark' if dark else ''}", out)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main() -> None:
+    """Run the sweeps and take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--work", type=Path, default=Path("out/pictures"))
+    parser.add_argument("--pages-only", action="store_true", help="not MLflow's views")
+    chosen = parser.parse_args()
+    folder, out = chosen.work.resolve(), chosen.out.resolve()
+    uri, records = record(folder)
+    with shots.chromium(folder / "profile") as browser:
+        pages(browser, folder, records, out)
+        if not chosen.pages_only:
+            views(browser, uri, out)
+
+
+if __name__ == "__main__":
+    main()
