@@ -30,8 +30,9 @@ class Part:
 
 
 def parts(inputs: Any, size: int) -> Iterator[Part]:
-    """Yield a batch in parts of at most `size` examples (0: whole), in order; whole where a tensor of it has no row per example."""
+    """Yield a batch in alike parts of about `size` examples (0: whole), in order; whole where a tensor of it has no row per example."""
     count = examples_of(inputs)
+    size = -(-count // max(1, round(count / size))) if size else 0
     if not size or count <= size or any(rowless(leaf, count) for leaf in tree_leaves(inputs)):
         yield Part(inputs, 0, count, count)
         return
@@ -41,7 +42,12 @@ def parts(inputs: Any, size: int) -> Iterator[Part]:
 
 def cut(batches: Sequence[Any], size: int) -> list[Any]:
     """Return batches cut into chunks of at most `size` examples; a batch is kept whole where a tensor of it has no row per example."""
-    return [part.inputs for inputs in batches for part in parts(inputs, size)]
+    chunks: list[Any] = []
+    for inputs in batches:
+        count = examples_of(inputs)
+        whole = count <= size or any(rowless(leaf, count) for leaf in tree_leaves(inputs))
+        chunks += [inputs] if whole else [rows(inputs, first, size) for first in range(0, count, size)]
+    return chunks
 
 
 def rows(inputs: Any, first: int, size: int) -> Any:
@@ -55,7 +61,7 @@ def rowless(leaf: Any, count: int) -> bool:
 
 
 def call_in_parts(model: nn.Module, inputs: Any, size: int) -> Any:
-    """Run `model` on one batch in parts of at most `size` examples (0: whole) and return all that it returns, joined again."""
+    """Run `model` on one batch in parts of about `size` examples (0: whole) and return all that it returns, joined again."""
     outputs = [call(model, part.inputs) for part in parts(inputs, size)]
     return outputs[0] if len(outputs) == 1 else _joined(outputs)
 

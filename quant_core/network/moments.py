@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quant_core.network.cutting import parts
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.patches import patches, weight_rows
+from quant_core.util.pages import lasting
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 POSITIONS = 16_384
@@ -183,7 +184,8 @@ class _Matrix:
         if self._held is None:
             self._add(rows)
         else:
-            self._held.append(rows.clone())
+            with lasting():
+                self._held.append(rows.clone())
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
 
@@ -194,7 +196,8 @@ class _Matrix:
             with self._file.mapped(self._place) as outer:
                 outer.add_(product.cpu())
         else:
-            self._outer = product if self._outer is None else self._outer.add_(product)
+            with lasting():
+                self._outer = product.clone() if self._outer is None else self._outer.add_(product)
 
     def result(self, centered: bool) -> "InputMoments | _OnDisk":
         if self._held:

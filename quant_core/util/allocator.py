@@ -7,11 +7,9 @@ next batch. On a CNN at 224 x 224 that was 47 % of the processor time of a sweep
 import ctypes
 import sys
 
-from quant_core.util.pages import kept_from_now
+from quant_core.util.pages import LARGEST_BLOCK, MMAP_THRESHOLD, kept_from_now
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-LARGEST_BLOCK = 2**30
-"""Blocks up to this size come from the heap."""
+_TRIM_THRESHOLD, _TOP_PAD = -1, -2  # malloc.h
 PAD = 256 * 2**20
 """The heap grows by this much more than is asked for."""
 
@@ -27,7 +25,7 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    blocks = mallopt(_MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+    blocks = mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(MMAP_THRESHOLD, 32 * 2**20)
     keeps = bool(blocks and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, PAD))
     if keeps:
         kept_from_now()

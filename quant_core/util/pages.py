@@ -5,9 +5,15 @@ Blocks of many sizes leave gaps between them. With all of them kept, a sweep of 
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+MMAP_THRESHOLD = -3  # malloc.h
+LARGEST_BLOCK = 2**30
+"""Blocks up to this size come from the heap."""
+_LASTING = 2**18
 KEPT = 128 * 2**20
 """Free bytes that stay with the process whatever happens."""
 _STEP = 32 * 2**20  # of growth, until which nothing is looked up
@@ -53,6 +59,23 @@ def kept_from_now() -> None:
         _PAGES.returned()
 
 
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Take blocks from the system within the block, not from the heap: those that stay leave gaps there between what comes and goes.
+
+    Nothing is done unless this process keeps pages.
+    """
+    if _PAGES.beside < 0:
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(MMAP_THRESHOLD, _LASTING)
+    try:
+        yield
+    finally:
+        mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(MMAP_THRESHOLD, 32 * 2**20)
+
+
 def give_back() -> bool:
     """Return free pages to the system where many gathered; tell whether it was done. Nothing is, unless this process keeps pages.
 
@@ -60,14 +83,14 @@ def give_back() -> bool:
     """
     if _PAGES.beside < 0:
         return False
-    resident, first = resident_bytes(), _PAGES.passes == 1
+    resident, first = resident_bytes(), _PAGES.passes == 0
     _PAGES.passes += 1
     if resident < _PAGES.seen + _STEP and not first:
         return False
     _PAGES.seen, free = resident, resident - bytes_in_use() - _PAGES.beside
     if first:
-        _PAGES.kept = max(KEPT, free)
-    if free <= _PAGES.kept + _STEP:
+        _PAGES.kept = max(KEPT, free + free // 4)
+    if free <= _PAGES.kept:
         return False
     _PAGES.returned()
     return True

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from quant_core.network.apart import LEAST, activation_bytes, part_size
+from quant_core.network.apart import activation_bytes, part_size
 from quant_core.network.cutting import forward_in_parts
 from quant_core.network.dispatch import RecordingMode
 
@@ -64,10 +64,10 @@ def test_a_batch_that_fits_is_never_cut() -> None:
     assert part_size(model, x[:1], part_bytes=1) == 0
 
 
-def test_parts_are_not_smaller_than_torchs_fast_convolutions_take_unless_memory_asks_for_it() -> None:
+def test_a_part_has_as_many_examples_as_the_bytes_allow_and_one_at_least() -> None:
     model, x = network(), torch.rand(64, 3, 16, 16)
     one = activation_bytes(model, x)
-    assert [part_size(model, x, part_bytes=count * one) for count in (1, 4, 8, 24)] == [4, LEAST, LEAST, 24]
+    assert [part_size(model, x, part_bytes=count) for count in (1, 4 * one, 9 * one - 1, 63 * one)] == [1, 4, 8, 63]
 
 
 class Centred(nn.Module):

@@ -13,8 +13,9 @@ X = torch.arange(20.0).reshape(10, 2)
 
 def test_parts_say_where_they_lie() -> None:
     cut = list(parts(X, 4))
-    assert [(part.first, part.count, part.total) for part in cut] == [(0, 4, 10), (4, 4, 10), (8, 2, 10)]
+    assert [(part.first, part.count, part.total) for part in cut] == [(0, 5, 10), (5, 5, 10)]
     assert torch.equal(torch.cat([part.inputs for part in cut]), X)
+    assert [part.count for part in parts(X, 3)] == [4, 4, 2]  # no part of one
 
 
 @pytest.mark.parametrize(("inputs", "size"), [(X, 0), (X, 10), ((X, torch.zeros(1, 2)), 4), ({"x": X, "scale": torch.tensor(2.0)}, 4)])
@@ -39,7 +40,7 @@ def test_outputs_of_any_structure_are_joined() -> None:
     with torch.inference_mode():
         whole, joined = model(X), call_in_parts(model, X, 4)
         assert torch.allclose(forward_in_parts(model, X, 3), whole["logits"])
-    assert model.sizes == [10, 4, 4, 2, 3, 3, 3, 1]
+    assert model.sizes == [10, 5, 5, 4, 4, 2]
     assert torch.allclose(joined["logits"], whole["logits"])
     assert torch.equal(joined["more"][0], whole["more"][0])
     assert joined["more"][1] is None
