@@ -1,19 +1,22 @@
 """Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict. Here alone batches move to its device."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from quant_core.network.outputs import judged_output
 from quant_core.util.devices import device_of
+from quant_core.util.pages import give_back
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on one batch of inputs, moved to its device, and return all that it returns."""
+    give_back()
     inputs = placed_inputs(model, inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
@@ -76,6 +79,12 @@ def to_device(inputs: Any, device: torch.device) -> Any:
             return inputs
         return getattr(type(inputs), "_make", type(inputs))(parts)  # a named tuple takes its fields one by one
     return inputs
+
+
+def examples_of(inputs: Any) -> int:
+    """Return the number of examples of a batch: the size of the first axis of its first tensor."""
+    sizes = (leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim())
+    return next(itertools.islice(sizes, 1), 1)
 
 
 def first_example(inputs: Any) -> Any:

@@ -1,5 +1,6 @@
 """One example run through a network: the calls of its layers, and from which operation to which every activation is needed."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,14 @@ class Lives:
                 life = self._lives.setdefault(storage_address(tensor), _Life(elements, self.step, self.step))
                 life.last_use = self.step
         self.step += 1
+
+    def most_alive(self) -> int:
+        """Return the elements of activations alive at once, at the largest moment."""
+        changes = [0] * (self.step + 1)
+        for life in self._lives.values():
+            changes[life.born] += life.elements
+            changes[life.last_use + 1] -= life.elements
+        return max(itertools.accumulate(changes), default=0)
 
     def alive_beside(self, call: LayerCall) -> int:
         """Return the elements of activations made before `call`, needed after it, and not its own input."""

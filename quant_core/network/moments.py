@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_core.network.cutting import parts
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.patches import patches, weight_rows
+from quant_core.util.pages import lasting
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 POSITIONS = 16_384
@@ -105,19 +107,24 @@ def second_moments(
     largest: int = LARGEST_MATRIX,
     limit: int = 2**62,
     file: SpillFile | None = None,
+    at_once: int = 0,
 ) -> MomentStore:
     """Return the second moments of the patches that reach each module, in one pass; with `centered` their covariance.
 
     At most 16,384 (or 8 K, where that is more) positions of each module are used. Where K is above `largest`, a random sample of patches
     stands for the matrix: 64 MiB of them, between 128 and 2,048. Matrices beyond `limit` bytes are summed up in `file`; where the disk is
-    full, 128 patches stand for each of the rest that is larger, with a `SpillWarning`.
+    full, 128 patches stand for each of the rest that is larger, with a `SpillWarning`. At most `at_once` examples run at once (0: a batch);
+    the positions are those of the batch.
     """
     plan = _Plan(largest, limit, file)
     gathered = {name: plan.moments_of(module, len(batches)) for name, module in modules.items()}
     plan.warn()
-    with torch.no_grad(), watched_inputs(modules, lambda name, x: gathered[name].update(x)):
+    place = (0, 1, 1)
+    with torch.no_grad(), watched_inputs(modules, lambda name, x: gathered[name].update(x, place)):
         for inputs in batches:
-            forward(model, inputs)
+            for part in parts(inputs, at_once):
+                place = (part.first, part.count, part.total)
+                forward(model, part.inputs)
     return MomentStore({name: moments.result(centered) for name, moments in gathered.items()}, file)
 
 
@@ -168,16 +175,17 @@ class _Matrix:
         self._sum: Tensor | float = 0.0
         self._count = 0
 
-    def update(self, x: Tensor) -> None:
-        rows = patches(self._module, x, self._limit).to(torch.float32)
+    def update(self, x: Tensor, part: tuple[int, int, int] = (0, 1, 1)) -> None:
+        rows = patches(self._module, x, self._limit, part).to(torch.float32)
         if self._held is not None and self._count + rows.shape[1] > self._most:
             earlier, self._held = self._held, None
-            for part in earlier:
-                self._add(part)
+            for held in earlier:
+                self._add(held)
         if self._held is None:
             self._add(rows)
         else:
-            self._held.append(rows.clone())
+            with lasting():
+                self._held.append(rows.clone())
         self._sum = self._sum + rows.sum(dim=1)
         self._count += rows.shape[1]
 
@@ -188,7 +196,8 @@ class _Matrix:
             with self._file.mapped(self._place) as outer:
                 outer.add_(product.cpu())
         else:
-            self._outer = product if self._outer is None else self._outer.add_(product)
+            with lasting():
+                self._outer = product.clone() if self._outer is None else self._outer.add_(product)
 
     def result(self, centered: bool) -> "InputMoments | _OnDisk":
         if self._held:
@@ -226,8 +235,8 @@ class _Sample:
         self._module, self._limit = module, limit
         self._rows: list[Tensor] = []
 
-    def update(self, x: Tensor) -> None:
-        self._rows.append(patches(self._module, x, self._limit).to(torch.float32).clone())
+    def update(self, x: Tensor, part: tuple[int, int, int] = (0, 1, 1)) -> None:
+        self._rows.append(patches(self._module, x, self._limit, part).to(torch.float32).clone())
 
     def result(self, centered: bool) -> InputMoments:
         if not self._rows:

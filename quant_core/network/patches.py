@@ -32,14 +32,16 @@ def weight_from_rows(module: Any, rows: Tensor) -> Tensor:
     return rows[0].t() if is_transformers_conv1d(module) else rows.reshape(shape)
 
 
-def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
+def patches(module: Any, x: Tensor, limit: int = 2**62, part: tuple[int, int, int] = (0, 1, 1)) -> Tensor:
     """Return [groups, positions, inputs of a patch]: times the transposed `weight_rows`, the layer's output without its bias.
 
-    Of more than `limit` positions a fixed random choice of that many is taken.
+    Of more than `limit` positions a fixed random choice of that many is taken. Where `x` is a part of a batch (first example, how many, of
+    how many), the choice is that of the batch as far as it lies in the part.
     """
     if isinstance(module, nn.Linear) or is_transformers_conv1d(module):
         flat = x.reshape(1, -1, x.shape[-1])
-        return flat[:, _choice(flat.shape[1], limit)] if flat.shape[1] > limit else flat
+        chosen = _choice(flat.shape[1], limit, part)
+        return flat if chosen is None else flat[:, chosen]
     spatial = len(module.kernel_size)
     x = x if x.dim() == spatial + 2 else x[None]
     x, stride = (_dilated(module, x), (1,) * spatial) if isinstance(module, TRANSPOSED) else (_padded(module, x), module.stride)
@@ -48,14 +50,23 @@ def patches(module: Any, x: Tensor, limit: int = 2**62) -> Tensor:
     x = x.reshape(x.shape[0], module.groups, -1, *x.shape[2:])  # [N, groups, channels, positions ..., taps ...]
     x = x.permute(1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, x.dim()))
     sites = x.shape[1 : 2 + spatial]
-    if math.prod(sites) <= limit:
+    chosen = _choice(math.prod(sites), limit, part)
+    if chosen is None:
         return x.flatten(1, 1 + spatial).flatten(2)
-    chosen = torch.unravel_index(_choice(math.prod(sites), limit), sites)
-    return x.movedim(0, -1)[chosen].movedim(-1, 0).flatten(2)
+    return x.movedim(0, -1)[torch.unravel_index(chosen, sites)].movedim(-1, 0).flatten(2)
 
 
-def _choice(count: int, limit: int) -> Tensor:
-    return torch.randperm(count, generator=rng.generator(count))[:limit]
+def _choice(count: int, limit: int, part: tuple[int, int, int]) -> Tensor | None:
+    """Return which of the `count` positions of a part are taken; None: all."""
+    first, examples, total = part
+    whole = count * total // examples
+    if whole <= limit:
+        return None
+    chosen = torch.randperm(whole, generator=rng.generator(whole))[:limit]
+    if count == whole:
+        return chosen
+    start = first * whole // total
+    return chosen[(chosen >= start) & (chosen < start + count)] - start
 
 
 def _groups(module: Any) -> int:

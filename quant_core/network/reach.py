@@ -1,7 +1,6 @@
 """What calibration batches reach of a network: its layers and the other weights that take part in products, with mean counts."""
 
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -10,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from quant_core.network.cutting import parts
+from quant_core.network.forward import examples_of as examples_of  # noqa: PLC0414 - most import it from here
 from quant_core.network.forward import first_example, first_input, forward
 from quant_core.network.parameters import Site, argument, input_path
 from quant_core.network.products import Product, ProductRecorder
@@ -58,7 +58,7 @@ class Reach:
     Attributes:
         counts: layer -> its counts, in the order in which they are first reached; `macs` and `rows` are means of one example.
         alone: layer -> its counts in the first example.
-        batches, examples: how many were run besides the first example; 0: the first example is all.
+        batches, examples: how many (parts of) batches were run besides the first example; 0: the first example is all.
     """
 
     counts: dict[str, Count] = field(default_factory=dict)
@@ -68,7 +68,13 @@ class Reach:
 
 
 def reach(
-    model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[Site], inputs: Any, batches: Iterable[Any], macs_of: MacsOf
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    sites: Iterable[Site],
+    inputs: Any,
+    batches: Iterable[Any],
+    macs_of: MacsOf,
+    at_once: int = 0,
 ) -> Reach:
     """Run the first example of `inputs`, then `batches` until `EXAMPLES` examples are read, and return what they reach.
 
@@ -81,17 +87,18 @@ def reach(
         inputs: one batch.
         batches: further ones.
         macs_of: (module, shapes of a call) -> its multiply-accumulates.
+        at_once: examples that run at once; 0: a batch.
     """
     sites = list(sites)
     alone = _run(model, modules, sites, first_example(inputs), macs_of)
     reached = Reach({name: Count() for name in alone}, alone)
     for batch in batches:
-        size = examples_of(batch)
-        for name, count in _run(model, modules, sites, batch, macs_of).items():
-            first = alone.get(name)
-            constant = first is not None and (count.macs, count.rows) == (first.macs, first.rows)
-            reached.counts.setdefault(name, Count()).add(count, size if constant else 1)
-        reached.batches, reached.examples = reached.batches + 1, reached.examples + size
+        for part in parts(batch, at_once):
+            for name, count in _run(model, modules, sites, part.inputs, macs_of).items():
+                first = alone.get(name)
+                constant = first is not None and (count.macs, count.rows) == (first.macs, first.rows)
+                reached.counts.setdefault(name, Count()).add(count, part.count if constant else 1)
+            reached.batches, reached.examples = reached.batches + 1, reached.examples + part.count
         if reached.examples >= EXAMPLES:
             break
     if not reached.batches:
@@ -101,12 +108,6 @@ def reach(
     for name, count in alone.items():
         reached.counts[name].axis = count.axis if reached.counts[name].axis == -1 else reached.counts[name].axis
     return reached
-
-
-def examples_of(inputs: Any) -> int:
-    """Return the number of examples of a batch: the size of the first axis of its first tensor."""
-    sizes = (leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim())
-    return next(itertools.islice(sizes, 1), 1)
 
 
 def _run(model: nn.Module, modules: Mapping[str, nn.Module], sites: Iterable[Site], inputs: Any, macs_of: MacsOf) -> dict[str, Count]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quant_core.network.forward import forward
+from quant_core.util.pages import lasting
 
 
 class ActivationReplay:
@@ -62,7 +63,8 @@ class ActivationReplay:
             if name in self._kept:  # a second call: it cannot be replayed
                 self._left += self._kept.pop(name).nbytes
             elif self._order.count(name) == 1 and output.nbytes <= self._left:
-                self._kept[name] = output.clone()
+                with lasting():
+                    self._kept[name] = output.clone()
                 self._left -= output.nbytes
 
         return hook

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quant_core.network.cutting import parts
 from quant_core.network.forward import forward, watched_inputs
 from quant_core.network.parameters import layer_module
 from quant_core.spec.layer import Layer
@@ -43,6 +45,7 @@ class TensorStatistics:
         self.counts: NDArray[np.float64] = np.zeros(BINS)
         self.sums: NDArray[np.float64] = np.zeros(BINS)
         self.means: dict[tuple[int, ...], tuple[Tensor, int]] = {}
+        self._ranges: dict[int, tuple[float, float]] = {}
 
     @property
     def unsigned(self) -> bool:
@@ -60,6 +63,17 @@ class TensorStatistics:
         Raises:
             InputError: it holds NaN or infinity, naming the layer.
         """
+        self.add(x)
+        self.end_batch()
+
+    def add(self, x: Tensor, call: int = 0) -> None:
+        """Add a part of a batch: of the call with this number, where a layer is called several times in a pass.
+
+        Counts are those of the whole batch, and so is each batch's range; sums over a bin are rounded in another order.
+
+        Raises:
+            InputError: it holds NaN or infinity, naming the layer.
+        """
         if x.numel() == 0:
             return
         x = x.detach().to(torch.float32)
@@ -68,10 +82,10 @@ class TensorStatistics:
             raise InputError(
                 f"layer {self.name!r}: its input in calibration batch {self.batches + 1} holds NaN or infinity; clean the data."
             )
-        self.ema_low += (low - self.ema_low) * (EMA if self.batches else 1.0)
-        self.ema_high += (high - self.ema_high) * (EMA if self.batches else 1.0)
+        before = self._ranges.get(call, (low, high))
+        self._ranges[call] = min(before[0], low), max(before[1], high)
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.count, self.batches = self.count + x.numel(), self.batches + 1
+        self.count += x.numel()
         self._widen(max(-low, high))
         per_width = 1.0 / self.width if self.width else 0.0
         if x.device.type == "cpu":
@@ -81,6 +95,14 @@ class TensorStatistics:
             self.zeros, self.counts, self.sums = self.zeros + zeros, self.counts + counts, self.sums + sums
         if self._kept_dims:
             self._add_mean(x)
+
+    def end_batch(self) -> None:
+        """Average the ranges of the batch that was added, one per call."""
+        for low, high in self._ranges.values():
+            self.ema_low += (low - self.ema_low) * (EMA if self.batches else 1.0)
+            self.ema_high += (high - self.ema_high) * (EMA if self.batches else 1.0)
+            self.batches += 1
+        self._ranges.clear()
 
     def _widen(self, top: float) -> None:
         """Merge bins until |values| up to `top` fit."""
@@ -142,11 +164,12 @@ def _count(values: NDArray[np.float32], per_width: float, counts: NDArray[np.flo
     return zeros
 
 
-def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -> dict[str, TensorStatistics]:
+def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any], at_once: int = 0) -> dict[str, TensorStatistics]:
     """Run `model` over `batches` (model inputs) once and return the statistics of every called layer's INPUT, by layer name.
 
     Embeddings read indices, so they have none. A module that is called several times has one statistics for all its calls. A layer
-    that no batch reaches has none either and is named in a `LeftInFloatWarning`: without a range its input stays in float.
+    that no batch reaches has none either and is named in a `LeftInFloatWarning`: without a range its input stays in float. At most
+    `at_once` examples run at once (0: a batch).
 
     Raises:
         InputError: there is no batch, or a layer's input holds NaN or infinity (the layer is named).
@@ -157,10 +180,19 @@ def collect(model: nn.Module, layers: Sequence[Layer], batches: Iterable[Any]) -
         if layer.calls and layer.takes_activation
     }
     modules = {layer.name: layer_module(model, layer) for layer in layers if layer.name in collected}
-    batch_count = 0
-    with torch.inference_mode(), watched_inputs(modules, lambda name, x: collected[name].update(x)):
+    batch_count, calls = 0, Counter[str]()
+
+    def observe(name: str, x: Tensor) -> None:
+        collected[name].add(x, calls[name])
+        calls[name] += 1
+
+    with torch.inference_mode(), watched_inputs(modules, observe):
         for inputs in batches:
-            forward(model, inputs)
+            for part in parts(inputs, at_once):
+                calls.clear()
+                forward(model, part.inputs)
+            for statistics in collected.values():
+                statistics.end_batch()
             batch_count += 1
     if not batch_count:
         raise InputError("the calibration split is empty; give at least one batch.")

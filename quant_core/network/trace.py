@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from quant_core.network.apart import part_size
 from quant_core.network.forward import first_example, placed_inputs
 from quant_core.network.lives import LayerCall, Lives, run_first
 from quant_core.network.parameters import holder
@@ -75,7 +76,8 @@ def trace(model: nn.Module, inputs: Any, batches: Iterable[Any] = (), parameters
     batches = iter(batches)
     further = list(itertools.islice(batches, 1))
     if sites or further:
-        reached = reach(model, modules, sites, inputs, itertools.chain(further, batches), call_macs)
+        at_once = part_size(model, further[0] if further else inputs)
+        reached = reach(model, modules, sites, inputs, itertools.chain(further, batches), call_macs, at_once)
     else:
         reached = Reach(dict.fromkeys(sorted(calls, key=lambda name: calls[name][0].start), Count(calls=1)))
     never = [name for name in modules if name not in calls and name not in reached.counts]

@@ -11,6 +11,7 @@ from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import fake_quantize, saturated
 from quant_core.codecs.scales import FLOAT_MAX
 from quant_core.network.statistics import TensorStatistics
+from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 
@@ -57,6 +58,19 @@ class ActivationQuantizer:
         if self.spec.format == "int" and self.spec.granularity == "tensor":
             return to_grid(x, *range_qparams(*_batch_range(x, self.spec), self.spec))
         return _along_channels(x, self._axis, lambda rows: fake_quantize(rows, self.spec))
+
+
+def ranges_whole_batches(policy: Policy) -> bool:
+    """Tell whether an input is quantized by what its batch holds (one range or scale for all, or noise): parts give other outputs then."""
+    return any(_by_batch(layer.activation) for layer in policy.values())
+
+
+def _by_batch(spec: QuantSpec) -> bool:
+    if spec.is_float:
+        return False
+    if spec.granularity == "tensor" and (spec.format != "int" or spec.dynamic):
+        return True
+    return spec.format == "nvfp4" or spec.coarse == "tensor" or spec.rounding == "stochastic"
 
 
 def range_qparams(low: float, high: float, spec: QuantSpec) -> QParams:

@@ -53,6 +53,7 @@ class PostTraining:
         reestimate: take activation ranges anew under each policy's quantized weights; a calibration pass per trial.
         cache_bytes: memory of quantized weights that are not applied, codes, and second moments (at most half of it). A smaller one costs
             time, never a pass.
+        at_once: examples that calibration runs at once, from `quant_core.network.apart.part_size`; 0: a batch.
         specs: layer name -> the specs that its weight will be asked for; second moments are gathered for layers that can need them. A
             policy outside of it costs another pass. None: any spec may come.
 
@@ -79,6 +80,7 @@ class PostTraining:
         reestimate: bool = False,
         cache_bytes: int = 2**30,
         specs: Mapping[str, Collection[QuantSpec]] | None = None,
+        at_once: int = 0,
     ) -> None:
         self._layers = {layer.name: layer for layer in layers}
         self._bias_correction, self._scale_correction = bias_correction, scale_correction
@@ -91,7 +93,7 @@ class PostTraining:
             unshare(self._modules)
             equalize_layers(self.model, layers, example)
         self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
-        self._batches = list(batches)
+        self._batches, self._at_once = list(batches), at_once
         self.calibration_passes, self.cache_bytes = 0, cache_bytes
         self.statistics = self._collected()
         self._file = SpillFile()
@@ -246,7 +248,9 @@ class PostTraining:
             for name in applied:
                 self._install(name, self._floats[name])
             with self._inputs_in_float():
-                moments = second_moments(self.model, modules, self._batches, centered=self._bias_correction, limit=limit, file=self._file)
+                moments = second_moments(
+                    self.model, modules, self._batches, centered=self._bias_correction, limit=limit, file=self._file, at_once=self._at_once
+                )
         finally:
             for name, quantized in applied.items():
                 self._install(name, quantized)
@@ -256,7 +260,7 @@ class PostTraining:
 
     def _collected(self) -> dict[str, TensorStatistics]:
         self.calibration_passes += 1
-        return collect(self.model, list(self._layers.values()), self._batches)
+        return collect(self.model, list(self._layers.values()), self._batches, self._at_once)
 
     @contextmanager
     def _inputs_in_float(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from quant_core.codecs import Encoded
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.cache import CacheCounts
+from quant_core.util.pages import lasting
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
 Key = tuple[str, QuantSpec]
@@ -137,6 +138,9 @@ class WeightStore:
             encoded, value = make()
             self._add_codes(key, PackedWeight(encoded, value.bias))
         if value.nbytes + self._code_bytes <= self._limit:
+            if self.counts.bytes + value.nbytes <= self._limit:  # it stays; else others go, and it may soon
+                with lasting():
+                    value = replace(value, weight=value.weight.clone())
             self._values[key] = value
             self.counts.bytes += value.nbytes
         self._trim()

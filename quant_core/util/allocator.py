@@ -1,16 +1,15 @@
 """Keeping the pages of freed memory in this process, so that large activations do not fault them in again in every batch.
 
 glibc gives every block above its mmap threshold back to the system when it is freed, and takes it again, page fault by page fault, for the
-next batch. On a CNN at 224 x 224 that was 47 % of the processor time of a sweep. Memory that was in use once stays with the process: its
-resident size is that of its largest moment.
+next batch. On a CNN at 224 x 224 that was 47 % of the processor time of a sweep. How much stays is bounded, see `quant_core.util.pages`.
 """
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
-LARGEST_BLOCK = 2**30
-"""Blocks up to this size come from the heap."""
+from quant_core.util.pages import LARGEST_BLOCK, MMAP_THRESHOLD, kept_from_now
+
+_TRIM_THRESHOLD, _TOP_PAD = -1, -2  # malloc.h
 PAD = 256 * 2**20
 """The heap grows by this much more than is asked for."""
 
@@ -26,5 +25,8 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    blocks = mallopt(_MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-    return bool(blocks and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, PAD))
+    blocks = mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(MMAP_THRESHOLD, 32 * 2**20)
+    keeps = bool(blocks and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, PAD))
+    if keeps:
+        kept_from_now()
+    return keeps

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from quant_core.network.cutting import rows
 from quant_core.network.reach import examples_of
 
 PART = 16
@@ -113,20 +113,6 @@ class Reference:
         for inputs in self.batches:
             for first in range(0, examples_of(inputs), size):
                 if examples is None or taken < examples:
-                    parts.append(_rows(inputs, first, size))
+                    parts.append(rows(inputs, first, size))
                     taken += examples_of(parts[-1])
         return parts
-
-
-def _rows(inputs: Any, first: int, size: int) -> Any:
-    return tree_map(lambda leaf: leaf[first : first + size] if isinstance(leaf, Tensor) else leaf, inputs)
-
-
-def cut(batches: Sequence[Any], size: int) -> list[Any]:
-    """Return batches cut into chunks of at most `size` examples; a batch is kept whole where a tensor of it has no row per example."""
-    chunks: list[Any] = []
-    for inputs in batches:
-        count = examples_of(inputs)
-        whole = any(leaf.dim() == 0 or len(leaf) != count for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
-        chunks += [inputs] if whole or count <= size else [_rows(inputs, first, size) for first in range(0, count, size)]
-    return chunks

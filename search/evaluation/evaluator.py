@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
+from quant_core.network.apart import part_size
 from quant_core.network.reference import reference_network, warn_of_noise
+from quant_core.ptq.activation import ranges_whole_batches
 from quant_core.ptq.engine import PostTraining
 from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.population import PopulationConfig
@@ -78,13 +80,14 @@ class Evaluator:
         self._dtype = dtype
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
-        self._floats = {split: FloatOutputs(task.model) for split in ("valid", "test")}
         self._paired = {split: PairedScores() for split in ("valid", "test")}
         self._layers = list(layers)
         self.calib = [inputs for inputs, _ in task.calib]
         if not self.calib:
             raise InputError("the task's calibration split is empty; give at least one batch.")
         warn_of_noise(task.model, self.calib[0])
+        self._at_once = part_size(task.model, self.calib[0])
+        self._floats = {split: FloatOutputs(task.model, at_once=self._at_once) for split in ("valid", "test")}
         make = partial(
             PostTraining,
             layers=self._layers,
@@ -94,6 +97,7 @@ class Evaluator:
             scale_correction=section.scale_correction,
             cache_bytes=section.cache_mib * 2**20 // len(transforms),
             specs=specs,
+            at_once=self._at_once,
         )
         self.engines = Engines(task.model, self.calib, transforms, make)
         self.engine = self.engines.first
@@ -136,7 +140,7 @@ class Evaluator:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
         part = take(self._task.calib, max(1, split_of(self._task, "valid", self._section).whole().examples // 4))
         size = sum(size_of(*batch) for batch in part)
-        yield f"ptq, {size} calibration examples", self._measured(self._applied(policy), part)
+        yield f"ptq, {size} calibration examples", self._measured(self._applied(policy), part, whole=ranges_whole_batches(policy))
         if fidelity != "qat":
             return
         yield "ptq", self.metrics(policy, "valid", "ptq")
@@ -186,7 +190,7 @@ class Evaluator:
         try:
             with repeatable():
                 first = list(itertools.islice(batches, 1))
-            measure(self._task.model, first, self._task)
+            measure(self._task.model, first, self._task, at_once=self._at_once)
         except Exception as error:
             said = str(error) if isinstance(error, BitfrontError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise BitfrontError(
@@ -203,7 +207,7 @@ class Evaluator:
         trains = (fidelity or self._section.fidelity) == "qat"
         network = finalize(self._train((*after, policy))) if trains else self._applied(policy)
         scores: list[Tensor] = []
-        figures = self._measured(network, self._split(split), self._floats[split], scores)
+        figures = self._measured(network, self._split(split), self._floats[split], scores, whole=ranges_whole_batches(policy))
         return figures | self._paired[split].figures(scores)
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
@@ -222,10 +226,16 @@ class Evaluator:
         return self.engines.engine(policy).apply(policy)
 
     def _measured(
-        self, network: nn.Module, batches: Iterable[Batch], floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+        self,
+        network: nn.Module,
+        batches: Iterable[Batch],
+        floats: FloatOutputs | None = None,
+        scores: list[Tensor] | None = None,
+        *,
+        whole: bool = False,
     ) -> dict[str, float]:
         with precision(device_of(network), self._dtype):
-            return measure(network, batches, self._task, floats, scores)
+            return measure(network, batches, self._task, floats, scores, 0 if whole else self._at_once)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import call, forward, to_device
+from quant_core.network.cutting import call_in_parts, forward_in_parts
+from quant_core.network.forward import to_device
 from quant_core.network.outputs import judged_output
 from quant_core.util.errors import BitfrontError
 from quant_core.util.rng import repeatable
@@ -29,10 +30,11 @@ class FloatOutputs:
     Args:
         model: the float network.
         most: bytes kept.
+        at_once: examples that run at once; 0: a batch.
     """
 
-    def __init__(self, model: nn.Module, most: int = KEPT_BYTES) -> None:
-        self._model, self._room = model, most
+    def __init__(self, model: nn.Module, most: int = KEPT_BYTES, at_once: int = 0) -> None:
+        self._model, self._room, self._at_once = model, most, at_once
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, position: int, inputs: Any) -> Tensor:
@@ -40,7 +42,7 @@ class FloatOutputs:
         if position in self._kept:
             return self._kept[position]
         with repeatable():
-            outputs = forward(self._model, inputs)
+            outputs = forward_in_parts(self._model, inputs, self._at_once)
         size = outputs.numel() * outputs.element_size()
         if size <= self._room:
             self._kept[position], self._room = outputs, self._room - size
@@ -109,11 +111,17 @@ class Judging:
 
 
 def judge(
-    model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    floats: FloatOutputs | None = None,
+    scores: list[Tensor] | None = None,
+    at_once: int = 0,
 ) -> dict[str, float]:
     """Return every figure of the task's metrics for a network over one split, `error` (of the first metric) and `loss`.
 
-    The first metric's score of every example is appended to `scores`, where it has one.
+    The first metric's score of every example is appended to `scores`, where it has one. At most `at_once` examples run at once (0: a
+    batch).
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or a metric or the loss fails or gives something else.
@@ -121,7 +129,7 @@ def judge(
     judging = Judging(task, floats)
     with torch.inference_mode(), repeatable():
         for inputs, targets in batches:
-            whole = call(model, inputs)
+            whole = call_in_parts(model, inputs, at_once)
             judging.add(inputs, targets, judged_output(task.model, whole), whole)
     if scores is not None:
         scores += judging.scores()

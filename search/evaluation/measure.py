@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import forward, to_device
+from quant_core.network.cutting import forward_in_parts
+from quant_core.network.forward import to_device
 from quant_core.network.reach import EXAMPLES, examples_of
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
@@ -28,23 +29,29 @@ def take(batches: Iterable[Batch], examples: int) -> list[Batch]:
 
 
 def measure(
-    model: nn.Module, batches: Iterable[Batch], task: Task, floats: FloatOutputs | None = None, scores: list[Tensor] | None = None
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    floats: FloatOutputs | None = None,
+    scores: list[Tensor] | None = None,
+    at_once: int = 0,
 ) -> dict[str, float]:
     """Return the task's metrics (or `accuracy`), `error` and `loss` of a network over one split. Noise in it is the same every time.
 
     `floats` keeps the float network's outputs on this split, for metrics that compare with them. The score of every example is appended
-    to `scores`, batch by batch, where the task is judged by its accuracy.
+    to `scores`, batch by batch, where the task is judged by its accuracy. At most `at_once` examples run at once (0: a batch); they are
+    judged batch by batch.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
     """
     if task.judges:
-        return judge(model, batches, task, floats, scores)
+        return judge(model, batches, task, floats, scores, at_once)
     score = loss = 0.0
     count = scored = 0
     with torch.inference_mode(), repeatable():
         for inputs, targets in batches:
-            outputs = forward(model, inputs)
+            outputs = forward_in_parts(model, inputs, at_once)
             if not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
             judged, batch_loss = _judged(task, outputs, to_device(targets, outputs.device))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from quant_core.network.cutting import cut
 from quant_core.network.forward import forward
 from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
@@ -18,7 +19,7 @@ from quant_core.util import rng
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import cache_folder, write_text
 from search.evaluation.adaptive import Spent, adaptive, estimated, exact
-from search.evaluation.divergence import PART, Reference, cut
+from search.evaluation.divergence import PART, Reference
 from search.evaluation.fisher import PASSES, fisher_scores
 from search.evaluation.in_sample import independent, prediction_factors
 from search.evaluation.one_out import widest_choices

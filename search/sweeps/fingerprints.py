@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from hw_models.table import CostTable
-from quant_core.network.forward import forward, to_device
+from quant_core.network.apart import part_size
+from quant_core.network.cutting import forward_in_parts
+from quant_core.network.forward import to_device
 from quant_core.qat.population import PopulationConfig
 from quant_core.util.cache_key import cache_key
 from quant_core.util.rng import repeatable
@@ -103,10 +105,11 @@ def task_probe(task: Task) -> tuple[str, ...]:
     with torch.inference_mode(), repeatable():
         for inputs, targets in itertools.islice(task.calib, 1):
             try:
-                outputs = forward(task.model, inputs)
+                at_once = part_size(task.model, inputs)
+                outputs = forward_in_parts(task.model, inputs, at_once)
                 figures = [float(outputs.double().mean()), float(outputs.double().square().mean().sqrt())]
                 if task.judges:
-                    measured = measure(task.model, [(inputs, targets)], task)
+                    measured = measure(task.model, [(inputs, targets)], task, at_once=at_once)
                     texts = (*measured, repr(task.infos[0]), repr(task.class_axis))
                     return (*(f"{figure:.3e}" for figure in (*figures, *measured.values())), *texts)
                 judged = outputs, to_device(targets, outputs.device)

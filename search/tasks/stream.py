@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from quant_core.util.errors import BitfrontWarning, InputError
 from search.config.evaluation import EvaluateSection
 from search.tasks.batches import Divided, size_of
+from search.tasks.images import Batches
 from search.tasks.reading import AGAIN, Figures, Pass, check_readable, feed, own_fingerprint, raw
 from search.tasks.task import Batch, Task
 
@@ -18,6 +19,10 @@ Split = Literal["train", "calib", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "calib", "valid", "test")
 STAYS = ("train", "test")
 """Splits whose kept batches are not sent to workers: training reads the first there, the second is judged by the driver."""
+
+
+STREAMED = ("valid", "test")
+"""Splits that are only ever read from the first batch to the last."""
 
 
 class FewExamplesWarning(BitfrontWarning):
@@ -28,6 +33,7 @@ class Stream:
     """The first examples of a split. Every pass gives the same batches: what shuffles or adds noise does so alike every time.
 
     Batches are kept in memory while all that were read fit `most_bytes`; past that none is, and every pass reads anew, batch by batch.
+    Batches of images that lie in memory as pixels are made anew at every pass over validation or test.
 
     Args:
         name: of the split.
@@ -54,7 +60,8 @@ class Stream:
         check_readable(name, source)
         self.name, self.source, self.examples, self.hashed, self._shared = name, source, examples, hashed, shared
         self.most_bytes = None if isinstance(source, list | tuple) else most_bytes
-        self._kept: list[Batch] | None = []
+        self._pixels = isinstance(source, Batches)  # they lie in memory, in a quarter of the bytes of their batches
+        self._kept: list[Batch] | None = None if self._pixels and name in STREAMED else []
         self._open: Pass | None = None
         self._complete: Figures | None = None
 
@@ -71,6 +78,8 @@ class Stream:
 
     def first(self) -> Batch | None:
         """Return the first batch, None where there is none. No other is read."""
+        if self._pixels:
+            return Pass(self.name, raw(self.source, 0), self.examples).read()
         batch = next(iter(self), None)
         if self._shared or (isinstance(self.source, DataLoader) and self.source.num_workers):
             self._open = None  # its workers end with it

@@ -112,3 +112,16 @@ def test_the_memory_of_a_wide_layer_is_bounded() -> None:
     assert moments.rows is not None
     assert moments.rows.shape == (1, 24, 65_536)
     assert second_moments(model, {"0": model[0]}, [], centered=True)["0"].rows is not None
+
+
+@pytest.mark.parametrize("positions", [2**62, 40])
+def test_parts_of_batches_give_the_moments_of_the_batches(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same positions are taken: where all fit, and where a choice of them does."""
+    monkeypatch.setattr("quant_core.network.moments.POSITIONS", positions)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)).eval()
+    batches = [torch.randn(size, 3, 6, 6) for size in (9, 5)]
+    modules = {"conv": model[0], "linear": model[2]}
+    whole, cut = (second_moments(model, modules, batches, centered=True, at_once=at_once) for at_once in (0, 4))
+    for name in modules:
+        values = torch.randn(1, 2, 27 if name == "conv" else 64)
+        assert torch.allclose(cut[name].energy(values), whole[name].energy(values), rtol=1e-4)

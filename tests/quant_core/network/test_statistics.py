@@ -113,3 +113,30 @@ def test_no_batch_and_non_finite_batches_are_refused() -> None:
 def test_what_float32_cannot_hold_is_refused_like_infinity() -> None:
     with pytest.raises(InputError, match="layer 'layer': its input in calibration batch 1 holds NaN or infinity"):
         TensorStatistics("layer").update(torch.tensor([1.0, 1e300], dtype=torch.float64))
+
+
+class Doubled(nn.Module):
+    """Calls its layer twice, so that its input has two ranges in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.layer(x)
+        second: Tensor = self.layer(5.0 * first)
+        return second
+
+
+def test_parts_of_batches_give_the_statistics_of_the_batches() -> None:
+    model, batches = Doubled().eval(), [torch.randn(size, 3, 6, 6) * size for size in (10, 7)]
+    layers = trace(model, batches[0])
+    whole, cut = (collect(model, layers, batches, at_once)["layer"] for at_once in (0, 3))
+    assert (cut.count, cut.zeros, cut.batches, cut.width) == (whole.count, whole.zeros, 4, whole.width)
+    for figure in ("low", "high", "ema_low", "ema_high"):
+        assert getattr(cut, figure) == pytest.approx(getattr(whole, figure), rel=1e-5)
+    assert np.abs(cut.counts - whole.counts).sum() <= 8  # values on the edge of a bin, by the convolution's rounding
+    assert cut.sums.sum() == pytest.approx(whole.sums.sum(), rel=1e-4)
+    (ours, count), (theirs, of) = (next(iter(statistics.means.values())) for statistics in (cut, whole))
+    assert count == of
+    assert torch.allclose(ours, theirs, atol=1e-3)

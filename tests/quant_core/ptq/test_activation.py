@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quant_core import InputError, parse
+from quant_core import InputError, Policy, parse, parse_layer_policy
 from quant_core.codecs.quantize import fake_quantize
 from quant_core.network.statistics import TensorStatistics
-from quant_core.ptq.activation import ActivationQuantizer, range_qparams, to_grid
+from quant_core.ptq.activation import ActivationQuantizer, range_qparams, ranges_whole_batches, to_grid
 
 
 def _statistics(*batches: Tensor) -> TensorStatistics:
@@ -123,3 +123,16 @@ def test_empty_scalar_and_largest_inputs_are_defined(text: str) -> None:
     assert quantizer(torch.empty(0, 8)).shape == (0, 8)
     assert float(quantizer(torch.tensor(1.5))) == pytest.approx(1.5, rel=0.01)
     assert torch.isfinite(quantizer(torch.tensor([[3.4e38, -3.4e38, 1.0, 0.0]]))).all()
+
+
+WHOLE = {"int8:tensor:dynamic", "nvfp4", "kmeans4:tensor", "int4:vector16:tensor"}
+
+
+@pytest.mark.parametrize("text", ["float", "int8:tensor:mse", "int8:token", "int4:group4", "int4:vector16", "mx6", "mxfp4", *sorted(WHOLE)])
+def test_whether_a_batch_must_stay_whole_is_what_its_parts_show(text: str) -> None:
+    policy = Policy({"layer": parse_layer_policy(f"activation={text}")})
+    assert ranges_whole_batches(policy) == (text in WHOLE)
+    x = torch.randn(4, 16) * torch.tensor([1.0, 30.0, 0.01, 4.0])[:, None]
+    quantize = ActivationQuantizer(parse(text), _statistics(x)) if text != "float" else torch.clone
+    parts = torch.cat([quantize(part) for part in x.split(2)])
+    assert torch.equal(parts, quantize(x)) == (text not in WHOLE)

@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
+from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import BitfrontError
+from search.config.evaluation import EvaluateSection
+from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import first_inputs, measure, take
 from search.evaluation.sensitivity import Sensitivity
 from search.tasks.task import Task
@@ -137,3 +140,35 @@ def test_every_single_score_is_in_the_unit_interval() -> None:
         measure(nn.Linear(3, 2), task().valid, task(score=score))
     with pytest.raises(BitfrontError, match="score gave nan for an example"):
         measure(nn.Linear(3, 2), task().valid, task(score=lambda o, t: hits(o, t).float() * float("nan")))
+
+
+class Counted(nn.Sequential):
+    """Counts the examples of every call."""
+
+    sizes: list[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        outputs: Tensor = super().forward(x)
+        return outputs
+
+
+@pytest.mark.parametrize(("activation", "sizes"), [("int8:tensor", [16, 16, 8]), ("int8:tensor:dynamic", [40])])
+def test_large_batches_run_in_parts_unless_their_range_is_that_of_the_batch(
+    activation: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Counted(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    model.sizes = []
+    images = [(torch.rand(40, 3, 12, 12), torch.arange(40) % 2)]
+    of_images = Task(model, images, images, images, images)
+    layers = trace(model, images[0][0])
+    policy = Policy({layer.name: LayerPolicy(parse("int8:channel"), parse(activation)) for layer in layers})
+    whole = Evaluator(of_images, layers, EvaluateSection())
+    expected = whole.metrics(policy, "valid")
+    monkeypatch.setattr("quant_core.network.apart.part_size.__defaults__", (2**16,))
+    cut = Evaluator(of_images, layers, EvaluateSection())
+    counted = cut.engine.model.sizes
+    counted.clear()
+    assert cut.metrics(policy, "valid") == pytest.approx(expected, rel=1e-5)
+    assert max(counted) == max(sizes)
+    assert counted[-len(sizes) :] == sizes

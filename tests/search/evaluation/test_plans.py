@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from quant_core.network.cutting import cut
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.quant_spec import parse
 from search.evaluation.adaptive import _costs
-from search.evaluation.divergence import Reference, cut
+from search.evaluation.divergence import Reference
 from search.evaluation.plans import SHARES, _gain, best_table, divergences, plans
 from spaces import rules
 

@@ -18,6 +18,7 @@ from search import tasks
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.measure import measure
+from search.tasks.images import Batches, Images
 from search.tasks.stream import FewExamplesWarning, Stream, sized
 from search.tasks.task import Batch, Task
 
@@ -255,3 +256,17 @@ def test_contents_and_sizes_decide_about_a_fingerprint() -> None:
         of([(INPUTS.double(), TARGETS)]),
     )
     assert of([({"x": INPUTS, "scale": 2.0}, TARGETS)]) != of([({"x": INPUTS, "scale": 3.0}, TARGETS)])
+
+
+def test_images_in_memory_are_no_second_time_kept_as_floats() -> None:
+    pixels = torch.randint(0, 256, (10, 3, 4, 4), dtype=torch.uint8)
+    batches = Batches(Images(pixels, torch.arange(10)), 4)
+    task = sized(Task(nn.Flatten(), batches, batches, batches, batches), EvaluateSection(valid=7), hashed=True)
+    for name, examples in (("valid", 7), ("test", 10)):
+        stream = getattr(task, name)
+        assert len(stream.first()[1]) == 4
+        assert stream.whole().examples == examples
+        assert stream._kept is None
+        assert torch.equal(torch.cat([inputs for inputs, _ in stream]), batches.scale(pixels[:examples]))
+    assert len(task.calib.kept) == 3
+    assert len(task.train.kept) == 3
