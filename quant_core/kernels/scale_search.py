@@ -43,13 +43,16 @@ def _turn(row, out, top):
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def _own_scale(top, coarse, emax, base):
     """Write the places of the scales of the format's own rule: E4M3 codes of top / (6 coarse), or with `emax` E8M0 codes."""
-    for b in range(len(top)):
-        if emax >= 0:
+    if emax >= 0:
+        for b in range(len(top)):
             base[b] = max(N(F(top[b]).view(N) >> 23) - emax, N(0))
-            continue
-        wanted = min(max(top[b] / (F(6.0) * coarse), F(2.0**-9)), F(448.0))
-        scale = _round(wanted, F(2.0**-6), F(1.5 * 2.0**20)) if top[b] > 0 else F(1.0)
-        base[b] = N(F(scale).view(N) >> 20) - N(120 << 3) if scale >= F(2.0**-6) else N(scale * F(512.0))
+        return
+    step = F(6.0) * coarse
+    for b in range(len(top)):
+        scale = _round(min(max(top[b] / step, F(2.0**-9)), F(448.0)), F(2.0**-6), F(1.5 * 2.0**20))
+        normal, small = N(F(scale).view(N) >> 20) - N(120 << 3), N(scale * F(512.0))
+        place = normal if scale >= F(2.0**-6) else small
+        base[b] = place if top[b] > F(0.0) else N(56)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True, inline="always")
@@ -81,36 +84,35 @@ def _errors(turned, weights, inverse, smallest, magic, largest, sums):
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _places(base, offset, ends, table, coarse, place, scale, inverse):
-    """Write the places `offset` from `base`, and the scales there."""
+def _places(base, offset, ends, scales, inverses, scale, inverse):
+    """Write the scales at the places `offset` from `base`, within `ends`, and their inverses."""
+    low, high, away = N(ends[0]), N(ends[1]), N(offset)
     for b in range(len(scale)):
-        place[b] = min(max(base[b] + offset, ends[0]), ends[1])
-    for b in range(len(scale)):
-        scale[b] = table[place[b]] * coarse
-    for b in range(len(scale)):
-        inverse[b] = F(1.0) / scale[b]
+        place = np.uint32(min(max(N(base[b] + away), low), high))
+        scale[b] = scales[place]
+        inverse[b] = inverses[place]
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def _begin(sums, top, least):
     """Write the errors at the format's own scales, none of a block out of range or with NaN; tell whether there is such a block."""
-    beyond = False
+    beyond = N(0)
     for b in range(len(sums)):
-        usable = top[b] == F(0.0) or (top[b] >= _LOWEST and top[b] < _BEYOND and sums[b] == sums[b])
-        beyond |= not usable
+        usable = (top[b] == F(0.0)) | ((top[b] >= _LOWEST) & (top[b] < _BEYOND) & (sums[b] == sums[b]))
+        beyond += N(0) if usable else N(1)
         least[b] = sums[b] if usable else F(-1.0)
-    return beyond
+    return beyond > N(0)
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
-def _choose(sums, scale, base_inverse, place, least, best):
-    """Keep the places where the error is below the least. Errors are in squares of the scales at the base: none overflows."""
+def _choose(sums, scale, base_inverse, offset, least, best):
+    """Keep the offsets where the error is below the least. Errors are in squares of the scales at the base: none overflows."""
     for b in range(len(sums)):
         ratio = scale[b] * base_inverse[b]
         error, least_here = sums[b] * ratio * ratio, least[b]
         better = error < least_here
         least[b] = error if better else least_here
-        best[b] = place[b] if better else best[b]
+        best[b] = offset if better else best[b]
 
 
 @numba.njit(error_model="numpy", nogil=True, cache=True)
@@ -152,9 +154,11 @@ def search(x, first, last, out, weights, index, table, coarse, block, offsets, e
     blocks = -(-x.shape[1] // block)
     turned = np.zeros((block, blocks), dtype=F)
     w = np.zeros((block, blocks), dtype=F)
-    base, place, best = np.empty(blocks, dtype=N), np.empty(blocks, dtype=N), np.empty(blocks, dtype=N)
+    base, best = np.empty(blocks, dtype=N), np.empty(blocks, dtype=N)
     top, scale, inverse = np.empty(blocks, dtype=F), np.empty(blocks, dtype=F), np.empty(blocks, dtype=F)
     base_inverse, sums, least = np.empty(blocks, dtype=F), np.empty(blocks, dtype=F), np.empty(blocks, dtype=F)
+    scales = table * coarse
+    inverses = F(1.0) / scales
     beyond = False
     for r in range(first, last):
         if weights is not None:
@@ -162,15 +166,16 @@ def search(x, first, last, out, weights, index, table, coarse, block, offsets, e
         _turn(x[r], turned, top)
         _own_scale(top, coarse, emax, base)
         for offset in offsets:
-            _places(base, offset, ends, table, coarse, place, scale, inverse)
+            _places(base, offset, ends, scales, inverses, scale, inverse)
             _errors(turned, None if weights is None else w, inverse, smallest, magic, largest, sums)
             if offset == 0:
-                base_inverse[:], best[:] = inverse, place
+                base_inverse[:], best[:] = inverse, N(0)
                 beyond |= _begin(sums, top, least)
             else:
-                _choose(sums, scale, base_inverse, place, least, best)
+                _choose(sums, scale, base_inverse, N(offset), least, best)
         for b in range(blocks):
-            scale[b] = table[best[b]] * coarse
+            best[b] = min(max(N(base[b] + best[b]), N(ends[0])), N(ends[1]))
+            scale[b] = scales[best[b]]
         if index.size:
             index[r] = best
         if out.shape == x.shape:
