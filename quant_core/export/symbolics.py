@@ -94,7 +94,7 @@ def _repeated(heads: Tensor, times: int) -> Tensor:
 
 def _shuffled(input: Tensor, groups: int) -> Tensor:
     """Return [N, C, ...] with the channels of `groups` equal groups taken in turn, as torch.channel_shuffle does."""
-    return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    return torch.unflatten(input, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _diff(graph: Any, x: Any, _n: Any, axis: Any, before: Any, after: Any) -> Any:
