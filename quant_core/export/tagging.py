@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from quant_core.export.passes import explicit_pads, holds_bfloat16
-from quant_core.export.symbolics import more_operators, plain_attention
+from quant_core.export.symbolics import more_operators, plain_operators
 from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import call, with_first_input
 from quant_core.network.outputs import further_outputs, judged_output
@@ -126,7 +126,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
         count = len(_Flat(model, example)(*tensors))
     outputs = ["output", *(f"output{number}" for number in range(1, count))]
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_attention():
+        with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_operators():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
                 _Flat(_tagged(model, weights, inputs), example).eval(),

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from quant_core.export.c_array import KERNEL, CLayer, c_layers, header
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.stored import Quantized
-from quant_core.export.symbolics import plain_attention
+from quant_core.export.symbolics import plain_operators
 from quant_core.network.forward import forward
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
@@ -80,7 +80,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     tally, examples = Tally(), max(2, MACS // max(1, sum(layer.macs for layer in bundle.layers)))
     with compiled(folder) as run:
         model = _with_c_layers(network, layers, run, tally)
-        with plain_attention():  # torch's fused kernels read the weights of the layers that are in C
+        with plain_operators():  # torch's fused kernels read the weights of the layers that are in C
             comparison = compare(bundle, lambda inputs: forward(model, inputs), examples)
     if tally.wrong:
         raise BitfrontError(f"the compiled C code gives other integers than torch in {listed(tally.wrong)}; report this.")

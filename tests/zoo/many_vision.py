@@ -247,7 +247,7 @@ VISION = {
         lambda: nn.Sequential(block(3, 16), block(16, 16, groups=16), Squeeze(16), nn.Hardswish(), *pooled(16)), images(3, 12, 12)
     ),
     "convnext": Case(lambda: nn.Sequential(nn.Conv2d(3, 16, 4, 4), ConvNext(16), ConvNext(16), *pooled(16)), images(3, 16, 16)),
-    "shufflenet": Case(lambda: nn.Sequential(block(3, 16), Shuffle(16), Shuffle(16), *pooled(16)), images(3, 12, 12), onnx=False),
+    "shufflenet": Case(lambda: nn.Sequential(block(3, 16), Shuffle(16), Shuffle(16), *pooled(16)), images(3, 12, 12)),
     "inception": Case(lambda: nn.Sequential(block(3, 8), Inception(8), *pooled(20)), images(3, 12, 12)),
     "repvgg": Case(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), RepVgg(8), RepVgg(8), *pooled(8)), images(3, 12, 12)),
     "unet": Case(lambda: UNet(transposed=True), images(3, 12, 12)),

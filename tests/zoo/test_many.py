@@ -11,6 +11,7 @@ from torch import nn
 
 import bitfront
 from bitfront.results import Sweep
+from quant_core.export.graph import quantized_graph
 from quant_core.export.packed_file import load_packed
 from quant_core.network.coverage import coverage
 from quant_core.network.forward import forward
@@ -137,3 +138,7 @@ def test_onnx_agrees_or_refuses_in_one_sentence(name: str, tmp_path: Path) -> No
         assert exported.files
     else:
         assert 20 < len(reason) < 400, reason
+
+
+def test_attention_in_float16_gives_a_valid_graph() -> None:
+    assert quantized_graph(bundle("llama, float16").network).payload > 0
