@@ -10,7 +10,9 @@ from search.records.timing import sentence
 
 Checks = Mapping[str, float | str]
 LICENCES = {
-    "digits": "scikit-learn's digits (UCI ML repository, Alpaydin and Kaynak), CC BY 4.0; the network is trained by the task itself",
+    "digits": "scikit-learn's digits: the test set of UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998); its \
+description in scikit-learn (datasets/descr/digits.rst) states no licence: read https://archive.ics.uci.edu/dataset/80 before you pass \
+data on. The network is trained by the task itself",
     "fashion_mnist": "Fashion-MNIST (Zalando), MIT; the network is trained by the task itself",
     "stories260k": "the weights stories260K, MIT as far as known",
     "pneumoniamnist": "PneumoniaMNIST (MedMNIST v2), CC BY 4.0; the network is trained by the task itself",

@@ -1,5 +1,6 @@
 """The card's sections on files, loading, licence and measured times."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -44,6 +45,14 @@ def test_five_lines_load_a_file_with_the_options_that_it_needs() -> None:
 
 
 def test_licence_and_times() -> None:
-    assert "CC BY 4.0" in licence_line("digits")
+    digits = licence_line("digits")  # says what the package that brings the images says, and no licence that it does not
+    assert "digits.rst) states no licence" in digits
+    assert "archive.ics.uci.edu/dataset/80" in digits
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    description = Path(package.origin).with_name("datasets").joinpath("descr/digits.rst").read_text().lower()
+    assert "uci" in description
+    assert "licen" not in description
     assert "does not know the licence" in licence_line("mine:make")
     assert "1 ms, float32 2 ms: 2.0 x faster than float32 here" in measured_section(made())
