@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a cluster that is started, beside twice what every worker is given: Ray copies an object once while it puts it."""
+SHARED_MEMORY = Path("/dev/shm")
 PROBE_S = 10.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,6 +34,7 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
 
@@ -66,6 +69,8 @@ def connected(address: str, resources: "Placement", folder: Path, report: Report
             yield
         return
     address = located(address)
+    if not address:
+        _check_shared_memory(parcel_bytes, folder, report)
     local = not address or address.startswith(("127.0.0.1:", "localhost:"))
     with settled(), _on_loopback() if local else nullcontext():
         import ray
@@ -96,10 +101,22 @@ def _starting(resources: "Placement", folder: Path, parcel_bytes: int = 0) -> di
         "num_cpus": max(1, round(resources.workers * resources.cpus)),
         "num_gpus": round(resources.workers * resources.gpus) or None,
         "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES + 2 * parcel_bytes,
+        "object_store_memory": _store_bytes(parcel_bytes),
         "_temp_dir": str(folder),
         "_node_ip_address": "127.0.0.1",
     }
+
+
+def _store_bytes(parcel_bytes: int) -> int:
+    return OBJECT_STORE_BYTES + 2 * parcel_bytes
+
+
+def _check_shared_memory(parcel_bytes: int, folder: Path, report: Report) -> None:
+    """Say so where shared memory has no room for the object store: Ray then keeps it in `folder`, which is slower."""
+    wanted = _store_bytes(parcel_bytes)
+    if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < wanted:
+        has = f"{SHARED_MEMORY} has {free / 1e6:,.0f} MB free"
+        report(f"{has} of the {wanted / 1e6:,.0f} MB of Ray's object store, which is kept in {folder}: slower; Docker: --shm-size", 0, 0)
 
 
 def _check_room(nodes: Sequence[Mapping[str, Any]], resources: "Placement", report: Report) -> None:

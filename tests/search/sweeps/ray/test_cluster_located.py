@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,3 +92,17 @@ def test_a_cluster_of_this_machine_joins_no_other(tmp_path: Path) -> None:
     assert cluster._starting(Placement(2, 1, 0), tmp_path)["address"] == "local"
     small, large = (cluster._starting(Placement(2, 1, 0), tmp_path, size)["object_store_memory"] for size in (0, 2**30))
     assert large - small == 2 * 2**30, "a network of 1 GiB fits, beside the copy that Ray makes of it"
+
+
+@pytest.mark.parametrize(("free", "told"), [(64 * 10**6, 1), (2**40, 0)])
+def test_shared_memory_that_is_too_small_is_told_of(free: int, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker gives 64 MB; above 10 GB Ray would refuse to keep its object store on a disk."""
+    monkeypatch.setattr(cluster, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=free))
+    said: list[str] = []
+    cluster._check_shared_memory(10**9, tmp_path / "ray", lambda text, _done, _total: said.append(text))
+    assert len(said) == told
+    if told:
+        assert "has 64 MB free of the 2,210 MB of Ray's object store, which is kept in" in said[0]
+    with cluster.settled():
+        assert os.environ["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] == "1"
