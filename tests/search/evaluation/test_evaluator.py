@@ -153,7 +153,7 @@ class Counted(nn.Sequential):
         return outputs
 
 
-@pytest.mark.parametrize(("activation", "sizes"), [("int8:tensor", [16, 16, 8]), ("int8:tensor:dynamic", [40])])
+@pytest.mark.parametrize(("activation", "sizes"), [("int8:tensor", [10, 10, 10, 10]), ("int8:tensor:dynamic", [40])])
 def test_large_batches_run_in_parts_unless_their_range_is_that_of_the_batch(
     activation: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
