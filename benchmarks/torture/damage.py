@@ -29,15 +29,27 @@ KINDS = ("journal", "sent", "artifact", "database", "lock", "policy", "report", 
 def attack(tries: int, rng: random.Random) -> dict[str, int]:
     """Damage one file at a time; what cannot be read is said in one sentence, and what can be read is kept."""
     total = {"lost": 0, "duplicated": 0, "untidy": 0}
-    for name in ("bitfront.tracking", "search.tasks.cache"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     empty = empty_store()
-    for number in range(tries):
-        with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder, _inside(Path(folder)):
-            Path("mlflow.db").write_bytes(empty)
-            for name, figure in _one(Path(folder), KINDS[number % len(KINDS)], rng).items():
-                total[name] += figure
+    with _silenced("bitfront.tracking", "search.tasks.cache"):
+        for number in range(tries):
+            with tempfile.TemporaryDirectory(prefix="torture-damage-") as folder, _inside(Path(folder)):
+                Path("mlflow.db").write_bytes(empty)
+                for name, figure in _one(Path(folder), KINDS[number % len(KINDS)], rng).items():
+                    total[name] += figure
     return total
+
+
+@contextlib.contextmanager
+def _silenced(*names: str) -> Iterator[None]:
+    """Keep loggers from warning of every file that was damaged."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The short form of `make torture`: a few damaged files, and that its count of faults is not blind."""
 
+import logging
 import random
 import sqlite3
 from pathlib import Path
@@ -11,8 +12,10 @@ from benchmarks.torture.record import faults, run
 from search.tracking import names
 
 
-def test_damaged_files_lose_and_upset_nothing() -> None:
+def test_damaged_files_lose_and_upset_nothing_and_loggers_are_left_as_they_were() -> None:
+    level = logging.getLogger("bitfront.tracking").level
     assert damage.attack(len(damage.KINDS), random.Random(3)) == {"lost": 0, "duplicated": 0, "untidy": 0}
+    assert logging.getLogger("bitfront.tracking").level == level
 
 
 @pytest.mark.ray
