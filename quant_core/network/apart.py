@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from quant_core.network.cutting import call_in_parts, rowless
+from quant_core.network.cutting import call_in_parts, divisible
 from quant_core.network.forward import call, examples_of, first_example, first_examples, placed_inputs
 from quant_core.network.lives import run_first
 from quant_core.util.errors import BitfrontError
@@ -31,7 +31,7 @@ def part_size(model: nn.Module, inputs: Any, part_bytes: int = PART_BYTES) -> in
         part_bytes: what the activations of one pass may take.
     """
     count = examples_of(inputs)
-    if count <= 1 or any(rowless(leaf, count) for leaf in tree_leaves(inputs)):
+    if count <= 1 or not divisible(inputs):
         return 0
     try:
         one = max(1, activation_bytes(model, inputs))

@@ -33,7 +33,7 @@ def parts(inputs: Any, size: int) -> Iterator[Part]:
     """Yield a batch in alike parts of about `size` examples (0: whole), in order; whole where a tensor of it has no row per example."""
     count = examples_of(inputs)
     size = -(-count // max(1, round(count / size))) if size else 0
-    if not size or count <= size or any(rowless(leaf, count) for leaf in tree_leaves(inputs)):
+    if not size or count <= size or not divisible(inputs):
         yield Part(inputs, 0, count, count)
         return
     for first in range(0, count, size):
@@ -45,8 +45,7 @@ def cut(batches: Sequence[Any], size: int) -> list[Any]:
     chunks: list[Any] = []
     for inputs in batches:
         count = examples_of(inputs)
-        whole = count <= size or any(rowless(leaf, count) for leaf in tree_leaves(inputs))
-        chunks += [inputs] if whole else [rows(inputs, first, size) for first in range(0, count, size)]
+        chunks += [inputs] if count <= size or not divisible(inputs) else [rows(inputs, first, size) for first in range(0, count, size)]
     return chunks
 
 
@@ -55,9 +54,10 @@ def rows(inputs: Any, first: int, size: int) -> Any:
     return tree_map(lambda leaf: leaf[first : first + size] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def rowless(leaf: Any, count: int) -> bool:
-    """Tell whether a part of a batch of `count` examples is a tensor without a row per example."""
-    return isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != count)
+def divisible(inputs: Any) -> bool:
+    """Tell whether every tensor of a batch has a row per example."""
+    count = examples_of(inputs)
+    return all(leaf.dim() and len(leaf) == count for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
 
 
 def call_in_parts(model: nn.Module, inputs: Any, size: int) -> Any:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.cutting import parts
-from quant_core.network.forward import examples_of as examples_of  # noqa: PLC0414 - most import it from here
 from quant_core.network.forward import first_example, first_input, forward
 from quant_core.network.parameters import Site, argument, input_path
 from quant_core.network.products import Product, ProductRecorder

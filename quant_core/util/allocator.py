@@ -7,7 +7,7 @@ next batch. On a CNN at 224 x 224 that was 47 % of the processor time of a sweep
 import ctypes
 import sys
 
-from quant_core.util.pages import LARGEST_BLOCK, MMAP_THRESHOLD, kept_from_now
+from quant_core.util.pages import blocks_from_heap, kept_from_now
 
 _TRIM_THRESHOLD, _TOP_PAD = -1, -2  # malloc.h
 PAD = 256 * 2**20
@@ -25,8 +25,7 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    blocks = mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(MMAP_THRESHOLD, 32 * 2**20)
-    keeps = bool(blocks and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, PAD))
+    keeps = bool(blocks_from_heap() and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_TOP_PAD, PAD))
     if keeps:
         kept_from_now()
     return keeps

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-MMAP_THRESHOLD = -3  # malloc.h
+_MMAP_THRESHOLD = -3  # malloc.h
 LARGEST_BLOCK = 2**30
 """Blocks up to this size come from the heap."""
 _LASTING = 2**18
+"""Blocks from this size on come from the system while they are to last."""
 KEPT = 128 * 2**20
 """Free bytes that stay with the process whatever happens."""
 _STEP = 32 * 2**20  # of growth, until which nothing is looked up
@@ -68,12 +69,17 @@ def lasting() -> Iterator[None]:
     if _PAGES.beside < 0:
         yield
         return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(MMAP_THRESHOLD, _LASTING)
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LASTING)
     try:
         yield
     finally:
-        mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(MMAP_THRESHOLD, 32 * 2**20)
+        blocks_from_heap()
+
+
+def blocks_from_heap() -> bool:
+    """Let large blocks come from the heap again, up to the size that the C library allows; tell whether it does."""
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, LARGEST_BLOCK) or mallopt(_MMAP_THRESHOLD, 32 * 2**20))
 
 
 def give_back() -> bool:

@@ -19,6 +19,7 @@ from search.cli.json_lines import say_json
 from search.cli.terminal import LONGEST, Terminal, say, terminal
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
+# Commands that load no code of the user's or of a record's.
 READING = {
     "sweeps",
     "front",

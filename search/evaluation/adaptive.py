@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quant_core.network.reach import examples_of
+from quant_core.network.forward import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.util import rng
 from quant_core.util.errors import BitfrontError

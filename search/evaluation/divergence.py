@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant_core.network.cutting import rows
-from quant_core.network.reach import examples_of
+from quant_core.network.cutting import cut
+from quant_core.network.forward import examples_of
 
 PART = 16
 """Most examples per backward pass."""
@@ -110,9 +110,8 @@ class Reference:
     def parts(self, size: int, examples: int | None = None) -> list[Any]:
         """Return the batches cut into parts of at most `size` examples, up to `examples` in all, or a part more."""
         parts, taken = [], 0
-        for inputs in self.batches:
-            for first in range(0, examples_of(inputs), size):
-                if examples is None or taken < examples:
-                    parts.append(rows(inputs, first, size))
-                    taken += examples_of(parts[-1])
+        for part in cut(self.batches, size):
+            if examples is None or taken < examples:
+                parts.append(part)
+                taken += examples_of(part)
         return parts

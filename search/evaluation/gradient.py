@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant_core.network.forward import forward, with_first_input
+from quant_core.network.forward import examples_of, forward, with_first_input
 from quant_core.network.parameters import layer_module, own_modules, weight_of
-from quant_core.network.reach import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
 from search.problem.problem import FloatArray

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.cutting import forward_in_parts
-from quant_core.network.forward import to_device
-from quant_core.network.reach import EXAMPLES, examples_of
+from quant_core.network.forward import examples_of, to_device
+from quant_core.network.reach import EXAMPLES
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.evaluation.judge import FloatOutputs, judge

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from quant_core.network.forward import forward
-from quant_core.network.reach import examples_of
+from quant_core.network.forward import examples_of, forward
 from quant_core.ptq.engine import PostTraining
 from search.evaluation.divergence import PART, Reference
 from search.problem.problem import FloatArray, Problem, Values

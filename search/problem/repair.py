@@ -199,10 +199,10 @@ def uses_losses(name: str) -> bool:
     return repair_name(name) in ("greedy", "greedy_then_refill")
 
 
-def padded(tables: Sequence[FloatArray]) -> FloatArray:
-    """Stack per-dimension tables [K_d] into [D, K], inf where a dimension has no such choice."""
+def padded(tables: Sequence[FloatArray], fill: float = np.inf) -> FloatArray:
+    """Stack per-dimension tables [K_d] into [D, K], `fill` where a dimension has no such choice."""
     width = max((len(table) for table in tables), default=0)
-    stacked = np.full((len(tables), width), np.inf)
+    stacked = np.full((len(tables), width), fill)
     for row, table in zip(stacked, tables, strict=True):
         row[: len(table)] = table
     return stacked

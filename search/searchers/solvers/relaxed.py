@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 
 from search.problem.problem import FloatArray, IntArray, Problem, Values
-from search.problem.repair import TOLERANCE
+from search.problem.repair import TOLERANCE, padded
 from search.searchers.solvers.core import joint_losses, point_of
 
 HALVINGS = 48
@@ -60,8 +60,8 @@ class Relaxed:
 
     def __init__(self, problem: Problem, losses: Sequence[FloatArray]) -> None:
         self._problem = problem
-        self._losses = _stacked(joint_losses(problem, losses), np.inf)
-        self._costs = {metric: _stacked([table.ravel() for table in tables], 0.0) for metric, tables in problem.site_cost.items()}
+        self._losses = padded(joint_losses(problem, losses))
+        self._costs = {metric: padded([table.ravel() for table in tables], 0.0) for metric, tables in problem.site_cost.items()}
 
     def near_best(self, limits: Mapping[str, float]) -> Values | None:
         """Return a point under `limits` whose loss is near the least; None where none is known."""
@@ -94,14 +94,6 @@ class Relaxed:
         if not np.isfinite(losses).any(axis=1).all():
             return None
         return _Limited(losses, np.array(use).reshape(-1, *losses.shape), np.array(budget))
-
-
-def _stacked(tables: Sequence[FloatArray], fill: float) -> FloatArray:
-    """Return [S, J]: the tables as rows, filled up."""
-    stacked = np.full((len(tables), max(map(len, tables), default=0)), fill)
-    for row, table in zip(stacked, tables, strict=True):
-        row[: len(table)] = table
-    return stacked
 
 
 def _priced(limited: _Limited) -> tuple[IntArray, FloatArray] | None:
