@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +107,24 @@ def test_shared_memory_that_is_too_small_is_told_of(free: int, told: int, tmp_pa
         assert "has 64 MB free of the 2,210 MB of Ray's object store, which is kept in" in said[0]
     with cluster.settled():
         assert os.environ["RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"] == "1"
+
+
+@pytest.mark.parametrize(("address", "told"), [("", 1), ("10.0.0.1:6379", 0)])
+def test_shared_memory_is_looked_at_before_a_cluster_is_started_and_not_before_one_is_joined(
+    address: str, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_options: object) -> None:
+        raise ConnectionError("none here")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, exceptions=SimpleNamespace(RayError=RuntimeError))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr(cluster, "located", lambda name: name)
+    monkeypatch.setattr(cluster, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(cluster.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=0))
+    said: list[str] = []
+    with (
+        pytest.raises(InputError, match="cannot connect to Ray"),
+        cluster.connected(address, Placement(1, 1, 0), tmp_path, lambda text, _done, _total: said.append(text)),
+    ):
+        pass
+    assert len(said) == told
