@@ -63,12 +63,11 @@ def _agent(rows: Sequence[Row]) -> Judged:
         names = ("haq+, repair haq", "haq", "random, repair haq")
         seeds = {row["seed"] for row in _of(rows, family, names[0])}
         runs = [[row for row in _of(rows, family, name) if row["seed"] in seeds] for name in names]
-        budgets = [n for n in ("100", "200", "300") if all(any(n in row["regret"] for row in entry) for entry in runs)]
-        if not budgets:
+        medians = _medians(runs, "regret", ("100", "200", "300"))
+        if not medians:
             continue
         texts, met = [], True
-        for n in budgets:
-            ours, *others = (float(np.median([row["regret"][n] for row in entry if n in row["regret"]])) for entry in runs)
+        for n, (ours, *others) in medians.items():
             texts.append(f"{n}: {ours:.4f} / {others[0]:.4f} / {others[1]:.4f}")
             met &= ours <= 1e-9 or all(ours < other for other in others)
         asked = f"median regret of `haq+` below that of `haq` and of `random` (same repair), or 0, from 100 evaluations on {family}"
@@ -78,29 +77,24 @@ def _agent(rows: Sequence[Row]) -> Judged:
 
 def _alone(rows: Sequence[Row]) -> Judged:
     """Judge the agent at P6 without sensitivities, warm start and model against searchers that are not told the sensitivities either."""
-    runs = [_of(rows, "P6", label) for label in ("haq+ alone", "tpe alone", "random alone")]
-    budgets = [n for n in ("50", "100", "200") if all(any(n in row["regret"] for row in entry) for entry in runs)]
-    medians = [[float(np.median([row["regret"][n] for row in entry if n in row["regret"]])) for entry in runs] for n in budgets]
+    medians = _medians([_of(rows, "P6", label) for label in ("haq+ alone", "tpe alone", "random")], "regret", ("50", "100", "200"))
     if not medians:
         return []
-    text = "; ".join(f"{n}: " + " / ".join(f"{median:.3f}" for median in row) for n, row in zip(budgets, medians, strict=True))
+    text = "; ".join(f"{n}: " + " / ".join(f"{median:.3f}" for median in entries) for n, entries in medians.items())
     asked = "median regret of `haq+` alone below that of `tpe` and of `random` alone on P6"
-    return [(asked, text, all(row[0] < min(row[1:]) for row in medians))]
+    return [(asked, text, all(entries[0] < min(entries[1:]) for entries in medians.values()))]
 
 
 def _evolution(rows: Sequence[Row]) -> Judged:
     judgements: Judged = []
     for family, key in (("P1", "regret"), ("P2", "regret"), ("P4", "regret"), ("P5", "regret"), ("front", "hypervolume")):
-        runs = [_of(rows, family, label) for label in ("evo", "tpe", "nsga2")]
-        budgets = [n for n in ("50", "100", "300") if all(any(n in row[key] for row in entry) for entry in runs)]
-        texts, met = [], True
-        for n in budgets:
-            medians = [abs(round(float(np.median([row[key][n] for row in entry if n in row[key]])), 4)) for entry in runs]
-            texts.append(f"{n}: " + " / ".join(f"{median:.4f}" for median in medians))
-            met &= medians[0] >= max(medians) if key == "hypervolume" else medians[0] <= min(medians)
-        if texts:
+        exact = _medians([_of(rows, family, label) for label in ("evo", "tpe", "nsga2")], key, ("50", "100", "300"))
+        medians = {n: [abs(round(median, 4)) for median in entries] for n, entries in exact.items()}
+        if medians:
+            text = "; ".join(f"{n}: " + " / ".join(f"{median:.4f}" for median in entries) for n, entries in medians.items())
             asked = f"median {key} of `evo` at least as good as that of `tpe` and of `nsga2` on {family}"
-            judgements.append((asked, "; ".join(texts), met))
+            best = max if key == "hypervolume" else min
+            judgements.append((asked, text, all(entries[0] == best(entries) for entries in medians.values())))
     return judgements
 
 
@@ -127,6 +121,12 @@ def _overhead(rows: Sequence[Row]) -> Judged:
             asked = f"`{label}`: at most {limit:.0f} ms of processor time per evaluation"
             judgements.append((asked, text, max(measured.values()) <= limit))
     return judgements
+
+
+def _medians(runs: Sequence[Sequence[Row]], key: str, at: Sequence[str]) -> dict[str, list[float]]:
+    """Return number of evaluations -> the median of each searcher's runs, for the numbers of `at` that all of them have."""
+    figures = {n: [[row[key][n] for row in entry if n in row[key]] for entry in runs] for n in at}
+    return {n: [float(np.median(values)) for values in entries] for n, entries in figures.items() if all(entries)}
 
 
 def _milliseconds(rows: Sequence[Row]) -> float | None:

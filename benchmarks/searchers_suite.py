@@ -57,11 +57,11 @@ SAME = tuple(
 ALONE = tuple(
     Entry(f"{name} alone", name, options, "half" if name.startswith("haq") else "all", sensitivities=False)
     for name, options in (
-        ("random", {}), ("tpe", {"warm": 0}), ("nsga2", {"warm": 0}), ("haq", {}),
+        ("tpe", {"warm": 0}), ("nsga2", {"warm": 0}),
         ("haq+", {"warm": 0, "strength": 0.0, "surrogate": False}), ("evo", {"warm": 0}), ("auto", {}),
     )
 )  # fmt: skip
-"""On P6, all without the sensitivities, and the agent without the second-order model too."""
+"""On P6, all without the sensitivities, and the agent without the second-order model too; `random` and `haq` never ask for them."""
 ON_P6 = (*(entry for entry in OWN if entry.label in ("random", "tpe", "nsga2", "haq", "haq+", "evo", "auto", "ilp")), *ALONE)
 MOST_ON_P6 = 200
 SEEDS_ON_P6 = 6

@@ -56,7 +56,7 @@ def test_evolution_must_be_at_least_as_good_as_tpe_and_nsga2_in_regret_and_in_hy
 
 def test_the_agent_alone_must_be_below_tpe_and_random_alone_at_every_number_of_evaluations() -> None:
     asked = "median regret of `haq+` alone"
-    rivals = [row("tpe alone", "P6", regret=0.3), row("random alone", "P6", regret=0.4)]
+    rivals = [row("tpe alone", "P6", regret=0.3), row("random", "P6", regret=0.4)]
     assert verdict([*rivals, row("haq+ alone", "P6", regret=0.2)], asked) == "yes"
     assert verdict([*rivals, row("haq+ alone", "P6", regret=0.3)], asked) == "NO"
 
