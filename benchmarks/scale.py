@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from benchmarks import scale_networks as networks
@@ -35,7 +34,6 @@ from search.tasks.task import Task
 if TYPE_CHECKING:
     from quant_core.ptq.engine import PostTraining
     from quant_core.spec.policy import Policy
-    from search.records.record import SweepRecord
 
 PEAK_UNIT = 1024  # ru_maxrss on Linux, bytes
 POLICY = "int4:channel:mse", "int8:tensor:mse"
@@ -154,14 +152,7 @@ def _load_loops(weight: QuantSpec, activation: QuantSpec) -> None:
 
 
 def sweep(
-    make: Callable[[Path], Task],
-    trials: int,
-    weight: Sequence[str],
-    activation: Sequence[str],
-    sizes: dict[str, int],
-    data: Path,
-    *,
-    with_latency: bool = False,
+    make: Callable[[Path], Task], trials: int, weight: Sequence[str], activation: Sequence[str], sizes: dict[str, int], data: Path
 ) -> Figures:
     """Run a whole sweep by `auto` as the command line does, and return its cost in forward passes."""
     task = make(data)
@@ -190,35 +181,14 @@ def sweep(
     after = resource.getrusage(resource.RUSAGE_SELF)
     user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
     weights = 4.0 * sum(parameter.numel() for parameter in task.model.parameters())
-    peak = peak_bytes()
-    beside = {"hypervolume_with_latency": hypervolume_of_3(task, result.record)} if with_latency else {}
     return {
         "forward_s": once,
         "passes": (user + system) / once,
         "system_share": system / (user + system),
         "hypervolume": hypervolume_of(result.record, result.record.trials),
-        **beside,
         "weights_bytes": weights,
-        "peak_bytes": peak,
+        "peak_bytes": peak_bytes(),
     }
-
-
-def hypervolume_of_3(task: Task, record: "SweepRecord") -> float:
-    """Return the share that the trials dominate of the box of error, weight bytes and the latency of `vu9p-bitserial`.
-
-    These were the objectives of the first experiments, with the reference point of then and now: 1 for the error, and 1.05 times the
-    dearest policy for a cost. The sweep itself minimizes error and weight bytes alone.
-    """
-    from hw_models.loading import load_device
-    from hw_models.table import cost_policy
-    from quant_core.network.trace import trace
-    from search.problem.pareto import relative_hypervolume
-    from search.records.front import points
-
-    device, layers = load_device("vu9p-bitserial"), trace(task.model, next(iter(task.calib))[0])
-    seconds = np.array([cost_policy(device, layers, trial.policy)["latency_s"] for trial in record.trials])
-    rows = np.column_stack([points(record.trials, ("error", "weight_bytes")), seconds])
-    return relative_hypervolume(rows, (1.0, record.reference["weight_bytes"], 1.05 * float(seconds.max())))
 
 
 def large_layer(make: Callable[[], Task], _data: Path) -> Figures:
@@ -316,7 +286,7 @@ def _rows() -> dict[str, Row]:
         "40 trials of auto, all in",
         "<= 70 forward passes, system time <= 5 %, peak < 1.5 GB",
         lambda figures: figures["passes"] <= 70 and figures["system_share"] <= 0.05 and figures["peak_bytes"] < 1.5e9,
-        partial(sweep, lambda data: efficientnet_lite0(str(data)), 40, *SPACE, {"calib": 64, "valid": 200, "test": 300}, with_latency=True),
+        partial(sweep, lambda data: efficientnet_lite0(str(data)), 40, *SPACE, {"calib": 64, "valid": 200, "test": 300}),
     )
     for layers in (25, 100, 300):
         rows[f"layers-{layers}"] = Row(
