@@ -17,6 +17,8 @@ _LASTING = 2**18
 """Blocks from this size on come from the system while they are to last."""
 KEPT = 128 * 2**20
 """Free bytes that stay with the process whatever happens."""
+SOON = 16
+"""Passes after which free pages that gathered again are not called needed."""
 _STEP = 32 * 2**20  # of growth, until which nothing is looked up
 _STATM = Path("/proc/self/statm")
 _BEFORE = ("arena", "ordblks", "smblks", "hblks")
@@ -34,12 +36,14 @@ class _Pages:
 
     Attributes:
         kept: free bytes that may stay.
+        least: of them; what gathered again soon after it was returned is needed, and is not returned a second time.
         beside: resident bytes that are not malloc's, code and libraries, at the last look; -1 where pages are not kept.
         seen: resident bytes when they were last looked at.
         passes: since free pages were returned.
     """
 
     kept: int = KEPT
+    least: int = KEPT
     beside: int = -1
     seen: int = 0
     passes: int = 0
@@ -48,7 +52,7 @@ class _Pages:
         """Return free pages, and look."""
         ctypes.CDLL(None).malloc_trim(0)
         self.seen = resident_bytes()
-        self.kept, self.beside, self.passes = KEPT, max(0, self.seen - bytes_in_use()), 0
+        self.kept, self.beside, self.passes = self.least, max(0, self.seen - bytes_in_use()), 0
 
 
 _PAGES = _Pages()
@@ -85,7 +89,8 @@ def blocks_from_heap() -> bool:
 def give_back() -> bool:
     """Return free pages to the system where many gathered; tell whether it was done. Nothing is, unless this process keeps pages.
 
-    Those that one pass left are what the next one needs: so many are kept until pages are returned again.
+    Those that one pass left are what the next one needs: so many are kept until pages are returned again. Work whose passes differ would
+    return them over and over: what is free soon after a return is kept from then on.
     """
     if _PAGES.beside < 0:
         return False
@@ -95,9 +100,11 @@ def give_back() -> bool:
         return False
     _PAGES.seen, free = resident, resident - bytes_in_use() - _PAGES.beside
     if first:
-        _PAGES.kept = max(KEPT, free + free // 4)
+        _PAGES.kept = max(_PAGES.least, free + free // 4)
     if free <= _PAGES.kept:
         return False
+    if _PAGES.passes <= SOON:
+        _PAGES.least = free
     _PAGES.returned()
     return True
 

@@ -51,3 +51,26 @@ def test_a_process_that_keeps_no_pages_is_left_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pages._PAGES, "beside", -1)
     monkeypatch.setattr(pages, "resident_bytes", lambda: pytest.fail("nothing is looked up"))
     assert not pages.give_back()
+
+
+def test_passes_that_need_more_and_less_in_turns_return_pages_a_few_times_and_not_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small pass follows every return, and large ones follow it: what it left is not what they need."""
+    state, returns = pages._Pages(beside=0, seen=0), 0
+
+    def resident() -> int:
+        return free
+
+    def returned(self: pages._Pages) -> None:
+        nonlocal returns, free
+        returns, free = returns + 1, 0
+        self.kept, self.seen, self.passes = self.least, 0, 0
+
+    monkeypatch.setattr(pages, "_PAGES", state)
+    monkeypatch.setattr(pages, "resident_bytes", resident)
+    monkeypatch.setattr(pages, "bytes_in_use", lambda: 0)
+    monkeypatch.setattr(pages._Pages, "returned", returned)
+    free = 0
+    for step in range(400):
+        pages.give_back()
+        free = max(free, (100 + 900 * (step % 4 > 0)) * 2**20)
+    assert 1 <= returns <= 3
