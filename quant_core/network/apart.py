@@ -12,7 +12,7 @@ from quant_core.network.lives import run_first
 from quant_core.util.errors import BitfrontError
 from quant_core.util.rng import repeatable
 
-PART_BYTES = 96 * 2**20
+PART_BYTES = 64 * 2**20
 """Activations of one forward pass, at their largest moment, beyond which a batch is cut. On one thread torch multiplies 1 x 1 convolutions
 of fewer than 16 examples by a slower path: EfficientNet-Lite0 at 224 x 224 then takes a quarter longer, in half of the memory."""
 CHECKED = 4

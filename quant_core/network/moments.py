@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quant_core.network.cutting import parts
 from quant_core.network.forward import forward, watched_inputs
-from quant_core.network.patches import patches, weight_rows
+from quant_core.network.patches import bounded_patches, weight_rows
 from quant_core.util.pages import lasting
 from quant_core.util.spill import Spilled, SpillFile, SpillWarning
 
@@ -176,7 +176,10 @@ class _Matrix:
         self._count = 0
 
     def update(self, x: Tensor, part: tuple[int, int, int] = (0, 1, 1)) -> None:
-        rows = patches(self._module, x, self._limit, part).to(torch.float32)
+        for rows in bounded_patches(self._module, x, self._limit, part):
+            self._take(rows.to(torch.float32))
+
+    def _take(self, rows: Tensor) -> None:
         if self._held is not None and self._count + rows.shape[1] > self._most:
             earlier, self._held = self._held, None
             for held in earlier:
@@ -236,7 +239,7 @@ class _Sample:
         self._rows: list[Tensor] = []
 
     def update(self, x: Tensor, part: tuple[int, int, int] = (0, 1, 1)) -> None:
-        self._rows.append(patches(self._module, x, self._limit, part).to(torch.float32).clone())
+        self._rows += [rows.to(torch.float32).clone() for rows in bounded_patches(self._module, x, self._limit, part)]
 
     def result(self, centered: bool) -> InputMoments:
         if not self._rows:

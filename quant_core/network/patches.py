@@ -1,6 +1,8 @@
 """A layer as a matrix product: its input as patches, its weight as rows."""
 
 import math
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch.nn import functional as F
 from quant_core.network.fold import TRANSPOSED
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.util import rng
+
+PIECE_BYTES = 32 * 2**20
+"""Most bytes of the overlapping windows of a convolution's input that are held at once."""
 
 
 def weight_rows(module: Any, weight: Tensor) -> Tensor:
@@ -56,17 +61,35 @@ def patches(module: Any, x: Tensor, limit: int = 2**62, part: tuple[int, int, in
     return x.movedim(0, -1)[torch.unravel_index(chosen, sites)].movedim(-1, 0).flatten(2)
 
 
+def bounded_patches(module: Any, x: Tensor, limit: int = 2**62, part: tuple[int, int, int] = (0, 1, 1)) -> Iterator[Tensor]:
+    """Yield what `patches` returns in pieces of some examples each: overlapping windows take `PIECE_BYTES` at once, or one example."""
+    taps = math.prod(getattr(module, "kernel_size", ()))
+    if taps <= 1 or x.dim() < len(module.kernel_size) + 2 or len(x) < 2:
+        yield patches(module, x, limit, part)
+        return
+    first, _, total = (number * len(x) for number in part)  # in rows of x, of which an example may have many, or a share
+    share, step = part[1], max(1, PIECE_BYTES // max(1, x[0].nbytes * taps))
+    for row in range(0, len(x), step):
+        taken = x[row : row + step]
+        yield patches(module, taken, limit, (first + row * share, len(taken) * share, total))
+
+
 def _choice(count: int, limit: int, part: tuple[int, int, int]) -> Tensor | None:
     """Return which of the `count` positions of a part are taken; None: all."""
     first, examples, total = part
     whole = count * total // examples
     if whole <= limit:
         return None
-    chosen = torch.randperm(whole, generator=rng.generator(whole))[:limit]
+    chosen = _drawn(whole, limit)
     if count == whole:
         return chosen
     start = first * whole // total
     return chosen[(chosen >= start) & (chosen < start + count)] - start
+
+
+@lru_cache(maxsize=8)
+def _drawn(whole: int, limit: int) -> Tensor:
+    return torch.randperm(whole, generator=rng.generator(whole))[:limit].clone()
 
 
 def _groups(module: Any) -> int:

@@ -5,6 +5,7 @@ Blocks of many sizes leave gaps between them. With all of them kept, a sweep of 
 
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ LARGEST_BLOCK = 2**30
 """Blocks up to this size come from the heap."""
 _LASTING = 2**18
 """Blocks from this size on come from the system while they are to last."""
-KEPT = 128 * 2**20
+KEPT = 320 * 2**20
 """Free bytes that stay with the process whatever happens."""
-SOON = 16
-"""Passes after which free pages that gathered again are not called needed."""
+FAULTS_S = 0.25e-9
+"""Processor time that a byte costs when its page is taken from the system again: 1 us for a page of 4 KiB."""
+SHARE = 0.02
+"""Of the processor time, at most, goes into taking pages again."""
 _STEP = 32 * 2**20  # of growth, until which nothing is looked up
 _STATM = Path("/proc/self/statm")
 _BEFORE = ("arena", "ordblks", "smblks", "hblks")
@@ -32,27 +35,23 @@ class _Usage(ctypes.Structure):
 
 @dataclass
 class _Pages:
-    """What is known of this process's memory, in bytes.
+    """What is known of this process's memory.
 
     Attributes:
-        kept: free bytes that may stay.
-        least: of them; what gathered again soon after it was returned is needed, and is not returned a second time.
         beside: resident bytes that are not malloc's, code and libraries, at the last look; -1 where pages are not kept.
         seen: resident bytes when they were last looked at.
-        passes: since free pages were returned.
+        next_return: processor time of this process, in seconds, before which no pages are returned.
     """
 
-    kept: int = KEPT
-    least: int = KEPT
     beside: int = -1
     seen: int = 0
-    passes: int = 0
+    next_return: float = 0.0
 
-    def returned(self) -> None:
-        """Return free pages, and look."""
+    def returned(self, free: int = 0) -> None:
+        """Return `free` bytes of pages, and look."""
         ctypes.CDLL(None).malloc_trim(0)
-        self.seen = resident_bytes()
-        self.kept, self.beside, self.passes = self.least, max(0, self.seen - bytes_in_use()), 0
+        self.seen, self.next_return = resident_bytes(), time.process_time() + free * FAULTS_S / SHARE
+        self.beside = max(0, self.seen - bytes_in_use())
 
 
 _PAGES = _Pages()
@@ -89,23 +88,21 @@ def blocks_from_heap() -> bool:
 def give_back() -> bool:
     """Return free pages to the system where many gathered; tell whether it was done. Nothing is, unless this process keeps pages.
 
-    Those that one pass left are what the next one needs: so many are kept until pages are returned again. Work whose passes differ would
-    return them over and over: what is free soon after a return is kept from then on.
+    What the next pass needs it has to take again, page by page. So pages are returned only when the work since the last return has taken
+    so long that this costs `SHARE` of the time.
     """
     if _PAGES.beside < 0:
         return False
-    resident, first = resident_bytes(), _PAGES.passes == 0
-    _PAGES.passes += 1
-    if resident < _PAGES.seen + _STEP and not first:
+    resident = resident_bytes()
+    if resident < _PAGES.seen + _STEP:
         return False
-    _PAGES.seen, free = resident, resident - bytes_in_use() - _PAGES.beside
-    if first:
-        _PAGES.kept = max(_PAGES.least, free + free // 4)
-    if free <= _PAGES.kept:
+    free = resident - bytes_in_use() - _PAGES.beside
+    if free <= KEPT:
+        _PAGES.seen = resident
         return False
-    if _PAGES.passes <= SOON:
-        _PAGES.least = free
-    _PAGES.returned()
+    if time.process_time() < _PAGES.next_return:
+        return False
+    _PAGES.returned(free)
     return True
 
 

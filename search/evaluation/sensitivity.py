@@ -27,7 +27,7 @@ from spaces.space import Space
 
 EXAMPLES = 512
 NEGLIGIBLE = 1e-12
-ACTIVATION_BYTES = 256 * 2**20
+ACTIVATION_BYTES = 96 * 2**20
 """Most bytes of the outputs of all layers on one chunk of the examples: they are kept to start behind them, and for backward passes."""
 Method = Literal["auto", "forward", "gradient", "fisher"]
 

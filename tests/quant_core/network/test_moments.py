@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.moments import second_moments
-from quant_core.network.patches import patches, weight_from_rows, weight_rows
+from quant_core.network.patches import bounded_patches, patches, weight_from_rows, weight_rows
 from quant_core.util.spill import SpillFile
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -42,6 +42,24 @@ def test_patches_times_rows_is_the_layer(name: str) -> None:
     product = (rows @ patches(module, x).transpose(1, 2)).flatten(0, 1)
     torch.testing.assert_close(product, _output(module, x), rtol=1e-5, atol=1e-5)
     assert torch.equal(weight_from_rows(module, rows), weight)
+
+
+@pytest.mark.parametrize("limit", [2**62, 40])
+@pytest.mark.parametrize("part", [(0, 1, 1), (6, 12, 24)], ids=["batch", "part"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_pieces_hold_the_same_patches_and_few_at_once(
+    name: str, part: tuple[int, int, int], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    module, x = make(), torch.randn(12, *shape[1:])
+    whole = patches(module, x, limit, part)
+    monkeypatch.setattr("quant_core.network.patches.PIECE_BYTES", 1)
+    pieces = list(bounded_patches(module, x, limit, part))
+    weights = torch.randn(whole.shape[-1], dtype=torch.float64)
+    ours, wanted = ((rows.double() @ weights).sort(dim=1).values for rows in (torch.cat(pieces, dim=1), whole))
+    torch.testing.assert_close(ours, wanted)
+    assert isinstance(module, nn.Linear) or len(pieces) == len(x)
 
 
 def test_transformers_conv1d() -> None:
