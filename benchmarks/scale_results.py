@@ -14,11 +14,10 @@ NOTES = """Run one row with `python -m benchmarks.scale --only llama-25`; `--wri
 - A search over the clipping range tries about 90 scales per row of a 4-bit weight and 210 of an 8-bit one. Every attempt is a sum over the
   row in vector registers (`quant_core/clipping/lanes.py`), so 8-bit weights of short rows cost most.
 - Peaks are the largest resident size of the process that measures; a graph over 256 MB of float weights is run in processes of its own.
-- A batch whose activations exceed 64 MiB at their largest moment (measured on one example) runs in parts, where the network gives the same
+- A batch whose activations exceed 48 MiB at their largest moment (measured on one example) runs in parts, where the network gives the same
   for parts of four examples as for the four. Calibration gathers the batch's own statistics of the parts: ranges and counts are the
-  batch's, sums are rounded in another order. Inputs quantized by a range of their batch keep it whole. On one thread torch multiplies
-  1 x 1 convolutions of fewer than 16 examples by a slower path, so parts of few examples cost time.
-- The command line and Ray's workers keep up to 320 MiB of freed pages. More goes back to the system, so rarely that taking it again costs
+  batch's, sums are rounded in another order. Inputs quantized by a range of their batch keep it whole.
+- The command line and Ray's workers keep up to 256 MiB of freed pages. More goes back to the system, so rarely that taking it again costs
   2 % of the time.
 - **hypervolume** is of error and weight bytes; the reference is 1 and 1.05 times the dearest, as in the first version. The objectives and
   device of the 0.3348 that was asked for on the trained network were not found, so that no figure can be compared with it.

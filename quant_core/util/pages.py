@@ -16,7 +16,7 @@ LARGEST_BLOCK = 2**30
 """Blocks up to this size come from the heap."""
 _LASTING = 2**18
 """Blocks from this size on come from the system while they are to last."""
-KEPT = 320 * 2**20
+KEPT = 256 * 2**20
 """Free bytes that stay with the process whatever happens."""
 FAULTS_S = 0.25e-9
 """Processor time that a byte costs when its page is taken from the system again: 1 us for a page of 4 KiB."""

@@ -28,7 +28,8 @@ from spaces.space import Space
 EXAMPLES = 512
 NEGLIGIBLE = 1e-12
 ACTIVATION_BYTES = 96 * 2**20
-"""Most bytes of the outputs of all layers on one chunk of the examples: they are kept to start behind them, and for backward passes."""
+"""Most bytes of the outputs of all layers on one chunk of the examples: they are kept to start behind them. A backward pass over a
+chunk keeps about four times as much."""
 Method = Literal["auto", "forward", "gradient", "fisher"]
 
 

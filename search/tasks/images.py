@@ -38,7 +38,7 @@ class Scale:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Map uint8 [N, C, H, W] to float32 [N, C, H, W]."""
         mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (self.mean, self.deviation))
-        return (pixels.to(torch.float32) / self.full - mean) / deviation
+        return pixels.to(torch.float32, copy=True).div_(self.full).sub_(mean).div_(deviation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,11 +33,11 @@ held.append(walls(64))  # 512 MiB, which no pass left
 before = pages.resident_bytes()
 print(first, pages.give_back(), (before - pages.resident_bytes()) // MIB > 400)
 pages._PAGES.next_return = 0.0
-need = np.ones(300 * MIB, dtype=np.uint8)
+need = np.ones(240 * MIB, dtype=np.uint8)
 del need
 one = pages.give_back()  # what one pass left is what the next one needs
 pages._PAGES.next_return = 0.0
-need = np.ones(300 * MIB, dtype=np.uint8)
+need = np.ones(240 * MIB, dtype=np.uint8)
 del need
 print(one, pages.give_back())
 """

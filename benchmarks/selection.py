@@ -1,0 +1,83 @@
+"""How much better a picked policy looks on the validation split than it is: over sweeps of differently trained networks.
+
+Every sweep is the default one of a float network trained with another seed, searched with that seed. A pick's gap is its accuracy on the
+validation split less that on the test split, less the same of the float network: the test split of digits holds the handwriting of other
+people, and is harder for every network.
+
+Run: python -m benchmarks.selection [--sweeps 20] [--write docs/selection-gap.md]
+"""
+
+import argparse
+import json
+import statistics
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import bitfront
+
+DEFAULT = Path("examples/digits.toml")
+PICKS = {"knee": "knee", "most accurate": "best-under:weight_bytes=1e12", "suggested": "suggested"}
+RESULTS = Path("benchmarks/results/selection.jsonl")
+Figures = dict[str, float]
+
+
+def measured(seed: int) -> dict[str, Figures]:
+    """Run one sweep and return the accuracy of the float network and of every pick on both splits, in points, and its KiB."""
+    default = tomllib.loads(DEFAULT.read_text())
+    run = default["search"] | {"task_options": {"seed": seed}, "seed": seed, "threads": 1, "record": None, "log": "none"}
+    device = default["device"]
+    sweep = bitfront.sweep("digits", **default["space"], **run, device=device.pop("name"), **device)
+    table = sweep.front().set_index("kind", append=True)
+    rows = {"float": table.xs("float", level="kind").iloc[0]}
+    rows |= {name: table.loc[(sweep.pick(choice).id, "front")] for name, choice in PICKS.items()}
+    columns = {"valid": "accuracy valid [%]", "test": "accuracy test [%]", "kib": "weight [KiB]"}
+    return {name: {key: float(row[column]) for key, column in columns.items()} for name, row in rows.items()}
+
+
+def gaps(runs: Sequence[dict[str, Figures]], name: str) -> list[float]:
+    """Return the gaps of a pick, one per sweep."""
+    return [(run[name]["valid"] - run[name]["test"]) - (run["float"]["valid"] - run["float"]["test"]) for run in runs]
+
+
+def page(runs: Sequence[dict[str, Figures]]) -> str:
+    """Return the page."""
+    lines = [
+        "# How much better a pick looks than it is",
+        "",
+        f"`python -m benchmarks.selection`: {len(runs)} default sweeps of digits, of float networks trained with other seeds, which the",
+        "searches take too. **gap** is a pick's accuracy on the validation split (299 images, which the search sees) less that on the test",
+        "split (600 images), less the same of the float network; in points. **test drop** is float less the pick, on the test split.",
+        "",
+        "| pick | KiB | gap: mean | gap: median | gap: largest | test drop: mean | test drop: largest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in PICKS:
+        seen, drops = gaps(runs, name), [run["float"]["test"] - run[name]["test"] for run in runs]
+        size = statistics.mean(run[name]["kib"] for run in runs)
+        figures = (statistics.mean(seen), statistics.median(seen), max(seen), statistics.mean(drops), max(drops))
+        lines.append(f"| {name} | {size:.1f} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the sweeps that are not recorded yet, and print the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__)
+    parser.add_argument("--sweeps", type=int, default=20)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a line per sweep; those that are there are not run again")
+    parser.add_argument("--write", type=Path, help="also write the page here")
+    parsed = parser.parse_args(arguments)
+    runs = [json.loads(line) for line in parsed.results.read_text().splitlines()] if parsed.results.exists() else []
+    for seed in range(len(runs), parsed.sweeps):
+        runs.append(measured(seed))
+        with parsed.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(runs[-1]) + "\n")
+        print(seed, {name: round(gaps(runs[-1:], name)[0], 2) for name in PICKS}, flush=True)
+    text = page(runs[: parsed.sweeps])
+    print(text)
+    if parsed.write:
+        parsed.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
