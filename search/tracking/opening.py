@@ -95,11 +95,13 @@ def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
 
 def continued(client: MlflowClient, parent: Row, children: Sequence[Row], journal: Spool) -> Tracker:
     """Return the tracker of a sweep from its runs as they are now: what they show, not what they should show, is what is changed later."""
-    sweep = merged(parent, children, journal.unsent()[0])
+    unsent = journal.unsent()[0]
+    sweep = merged(parent, children, unsent)
     known = {int(row.tags[names.TRIAL]): row.run_id for row in children}
     who = Identity(parent.experiment_id, sweep.name, parent.run_id, parent.tags.get(names.COLOR, PALETTE[0]))
     layers = layer_names(from_tags(parent.tags, names.LAYERS))
     shown = [frozenset(int(row.tags[names.TRIAL]) for row in children if row.tags.get(key) == "true") for key in (names.PARETO, names.KNEE)]
     uniform = frozenset(int(row.tags[names.TRIAL]) for row in children if row.tags.get(names.UNIFORM) == "true")
     store = Store(client, who, known, (shown[0], shown[1]), layers, uniform)
-    return Tracker(sweep, journal, Writer(journal, store))
+    stamped = [line["time"] for line in unsent if isinstance(line.get("time"), int)]
+    return Tracker(sweep, journal, Writer(journal, store), max(stamped, default=0))

@@ -236,7 +236,8 @@ class Store:
         if status == "running":
             self._client.update_run(self._who.run_id, "RUNNING")
         else:
-            self._client.set_terminated(self._who.run_id, STATUSES[status], end_time=line["time"])
+            begun = self._client.get_run(self._who.run_id).info.start_time  # another process's clock may have been ahead of this one's
+            self._client.set_terminated(self._who.run_id, STATUSES[status], end_time=max(line["time"], begun))
 
     def _batch(
         self,

@@ -16,6 +16,7 @@ from search.tracking.codec import Json, sweep_to_json, to_tags, trial_to_json
 from search.tracking.orphans import BEGIN
 from search.tracking.outage import Outage
 from search.tracking.spool import Spool
+from search.tracking.stamps import stamps
 from search.tracking.store import STATUSES
 from search.tracking.view import COSTS
 from search.tracking.writer import Writer
@@ -32,8 +33,8 @@ class Tracker:
         blocked_s: how long callers have waited in here so far.
     """
 
-    def __init__(self, sweep: SweepRecord, spool: Spool, writer: Writer) -> None:
-        self.sweep = sweep
+    def __init__(self, sweep: SweepRecord, spool: Spool, writer: Writer, after: int = 0) -> None:
+        self.sweep, self._now = sweep, stamps(after)
         self.blocked_s = 0.0
         self._spool, self._writer = spool, writer
         self._layers = tuple(sweep.trials[0].policy) if sweep.trials else ()
@@ -217,6 +218,6 @@ class Tracker:
         return complete
 
     def _write(self, *lines: Json) -> None:
-        now = time.time_ns() // 1_000_000
+        now = self._now()
         self._spool.append(*(line | {"time": now} for line in lines))
         self._writer.wake()

@@ -44,6 +44,10 @@ class FakeClient:
         self._done(dies)
         return SimpleNamespace(info=SimpleNamespace(run_id=run_id, artifact_uri="", start_time=start_time))
 
+    def get_run(self, _run_id: str) -> Any:
+        self._done(self._request())
+        return SimpleNamespace(info=SimpleNamespace(start_time=0))
+
     def log_batch(self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
         dies = self._request()
         self.metrics[run_id] |= {(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics}
