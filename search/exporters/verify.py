@@ -1,5 +1,6 @@
 """An export run on the test split, beside the simulation that the search measured."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,15 @@ DIFFERENCE = 0.1
 """Of the largest output: one activation that lies between two codes may take the other one."""
 DIFFERENCE_WEIGHTS = 1e-3
 """Of the largest output, where activations are float: nothing but the order of sums differs."""
+
+_ONE_BATCH = (
+    "{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] or -1, "
+    "as in x.reshape(x.shape[0], -1)."
+)
+_ONE_SIZE = (
+    "{graph} graph runs at one size of its inputs only ({reason}): batches have other lengths, heights or widths, and the network has the "
+    "first one's as constants; write its shapes after x.shape, or pad all batches to one size."
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,7 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
 
 
 def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool = False) -> None:
-    """Refuse a graph that holds for the batch size of the example only, by running it on one example.
+    """Refuse a graph that holds for the sizes of the example only, by running it on one example, and on batches of other sizes.
 
     Args:
         network: as it was measured.
@@ -139,23 +149,27 @@ def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool
         rounded: the runtime rounds the inputs of layers to 8 bits, by other steps for other batches.
 
     Raises:
-        InputError: it fails, or is further from the simulation than a batch: the network computes with its batch size as a constant.
+        InputError: it fails, or is further from the simulation than the example is: the network computes with a size as a constant.
     """
-    single = first_example(network.example)
-    with torch.inference_mode():
-        wanted, wanted_all = forward(network.simulation, single), forward(network.simulation, network.example)
-    try:
-        differences = (run(network.example) - wanted_all).abs()  # where activations lie between two codes there are some at any size
-        outputs = run(single)
-        spare = DIFFERENCE * float(wanted_all.abs().max()) + float(differences.max()) * (1 + rounded)
-        same, reason = outputs.shape == wanted.shape and float((outputs - wanted).abs().max()) <= spare, "one example alone gives others"
-    except BitfrontError as error:
-        same, reason = False, cut(str(error), 160)
-    if not same:
-        raise InputError(
-            f"{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] "
-            f"or -1, as in x.reshape(x.shape[0], -1)."
-        )
+    allowed = math.inf
+    batches = [
+        (network.example, _ONE_BATCH),
+        (first_example(network.example), _ONE_BATCH),
+        *((other, _ONE_SIZE) for other in network.others),
+    ]
+    for batch, message in batches:
+        with torch.inference_mode():
+            wanted = forward(network.simulation, batch)
+        try:
+            outputs = run(batch)
+            apart = float((outputs - wanted).abs().max()) if outputs.shape == wanted.shape else math.inf
+            reason = "" if apart <= allowed and apart < math.inf else "it gives other outputs there"
+        except BitfrontError as error:
+            apart, reason = math.inf, cut(str(error), 160)
+        if reason:
+            raise InputError(message.format(graph=graph, reason=reason))
+        if batch is network.example:  # where activations lie between two codes there are differences at any size
+            allowed = DIFFERENCE * float(wanted.abs().max()) + apart * (1 + rounded)
 
 
 def _top(outputs: Tensor) -> Tensor:
