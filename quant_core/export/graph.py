@@ -116,7 +116,7 @@ def tagged_graph(network: Quantized, weights: Sequence[Layer], inputs: Sequence[
     Raises:
         InputError: ONNX cannot represent the network.
     """
-    graph = tagging.traced(network.plain, network.example, weights, inputs)
+    graph = tagging.traced(network.plain, network.example, weights, inputs, network.others)
     fold_shapes(graph)
     fold_pads(graph.graph, _keeping_zero(graph.graph, {stored.layer.name: stored for stored in network.stored}))
     return graph

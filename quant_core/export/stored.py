@@ -59,6 +59,7 @@ class Quantized:
         stored: every layer, in network order.
         example: one batch of model inputs.
         notes: warnings for the user.
+        others: batches in which other axes than the first have other sizes than in `example`.
     """
 
     simulation: nn.Module
@@ -66,6 +67,7 @@ class Quantized:
     stored: tuple[StoredLayer, ...]
     example: Any
     notes: tuple[str, ...] = ()
+    others: tuple[Any, ...] = ()
 
     @property
     def plain(self) -> nn.Module:
@@ -78,9 +80,8 @@ def on_cpu(network: Quantized) -> Quantized:
     if device_of(network.simulation) in (None, CPU):
         return network
     simulation, base = (copy.deepcopy(part).to(CPU) for part in (network.simulation, network.base))
-    return replace(
-        network, simulation=simulation, base=base, stored=tuple(map(_on_cpu, network.stored)), example=to_device(network.example, CPU)
-    )
+    stored, (example, *others) = map(_on_cpu, network.stored), to_device((network.example, *network.others), CPU)
+    return replace(network, simulation=simulation, base=base, stored=tuple(stored), example=example, others=tuple(others))
 
 
 def _on_cpu(layer: StoredLayer) -> StoredLayer:

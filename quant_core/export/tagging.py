@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import call, with_first_input
 from quant_core.network.outputs import further_outputs, judged_output
 from quant_core.network.parameters import from_matrix, holder, layer_module, to_matrix
+from quant_core.network.sizes import varying_axes
 from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError
@@ -104,15 +105,18 @@ class _Flat(nn.Module):
         return judged, *further_outputs(self.model, outputs, judged)
 
 
-def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: Collection[Layer]) -> onnx.ModelProto:
-    """Return the graph of `model` (no layer in it quantized) for any batch size; its first output is the judged one, `output`.
+def traced(
+    model: nn.Module, example: Any, weights: Collection[Layer], inputs: Collection[Layer], others: Sequence[Any] = ()
+) -> onnx.ModelProto:
+    """Return the graph of `model` (no layer in it quantized) for any batch size, and any size of the axes that differ between batches.
 
-    Where the owner named that output, all others follow, as `output1`, `output2`, ...
+    Its first output is the judged one, `output`. Where the owner named that output, all others follow, as `output1`, `output2`, ...
 
     Args:
         model: in eval mode; it is not touched.
         example: one batch of model inputs.
         weights, inputs: the layers whose weight, whose input is tagged.
+        others: batches of other sizes, see `quant_core.network.sizes`.
 
     Raises:
         InputError: torch.onnx cannot map an operator of the network, or onnxruntime has no kernels for its type.
@@ -120,11 +124,10 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
     names, tensors = input_names(example), tensor_leaves(example)
     if any(tensor.dtype == torch.bfloat16 for tensor in (*model.parameters(), *model.buffers(), *tensors)):
         raise InputError(_BFLOAT16)
-    batched = [name for name, tensor in zip(names, tensors, strict=True) if tensor.dim()]
     buffer = io.BytesIO()
     with torch.no_grad():
-        count = len(_Flat(model, example)(*tensors))
-    outputs = ["output", *(f"output{number}" for number in range(1, count))]
+        results = [_Flat(model, example)(*tensor_leaves(batch)) for batch in (example, *others)]
+    outputs = ["output", *(f"output{number}" for number in range(1, len(results[0])))]
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_operators():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
@@ -137,7 +140,7 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
                 custom_opsets={DOMAIN: 1} if weights or inputs else None,
                 input_names=names,
                 output_names=outputs,
-                dynamic_axes={name: {0: "batch"} for name in (*batched, *outputs)},
+                dynamic_axes=_free_axes(names, [example, *others]) | _free_axes(outputs, results),
             )
     except BitfrontError:
         raise
@@ -150,6 +153,14 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
         raise InputError(_BFLOAT16)
     explicit_pads(graph.graph)
     return graph
+
+
+def _free_axes(names: Sequence[str], batches: Sequence[Any]) -> dict[str, dict[int, str]]:
+    """Return the axes of any size by tensor, with a name: the first one, and those that differ between batches; equal sizes share it."""
+    axes = {name: {0: "batch"} for name, tensor in zip(names, tensor_leaves(batches[0]), strict=True) if tensor.dim()}
+    for (number, axis), (first, of_first) in varying_axes(batches[0], batches[1:]).items():
+        axes[names[number]][axis] = f"{names[first]}_axis{of_first}"
+    return axes
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.apart import part_size
 from quant_core.network.reference import reference_network, warn_of_noise
+from quant_core.network.sizes import batches_of_other_sizes
 from quant_core.ptq.activation import ranges_whole_batches
 from quant_core.ptq.engine import PostTraining
 from quant_core.qat.checkpoint import CheckpointConfig
@@ -218,9 +220,17 @@ class Evaluator:
         """
         if (fidelity or self._section.fidelity) != "qat":
             engine, network = self.engines.engine(policy), self.engines.network(policy)
-            return on_cpu(post_training(engine, network, self._layers, policy, self.calib[0]))
-        base = starting(self.engines.network(policy), self._section.training, self.calib[0])
-        return on_cpu(trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0]))
+            made = post_training(engine, network, self._layers, policy, self.calib[0])
+        else:
+            base = starting(self.engines.network(policy), self._section.training, self.calib[0])
+            made = trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
+        return on_cpu(replace(made, others=self._others()))
+
+    def _others(self) -> tuple[Any, ...]:
+        """Return batches of other sizes than the first one of calibration."""
+        splits = (self._task.calib, self._task.valid, self._task.test)
+        with repeatable():
+            return batches_of_other_sizes(self.calib[0], (inputs for batches in splits for inputs, _ in batches))
 
     def _applied(self, policy: Policy) -> nn.Module:
         return self.engines.engine(policy).apply(policy)

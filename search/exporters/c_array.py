@@ -84,7 +84,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
             comparison = compare(bundle, lambda inputs: forward(model, inputs), examples)
     if tally.wrong:
         raise BitfrontError(f"the compiled C code gives other integers than torch in {listed(tally.wrong)}; report this.")
-    require_close(comparison, bundle.network.stored, "the compiled C code", spare=1)
+    comparison = require_close(bundle, comparison, "the compiled C code", spare=1)
     carried = [layer.stored.layer.name for layer in layers if layer.bits != layer.stored.policy.weight.bits]
     notes = (f"weights of other than 8 or 4 bits are carried in the next of these: {listed(carried)}",) if carried else ()
     arrays = sum(len(layer.packed()) + 4 * len(layer.bias) + 4 * len(layer.scales) for layer in layers)

@@ -46,8 +46,7 @@ def replayed(
     Raises:
         BitfrontError: the outputs are not those of the simulation.
     """
-    decoded = _decoded(bundle, path, names, rows)
-    require_close(decoded, bundle.network.stored, "the network decoded from GGUF", rounded=bundle.round_scales)
+    decoded = require_close(bundle, _decoded(bundle, path, names, rows), "the network decoded from GGUF", rounded=bundle.round_scales)
     checks: Checks = dict(decoded.checks) | {"runtime": "gguf.quants.dequantize, torch"}
     if not runs:
         return checks, ()

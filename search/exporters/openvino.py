@@ -41,7 +41,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     with replayed(path, names, runtime="openvino") as replay:
         require_any_batch(bundle.network, replay, "OpenVINO's", rounded=rounded)
         compared = compare(bundle, replay)
-    require_close(compared, network.stored, "OpenVINO", SPARE, rounded=rounded)
+    compared = require_close(bundle, compared, "OpenVINO", SPARE, rounded=rounded)
     run_by = inspection.kernels(path, [layer.name for layer in bundle.layers])
     checks = dict(compared.checks) | run_by.checks | {"stored_types": inspection.stored_types(path, network.stored)}
     notes = (_FLOATS.format(*run_by.convolutions),) if 0 < run_by.convolutions[0] < run_by.convolutions[1] else ()

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from quant_core.export.runtime import Session, read_model, versions
 from quant_core.export.tagging import input_names, tensor_leaves
+from quant_core.network.sizes import varying_axes
 from quant_core.util.errors import BitfrontError
 from quant_core.util.process import environment
 from search.exporters import Bundle, Exported, onnx_qdq
@@ -65,7 +66,7 @@ def register_policy(uri: str, bundle: Bundle, name: str, folder: Path) -> Export
     outputs = Session(folder / onnx_qdq.FILE, list(example), fuse=not unfused).arrays(example)
     client = connect(uri, Path(bundle.experiment.track.uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite") else Path())
     with reported(uri), _at(uri):
-        version = _log(client, uri, bundle, name, folder, _signature(example, outputs), unfused)
+        version = _log(client, uri, bundle, name, folder, _signature(bundle, folder, outputs), unfused)
         address = f"models:/{name}/{version}"
         loaded = _loaded(uri, address, example, folder)
         if not np.array_equal(loaded, outputs):
@@ -120,9 +121,17 @@ def _describe(client: MlflowClient, bundle: Bundle, folder: Path, run_id: str, l
         client.update_model_version(name, str(logged.registered_model_version), card.read_text(encoding="utf-8")[:LONGEST])
 
 
-def _signature(inputs: Mapping[str, NDArray[Any]], outputs: NDArray[Any]) -> ModelSignature:
-    specs: list[ColSpec | TensorSpec] = [TensorSpec(values.dtype, (-1, *values.shape[1:]), name) for name, values in inputs.items()]
-    return ModelSignature(inputs=Schema(specs), outputs=Schema([TensorSpec(outputs.dtype, (-1, *outputs.shape[1:]), "output")]))
+def _signature(bundle: Bundle, folder: Path, outputs: NDArray[Any]) -> ModelSignature:
+    """Return the types and shapes of inputs and output; the first axis, and others that differ between batches, are of any size."""
+    network = bundle.network
+    free = {*varying_axes(network.example, network.others), *((number, 0) for number in range(len(_arrays(network.example))))}
+    inputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(values.dtype, tuple(-1 if (number, axis) in free else size for axis, size in enumerate(values.shape)), name)
+        for number, (name, values) in enumerate(_arrays(network.example).items())
+    ]
+    dims = read_model(folder / onnx_qdq.FILE).graph.output[0].type.tensor_type.shape.dim
+    shape = (-1, *(dim.dim_value or -1 for dim in dims[1:]))
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(outputs.dtype, shape, "output")]))
 
 
 def _arrays(batch: Any) -> Arrays:

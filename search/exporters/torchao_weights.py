@@ -79,7 +79,7 @@ def _checked(bundle: Bundle, path: Path) -> dict[str, float | str]:
             object.__setattr__(model.get_submodule(name), "forward", _remote(process, name))
         comparison = compare(bundle, lambda inputs: forward(model, inputs))
     if all(stored.policy.activation.is_float for stored in held.values()):
-        require_close(comparison, bundle.network.stored, "torchao")
+        comparison = require_close(bundle, comparison, "torchao")
     else:  # it rounds inputs by its own function
         require_near(comparison, "torchao")
     checks = {f"weights_{name}": value for name, value in comparison.checks.items()}

@@ -58,7 +58,7 @@ def replayed(bundle: Bundle, folder: Path, inner: str) -> dict[str, float | str]
     if halves or minifloats:
         require_near(comparison, "transformers")
     else:
-        require_close(comparison, bundle.network.stored, "transformers")
+        comparison = require_close(bundle, comparison, "transformers")
     return dict(comparison.checks) | {"runtime": "transformers, compressed-tensors"}
 
 

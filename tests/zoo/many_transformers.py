@@ -151,7 +151,7 @@ TRANSFORMERS = {
     "gpt neox": Case(network("GPTNeoX", "ForCausalLM", **TEXT), ids()),
     "llama": Case(network("Llama", "ForCausalLM", **DECODER, tie_word_embeddings=True), ids()),
     "llama, bfloat16": Case(lambda: network("Llama", "ForCausalLM", **DECODER)().bfloat16(), ids(), onnx=False),
-    "llama, float16": Case(lambda: network("Llama", "ForCausalLM", **DECODER)().half(), ids(), onnx=False),
+    "llama, float16": Case(lambda: network("Llama", "ForCausalLM", **DECODER)().half(), ids()),
     "qwen3": Case(network("Qwen3", "ForCausalLM", **DECODER, head_dim=8), ids()),
     "gemma3": Case(network("Gemma3Text", "Model", **DECODER, head_dim=8), ids(), "last_hidden_state", classes=False),
     "phi3, fused projections": Case(network("Phi3", "ForCausalLM", **DECODER), ids()),

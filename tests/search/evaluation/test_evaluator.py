@@ -153,6 +153,13 @@ class Counted(nn.Sequential):
         return outputs
 
 
+class Mean(nn.Module):
+    """The mean over axis 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1)
+
+
 @pytest.mark.parametrize(("activation", "sizes"), [("int8:tensor", [10, 10, 10, 10]), ("int8:tensor:dynamic", [40])])
 def test_large_batches_run_in_parts_unless_their_range_is_that_of_the_batch(
     activation: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
@@ -172,3 +179,13 @@ def test_large_batches_run_in_parts_unless_their_range_is_that_of_the_batch(
     assert cut.metrics(policy, "valid") == pytest.approx(expected, rel=1e-5)
     assert max(counted) == max(sizes)
     assert counted[-len(sizes) :] == sizes
+
+
+def test_a_quantized_network_comes_with_batches_of_other_lengths() -> None:
+    splits = [[(torch.rand(4, length, 3), Y[:4]) for length in lengths] for lengths in ((5, 5), (5, 6), (7, 5))]
+    model = nn.Sequential(nn.Linear(3, 2), Mean()).eval()
+    lengths = Task(model, splits[0], *splits)
+    layers = trace(model, splits[0][0][0])
+    policy = Policy({layer.name: LayerPolicy(parse("int8:channel"), parse("int8:tensor")) for layer in layers})
+    network = Evaluator(lengths, layers, EvaluateSection()).quantized(policy)
+    assert [other.shape[1] for other in network.others] == [6]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -73,6 +74,19 @@ def test_a_batch_size_that_the_network_holds_as_a_constant_is_refused(shape: Cal
     torch.manual_seed(0)
     with pytest.raises(InputError, match=r"the ONNX graph runs at one batch size only \(.*x\.reshape\(x\.shape\[0\], -1\)\.$"):
         checked(Shaped(shape))
+
+
+@pytest.mark.parametrize(("shape", "refused"), [(lambda x: x[:, : x.shape[1] - 1], False), (lambda x: x[:, : int(x.shape[1]) - 1], True)])
+def test_a_length_that_the_network_holds_as_a_constant_is_refused(shape: Callable[[Tensor], Tensor], refused: bool) -> None:
+    torch.manual_seed(0)
+    network = dataclasses.replace(quantized(Shaped(shape)), others=(torch.cat([X, X], dim=1),))
+    session = Session(quantized_graph(network).model.SerializeToString(), ["input"], fuse=False)
+    with (
+        pytest.raises(InputError, match=r"^the ONNX graph runs at one size of its inputs only \(.*pad all batches to one size\.$")
+        if refused
+        else nullcontext()
+    ):
+        require_any_batch(network, session, "the ONNX")
 
 
 def bundle(text: str) -> Bundle:
