@@ -16,9 +16,10 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_text
 from quant_core.util.registry import unknown
 from search import tracking
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.options import AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
+from search.config.store import DEFAULT_URI
 from search.records.units import shown, title_of
 from search.tracking.reading import LATEST
 
