@@ -28,7 +28,8 @@ from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
 from search.problem.problem import Values
 from search.searchers import build
-from search.sweeps.setup import build_problem, prepare
+from search.sweeps.plan import build_problem
+from search.sweeps.setup import prepare
 
 LINEAR = [f"int{bits}:{how}" for bits in (2, 3, 4, 5, 6, 8) for how in ("tensor:mse", "channel:mse:fp16")]
 CODEBOOKS = [f"kmeans{bits}:tensor" for bits in (2, 3, 4)]
@@ -72,7 +73,7 @@ def search(space: str, budget: float, seed: int, trials: int, examples: int, how
     evaluator = Evaluator(setup.task, setup.layers, setup.experiment.evaluate)
     calib, key = [torch.cat(evaluator.calib)[:examples]], f"{time.time_ns()}"  # never from disk: its cost counts
     sensitivity = Sensitivity(evaluator.engine, setup.space, calib, key, class_axis=1)
-    problem = replace(build_problem(setup), sensitivity=sensitivity)
+    problem = replace(build_problem(setup.plan), sensitivity=sensitivity)
     searcher = build("auto", problem, 0, trials)
     losses: dict[Values, float] = {}
     for _ in range(trials):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.pictures_pages import card_page, notebook_page
 from search.records.compare import compare
 from search.records.record import SweepRecord
 from search.report.comparison import comparison_page
@@ -25,6 +26,7 @@ from search.tracking.server import serve
 from search.tracking.view import link, sweeps_link
 from tests.search import browser as shots
 
+ROOT = Path(__file__).parents[1]
 SEARCHERS = ("auto", "tpe", "nsga2")
 TRIALS = 60
 WIDTHS = ((1600, 1000), (390, 844))
@@ -42,11 +44,15 @@ def record(folder: Path) -> tuple[str, list[SweepRecord]]:
     for seed, searcher in enumerate(SEARCHERS):
         if not (folder / f"{searcher}.done").exists():
             changes = [f'name="digits-{searcher}"', f'search.searcher="{searcher}"', f"search.trials={TRIALS}", f"search.seed={seed}"]
-            path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
-            command = [sys.executable, "-m", "search", "sweep", "digits", *changes]
-            subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True)
+            _bitfront(folder, "sweep", "digits", *changes)
             (folder / f"{searcher}.done").touch()
     return uri, [read(uri, f"digits-{searcher}") for searcher in SEARCHERS]
+
+
+def _bitfront(folder: Path, *words: str) -> None:
+    """Run the command line in a folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    subprocess.run([sys.executable, "-m", "search", *words], cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True)
 
 
 def shoot(browser: shots.Browser, name: str, out: Path) -> None:
@@ -69,11 +75,40 @@ def pages(browser: shots.Browser, folder: Path, records: list[SweepRecord], out:
             for name in ("front", "compare"):
                 browser.load((folder / f"{name}.html").as_uri())
                 browser.wait(DRAWN)
+                if name == "compare":
+                    parallel(browser, f"parallel-{ending}", out)
                 if name == "front":
                     browser.wait(HOVERED)
                     browser.wait("return document.querySelector('.hoverlayer .hovertext') !== null")
                 assert browser.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
                 shoot(browser, f"{name}-{ending}", out)
+
+
+def parallel(browser: shots.Browser, name: str, out: Path) -> None:
+    """Photograph the parallel coordinates of a comparison, the figure after those of the fronts."""
+    browser.script("[...document.querySelectorAll('.plotly-graph-div')].at(-1).scrollIntoView({block: 'center'})")
+    time.sleep(0.5)
+    shoot(browser, name, out)
+    browser.script("scrollTo(0, 0)")
+
+
+def others(browser: shots.Browser, folder: Path, out: Path) -> None:
+    """Photograph the card of the suggested policy's export, and the tutorial as it runs in a notebook."""
+    exported = folder / "card"
+    if not exported.exists():
+        _bitfront(folder, "export", "digits-auto", "-f", "onnx", "-f", "c-array", "--out", str(exported))
+    (exported / "card.html").write_text(card_page(exported))
+    if not (folder / "tutorial.html").exists():
+        (folder / "tutorial.html").write_text(notebook_page(ROOT / "docs/tutorial.ipynb", folder))
+    for (width, height), dark in ((size, dark) for size in WIDTHS for dark in (False, True)):
+        browser.size(width, height, dark=dark)
+        for name, path in (("card", exported / "card.html"), ("notebook", folder / "tutorial.html")):
+            browser.load(path.as_uri())
+            if name == "notebook":
+                browser.wait(DRAWN)
+                browser.script("document.querySelector('.plotly-graph-div').scrollIntoView({block: 'center'})")
+            assert browser.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
+            shoot(browser, f"{name}-{width}{'-dark' if dark else ''}", out)
 
 
 def views(browser: shots.Browser, uri: str, out: Path) -> None:
@@ -108,6 +143,7 @@ def main() -> None:
     uri, records = record(folder)
     with shots.chromium(folder / "profile") as browser:
         pages(browser, folder, records, out)
+        others(browser, folder, out)
         if not chosen.pages_only:
             views(browser, uri, out)
 

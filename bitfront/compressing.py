@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from bitfront.experiments import DEFAULT_RECORD, absolute
+from bitfront.experiments import absolute
 from bitfront.isolation import unchanged
 from bitfront.sources import TaskSource, open_task, task_name
+from search.config.store import DEFAULT_URI
 from search.exporters.compress import Compressed
 from search.sweeps.phases import LogMode
 
@@ -19,7 +20,7 @@ def compress(
     minutes: float = 10.0,
     data: str = "",
     task_options: Mapping[str, object] | None = None,
-    record: str = DEFAULT_RECORD,
+    record: str = DEFAULT_URI,
     force: bool = False,
     log: LogMode = "auto",
 ) -> Compressed:

@@ -8,7 +8,6 @@ from quant_core.util.errors import InputError
 from search.config.experiment import Experiment
 from search.config.files import from_data
 
-DEFAULT_RECORD = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
 _PLACES: dict[str, tuple[str, str]] = {
     "task_options": ("task", "options"),

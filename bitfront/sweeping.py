@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitfront.experiments import DEFAULT_RECORD, absolute, experiment_of
+from bitfront.experiments import absolute, experiment_of
 from bitfront.isolation import unchanged
 from bitfront.results import Sweep
 from bitfront.sources import TaskSource, open_task, task_name
 from quant_core.spec.quant_spec import QuantSpec
 from search import tracking
+from search.config.store import DEFAULT_URI
 from search.sweeps.phases import LogMode, Phases
 
 Choices = str | QuantSpec | Mapping[str, object] | Sequence[str | QuantSpec | Mapping[str, object]]
@@ -38,7 +39,7 @@ def sweep(
     workers: int | None = None,
     threads: int | None = None,
     name: str | None = None,
-    record: str | None = DEFAULT_RECORD,
+    record: str | None = DEFAULT_URI,
     experiment: str | None = None,
     log: LogMode = "auto",
     task_options: Mapping[str, object] | None = None,
@@ -124,7 +125,7 @@ def load(name: str, *, uri: str | None = None, experiment: str | None = None, ta
     >>> bitfront.load("loaded").front().equals(sweep.front())
     True
     """
-    place = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_RECORD)
+    place = absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
     with unchanged():
         record = tracking.read(place, name, experiment)
         return Sweep(record, place, None if task is None else open_task(task, {}), trust=trust)

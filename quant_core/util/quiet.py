@@ -1,15 +1,30 @@
-"""Keeping standard output clean for results."""
+"""Keeping standard output clean for results, and standard error for what concerns the user."""
 
 import contextlib
 import ctypes
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOCK = threading.RLock()
 """Held while descriptor 1 is redirected: a second thread would save the redirected descriptor as the one to put back."""
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keep warnings off the screen while a library is imported or loads: transformers imports torchao, which warns of every GPU library."""
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sqlite3
 import typer
 
 from quant_core.util.errors import BitfrontError
+from search.config.store import DEFAULT_URI
 
 FAMILIES = ("formats", "clippings", "roundings", "searchers", "tasks", "qat-methods", "exporters", "backends", "schedulers")
 """What `bitfront list` lists."""
@@ -55,4 +56,4 @@ def family_names(incomplete: str) -> list[str]:
 
 def _uri(context: typer.Context) -> str:
     """Return the store that the words before name: the option, the environment, or that of the folder."""
-    return str(context.params.get("uri") or "sqlite:///mlflow.db")
+    return str(context.params.get("uri") or DEFAULT_URI)

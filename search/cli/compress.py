@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from search.cli.json_lines import json_lines
-from search.cli.options import DEFAULT_URI, Log, Uri
+from search.cli.options import Log, Uri
 from search.cli.terminal import say
 from search.config.key_value import task_options
+from search.config.store import DEFAULT_URI
 from search.config.targets import TARGETS
 
 

@@ -9,8 +9,9 @@ import typer
 from quant_core.util.errors import InputError
 from search.cli.completion import policy_names
 from search.cli.evaluate import evaluate_command
-from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
+from search.cli.options import PICK_HELP, AsJson, Device, Dtype, ExperimentName, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import terminal
+from search.config.store import DEFAULT_URI
 from search.records.selection import SUGGESTED
 from search.records.units import shown
 from search.tracking.reading import LATEST

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from search.cli.completion import policy_names
-from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.options import PICK_HELP, AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say
+from search.config.store import DEFAULT_URI
 from search.records.selection import SUGGESTED
 from search.tracking.reading import LATEST
 

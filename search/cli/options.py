@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import typer
 
 from search.cli.completion import sweep_names
+from search.config.store import DEFAULT_URI
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 PICK_HELP = (
     "suggested: the smallest policy within half a point of float at 90 % confidence; or max-drop=POINTS, knee, "
     "best-under:METRIC=LIMIT, a policy id or a trial number."

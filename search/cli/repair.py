@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, Uri
+from search.cli.options import ExperimentName, Uri
 from search.cli.terminal import say
+from search.config.store import DEFAULT_URI
 
 
 def repair_command(

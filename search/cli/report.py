@@ -11,10 +11,11 @@ from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
 from search.cli.completion import policy_names, sweep_names
 from search.cli.front_table import print_front
-from search.cli.options import DEFAULT_URI, PICK_HELP, AsJson, ExperimentName, SweepName, Uri
+from search.cli.options import PICK_HELP, AsJson, ExperimentName, SweepName, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say, terminal
 from search.config.key_value import key_value
+from search.config.store import DEFAULT_URI
 from search.records.front import all_rows, front_members, front_rows, knee_number, pick, row_of
 from search.records.selection import SUGGESTED
 from search.records.units import shown
@@ -47,7 +48,9 @@ def front_command(
 
         write_text(plot, sweep_page(record))
     if as_json:
-        _print_json(rows)
+        from search.records.summary import written_rows
+
+        _print_json(written_rows(record, members, rows))
         return
     print_front(record, rows, everything=everything)
     if plot:

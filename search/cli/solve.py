@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,10 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import write_text
 from quant_core.util.registry import unknown
 from search import tracking
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, SweepName, Trust, Uri
+from search.cli.options import AsJson, ExperimentName, SweepName, Trust, Uri
 from search.cli.terminal import say, short_name, terminal
 from search.config.key_value import key_value
+from search.config.store import DEFAULT_URI
 from search.records.units import shown, title_of
 from search.tracking.reading import LATEST
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from search.problem.problem import Problem
     from search.records.record import SweepRecord
     from search.sweeps.context import SweepContext
+    from search.sweeps.plan import Plan
+    from spaces.space import Space
 
 
 def solve_command(
@@ -52,16 +56,17 @@ def solve_command(
     if front and (out or evaluate):
         raise InputError("--front with --out or --evaluate given; choose one budget of the front and give it as --budget METRIC=LIMIT.")
     record = tracking.read(uri, sweep, mlflow_experiment)
-    context, problem = _problem(record, _budget(budget or []), trust)
+    plan, problem, context = _problem(record, _budget(budget or []), trust, evaluate)
     if front:
-        rows = _front_rows(record, context, problem, front)
+        rows = _front_rows(record, plan.space, problem, front)
         typer.echo(json.dumps(rows, indent=2)) if as_json else _show_front(record, front, rows)
         return
-    policy, result = _solved(record, context, problem)
+    policy, result = _solved(record, plan.space, problem)
+    result["scored"] = context.sensitivity.evaluations if context else 0
     metric = record.infos[0].name
     if out:
-        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(context.setup.layers)}, indent=1) + "\n")
-    if evaluate:
+        write_text(out, json.dumps(policy.to_json() | {"network": layers_to_json(plan.layers)}, indent=1) + "\n")
+    if evaluate and context:
         result |= {f"{metric}_{split}": context.evaluator.metrics(policy, split)[metric] for split in ("valid", "test")}
     if as_json:
         typer.echo(json.dumps(result | policy.to_json(), indent=2))
@@ -70,7 +75,7 @@ def solve_command(
     _say_how_to_export(record.name, out)
 
 
-def _solved(record: "SweepRecord", context: "SweepContext", problem: "Problem") -> "tuple[Policy, dict[str, Any]]":
+def _solved(record: "SweepRecord", space: "Space", problem: "Problem") -> "tuple[Policy, dict[str, Any]]":
     """Return the policy of the least summed sensitivity within the problem's limits, and what is known of it."""
     from search.searchers.base.losses import losses
     from search.searchers.solvers.ranking import optimum
@@ -83,18 +88,17 @@ def _solved(record: "SweepRecord", context: "SweepContext", problem: "Problem") 
     if answer is None:
         limits = ", ".join(f"{metric} <= {shown(metric, limit)}" for metric, limit in problem.limits.items())
         raise BitfrontError(f"no policy keeps all of {limits} at once; raise one of them.")
-    policy = context.setup.space.policy(answer.values)
+    policy = space.policy(answer.values)
     return policy, {
         "id": policy.id,
         f"estimated_{record.infos[0].name}": estimated_metric(record, sensitivities, answer.values),
         **{"estimated_loss_rise": answer.loss, "bound": answer.bound, "gap": answer.gap, "proven": answer.proven},
         "cost": problem.costs_of(answer.values),
         "seconds": seconds,
-        "scored": context.sensitivity.evaluations,
     }
 
 
-def _front_rows(record: "SweepRecord", context: "SweepContext", problem: "Problem", metric: str) -> list[dict[str, Any]]:
+def _front_rows(record: "SweepRecord", space: "Space", problem: "Problem", metric: str) -> list[dict[str, Any]]:
     """Return a row for every budget: cost, estimates and the policy.
 
     Raises:
@@ -117,7 +121,7 @@ def _front_rows(record: "SweepRecord", context: "SweepContext", problem: "Proble
             "policy": policy.to_json(),
         }
         for point in solved_front(problem, sensitivities, metric)
-        for policy in (context.setup.space.policy(point.solution.values),)
+        for policy in (space.policy(point.solution.values),)
     ]
 
 
@@ -133,17 +137,30 @@ def _show_front(record: "SweepRecord", metric: str, rows: list[dict[str, Any]]) 
     say(f"one of them: bitfront solve {shlex.quote(record.name)} --budget {metric}=LIMIT --out FILE.json")
 
 
-def _problem(record: "SweepRecord", budget: Mapping[str, object], trust: bool) -> "tuple[SweepContext, Problem]":
-    """Return a recorded sweep's network, open for evaluation, and its problem under another budget."""
+def _problem(
+    record: "SweepRecord", budget: Mapping[str, object], trust: bool, evaluate: bool
+) -> "tuple[Plan, Problem, SweepContext | None]":
+    """Return a recorded sweep's choices, its problem under another budget, and its network, open for evaluation, where it had to be loaded.
+
+    It is loaded, and compared with what the sweep recorded, to evaluate a policy, and where no basis is kept.
+    """
     from search.config.files import loads
-    from search.sweeps.context import check_fingerprints, open_context
+    from search.sweeps.basis import kept, plan_of
+    from search.sweeps.plan import build_problem
     from search.sweeps.trust import require_trust
 
     require_trust(record, trust)
     experiment = loads(record.experiment, f"experiment of sweep {record.name}")
+    basis = None if evaluate else kept(experiment, record.fingerprints)
+    if basis:
+        plan = plan_of(basis, experiment.with_budget(budget), [info.name for info in record.infos])
+        problem = build_problem(plan, float_error=record.baseline["error_valid"])
+        return plan, replace(problem, sensitivity=lambda: basis.rises), None
+    from search.sweeps.context import check_fingerprints, open_context
+
     context = open_context(experiment.with_budget(budget))
     check_fingerprints(record, context.setup, ("weights", "data"))
-    return context, context.problem(record.baseline)
+    return context.setup.plan, context.problem(record.baseline), context
 
 
 def _show(policy: "Policy", result: Mapping[str, Any], record: "SweepRecord") -> None:

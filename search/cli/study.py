@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import DEFAULT_URI, ExperimentName, SweepName, Uri
+from search.cli.options import ExperimentName, SweepName, Uri
 from search.cli.terminal import say
+from search.config.store import DEFAULT_URI
 from search.tracking import read
 from search.tracking.names import redact
 from search.tracking.reading import LATEST

@@ -9,8 +9,9 @@ import typer
 
 from search.cli.front_table import print_short_front
 from search.cli.json_lines import json_lines
-from search.cli.options import DEFAULT_URI, Device, Dtype, ExperimentName, Log, SweepName, Threads, Trust, Uri, run_changes
+from search.cli.options import Device, Dtype, ExperimentName, Log, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import say, terminal
+from search.config.store import DEFAULT_URI
 from search.records.front import front_members
 from search.records.selection import suggestion
 from search.records.units import shown

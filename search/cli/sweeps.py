@@ -8,9 +8,10 @@ import typer
 from quant_core.util.errors import BitfrontError
 from quant_core.util.reading import parse_toml
 from search.cli.front_table import column
-from search.cli.options import DEFAULT_URI, AsJson, ExperimentName, Uri
+from search.cli.options import AsJson, ExperimentName, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say
+from search.config.store import DEFAULT_URI
 from search.records.front import Row, front_members, front_rows, hypervolume_of
 from search.records.record import SweepRecord
 from search.tracking import names, read

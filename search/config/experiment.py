@@ -24,6 +24,7 @@ from search.config.file_forms import ChoicesForm
 from search.config.limits import Budget
 from search.config.running import RunSection
 from search.config.schedulers import check, split
+from search.config.store import DEFAULT_URI
 from search.config.targets import AUTO
 
 
@@ -206,7 +207,7 @@ class TrackSection(_Section):
         system_metrics_s: seconds between samples of the driver's processor, memory, disk and network; 0: none.
     """
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: str = DEFAULT_URI
     experiment: str = "bitfront"
     system_metrics_s: float = Field(default=0, ge=0)
 

@@ -182,6 +182,12 @@ class Evaluator:
         """Return how many examples "valid" or "test" has, which a figure's standard error needs; reads them where nothing has yet."""
         return split_of(self._task, "valid" if split == "valid" else "test", self._section).whole().examples
 
+    def counts(self, split: str) -> dict[str, float]:
+        """Return how many examples the float network was judged on, and by how many predictions where each example has several."""
+        examples, predictions = self.examples(split), self._paired[split].count
+        several = {f"predictions_{split}": float(predictions)} if predictions > examples else {}
+        return {f"examples_{split}": float(examples), **several}
+
     def check_split(self, split: str) -> None:
         """Judge the float network on the first batch of a split, so that a split that fails does so before the work of hours.
 

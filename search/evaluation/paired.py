@@ -22,6 +22,11 @@ class PairedScores:
         """Whether the float network was judged on this split."""
         return self._scores is not None
 
+    @property
+    def count(self) -> int:
+        """How many predictions the float network was judged by, one by one: of a language model its tokens; 0 where it gives no scores."""
+        return 0 if self._scores is None else self._scores.numel()
+
     def keep(self, scores: list[Tensor]) -> None:
         """Keep the float network's scores, given batch by batch; none where the metric gives no score per example."""
         self._scores = _flat(scores)

@@ -16,10 +16,11 @@ from quant_core.network.forward import forward
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_text
+from quant_core.util.quiet import quiet_library
 from search.exporters import Bundle, Exported
 from search.exporters.linear import float_embeddings, public_names, require_supported
 from search.exporters.torchao_weights import FILE as WEIGHTS
-from search.exporters.torchao_weights import quiet, write_weights
+from search.exporters.torchao_weights import write_weights
 from search.exporters.verify import compare
 
 FILE = "torchao.json"
@@ -40,7 +41,7 @@ def export(bundle: Bundle, folder: Path) -> Exported:
     if importlib.util.find_spec("torchao") is None:
         return Exported((FILE,), {"layers": len(configs)}, (*notes, "torchao is not installed here, so the configuration was not tried"))
     read = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    with quiet():
+    with quiet_library():
         checks = _run(bundle, read, mapping(configs))
     checks |= write_weights(bundle, folder / WEIGHTS)
     note = f"torchao rounds by itself by {FILE}, by min and max: its figures have no prefix; weights_... are those of {WEIGHTS}"

@@ -5,11 +5,8 @@
 torchao holds integers of 1 to 8 bits in one byte each (`IntxUnpackedToInt8Tensor`), for every machine.
 """
 
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import forward
 from quant_core.network.parameters import state_name
 from quant_core.util.errors import BitfrontError
+from quant_core.util.quiet import quiet_library
 from quant_core.util.text import first_fault
 from search.exporters import Bundle
 from search.exporters.verify import compare, require_close, require_near
@@ -49,21 +47,8 @@ def write_weights(bundle: Bundle, path: Path) -> dict[str, float | str]:
     Raises:
         BitfrontError: what is read back is not the policy, or the outputs are not those of the simulation.
     """
-    with quiet():
+    with quiet_library():
         return _checked(bundle, path)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence torchao: importing it warns of every GPU library that is not there."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _checked(bundle: Bundle, path: Path) -> dict[str, float | str]:

@@ -74,6 +74,11 @@ class SweepRecord:
     quality_limits: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[int, tuple[Mapping[str, object], ...]] = field(default_factory=dict)
 
+    def judged(self, split: str) -> tuple[float, str]:
+        """Return how many figures the metric of "valid" or "test" is the mean of, 0 where that is not recorded, and what they are."""
+        predictions = self.baseline.get(f"predictions_{split}", 0.0)
+        return (predictions, "predictions") if predictions else (self.baseline.get(f"examples_{split}", 0.0), "examples")
+
     @property
     def infos(self) -> tuple[MetricInfo, ...]:
         """The task's figures; the accuracy where it has no metrics."""

@@ -91,7 +91,8 @@ def cost_of(sweep: SweepRecord) -> str:
 def _why_unsure(sweep: SweepRecord, near: Sequence[TrialRecord]) -> str:
     if not any(ERROR in trial.result.figures for trial in near):
         return "how sure that is was not measured"
-    return f"no policy is so at {CONFIDENCE:.0%} confidence on {sweep.baseline.get('examples_valid', math.nan):.0f} examples"
+    count, what = sweep.judged("valid")
+    return f"no policy is so at {CONFIDENCE:.0%} confidence on {count or math.nan:.0f} {what}"
 
 
 def _title(cost: str) -> str:

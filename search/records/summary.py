@@ -53,9 +53,23 @@ def front_lines(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Sequen
         lines.append(row_of(sweep, uniform, -1))
     judge = sweep.infos[0].name
     empty: Row = dict.fromkeys(lines[0] if lines else ())
-    of_float = {f"{judge}_{split}": sweep.baseline.get(f"{judge}_{split}") for split in ("valid", "test")}
+    of_float = {key: sweep.baseline[key] for key in empty if key.endswith(("_valid", "_test")) and key in sweep.baseline}
     lines.append(empty | of_float | {"id": "float", "weight_bytes": sweep.baseline.get("weight_bytes"), "knee": False})
     return [line | _errors(sweep, judge, line) | {"mark": ", ".join(marks.get(line["trial"], []))} for line in lines]
+
+
+def written_rows(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Sequence[Row]) -> list[Row]:
+    """Return rows with all that the record holds of their trials, as `--json` writes them: origin, standard errors, limits, the policy."""
+    uniform, pick = best_uniform(sweep), suggested(sweep, members)
+    trials = {trial.number: trial for trial in sweep.trials}
+    limits, written = {**sweep.limits, **sweep.quality_limits}, []
+    for row in rows:
+        trial = trials[int(_number(row["trial"]))]
+        errors = _errors(sweep, sweep.infos[0].name, row)
+        flags = {"origin": trial.origin, "status": trial.result.status, "suggested": trial is pick, "best_uniform": trial is uniform}
+        parts = {"figures": dict(trial.result.figures), "test": dict(trial.test), "float": dict(sweep.baseline), "limits": limits}
+        written.append(row | errors | flags | parts | {"policy": trial.policy.to_json()})
+    return written
 
 
 def _errors(sweep: SweepRecord, judge: str, line: Row) -> Row:
@@ -91,11 +105,12 @@ def headline(sweep: SweepRecord, members: Sequence[TrialRecord], uniform: TrialR
 
 
 def standard_error(sweep: SweepRecord, metric: str, split: str, value: float) -> float | None:
-    """Return the standard error of an accuracy on the "validation" or "test" split: sqrt(p (1 - p) / n), of n examples judged one by one.
+    """Return the standard error of an accuracy on "validation" or "test": sqrt(p (1 - p) / n), of n predictions judged one by one.
 
-    Where scores lie between 0 and 1 it is an upper bound. None for other metrics, and for a record that does not say n.
+    Of a language model a token is a prediction. Where scores lie between 0 and 1 it is an upper bound. None for other metrics, and for a
+    record that does not say n.
     """
-    count = sweep.baseline.get(f"examples_{'valid' if split == 'validation' else split}", 0.0)
+    count, _ = sweep.judged("valid" if split == "validation" else split)
     if metric != "accuracy" or count < 1:
         return None
     return math.sqrt(max(0.0, value * (1.0 - value)) / count)

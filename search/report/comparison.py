@@ -18,6 +18,7 @@ from search.records.verdict import verdict
 from search.report.figures import add_references, step_line
 from search.report.page import SHARED, folder_of_pages, page, side_by_side, sweep_page, table
 from search.report.panel import panel_data
+from search.report.parallel import parallel_figure
 from search.report.words import axis, hover
 from search.tasks.metrics.info import MetricInfo
 
@@ -87,6 +88,8 @@ def comparison_page(comparison: Comparison, *, shared: str = "", pages: Mapping[
         f"<p>Pages of the sweeps: {links}</p>" if links else "",
         side_by_side([fronts_figure(comparison, [pair]) for pair in combinations(comparison.objectives, 2)]),
         "<p class='soft'>Point at a policy to read it; click it for its layers and commands.</p>",
+        "<h2>Policies of the fronts</h2><p class='soft'>A line is a policy, its colour the sweep; axes go from least to greatest.</p>",
+        parallel_figure(comparison),
         "<h2>Sweeps</h2>",
         f"<p class='soft'>Hypervolume: share of the box from 0 to the common reference point {reference}.</p>",
         table(_rows(data["sweeps"]), about="sweeps", buttons=_picked(comparison)),

@@ -1,8 +1,9 @@
 """Everything that an experiment needs before its first trial: setup, evaluator, sensitivities."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -15,12 +16,14 @@ from search.config.experiment import Experiment
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
 from search.evaluation.transform_choice import with_transforms
-from search.problem.problem import Problem
+from search.problem.problem import FloatArray, Problem
 from search.records.record import SweepRecord
+from search.sweeps.basis import Basis, keep
 from search.sweeps.fingerprints import same_data, sensitivity_key, task_probe, training_key
 from search.sweeps.phases import Report, silent
+from search.sweeps.plan import build_problem
 from search.sweeps.promotion import adarounded
-from search.sweeps.setup import Setup, build_problem, population, prepare
+from search.sweeps.setup import Setup, population, prepare
 from search.tasks.task import Task
 from spaces.space import Space
 
@@ -35,9 +38,17 @@ class SweepContext:
 
     def problem(self, baseline: Mapping[str, float]) -> Problem:
         """Return the problem that the searcher is given; `baseline` holds the float network's `error_valid`."""
-        problem = build_problem(self.setup, float_error=baseline["error_valid"])
+        problem = build_problem(self.setup.plan, float_error=baseline["error_valid"])
         measured = with_transforms(self.sensitivity, self.evaluator.engines, self.setup.space)
-        return replace(problem, sensitivity=measured)
+        return replace(problem, sensitivity=partial(_kept, self.setup, measured))
+
+
+def _kept(setup: Setup, measured: Callable[[], tuple[FloatArray, ...]]) -> tuple[FloatArray, ...]:
+    """Return the sensitivities; what a later `solve` needs of them and of the network is kept."""
+    rises = measured()
+    basis = Basis(setup.layers, setup.ties, rises, setup.coverage.uncounted_bytes)
+    keep(basis, setup.experiment, setup.fingerprints)
+    return rises
 
 
 def open_context(experiment: Experiment, task: Task | None = None, report: Report = silent) -> SweepContext:

@@ -22,8 +22,8 @@ def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: RunRecor
     if not {"accuracy_test", "error_test"} & set(tracker.sweep.baseline):
         try:
             tested = {f"{name}_test": value for name, value in evaluator.float_metrics("test").items()}
-            tested["examples_test"] = float(evaluator.examples("test"))
-            tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **tested}))
+            counted = tested | evaluator.counts("test")
+            tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **counted}))
         except Exception as error:
             log.warning("%s. The front is kept; the float network has no figures on the test split.", _line(error))
     members = sweep.archive.numbers

@@ -70,7 +70,7 @@ def start(
             phases(summary(context.setup.ties), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
-        baseline["examples_valid"] = float(context.evaluator.examples("valid"))
+        baseline |= context.evaluator.counts("valid")
         context.evaluator.check_split("test")
         baseline["weight_bytes"] = float_bytes(context.setup.layers)
         baseline["left_in_float_bytes"] = sum(context.setup.coverage.left.values())

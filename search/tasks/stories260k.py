@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.util.errors import InputError
+from quant_core.util.quiet import quiet_library
 from search.tasks.cache import digest, trained
 from search.tasks.files import Source, locate
 from search.tasks.splits import take, whole
@@ -104,7 +105,8 @@ def read_model(path: Path) -> Any:
 
 def _llama(header: dict[str, int], path: Path) -> Any:
     try:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        with quiet_library():
+            from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError as error:
         raise InputError(f"the task stories260k needs transformers ({error}): pip install 'bitfront[transformers]'.") from error
     if not all(0 < value < 2**20 for value in header.values()) or header["dim"] % header["heads"] or header["heads"] % header["kv_heads"]:

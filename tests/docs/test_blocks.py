@@ -1,6 +1,6 @@
 """The blocks and command lines of the pages: commands are read by the command line itself, experiments by the experiment file's reader.
 
-They are not run here: what a page promises of a run is held by the tests that the page's subject has.
+Here they are read; `test_runs.py` runs them.
 """
 
 import ast

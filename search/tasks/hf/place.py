@@ -1,7 +1,6 @@
 """A network and its tokenizer or processor from one folder, or from the hub's cache; nothing is downloaded unless it is asked for."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from quant_core.util.errors import InputError
+from quant_core.util.quiet import quiet_library
 from quant_core.util.text import listed
 from search.tasks.hf.kinds import KINDS, Kind
 
@@ -102,8 +102,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_library():
             yield
     finally:
         logging.set_verbosity(verbosity)

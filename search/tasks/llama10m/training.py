@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.quiet import quiet_library
 from search.tasks.cache import State, trained
 from search.tasks.llama10m.text import documents
 from search.tasks.splits import permutation
@@ -80,7 +81,8 @@ def network(recipe: Recipe) -> Any:
         InputError: transformers is not installed.
     """
     try:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        with quiet_library():
+            from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError as error:
         raise InputError(f"the task llama10m needs transformers ({error}): pip install 'bitfront[transformers]'.") from error
     with torch.random.fork_rng(devices=[]):

@@ -1,9 +1,16 @@
 """Standard output holds results only: descriptors, what C has buffered, threads."""
 
+import ast
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+
+import pytest
+
+from quant_core.util.quiet import quiet_library
 
 ROOT = Path(__file__).parents[3]
 START = f"""
@@ -71,3 +78,25 @@ os.write(1, b"loud")
 
 def test_a_closed_standard_output_is_no_error() -> None:
     assert run("os.close(1)\nsys.stdout = None\nwith quiet_stdout():\n    pass\n").stdout == ""
+
+
+def test_a_library_that_loads_says_nothing_but_errors(caplog: pytest.LogCaptureFixture) -> None:
+    before = logging.root.manager.disable
+    with quiet_library():
+        warnings.warn("no such GPU library", UserWarning, stacklevel=1)
+        logging.getLogger("torchao").warning("Failed to load a library")
+        logging.getLogger("torchao").error("out of memory")
+    assert [record.message for record in caplog.records] == ["out of memory"]
+    assert logging.root.manager.disable == before
+
+
+USERS = [path for path in (ROOT / "search").rglob("*.py") if "from transformers import" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", USERS, ids=lambda path: path.name)
+def test_networks_of_transformers_are_imported_in_silence(path: Path) -> None:
+    """Importing them imports torchao, which warns of every library that is not there, before the table that was asked for."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    quiet = [node for node in nodes if isinstance(node, ast.With) and "quiet_library" in ast.unparse(node.items[0])]
+    silent = {inner.lineno for node in quiet for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom)}
+    assert {node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "transformers"} <= silent

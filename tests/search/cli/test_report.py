@@ -54,6 +54,11 @@ def test_commands_on_a_stored_sweep(store_uri: str, make_sweep: MakeSweep, app: 
     run_id = keep(store_uri, sweep)
     rows = json.loads(run(app, "front", "one", "--json", "--plot", "front.html"))
     assert [row["trial"] for row in rows] == [trial.number for trial in front_members(sweep)]
+    assert [row["policy"] for row in rows] == [trial.policy.to_json() for trial in front_members(sweep)]
+    assert [row["origin"] for row in rows] == [trial.origin for trial in front_members(sweep)]
+    assert all(row["limits"] == sweep.limits and row["float"] == sweep.baseline for row in rows)
+    assert all(row["figures"]["loss"] == 2 * row["figures"]["error"] for row in rows)
+    assert sum(row["suggested"] for row in rows) == 1
     assert "Plotly.newPlot(" in Path("front.html").read_text()
     every = json.loads(run(app, "front", run_id, "--json", "--all"))
     assert [row["status"] for row in every] == [trial.result.status for trial in sweep.trials]
@@ -76,7 +81,7 @@ def test_commands_on_a_stored_sweep(store_uri: str, make_sweep: MakeSweep, app: 
         "front_table.json",
     }
     table_rows = client.load_table(parent.info.experiment_id, "front_table.json", [run_id])
-    assert list(table_rows.columns) == list(rows[0])
+    assert list(table_rows.columns) == list(front_rows(sweep, front_members(sweep))[0])
     assert list(table_rows["id"]) == [row["id"] for row in rows]
     assert list(table_rows["latency_s"]) == pytest.approx([row["latency_s"] for row in rows])
     assert "25 trials (2 failed)" in parent.data.tags[names.NOTE]

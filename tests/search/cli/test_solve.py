@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,38 @@ def test_other_budgets_are_solved_without_scoring_again(run: Run, tmp_path: Path
     assert "proven optimal; no policy within the budget has less than" in shown
     assert "'tiny' given" in run("solve", "one", "--budget", "weight_bytes=tiny").stderr
     assert "METRIC=LIMIT" in run("solve", "one", "--budget", "small").stderr
+
+
+CHANGING = "import own_task\n\n\ndef make() -> own_task.Task:\n    return own_task.make({seed})\n"
+SMALL = ("search.searcher=ilp", "search.trials=4", "task.name=changing_task:make")
+QUIET = """
+import sys
+from search.cli.app import main
+sys.argv = ["bitfront", "solve", "one", "--budget", "weight_bytes=0.2 of float"]
+try:
+    main()
+except SystemExit:
+    sys.exit(" ".join({"torch", "mlflow", "numba", "sklearn"} & set(sys.modules)))
+"""
+
+
+def test_a_recorded_sweep_is_solved_without_its_network_unless_that_changed(
+    run: Run, tmp_path: Path, experiment: MakeExperiment, environment: dict[str, str]
+) -> None:
+    source = tmp_path / "changing_task.py"
+    source.write_text(CHANGING.format(seed=0))
+    swept = run("sweep", experiment(), *SMALL)
+    assert swept.returncode == 0, swept.stderr
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
+    quiet = subprocess.run([sys.executable, "-c", QUIET], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert quiet.stderr.strip() == ""
+    assert "proven optimal" in quiet.stdout
+    source.write_text(CHANGING.format(seed=123))
+    sys.modules.pop("changing_task")
+    refused = run("solve", "one", "--budget", "weight_bytes=0.2 of float")
+    sys.modules.pop("changing_task")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "sweep 'one' is bound to other weights and data than what the experiment now gives" in refused.stderr
 
 
 def test_an_answer_that_is_not_proven_says_so(capsys: pytest.CaptureFixture[str], make_sweep: MakeSweep) -> None:

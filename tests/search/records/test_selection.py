@@ -42,6 +42,8 @@ def test_a_near_policy_is_chosen_where_none_is_sure(make_sweep: MakeSweep, error
     assert chosen.near
     assert not chosen.sure
     assert why in chosen.note
+    counted = replace(sweep, baseline={**sweep.baseline, "predictions_valid": 64000.0})
+    assert why.replace("500 examples", "64000 predictions") in within_drop(counted, sweep.trials, 0.5).note
 
 
 def test_the_best_policy_is_chosen_where_none_is_near(make_sweep: MakeSweep) -> None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from search.records.front import figures, front_members
+from search.records.front import figures, front_members, front_rows
 from search.records.record import SweepRecord
-from search.records.summary import best, best_uniform, headline, readable, suggested
+from search.records.summary import best, best_uniform, front_lines, headline, readable, standard_error, suggested
+from search.tasks.metrics.info import MetricInfo
 
 MakeSweep = Callable[..., SweepRecord]
 
@@ -27,6 +28,27 @@ def test_the_best_and_the_suggested_policy(make_sweep: MakeSweep) -> None:
     assert suggested(replace(sweep, baseline={}), members) == first
     assert best(()) is None
     assert suggested(sweep, ()) is None
+
+
+def test_the_float_row_has_every_metric_that_is_recorded(make_sweep: MakeSweep) -> None:
+    sweep = make_sweep(trials=20)
+    infos = (MetricInfo("accuracy", True, "%", 1.0, 1.0), MetricInfo("kld", False, "nats", 1.0))
+    sweep = replace(sweep, metrics=infos, baseline={**sweep.baseline, "kld_valid": 0.0, "accuracy_valid": 0.98, "accuracy_test": 0.97})
+    members = front_members(sweep)
+    line = front_lines(sweep, members, front_rows(sweep, members))[-1]
+    assert (line["id"], line["accuracy_valid"], line["accuracy_test"], line["kld_valid"], line["kld_test"]) == (
+        "float",
+        0.98,
+        0.97,
+        0.0,
+        None,
+    )
+
+
+def test_the_standard_error_counts_predictions_where_an_example_has_several(make_sweep: MakeSweep) -> None:
+    sweep = replace(make_sweep(trials=4), baseline={"examples_valid": 25.0, "examples_test": 100.0, "predictions_valid": 2500.0})
+    assert standard_error(sweep, "accuracy", "validation", 0.5) == pytest.approx(0.01)
+    assert standard_error(sweep, "accuracy", "test", 0.5) == pytest.approx(0.05)
 
 
 def test_the_best_uniform_policy_keeps_the_limits(make_sweep: MakeSweep) -> None:

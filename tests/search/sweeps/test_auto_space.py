@@ -13,7 +13,7 @@ from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
 from search.config.files import dumps, loads
 from search.sweeps.auto_space import auto_choices
-from search.sweeps.setup import build_space
+from search.sweeps.plan import build_space
 
 TEXT = '[task]\nname = "digits"\n[device]\nname = "{device}"\n[space]\n{space}\n'
 

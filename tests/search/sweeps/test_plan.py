@@ -1,0 +1,55 @@
+"""The plan of a sweep: costs as the cost table has them."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hw_models.loading import load_device
+from hw_models.table import build_table
+from quant_core.spec.layer import Layer
+from quant_core.spec.quant_spec import parse
+from search.config.experiment import Experiment
+from search.sweeps.plan import Plan, build_problem
+from spaces import rules
+from spaces.space import SLOTS, Space
+
+CHOICES = {"weight": [parse(f"int{bits}:tensor") for bits in (2, 4, 8)], "activation": [parse("int4:tensor"), parse("int8:tensor")]}
+LAYERS = tuple(Layer(f"l{n}", "linear", n + 3, n + 4, (n + 4, n + 3), (1,), (1,), (n + 4) * (n + 3)) for n in range(5))
+STATES = st.tuples(*[st.sampled_from(["free", "tied", "fixed"])] * len(LAYERS))
+EXPERIMENT = Experiment.model_validate(
+    {
+        "task": {"name": "digits"},
+        "space": {"weight": ["int4:tensor", "int8:tensor"], "activation": ["int4:tensor", "int8:tensor"]},
+        "device": {"name": "counts"},
+    }
+)
+
+
+def space_of(weight: tuple[str, ...], activation: tuple[str, ...]) -> Space:
+    """Return the space in which the slots of every layer are free, tied to the others that are tied, or fixed."""
+    space = rules.full(LAYERS, CHOICES)
+    for slot, states in zip(SLOTS, (weight, activation), strict=True):
+        names = {state: [layer.name for layer, own in zip(LAYERS, states, strict=True) if own == state] for state in states}
+        space = rules.fix(space, names.get("fixed", []), slot, CHOICES[slot][-1])
+        space = rules.tie(space, names["tied"], slot) if "tied" in names else space
+    return space
+
+
+@settings(max_examples=60, deadline=None)
+@given(weight=STATES, activation=STATES, seed=st.integers(0, 99))
+def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
+    weight: tuple[str, ...], activation: tuple[str, ...], seed: int
+) -> None:
+    space, device = space_of(weight, activation), load_device("counts")
+    assume(space.dimensions)
+    table = build_table(device, LAYERS, space.layer_choices)
+    problem = build_problem(Plan(EXPERIMENT, LAYERS, space, device, table, {}))
+    assert problem.peak == {"peak_activation_bytes"}
+    points = np.random.default_rng(seed).integers(space.cardinalities, size=(20, len(space.dimensions)))
+    most_expensive = np.array([space.cardinalities]) - 1
+    costs, truth, most = problem.costs(points), table.cost(space.layer_index(points)), table.cost(space.layer_index(most_expensive))
+    assert set(costs) == set(truth)
+    for metric, values in truth.items():
+        np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
+        assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
