@@ -29,6 +29,7 @@ from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.auto_space import auto_choices
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
+from search.sweeps.held import Dropped, held
 from search.sweeps.phases import Report, silent
 from search.sweeps.quality import judged_by, metric_names
 from search.sweeps.ties import Tie, default_ties, needed
@@ -52,6 +53,7 @@ class Setup:
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
         coverage: how much of the network's parameters the space covers, and what stays in float.
         ties: the choices that agree because the device or an export format needs it.
+        dropped: the choices that an export format does not hold.
     """
 
     experiment: Experiment
@@ -64,6 +66,7 @@ class Setup:
     fingerprints: Mapping[str, str]
     coverage: Coverage
     ties: tuple[Tie, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -80,6 +83,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
     ties = default_ties(_full(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
     space = build_space(layers, experiment.space, device, ties)
+    space, dropped = held(space, layers, task.model, experiment.export.formats)
     table = build_table(device, layers, space.layer_choices)
     _check_objectives(experiment.device, table, metric_names(task.infos))
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
@@ -94,7 +98,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, limits, table),
     }
-    return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties)
+    return Setup(experiment, task, layers, space, device, table, limits, prints, part, ties, dropped)
 
 
 def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, ties: Sequence[Tie] = ()) -> Space:
