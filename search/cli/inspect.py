@@ -60,7 +60,11 @@ def _inspect_experiment(path: Path, overrides: list[str], *, as_json: bool) -> N
     ]
     ties = [{"slot": tie.slot, "layers": list(tie.layers), "reason": tie.reason} for tie in setup.ties]
     if as_json:
-        typer.echo(json.dumps({"layers": rows, "ties": ties, "policies": str(setup.space.size)}, indent=2))
+        typer.echo(
+            json.dumps(
+                {"layers": rows, "ties": ties, "dropped": list(map(str, setup.dropped)), "policies": str(setup.space.size)}, indent=2
+            )
+        )
         return
     table = Table(*rows[0], box=None)
     for row in rows:
@@ -69,6 +73,8 @@ def _inspect_experiment(path: Path, overrides: list[str], *, as_json: bool) -> N
     say(str(setup.coverage))
     for tie in setup.ties:
         say(f"one choice: {tie}")
+    for dropped in setup.dropped:
+        say(str(dropped))
     say(f"{len(setup.space.dimensions)} free choices; a rule {{ untie = PATTERN }} lets layers choose for themselves" if ties else "")
 
 

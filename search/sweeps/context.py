@@ -44,10 +44,14 @@ class SweepContext:
 
 
 def _kept(setup: Setup, measured: Callable[[], tuple[FloatArray, ...]]) -> tuple[FloatArray, ...]:
-    """Return the sensitivities; what a later `solve` needs of them and of the network is kept."""
+    """Return the sensitivities; what a later `solve` needs of them and of the network is kept.
+
+    Not where an export format left out choices: which ones, the network's modules say.
+    """
     rises = measured()
-    basis = Basis(setup.layers, setup.ties, rises, setup.coverage.uncounted_bytes)
-    keep(basis, setup.experiment, setup.fingerprints)
+    if not setup.dropped:
+        basis = Basis(setup.layers, setup.ties, rises, setup.coverage.uncounted_bytes)
+        keep(basis, setup.experiment, setup.fingerprints)
     return rises
 
 

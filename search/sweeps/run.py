@@ -68,6 +68,8 @@ def start(
         phases(str(context.setup.coverage), 0, 0)
         if context.setup.ties:
             phases(summary(context.setup.ties), 0, 0)
+        for dropped in context.setup.dropped:
+            phases(str(dropped), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
         baseline |= context.evaluator.counts("valid")

@@ -16,6 +16,7 @@ from search.config.experiment import Experiment
 from search.config.schedulers import POPULATION
 from search.evaluation.measure import traced_inputs
 from search.sweeps.fingerprints import hash_data, hash_space, hash_tensors
+from search.sweeps.held import Dropped, held
 from search.sweeps.phases import Report, silent
 from search.sweeps.plan import Plan, build_space, check_limits, full_space, planned
 from search.sweeps.quality import judged_by, metric_names
@@ -34,6 +35,7 @@ class Setup:
         fingerprints: hashes of weights, data and space; a resumed sweep must have the same.
         coverage: how much of the network's parameters the space covers, and what stays in float.
         ties: the choices that agree because the device or an export format needs it.
+        dropped: the choices that an export format does not hold.
     """
 
     experiment: Experiment
@@ -46,6 +48,7 @@ class Setup:
     fingerprints: Mapping[str, str]
     coverage: Coverage
     ties: tuple[Tie, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -67,6 +70,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     kinds = needed(experiment.export.formats, device.name, device.file.identity.ties)
     ties = default_ties(full_space(layers, experiment.space, device), layers, experiment.space, kinds, task.model, inputs[0])
     space = build_space(layers, experiment.space, device, ties)
+    space, dropped = held(space, layers, task.model, experiment.export.formats)
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
     part = coverage(task.model, layers, covered)
     plan = planned(experiment, layers, space, device, metric_names(task.infos), part.uncounted_bytes)
@@ -79,7 +83,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, plan.limits, plan.table),
     }
-    return Setup(experiment, task, layers, space, device, plan.table, plan.limits, prints, part, ties)
+    return Setup(experiment, task, layers, space, device, plan.table, plan.limits, prints, part, ties, dropped)
 
 
 def population(experiment: Experiment) -> PopulationConfig | None:

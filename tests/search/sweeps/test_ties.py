@@ -12,6 +12,7 @@ from search.sweeps.ties import summary
 from tests.quant_core.network.test_agreement import Block, Residuals
 
 CHOICES = {"weight": ["int4:channel", "int8:channel"], "activation": ["int4:tensor", "int8:tensor"]}
+OF_VLLM = {"weight": ["int8:tensor", "int8:channel"], "activation": ["int8:token", "int8:tensor"]}
 
 
 def task(model: nn.Module, inputs: torch.Tensor) -> bitfront.Task:
@@ -26,7 +27,7 @@ def setup(model: nn.Module, inputs: torch.Tensor, device: str = "counts", format
 
 def language(**given: object) -> Setup:
     model = nn.Sequential(Block(), nn.Flatten(), nn.Linear(40, 2))
-    return setup(model, torch.randn(4, 5, 8), **given)  # type: ignore[arg-type]
+    return setup(model, torch.randn(4, 5, 8), **OF_VLLM | given)  # type: ignore[arg-type]
 
 
 def test_nothing_is_tied_where_nothing_needs_it() -> None:
@@ -60,7 +61,7 @@ def test_a_rule_takes_layers_out_of_the_ties() -> None:
 def test_a_rule_that_fixes_a_layer_holds_for_it_alone() -> None:
     made = language(formats=("vllm",), rules=[{"fix": "0.q", "weight": "int8:channel"}])
     policy = made.space.policy([0] * len(made.space.dimensions))
-    assert [str(policy[f"0.{name}"].weight) for name in "qkv"] == ["int8:channel", "int4:channel", "int4:channel"]
+    assert [str(policy[f"0.{name}"].weight) for name in "qkv"] == ["int8:channel", "int8:tensor", "int8:tensor"]
 
 
 def test_an_untie_that_matches_nothing_is_refused() -> None:
