@@ -21,6 +21,7 @@ from search.records.compare import compare
 from search.records.record import SweepRecord
 from search.report.comparison import comparison_page
 from search.report.page import sweep_page
+from search.sweeps.layer_figures import layer_figures
 from search.tracking import read, sweeps
 from search.tracking.server import serve
 from search.tracking.view import link, sweeps_link
@@ -66,7 +67,7 @@ def shoot(browser: shots.Browser, name: str, out: Path) -> None:
 
 def pages(browser: shots.Browser, folder: Path, records: list[SweepRecord], out: Path) -> None:
     """Photograph the page of a sweep with a policy pointed at, and the page of a comparison."""
-    (folder / "front.html").write_text(sweep_page(records[0]))
+    (folder / "front.html").write_text(sweep_page(records[0], layers=layer_figures(records[0])))
     (folder / "compare.html").write_text(comparison_page(compare(records)))
     for width, height in WIDTHS:
         for dark in (False, True):

@@ -45,8 +45,9 @@ def front_command(
     rows = all_rows(record, members) if everything else front_rows(record, members)
     if plot:
         from search.report.page import sweep_page
+        from search.sweeps.layer_figures import layer_figures
 
-        write_text(plot, sweep_page(record))
+        write_text(plot, sweep_page(record, layers=layer_figures(record)))
     if as_json:
         from search.records.summary import written_rows
 

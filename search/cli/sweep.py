@@ -79,13 +79,31 @@ def _close(outcome: "SweepOutcome", uri: str, log: "LogMode") -> None:
     else:
         _print_summary(outcome, uri)
     say(f"{record.name} {record.run_id}")
-    if not outcome.complete:
-        if log != "json":
-            say(
-                "MLflow does not have everything, see above: the rest is kept in .bitfront/, and this command ends with exit code 1.",
-                stderr=True,
-            )
+    untested = record.status == "finished" and _say_untested(record, uri, log)
+    if not outcome.complete and log != "json":
+        left = "the rest is kept in .bitfront/, and this command ends with exit code 1."
+        say(f"MLflow does not have everything, see above: {left}", stderr=True)
+    if untested or not outcome.complete:
         raise typer.Exit(1)
+
+
+def _say_untested(record: "SweepRecord", uri: str, log: "LogMode") -> bool:
+    """Say which members of the front failed on the test split, and how to judge them again; tell whether there are any."""
+    untested = [trial for trial in front_members(record) if not trial.test]
+    command = f"bitfront resume {record.name}{_where(uri)}"
+    for trial in untested:
+        if log == "json":
+            entry = {"sweep": record.name, "trial": trial.number, "split": "test", "reason": trial.result.reason, "next": command}
+            say(json.dumps(entry), stderr=True)
+        else:
+            say(f"sweep {record.name}, trial {trial.number} of the front failed on the {trial.result.reason}", stderr=True)
+    if untested and log != "json":
+        say(f"these members have no figures on the test split. Mend what failed, then judge them again: {command}", stderr=True)
+    return bool(untested)
+
+
+def _where(uri: str) -> str:
+    return "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
 
 
 def _summary(outcome: "SweepOutcome", uri: str) -> dict[str, object]:
@@ -146,7 +164,7 @@ def _timing_lines(timings: "Timings") -> tuple[str, str]:
 
 def _next(record: "SweepRecord", uri: str) -> tuple[str, ...]:
     """Return the commands to type now, as they are to be typed."""
-    where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
+    where = _where(uri)
     if record.status != "finished":
         return (f"bitfront resume {record.name}{where}",)
     chosen = suggestion(record, front_members(record))

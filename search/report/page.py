@@ -8,11 +8,13 @@ from plotly.offline import get_plotlyjs
 
 from search.records import timing
 from search.records.front import Row, figures, front_members, front_rows
+from search.records.layers import LayerFigures
 from search.records.record import SweepRecord
 from search.records.selection import suggestion
 from search.records.summary import best_uniform, suggested
 from search.records.units import cells, label, shown, title_of
 from search.report.figures import bits_figure, front_figure, hypervolume_figure
+from search.report.layers import about, layer_figures_of
 from search.report.panel import panel_data
 from search.report.script import PANEL, SCRIPT, STYLE
 from search.report.words import axis, judged
@@ -103,8 +105,11 @@ def in_units(rows: Sequence[Row], infos: Sequence[MetricInfo] = ()) -> list[Row]
     ]
 
 
-def sweep_page(sweep: SweepRecord, *, shared: str = "") -> str:
-    """Return the page of a sweep: front, table, bits per layer, hypervolume. `shared` as `page` takes it."""
+def sweep_page(sweep: SweepRecord, *, shared: str = "", layers: LayerFigures | None = None) -> str:
+    """Return the page of a sweep: front, table, bits per layer, sensitivities and costs where `layers` has them, hypervolume.
+
+    `shared` as `page` takes it.
+    """
     members = front_members(sweep)
     costs = [name for name in sweep.objectives if name != "error"]
     ordered = sorted(members, key=lambda trial: figures(trial).get(costs[0], 0.0) if costs else trial.number)
@@ -127,11 +132,20 @@ def sweep_page(sweep: SweepRecord, *, shared: str = "") -> str:
         *_measured(sweep),
         f"<h2>Bits per layer over the front, by {html.escape(axis(costs[0] if costs else 'error', sweep).partition(' [')[0])}</h2>",
         side_by_side([bits_figure(sweep, [slot]) for slot in ("weight", "activation")]),
+        *_of_layers(layers),
         "<h2>Hypervolume over the trials</h2>",
         hypervolume_figure(sweep),
         panel_data([(sweep, [*ordered, *([uniform] if uniform and uniform not in members else [])])]),
     ]
     return page(f"bitfront sweep {sweep.name}", parts, summary(sweep), shared=shared)
+
+
+def _of_layers(layers: LayerFigures | None) -> list[str]:
+    """Return the section of single layers."""
+    if layers is None:
+        return []
+    title = f"<h2>Which layers are sensitive, and what they cost</h2><p class='soft'>{html.escape(about(layers))}</p>"
+    return [title, side_by_side(layer_figures_of(layers))]
 
 
 def summary(sweep: SweepRecord) -> str:

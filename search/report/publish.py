@@ -1,6 +1,7 @@
 """The artifacts of a finished sweep on its page in MLflow: the front as page, pictures, table, and a description."""
 
 from search.records.front import front_members, front_rows
+from search.records.layers import LayerFigures
 from search.records.record import SweepRecord
 from search.records.summary import best_uniform, headline, suggested
 from search.records.units import label, shown, title_of, unit_of
@@ -11,11 +12,11 @@ from search.tracking import Tracker, names
 _COSTS = ("weight_bytes", "bits_weight_avg")
 
 
-def publish(tracker: Tracker, sweep: SweepRecord) -> None:
+def publish(tracker: Tracker, sweep: SweepRecord, layers: LayerFigures | None = None) -> None:
     """Put `front.html`, `front.png`, `bits.png`, `front_table.json`, `front.json` and the description on the sweep's parent run."""
     members = front_members(sweep)
     rows = front_rows(sweep, members)
-    tracker.artifact(sweep_page(sweep), "front.html")
+    tracker.artifact(sweep_page(sweep, layers=layers), "front.html")
     tracker.artifact(front_png(sweep), "front.png")
     tracker.artifact(bits_png(sweep), "bits.png")
     tracker.artifact(rows, "front.json")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
-from search.config.experiment import TrackSection
+from search.config.store import DEFAULT_URI
 from search.tracking.names import redact
 
 
@@ -67,5 +67,5 @@ def resume_hint(name: str, uri: str) -> str:
     """Return the command that continues a sweep, as it is to be typed; for one that is not recorded, that nothing is kept."""
     if not name:
         return "nothing was recorded"
-    where = "" if uri == TrackSection().uri else f" --uri {redact(uri)}"
+    where = "" if uri == DEFAULT_URI else f" --uri {redact(uri)}"
     return f"`bitfront resume {name}{where}` continues it"

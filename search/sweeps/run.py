@@ -285,8 +285,9 @@ def _publish(tracker: RunRecord, record: SweepRecord) -> None:
     """Put the report of a sweep that is recorded beside its record."""
     if not isinstance(tracker, MemoryRecord):
         from search.report.publish import publish
+        from search.sweeps.layer_figures import layer_figures
 
-        publish(cast("tracking.Tracker", tracker), record)
+        publish(cast("tracking.Tracker", tracker), record, layer_figures(record))
 
 
 def _measure(tracker: RunRecord, figures: Mapping[str, float]) -> None:

@@ -132,3 +132,13 @@ def test_the_api_page_names_every_public_name() -> None:
             assert public == set(re.findall(r"^::: bitfront\.(\w+)$", (DOCS / "api.md").read_text(), flags=re.M))
             return
     pytest.fail("bitfront/__init__.py has no __all__")
+
+
+def test_every_place_of_data_is_named() -> None:
+    """A task that looks for files names their folder in a `Source`; docs/tasks.md says what lies where."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "search/tasks").rglob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Source"]
+    names = {ast.literal_eval(call.args[0]) for call in calls}
+    assert len(names) > 5
+    text = (DOCS / "tasks.md").read_text()
+    assert [name for name in names if f"BITFRONT_DATA/{name}" not in text and (name != "cifar10" or "cifar-10-batches" not in text)] == []

@@ -186,6 +186,52 @@ def test_sweep_with_failing_trials_goes_on_and_says_so(run: Run, tmp_path: Path,
     assert f"trial {failed[0]['trial']} failed" in answer.stderr
 
 
+FAILING = """
+import os
+import own_task
+from torch import nn
+
+
+class FailsOnTest(nn.Module):
+    def __init__(self, body, test):
+        super().__init__()
+        self.body, self.test, self.whole = body, float(test[0, 0]), len(body[0].weight.unique())
+
+    def forward(self, x):
+        if "MENDED" not in os.environ and float(x[0, 0]) == self.test and len(self.body[0].weight.unique()) <= 4 * 24:
+            raise RuntimeError("no kernel of 2 bits for this batch")
+        return self.body(x)
+
+
+def make():
+    task = own_task.make()
+    return own_task.Task(FailsOnTest(task.model, task.test[0][0]), task.train, task.calib, task.valid, task.test)
+"""
+
+
+def test_a_member_that_fails_on_the_test_split_ends_with_the_trial_and_the_command(
+    run: Run, tmp_path: Path, experiment: MakeExperiment, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_task.py").write_text(FAILING)
+    sys.modules.pop("failing_task", None)
+    answer = run("sweep", experiment(), "task.name=failing_task:make", "search.searcher=random", "search.trials=8", "--log", "json")
+    rows = trials("one")
+    failed = [row["trial"] for row in rows if row["front"] and not row["test"]]
+    assert failed
+    assert any(row["test"] for row in rows), "the rest is judged"
+    assert (answer.returncode, answer.stdout.splitlines()[-1].split()[0]) == (1, "one")
+    said = [entry for line in answer.stderr.splitlines() if "split" in (entry := json.loads(line))]
+    assert [(entry["sweep"], entry["trial"], entry["split"]) for entry in said] == [("one", number, "test") for number in failed]
+    assert all("no kernel of 2 bits" in entry["reason"] and entry["next"].startswith("bitfront resume one") for entry in said)
+    again = run("resume", "one", "--log", "plain")
+    assert again.returncode == 1
+    assert f"sweep one, trial {failed[0]} of the front failed on the test split: RuntimeError: no kernel of 2 bits" in again.stderr
+    assert "then judge them again: bitfront resume one" in again.stderr
+    monkeypatch.setenv("MENDED", "1")
+    assert run("resume", "one").returncode == 0
+    assert all(row["test"] for row in trials("one") if row["front"])
+
+
 def test_loss_may_be_what_is_minimized(run: Run, tmp_path: Path, experiment: MakeExperiment) -> None:
     answer = run("sweep", experiment(change=('["error"', '["loss"')), "search.trials=8")
     assert answer.returncode == 0, answer.stderr

@@ -1,7 +1,9 @@
 """`compress`: one call from a network and a target to files; what is in the lines is what the record and the files say."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,30 @@ def test_the_time_ends_the_trials_and_the_choice_is_exported(
     monkeypatch.undo()
     resumed = bitfront.load(done.record.name, uri=record, task=task)
     assert resumed.status == "stopped"
+
+
+class Interrupting:
+    """Stands in for the clock: it presses Ctrl-C when it is asked for the third time, after two trials."""
+
+    asked = 0
+
+    @property
+    def over(self) -> bool:
+        self.asked += 1
+        if self.asked == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+
+def test_ctrl_c_ends_the_trials_and_the_best_so_far_is_exported(
+    task: bitfront.Task, record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.sweeps.run.Timer", lambda _minutes: Interrupting())
+    done = bitfront.compress(task, "safetensors", tmp_path / "out", record=record, log="none")
+    assert done.record.status == "stopped"
+    assert 0 < len(done.record.trials) <= 4
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert done.lines()[0].startswith("size: ")
 
 
 def test_a_timer() -> None:
