@@ -117,7 +117,7 @@ def evaluate(
 def applied(context: "SweepContext", policy: Policy, fidelity: str = "ptq", after: Sequence[Policy] = ()) -> nn.Module:
     """Return the network of a sweep quantized by a policy, at the fidelity of its trial; it shares nothing with the sweep."""
     setup, evaluator = context.setup, context.evaluator
-    if fidelity == "qat":
+    if fidelity in ("reconstruct", "qat"):
         return evaluator.quantized(policy, fidelity, after).simulation.to(device_of(setup.task.model) or CPU)
     chosen = as_policy(policy, setup.layers)
     engine = evaluator.engines.engine(chosen)

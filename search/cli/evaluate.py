@@ -19,6 +19,7 @@ from search.records.units import shown
 
 if TYPE_CHECKING:
     from quant_core.qat import QatConfig
+    from quant_core.reconstruct.results import Progress
     from quant_core.spec.layer import Layer
     from quant_core.spec.policy import Policy
     from search.config.evaluation import EvaluateSection
@@ -38,13 +39,17 @@ def evaluate_command(
     test: Annotated[int, typer.Option("--test", min=0, help="Test examples; 0: all.")] = 0,
     qat: Annotated[str, typer.Option("--qat", help="Train under the policy too, by a method of `bitfront list qat-methods`.")] = "",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of --qat.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --qat.")] = 0,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Reconstruct the policy's blocks too; see docs/reconstruct.md.")
+    ] = False,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of --reconstruct, per block.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --qat and --reconstruct.")] = 0,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate one policy: float and quantized accuracy on the validation and the test split; with --qat also after training.
+    """Evaluate one policy: float and quantized accuracy on the validation and the test split; with --reconstruct and --qat after these.
 
     Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
     """
@@ -61,10 +66,12 @@ def evaluate_command(
         torch.set_num_threads(threads)
     loaded = tasks.load(task, task_options(option or []))
     layers, chosen = _layers_and_policy(loaded, policy, policy_file, network)
-    section = EvaluateSection(calib=calib, valid=valid, test=test)
+    section = EvaluateSection(calib=calib, valid=valid, test=test, reconstruct={"steps": steps, "seed": seed})
     loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
     evaluator = Evaluator(loaded, layers, section, transforms=(chosen.transform,), dtype=dtype or "float32")
     figures = _figures(evaluator, chosen, layers, loaded.figure_names)
+    if reconstruct:
+        figures |= _reconstructed(evaluator, chosen, loaded.figure_names)
     if qat:
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures, loaded.infos, loaded.figure_names[:-1])
@@ -87,7 +94,12 @@ def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", me
     table = Table("", "valid", "test", box=None)
     for metric in metrics:
         head = "" if metric == "accuracy" else f" {metric}"
-        for name, key in (("float", f"{metric}_float"), ("quantized", metric), ("trained", f"{metric}_qat")):
+        for name, key in (
+            ("float", f"{metric}_float"),
+            ("quantized", metric),
+            ("reconstructed", f"{metric}_reconstruct"),
+            ("trained", f"{metric}_qat"),
+        ):
             if f"{key}_valid" in figures:
                 table.add_row(name + head, *(shown(metric, figures[f"{key}_{split}"], infos) for split in ("valid", "test")))
     terminal().print(table)
@@ -149,6 +161,28 @@ def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]"
     figures |= {f"{name}_test": measured[name] for name in names}
     figures |= average_bits(layers, policy)
     return figures | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
+
+
+def _reconstructed(evaluator: "Evaluator", policy: "Policy", names: Sequence[str]) -> dict[str, str | float]:
+    """Reconstruct the policy's blocks, showing every one; return `accuracy_reconstruct_*` and losses, blocks, seconds, and a note."""
+    console = terminal(stderr=True)
+
+    def report(progress: "Progress", count: int) -> None:
+        if progress.blocks:
+            last = progress.blocks[-1]
+            text = f"{len(progress.blocks)} reconstructed ({count} blocks): {', '.join(last.layers)}"
+            console.print(f"{text}: error {last.start:.4g} to {last.end:.4g}", soft_wrap=True, highlight=False, markup=False)
+
+    start = time.perf_counter()
+    result = evaluator.reconstructed(policy, report)
+    figures: dict[str, str | float] = {"seconds_reconstruct": time.perf_counter() - start, "blocks_reconstructed": len(result.blocks)}
+    for split in ("valid", "test"):
+        measured = evaluator.metrics(policy, split, "reconstruct")
+        figures |= {f"{name}_reconstruct_{split}": measured[name] for name in names}
+    if result.note:
+        console.print(result.note, soft_wrap=True, highlight=False, markup=False)
+        figures["note_reconstruct"] = result.note
+    return figures
 
 
 def _trained(

@@ -6,10 +6,11 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from quant_core.qat import QatConfig
+from quant_core.reconstruct import ReconstructConfig
 from quant_core.util.text import listed
 
 FIDELITIES = Literal["ptq", "qat"]
-RUNGS = Literal["adaround", "qat"]
+RUNGS = Literal["adaround", "reconstruct", "qat"]
 
 
 class EvaluateSection(BaseModel):
@@ -27,6 +28,7 @@ class EvaluateSection(BaseModel):
         metric: of the task's metrics, the one that is searched for, in place of its first.
         data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
+        reconstruct: fields of `quant_core.reconstruct.ReconstructConfig`: steps, batch, lr, drop, loss, ...
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,7 @@ class EvaluateSection(BaseModel):
     sensitivity_passes: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     metric: str = ""
     qat: dict[str, Any] = {}
+    reconstruct: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
     valid: int = Field(default=0, ge=0)
     test: int = Field(default=0, ge=0)
@@ -60,6 +63,15 @@ class EvaluateSection(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reconstruct_is_known(self) -> "EvaluateSection":
+        names = [field.name for field in dataclasses.fields(ReconstructConfig)]
+        wrong = sorted(set(self.reconstruct) - set(names))
+        if wrong:
+            raise ValueError(f"reconstruct has no field {wrong[0]!r}; known: {listed(names, 40)}")
+        _ = self.reconstruction
+        return self
+
+    @model_validator(mode="after")
     def _ladder_climbs(self) -> "EvaluateSection":
         if len(set(self.ladder)) != len(self.ladder):
             raise ValueError(f"ladder = {list(self.ladder)} given; each rung once, as in ladder = ['adaround', 'qat']")
@@ -75,6 +87,15 @@ class EvaluateSection(BaseModel):
             InputError: a value of `qat` that is not legal.
         """
         return QatConfig(**(self.qat | ({"epochs": self.epochs} if self.epochs else {})))
+
+    @property
+    def reconstruction(self) -> ReconstructConfig:
+        """Return the configuration of block reconstruction.
+
+        Raises:
+            InputError: a value of `reconstruct` that is not legal.
+        """
+        return ReconstructConfig(**self.reconstruct)
 
 
 class ExportSection(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quant_core.export.reconstructed import reconstructed as reconstructed_network
 from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.apart import part_size
@@ -21,6 +22,7 @@ from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.population import PopulationConfig
 from quant_core.qat.prepare import finalize, float_weights
 from quant_core.qat.train import starting
+from quant_core.reconstruct.results import Reconstructed
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import NONE, Policy
 from quant_core.spec.quant_spec import QuantSpec
@@ -34,6 +36,7 @@ from search.evaluation.engines import Engines
 from search.evaluation.judge import FloatOutputs
 from search.evaluation.measure import measure, take
 from search.evaluation.paired import PairedScores
+from search.evaluation.reconstruction import Report, figures, reconstructed, silent
 from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
 from search.records.result import Result
@@ -82,6 +85,7 @@ class Evaluator:
         self._dtype = dtype
         self._task, self._section, self._key, self._population = task, section, key, population
         self._trained: tuple[tuple[Policy, ...], nn.Module, Epochs] | None = None
+        self._reconstructed: tuple[Policy, Reconstructed] | None = None
         self._paired = {split: PairedScores() for split in ("valid", "test")}
         self._layers = list(layers)
         self.calib = [inputs for inputs, _ in task.calib]
@@ -107,8 +111,8 @@ class Evaluator:
     def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
 
-        `fidelity` is "ptq", "adaround" or "qat"; "" is that of the section. `after` are policies that are trained before, one after the
-        other: training starts from the weights of the last one; with none, from the float weights.
+        `fidelity` is "ptq", "adaround", "reconstruct" or "qat"; "" is that of the section. `after` are policies that are trained before,
+        one after the other: training starts from the weights of the last one; with none, from the float weights.
         """
         start, fidelity = time.perf_counter(), fidelity or self._section.fidelity
         epochs: Epochs = ()
@@ -117,6 +121,8 @@ class Evaluator:
             status, reason = "ok", ""
             if fidelity == "qat" and self._trained is not None:
                 epochs = self._trained[2]
+            if fidelity == "reconstruct":
+                epochs = figures(self.reconstructed(policy))
         except Exception as error:  # a trial that fails must not end the sweep
             metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
         return Result(policy.id, metrics, {}, time.perf_counter() - start, status, reason, epochs, fidelity)
@@ -212,8 +218,7 @@ class Evaluator:
         """
         if not self._paired[split].measured:
             self.float_metrics(split)
-        trains = (fidelity or self._section.fidelity) == "qat"
-        network = finalize(self._train((*after, policy))) if trains else self._applied(policy)
+        network = self._network(policy, fidelity or self._section.fidelity, after)
         scores: list[Tensor] = []
         figures = self._measured(network, self._split(split), self._floats[split], scores, whole=ranges_whole_batches(policy))
         return figures | self._paired[split].figures(scores)
@@ -224,7 +229,11 @@ class Evaluator:
         Raises:
             BitfrontError: what is stored is not what is measured.
         """
-        if (fidelity or self._section.fidelity) != "qat":
+        fidelity = fidelity or self._section.fidelity
+        if fidelity == "reconstruct":
+            result, network = self.reconstructed(policy), self.engines.network(policy)
+            return on_cpu(reconstructed_network(result, network, self._layers, policy, self.calib[0]))
+        if fidelity != "qat":
             engine, network = self.engines.engine(policy), self.engines.network(policy)
             made = post_training(engine, network, self._layers, policy, self.calib[0])
         else:
@@ -237,6 +246,21 @@ class Evaluator:
         splits = (self._task.calib, self._task.valid, self._task.test)
         with repeatable():
             return batches_of_other_sizes(self.calib[0], (inputs for batches in splits for inputs, _ in batches))
+
+    def reconstructed(self, policy: Policy, report: Report = silent) -> Reconstructed:
+        """Return the network reconstructed under a policy; the last one is kept for the next split."""
+        if self._reconstructed is None or self._reconstructed[0] != policy:
+            engine, network, config = self.engines.engine(policy), self.engines.network(policy), self._section.reconstruction
+            axis = self._task.logits_axis
+            result = reconstructed(engine, network, policy, self.calib, config, class_axis=axis, key=self._key, report=report)
+            self._reconstructed = (policy, result)
+        return self._reconstructed[1]
+
+    def _network(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> nn.Module:
+        """Return the network that is measured."""
+        if fidelity == "qat":
+            return finalize(self._train((*after, policy)))
+        return self.reconstructed(policy).simulation if fidelity == "reconstruct" else self._applied(policy)
 
     def _applied(self, policy: Policy) -> nn.Module:
         return self.engines.engine(policy).apply(policy)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ Report = Callable[[Metrics], bool]
 EVALUATION_CODE = ("quant_core", "search.evaluation", "search.tasks.reading", "search.tasks.stream")
 """Code that decides about trained weights and sensitivities."""
 MOST_KEPT = 64
-"""Training runs that the cache folder holds."""
+"""Training runs, and reconstructions, that the cache folder holds."""
 
 
 def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -> CheckpointConfig:
@@ -33,12 +34,17 @@ def checkpoint_config(key: str, policies: Sequence[Policy], config: QatConfig) -
 
     The cache folder holds the last `MOST_KEPT` ones.
     """
-    folder = cache_folder() / "qat"
+    name = cache_key("qat", EVALUATION_CODE, key, [policy.to_json() for policy in policies], config)
+    return CheckpointConfig(cached_file("qat", name), cached=True)
+
+
+def cached_file(kind: str, name: str) -> Path:
+    """Return the file of a name in the cache folder of a kind, which keeps the last `MOST_KEPT`."""
+    folder = cache_folder() / kind
     with contextlib.suppress(FileNotFoundError):  # another process removed one first
         for path in sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
             path.unlink()
-    name = cache_key("qat", EVALUATION_CODE, key, [policy.to_json() for policy in policies], config)
-    return CheckpointConfig(folder / f"{name}.pt", cached=True)
+    return folder / f"{name}.pt"
 
 
 def training(

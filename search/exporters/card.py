@@ -42,7 +42,8 @@ def _head(bundle: Bundle) -> str:
 
 def _fidelity(bundle: Bundle) -> str:
     if bundle.trial.result.fidelity != "qat":
-        return "Quantized without training" + (", weights rounded by AdaRound." if bundle.trial.result.fidelity == "adaround" else ".")
+        how = {"adaround": ", weights rounded by AdaRound", "reconstruct": ", blocks reconstructed on the calibration data"}
+        return f"Quantized without training{how.get(bundle.trial.result.fidelity, '')}."
     training, start = bundle.experiment.evaluate.training, bundle.trial.after
     begun = f"the weights of trial {start[-1]}" if start else "the float weights"
     return f"Trained under the policy by `{training.method}` for {training.epochs} epochs, from {begun}."

@@ -143,16 +143,17 @@ def _require_recorded(trial: TrialRecord, measured: Mapping[str, float]) -> tupl
     """Compare the accuracy (or the error) measured here with the recorded one; return a note where an untrained policy gives another.
 
     Raises:
-        BitfrontError: a trained policy gives another one: these are not the weights that the sweep saw.
+        BitfrontError: a reconstructed or trained policy gives another one: these are not the weights that the sweep saw.
     """
     name = "accuracy" if "accuracy" in measured else "error"
     recorded, here = trial.result.metrics[name], measured[name]
     if here == recorded:
         return ()
     figures = f"{name} on valid was recorded as {recorded:.6f}, here it is {here:.6f}"
-    if trial.result.fidelity == "qat":
+    if trial.result.fidelity in ("reconstruct", "qat"):
+        again = "training" if trial.result.fidelity == "qat" else "reconstructing"
         raise BitfrontError(
-            f"training trial {trial.number} again gives other weights: {figures}. Export where the sweep ran: the same machine, torch "
+            f"{again} trial {trial.number} again gives other weights: {figures}. Export where the sweep ran: the same machine, torch "
             f"build and number of threads ({torch.get_num_threads()} here)."
         )
     return (f"{figures} (another machine, torch build or number of threads)",)

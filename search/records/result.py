@@ -18,8 +18,8 @@ class Result:
         seconds: wall time of the evaluation.
         status: "ok", "stopped" (a scheduler ended it before its full fidelity: the figures are not those of the policy) or "failed".
         reason: why it failed or was stopped; empty when ok.
-        epochs: figures after each epoch of training (`loss`, `accuracy`, `lr`, ...), in order; empty without training.
-        fidelity: how it was evaluated: "ptq", "adaround" or "qat"; of a stopped trial how far it came, as in "qat, epoch 1 of 5".
+        epochs: figures after each epoch of training (`loss`, `accuracy`, `lr`, ...), or of each reconstructed block, in order; else empty.
+        fidelity: how it was evaluated: "ptq", "adaround", "reconstruct" or "qat"; of a stopped trial how far it came: "qat, epoch 1 of 5".
     """
 
     policy_id: str

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from quant_core.reconstruct.results import starting_policy
 from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.devices import CPU, device_named, shown
@@ -104,6 +105,8 @@ def weight_specs(space: Space, ladder: Sequence[str]) -> dict[str, set[QuantSpec
         if "adaround" in ladder:
             rounded = [adarounded(Policy({name: choice})) for choice in choices]
             specs[name] |= {policy[name].weight for policy in rounded if policy is not None}
+        if "reconstruct" in ladder:
+            specs[name] |= {starting_policy(Policy({name: choice}))[name].weight for choice in choices}
     return specs
 
 

@@ -142,18 +142,19 @@ def training_probe(task: Task) -> tuple[str, ...]:
 def training_key(
     task: Task, fingerprints: Mapping[str, str], section: EvaluateSection, population: PopulationConfig | None, probe: tuple[str, ...]
 ) -> str:
-    """Return the key of trained weights but for the policy: network, data, behaviour, options; empty where nothing is trained.
+    """Return the key of learned weights but for the policy: network, data, behaviour, options; empty where nothing is learned.
 
     `probe` is the task's `task_probe`.
     """
-    if "qat" not in (section.fidelity, *section.ladder):
+    if not {"qat", "reconstruct"} & {section.fidelity, *section.ladder}:
         return ""
+    trains = "qat" in (section.fidelity, *section.ladder)
     bound = (
         fingerprints["weights"],
         fingerprints["data"],
-        opened(task, "train").fingerprint(),
+        opened(task, "train").fingerprint() if trains else "",
         probe,
-        training_probe(task),
+        training_probe(task) if trains else "",
         str(task.model),
     )
     return cache_key("qat", EVALUATION_CODE, *bound, section, population)

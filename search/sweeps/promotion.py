@@ -1,4 +1,4 @@
-"""The ladder: points near the front are promoted to a higher fidelity, AdaRound or training, when the search is over; costs stay."""
+"""The ladder: when the search is over, points near the front are promoted: AdaRound, block reconstruction, training; costs stay."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ def select_promotions(
         trials: that ended well within the limits; of each point the first is its policy as proposed.
         objectives: quality (error or loss) first, then costs; all minimized.
         reference: of the hypervolume, [m].
-        rung: "adaround" or "qat". A policy without a weight that it would change is not promoted.
+        rung: "adaround", "reconstruct" or "qat". A policy without a weight that it would change is not promoted.
         top_k: how many.
     """
     change = _CHANGES[rung]
@@ -98,9 +98,9 @@ def _adaround(spec: QuantSpec) -> QuantSpec:
         return spec
 
 
-def _trained(policy: Policy) -> Policy | None:
-    """Return the policy itself, which training leaves as it is; None where it has nothing to train for."""
+def _learned(policy: Policy) -> Policy | None:
+    """Return the policy itself, which reconstruction and training leave as it is; None where it has nothing to learn."""
     return policy if any(not layer.weight.is_float for layer in policy.values()) else None
 
 
-_CHANGES: Mapping[str, Callable[[Policy], Policy | None]] = {"adaround": adarounded, "qat": _trained}
+_CHANGES: Mapping[str, Callable[[Policy], Policy | None]] = {"adaround": adarounded, "reconstruct": _learned, "qat": _learned}

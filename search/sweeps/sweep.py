@@ -43,7 +43,7 @@ class Evaluation:
         trial: the searcher's proposal.
         origin: "baseline", "ladder" or the searcher's name.
         policy: to evaluate.
-        fidelity: "ptq", "adaround" or "qat".
+        fidelity: "ptq", "adaround", "reconstruct" or "qat".
         ask_index: position of the ask in the sweep's sequence of asks and tells.
         after: numbers of the trials whose training goes before its own, one after the other; empty: it starts from the float weights.
         after_policies: the policies of those trials.

@@ -27,6 +27,17 @@ def test_training_recovers_what_two_bits_lose(run: Run) -> None:
     assert "unknown QAT method 'lsk'" in run("evaluate", "--task", "own_task:make", "--policy", policy, "--qat", "lsk").stderr
 
 
+def test_reconstruction_shows_its_blocks_and_its_figures(run: Run) -> None:
+    policy = "weight=int2:channel:mse,activation=int4:tensor:mse"
+    command = ("evaluate", "--task", "own_task:make", "--policy", policy, "--reconstruct", "--steps", 40)
+    answer = run(*command, "--json")
+    assert answer.returncode == 0, answer.stderr
+    figures = json.loads(answer.stdout)
+    assert figures["loss_reconstruct_valid"] < figures["loss_valid"]
+    assert answer.stderr.count("reconstructed (") >= figures["blocks_reconstructed"] >= 1
+    assert "reconstructed" in run(*command).stdout
+
+
 def test_a_device_that_is_not_there_is_refused_and_half_precision_is_another_figure(run: Run) -> None:
     policy = ("evaluate", "--task", "own_task:make", "--policy", "weight=int8:channel,activation=int8:tensor", "--json")
     answer = run(*policy, "--device", "cuda:77")

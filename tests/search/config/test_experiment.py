@@ -64,7 +64,12 @@ def test_overrides() -> None:
         (('name = "counts"', 'name = "counts"\nbudget = { weight_bytes = "nan" }'), "'nan' given; write a positive number"),
         (('name = "counts"', 'name = "counts"\nobjectives = ["latency_s"]'), "'error' comes first"),
         (("[device]", "[search]\ntrials = 0\n[device]"), r"\[search.trials\] 0 given; input should be greater"),
-        (("[device]", '[evaluate]\nladder = ["qad"]\n[device]'), r"\[evaluate.ladder.0\] 'qad' given; input should be 'adaround' or 'qat'"),
+        (
+            ("[device]", '[evaluate]\nladder = ["qad"]\n[device]'),
+            r"\[evaluate.ladder.0\] 'qad' given; input should be 'adaround', 'reconstruct' or 'qat'",
+        ),
+        (("[device]", "[evaluate]\nreconstruct = { step = 5 }\n[device]"), "reconstruct has no field 'step'; known: steps, batch"),
+        (("[device]", "[evaluate]\nreconstruct = { steps = 0 }\n[device]"), "steps = 0 given; 1 or more is needed"),
         (("[device]", '[evaluate]\nladder = ["qat", "qat"]\n[device]'), r"ladder = \['qat', 'qat'\] given; each rung once"),
         (("[device]", '[evaluate]\nladder = ["qat"]\nfidelity = "qat"\n[device]'), "with fidelity = 'qat' every policy is trained anyway"),
         (("[device]", "[evaluate]\nepochs = 3\nqat = { epochs = 2 }\n[device]"), "epochs = 3 and qat.epochs = 2 given; give one"),

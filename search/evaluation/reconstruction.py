@@ -1,0 +1,94 @@
+"""Block reconstruction of a policy: its curvature from the task, its blocks kept in the cache folder as they are done."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant_core.ptq.engine import PostTraining
+from quant_core.qat import checkpoint
+from quant_core.qat.checkpoint import DamagedCheckpointError
+from quant_core.reconstruct import ReconstructConfig
+from quant_core.reconstruct.results import Progress, Reconstructed
+from quant_core.reconstruct.run import reconstruct
+from quant_core.spec.policy import Policy
+from quant_core.util.cache_key import cache_key
+from quant_core.util.errors import InputError
+from search.evaluation.divergence import ClassDivergence, ValueDivergence
+from search.evaluation.training import EVALUATION_CODE, cached_file
+
+Report = Callable[[Progress, int], None]
+
+
+def silent(_progress: Progress, _count: int) -> None:
+    """Report nothing."""
+
+
+def reconstructed(
+    engine: PostTraining,
+    network: nn.Module,
+    policy: Policy,
+    batches: Sequence[Any],
+    config: ReconstructConfig,
+    *,
+    class_axis: int | None,
+    key: str = "",
+    report: Report = silent,
+) -> Reconstructed:
+    """Return the network reconstructed under a policy; a run that was killed goes on at the block where it was.
+
+    Args:
+        engine: made of `network`.
+        network: float.
+        policy: for every layer.
+        batches: calibration inputs.
+        config: how.
+        class_axis: axis of the outputs that holds the logits of classes; None: the outputs are values.
+        key: names the network and its data; blocks are then kept in the cache folder. "": they are not.
+        report: called with the progress at the start and after every block, and with how many blocks there are.
+
+    Raises:
+        InputError, OSError: as `quant_core.reconstruct.run.reconstruct`.
+    """
+    identity = cache_key("reconstruct", EVALUATION_CODE, key, policy.to_json(), config)
+    path, progress = cached_file("reconstruct", identity) if key else None, Progress()
+    if path is not None:
+        with contextlib.suppress(DamagedCheckpointError):  # it is replaced
+            state = checkpoint.load(path, identity)
+            progress = Progress() if state is None else Progress.of(state)
+
+    def keep(done: Progress, count: int) -> None:
+        report(done, count)
+        if path is not None and done.blocks:
+            with contextlib.suppress(InputError):  # a cache that cannot be written costs time, not the trial
+                checkpoint.save(path, identity, done.state())
+
+    return reconstruct(
+        engine,
+        network,
+        policy,
+        batches,
+        config,
+        direction=_direction(class_axis),
+        room_bytes=engine.cache_bytes,
+        progress=progress,
+        report=keep,
+    )
+
+
+def figures(result: Reconstructed) -> tuple[dict[str, float], ...]:
+    """Return what a trial's record says of every block: its number, errors at the start and kept, and 1 where it is a block, 0 a layer."""
+    return tuple(
+        {"epoch": float(number), "loss": block.end, "loss_start": block.start, "cut": float(block.cut)}
+        for number, block in enumerate(result.blocks, 1)
+    )
+
+
+def _direction(axis: int | None) -> Callable[[Tensor, torch.Generator], Tensor]:
+    def direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
+        fits = axis is not None and -outputs.dim() <= axis < outputs.dim() and outputs.shape[axis] > 1
+        return (ClassDivergence(axis) if axis is not None and fits else ValueDivergence(1.0)).direction(outputs, generator)
+
+    return direction
