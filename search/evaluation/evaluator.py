@@ -5,7 +5,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from quant_core.export.stored import Quantized, on_cpu, post_training
 from quant_core.export.trained import trained as trained_network
 from quant_core.network.apart import part_size
 from quant_core.network.reference import reference_network, warn_of_noise
-from quant_core.network.sizes import batches_of_other_sizes
 from quant_core.ptq.activation import ranges_whole_batches
 from quant_core.ptq.engine import PostTraining
 from quant_core.qat.checkpoint import CheckpointConfig
@@ -34,7 +32,7 @@ from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.engines import Engines
 from search.evaluation.judge import FloatOutputs
-from search.evaluation.measure import measure, take
+from search.evaluation.measure import measure, other_sizes, take
 from search.evaluation.paired import PairedScores
 from search.evaluation.reconstruction import Report, figures, reconstructed, silent
 from search.evaluation.shuffling import training_batches
@@ -229,23 +227,15 @@ class Evaluator:
         Raises:
             BitfrontError: what is stored is not what is measured.
         """
-        fidelity = fidelity or self._section.fidelity
+        fidelity, network = fidelity or self._section.fidelity, self.engines.network(policy)
         if fidelity == "reconstruct":
-            result, network = self.reconstructed(policy), self.engines.network(policy)
-            return on_cpu(reconstructed_network(result, network, self._layers, policy, self.calib[0]))
-        if fidelity != "qat":
-            engine, network = self.engines.engine(policy), self.engines.network(policy)
-            made = post_training(engine, network, self._layers, policy, self.calib[0])
-        else:
-            base = starting(self.engines.network(policy), self._section.training, self.calib[0])
+            made = reconstructed_network(self.reconstructed(policy), network, self._layers, policy, self.calib[0])
+        elif fidelity == "qat":
+            base = starting(network, self._section.training, self.calib[0])
             made = trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
-        return on_cpu(replace(made, others=self._others()))
-
-    def _others(self) -> tuple[Any, ...]:
-        """Return batches of other sizes than the first one of calibration."""
-        splits = (self._task.calib, self._task.valid, self._task.test)
-        with repeatable():
-            return batches_of_other_sizes(self.calib[0], (inputs for batches in splits for inputs, _ in batches))
+        else:
+            made = post_training(self.engines.engine(policy), network, self._layers, policy, self.calib[0])
+        return on_cpu(replace(made, others=other_sizes(self._task)))
 
     def reconstructed(self, policy: Policy, report: Report = silent) -> Reconstructed:
         """Return the network reconstructed under a policy; the last one is kept for the next split."""

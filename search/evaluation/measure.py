@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quant_core.network.cutting import forward_in_parts
 from quant_core.network.forward import examples_of, to_device
 from quant_core.network.reach import EXAMPLES
+from quant_core.network.sizes import batches_of_other_sizes
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import repeatable
 from search.evaluation.judge import FloatOutputs, judge
@@ -87,6 +88,14 @@ def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float
     if outside.numel():
         raise BitfrontError(f"the task's score gave {float(outside[0]):g} for an example; scores in [0, 1] are needed")
     return scores, loss
+
+
+def other_sizes(task: Task) -> tuple[Any, ...]:
+    """Return inputs of any split that differ in length, height or width from the first ones of calibration."""
+    with repeatable():
+        first = next(inputs for inputs, _ in task.calib)
+        splits = itertools.chain(task.calib, task.valid, task.test)
+        return batches_of_other_sizes(first, (inputs for inputs, _ in splits))
 
 
 def traced_inputs(task: Task) -> list[Any]:
