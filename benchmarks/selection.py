@@ -4,7 +4,7 @@ Every sweep is the default one of a float network trained with another seed, sea
 validation split less that on the test split, less the same of the float network: the test split of digits holds the handwriting of other
 people, and is harder for every network.
 
-Run: python -m benchmarks.selection [--sweeps 20] [--write docs/selection-gap.md]
+Run: python -m benchmarks.selection [--sweeps 20]
 """
 
 import argparse
@@ -40,15 +40,9 @@ def gaps(runs: Sequence[dict[str, Figures]], name: str) -> list[float]:
     return [(run[name]["valid"] - run[name]["test"]) - (run["float"]["valid"] - run["float"]["test"]) for run in runs]
 
 
-def page(runs: Sequence[dict[str, Figures]]) -> str:
-    """Return the page."""
+def table(runs: Sequence[dict[str, Figures]]) -> str:
+    """Return the table of all picks: gaps, and float less the pick on the test split."""
     lines = [
-        "# How much better a pick looks than it is",
-        "",
-        f"`python -m benchmarks.selection`: {len(runs)} default sweeps of digits, of float networks trained with other seeds, which the",
-        "searches take too. **gap** is a pick's accuracy on the validation split (299 images, which the search sees) less that on the test",
-        "split (600 images), less the same of the float network; in points. **test drop** is float less the pick, on the test split.",
-        "",
         "| pick | KiB | gap: mean | gap: median | gap: largest | test drop: mean | test drop: largest |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -57,15 +51,14 @@ def page(runs: Sequence[dict[str, Figures]]) -> str:
         size = statistics.mean(run[name]["kib"] for run in runs)
         figures = (statistics.mean(seen), statistics.median(seen), max(seen), statistics.mean(drops), max(drops))
         lines.append(f"| {name} | {size:.1f} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the sweeps that are not recorded yet, and print the page."""
+    """Run the sweeps that are not recorded yet, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__)
     parser.add_argument("--sweeps", type=int, default=20)
     parser.add_argument("--results", type=Path, default=RESULTS, help="a line per sweep; those that are there are not run again")
-    parser.add_argument("--write", type=Path, help="also write the page here")
     parsed = parser.parse_args(arguments)
     runs = [json.loads(line) for line in parsed.results.read_text().splitlines()] if parsed.results.exists() else []
     for seed in range(len(runs), parsed.sweeps):
@@ -73,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with parsed.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(runs[-1]) + "\n")
         print(seed, {name: round(gaps(runs[-1:], name)[0], 2) for name in PICKS}, flush=True)
-    text = page(runs[: parsed.sweeps])
-    print(text)
-    if parsed.write:
-        parsed.write.write_text(text)
+    print(table(runs[: parsed.sweeps]))
 
 
 if __name__ == "__main__":
