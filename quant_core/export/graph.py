@@ -28,6 +28,8 @@ TagWriter = Callable[[StoredLayer, str, str, str], GraphParts]
 """Of (layer, source, prefix, output): the nodes and constants that give `output`: the layer's input, of `source`, or, where that is "",
 the layer's weight. Constants are named after `prefix`."""
 
+_UNREAD = "nothing reads the output of these layers, so they are not in the file"
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -38,12 +40,14 @@ class Graph:
         payload: bytes of the constants that hold quantized weights: codes, scales, zero points.
         extra: the part of `payload` that is due to wider types than the formats'.
         notes: values that are carried in more bits than they have, and weights that are stored in float.
+        unread: layers whose output nothing reads; they are not in the graph.
     """
 
     model: onnx.ModelProto
     payload: int
     extra: float
     notes: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, products: bool = False) -> Graph:
@@ -69,6 +73,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
     quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = tagged_graph(network, quantized, gridded)
+    unread = unread_layers(graph.graph, quantized)
     packed, kept = _packed_products(graph.graph, by_name) if products else (GraphParts(), {})
     parts = replace_tags(graph.graph, by_name, _qdq)
     parts.constants += packed.constants
@@ -89,10 +94,20 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
         if stored.encoded is not None and refusal(stored.policy.weight)
     ]
     grouped: dict[str, list[str]] = {}
-    for note, name in (*parts.carried, *packed.carried, *floats, *((note, name) for name, note in kept.items())):
+    for note, name in (
+        *parts.carried,
+        *packed.carried,
+        *floats,
+        *((note, name) for name, note in kept.items()),
+        *((_UNREAD, name) for name in unread),
+    ):
         grouped.setdefault(note, []).append(name)
     return Graph(
-        graph, payload, (parts.extra_bits + packed.extra_bits) / 8, tuple(f"{note}: {listed(names)}" for note, names in grouped.items())
+        graph,
+        payload,
+        (parts.extra_bits + packed.extra_bits) / 8,
+        tuple(f"{note}: {listed(names)}" for note, names in grouped.items()),
+        unread,
     )
 
 
@@ -120,6 +135,12 @@ def tagged_graph(network: Quantized, weights: Sequence[Layer], inputs: Sequence[
     fold_shapes(graph)
     fold_pads(graph.graph, _keeping_zero(graph.graph, {stored.layer.name: stored for stored in network.stored}))
     return graph
+
+
+def unread_layers(graph: onnx.GraphProto, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the names of the layers whose weight has no tag in a traced graph: the outputs do not depend on them."""
+    read = {helper.get_node_attr_value(node, "layer").decode() for node in graph.node if node.op_type == tagging.WEIGHT}
+    return tuple(layer.name for layer in layers if layer.name not in read)
 
 
 def refusals(layer: Layer, policy: LayerPolicy, allow_dequantized: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from quant_core.export.packed_file import load_packed
@@ -77,7 +78,9 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
     if leaf in module._parameters:
         module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
     else:
-        module.register_buffer(leaf, tensor)
+        before = module._buffers.get(leaf)
+        layout = torch.strided if before is None else before.layout
+        module.register_buffer(leaf, tensor if layout == torch.strided else tensor.to_sparse(layout=layout))
 
 
 def _input_quantizer(written: dict[str, Any], axis: int) -> Callable[[Tensor], Tensor]:

@@ -26,6 +26,7 @@ from quant_core.network.trace import is_transformers_conv1d
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.quiet import quiet_stdout
+from quant_core.util.text import listed
 
 DOMAIN, WEIGHT, INPUT = "bitfront", "Weight", "Input"
 TRACED_OPSET = 20
@@ -82,8 +83,10 @@ class _TaggedWeight(nn.Module):
         super().__init__()
         self.layer = layer
         self.matrix = to_matrix(weight, layer.contraction_axis) if layer.stack_shape else weight
+        self.read = False
 
     def forward(self, number: Tensor) -> Tensor:
+        self.read = True
         kind = _TYPES.get(self.matrix.dtype, TensorProto.FLOAT)
         matrix: Tensor = _Held.apply(number, self, self.layer.name, kind)  # type: ignore[no-untyped-call]
         return from_matrix(matrix, self.layer.stack_shape, self.layer.contraction_axis) if self.layer.stack_shape else matrix
@@ -128,11 +131,12 @@ def traced(
     with torch.no_grad():
         results = [_Flat(model, example)(*tensor_leaves(batch)) for batch in (example, *others)]
     outputs = ["output", *(f"output{number}" for number in range(1, len(results[0])))]
+    tagged = _tagged(model, weights, inputs)
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_operators():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
-                _Flat(_tagged(model, weights, inputs), example).eval(),
+                _Flat(tagged, example).eval(),
                 tuple(tensors),
                 buffer,  # type: ignore[arg-type]
                 dynamo=False,
@@ -148,11 +152,26 @@ def traced(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         reason = reason.partition("Please feel free")[0].strip().rstrip(".")  # of torch's: to request support, and a dump of the value
         raise InputError(f"ONNX cannot represent this network: {reason}. {_INSTEAD}.") from error
+    _require_read(tagged)
     graph = onnx.load_from_string(buffer.getvalue())
     if holds_bfloat16(graph.graph):
         raise InputError(_BFLOAT16)
     explicit_pads(graph.graph)
     return graph
+
+
+def _require_read(tagged: nn.Module) -> None:
+    """Refuse a traced network that has not read one of its weights.
+
+    Raises:
+        InputError: the traced batch does not reach a layer.
+    """
+    passed = [module.layer.name for module in tagged.modules() if isinstance(module, _TaggedWeight) and not module.read]
+    if passed:
+        raise InputError(
+            f"ONNX cannot represent this network: which layers run depends on the data, and the traced batch passes by {listed(passed, 3)}."
+            f" {_INSTEAD}."
+        )
 
 
 def _free_axes(names: Sequence[str], batches: Sequence[Any]) -> dict[str, dict[int, str]]:

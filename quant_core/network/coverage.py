@@ -58,7 +58,7 @@ def coverage(model: nn.Module, layers: Sequence[Layer], covered: Collection[str]
             if parameter is None or stored_at(parameter) in seen:
                 continue
             seen.add(stored_at(parameter))
-            size = 4.0 * parameter.numel()
+            size = (8.0 if parameter.is_complex() else 4.0) * parameter.numel()
             total += size
             layer = weights.get(stored_at(parameter))
             if layer is None or layer.name not in covered:

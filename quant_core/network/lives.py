@@ -45,7 +45,7 @@ class Lives:
         """Take note of the tensors of one operation."""
         for tensor in (*operation.reads, *operation.writes):
             if tensor.is_floating_point():
-                elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+                elements = tensor.untyped_storage().nbytes() // tensor.element_size() if tensor.layout == torch.strided else tensor.numel()
                 life = self._lives.setdefault(storage_address(tensor), _Life(elements, self.step, self.step))
                 life.last_use = self.step
         self.step += 1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -11,8 +12,8 @@ from quant_core.network.dispatch import RecordingMode
 
 
 def storage_address(tensor: Tensor) -> int:
-    """Return where the storage of `tensor` lies: the same for a tensor and its views."""
-    return int(tensor.untyped_storage().data_ptr())
+    """Return where the storage of `tensor` lies: the same for a tensor and its views. A sparse tensor has none, and stands for itself."""
+    return int(tensor.untyped_storage().data_ptr()) if tensor.layout == torch.strided else id(tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,6 @@ class TensorRecorder(RecordingMode):
 
 def stored_at(tensor: Tensor) -> tuple[int, int, int]:
     """Return where a tensor's elements lie: equal for two tensors over the same stored elements, whatever their shapes and strides."""
-    if not tensor.numel() or tensor.is_meta:
+    if not tensor.numel() or tensor.is_meta or tensor.layout != torch.strided:
         return id(tensor), 0, 0
     return storage_address(tensor), int(tensor.storage_offset()), tensor.numel()

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from quant_core.network.computed import computed_weights, make_plain
 from quant_core.network.copies import sharing_copy
 from quant_core.network.forward import first_example, forward
-from quant_core.util.errors import BitfrontError, BitfrontWarning
+from quant_core.network.padding import nesting_encoders, without_nesting
+from quant_core.util.errors import BitfrontError, BitfrontWarning, InputError
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
 
@@ -29,17 +30,19 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
 
     The copy is in eval mode. Its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
     (in place, which would change the user's weights). Weights that are computed in each call (`weight_norm`, `spectral_norm`, other
-    parametrizations) are parameters with the computed values. Its other parameters lie where the user's do (see `sharing_copy`). The
-    user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose mode makes a difference, and
-    those with computed weights; `quiet` leaves it out.
+    parametrizations) are parameters with the computed values. torch's encoders nest no tensors. Its other parameters lie where the user's
+    do (see `sharing_copy`). The user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose
+    mode makes a difference, and those with computed weights; `quiet` leaves it out.
 
     Raises:
+        InputError: a part of it was compiled by torch.jit.
         BitfrontError: the network cannot be copied.
     """
     training = [(name, module) for name, module in model.named_modules() if module.training]
     renormalized = [name for name, module in model.named_modules() if _max_norm(module) is not None]
-    computed = computed_weights(model)
-    if not training and not renormalized and not computed:
+    computed, nesting = computed_weights(model), nesting_encoders(model)
+    _require_python(model)
+    if not training and not renormalized and not computed and not nesting:
         return model
     try:
         reference = sharing_copy(model).eval()
@@ -47,11 +50,13 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
         state, advice = (
             ("is in train mode", "call eval() on it before it is given")
             if training
-            else ("computes weights in each call", "remove the parametrizations before it is given")
+            else ("computes weights or nests tensors in each call", "remove parametrizations, or set enable_nested_tensor=False")
         )
         raise BitfrontError(f"the network {state} and cannot be copied ({type(error).__name__}: {error}); {advice}.") from error
     for name in computed:
         make_plain(reference.get_submodule(name))
+    for name in nesting:
+        without_nesting(reference.get_submodule(name))
     affected = [name or "the network itself" for name, module in training if _depends_on_mode(module)]
     if affected and not quiet:
         warnings.warn(f"in train mode: {listed(affected, SHOWN)}; a copy in eval mode is measured.", NetworkModeWarning, stacklevel=3)
@@ -63,6 +68,20 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     for name in renormalized:
         _renormalize(reference.get_submodule(name))
     return reference
+
+
+def _require_python(model: nn.Module) -> None:
+    """Refuse modules whose weights and calls cannot be reached.
+
+    Raises:
+        InputError: one was compiled by TorchScript.
+    """
+    scripted = next((name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        where = f"module {scripted!r}" if scripted else "the network"
+        raise InputError(
+            f"{where} was compiled by torch.jit, so its weights cannot be quantized; give the Python module that it was made of."
+        )
 
 
 def _depends_on_mode(module: nn.Module) -> bool:

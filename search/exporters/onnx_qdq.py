@@ -68,7 +68,9 @@ def _exported(bundle: Bundle, folder: Path, file: str, *, products: bool) -> Exp
     checks, notes = _verified(bundle, path, names, rounded=products)
     fuse = checks["onnxruntime_options"] == "default"
     run_by = kernels(path, fuse=fuse)
-    checks |= run_by.checks | {"stored_types": stored_types(path, network.stored)}
+    checks |= run_by.checks | {
+        "stored_types": stored_types(path, [layer for layer in network.stored if layer.layer.name not in graph.unread])
+    }
     if run_by.convolutions[0] < run_by.convolutions[1] and fuse and run_by.convolutions[0]:
         notes += (_FLOATS.format(*run_by.convolutions),)
     if bundle.measure:

@@ -1,10 +1,11 @@
 """`model.safetensors` and `activations.json`: every weight packed at its bits, biases, and the grids of the inputs."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quant_core.codecs import Encoded
 from quant_core.export.packed_file import load_packed, save_packed
@@ -12,6 +13,7 @@ from quant_core.export.reading import ACTIVATIONS, COUNTS, WEIGHTS, load_quantiz
 from quant_core.export.stored import StoredLayer
 from quant_core.network.forward import forward
 from quant_core.network.parameters import state_name
+from quant_core.network.recorder import stored_at
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import held_bytes, weight_bytes
@@ -31,16 +33,22 @@ def export(bundle: Bundle, folder: Path) -> Exported:
         BitfrontError: the network that is read back differs, or the file takes more bytes than modelled.
     """
     stored = bundle.network.stored
-    state = {name: tensor for name, tensor in bundle.network.plain.state_dict().items() if not name.endswith(COUNTS)}
+    state = _state(bundle.network.plain)
     _save(bundle, stored, state, folder)
     again = load_quantized(folder, bundle.task.model, bundle.network.example)
-    _check_bits(state, {name: tensor for name, tensor in again.state_dict().items() if not name.endswith(COUNTS)})
+    _check_bits(state, _state(again))
     comparison = compare(bundle, lambda inputs: forward(again, inputs))
     if comparison.difference:
         raise BitfrontError(
             f"the network read back from {WEIGHTS} gives outputs that differ by up to {comparison.difference:.3g}; none may differ."
         )
     return Exported((WEIGHTS, ACTIVATIONS), comparison.checks | _sizes(bundle, stored, folder))
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network, the sparse ones dense: the format has no others."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(COUNTS)}
+    return {name: tensor if tensor.layout == torch.strided else tensor.to_dense() for name, tensor in tensors.items()}
 
 
 def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tensor], folder: Path) -> None:
@@ -60,10 +68,22 @@ def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tens
             packed.pop(name, None)
         if not layer.policy.activation.is_float and layer.layer.calls and layer.layer.takes_activation:
             grids[layer.layer.name] = {"spec": str(layer.policy.activation), "grid": layer.grid}
+    tied |= _further_names(state, packed.keys() | tied.keys())
     plain = {name: tensor for name, tensor in state.items() if name not in packed and name not in tied}
     notes = {"policy": bundle.policy.id} | ({"tied": json.dumps(tied)} if tied else {})
     save_packed(folder / WEIGHTS, packed, plain=plain, metadata=notes, encoded=encoded, stacks=stacks)
     write_text(folder / ACTIVATIONS, json.dumps({"tied": tied, "inputs": grids}, indent=1) + "\n")
+
+
+def _further_names(state: dict[str, Tensor], named: Collection[str]) -> dict[str, str]:
+    """Return name -> first name of the tensors that stand in the network under several names: modules that are used in several places."""
+    first = {(stored_at(state[name]), state[name].shape): name for name in reversed(sorted(named))}
+    others: dict[str, str] = {}
+    for name, tensor in state.items():
+        owner = first.setdefault((stored_at(tensor), tensor.shape), name)
+        if name not in named and owner != name:
+            others[name] = owner
+    return others
 
 
 def _check_bits(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:

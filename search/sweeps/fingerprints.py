@@ -41,7 +41,8 @@ def _feed(digest: "hashlib._Hash", tensors: Iterable[object]) -> None:
     for tensor in tensors:
         if isinstance(tensor, Tensor):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+            digest.update(dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def hash_data(task: Task, report: Callable[[int], None] | None = None) -> str:

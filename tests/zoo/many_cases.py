@@ -67,7 +67,7 @@ def stored_bytes(model: nn.Module, bits: int, left: tuple[str, ...]) -> tuple[fl
             continue
         seen.add(place)
         is_left = parameter.dim() < 2 or any(fnmatch.fnmatchcase(name, pattern) for pattern in left)
-        size = 4.0 * parameter.numel() if is_left else parameter.numel() * bits / 8 + 4.0
+        size = (8.0 if parameter.is_complex() else 4.0) * parameter.numel() if is_left else parameter.numel() * bits / 8 + 4.0
         total += size
         quantized += 0.0 if is_left else size
     return total, quantized

@@ -26,11 +26,12 @@ from search.exporters import Bundle, onnx_qdq, safetensors
 from search.exporters.flow import bundle_of
 from spaces.rules import uniform_policy
 from tests.zoo.many_cases import Case, batches, randomized, stored_bytes
+from tests.zoo.many_others import OTHERS
 from tests.zoo.many_sequences import SEQUENCES
 from tests.zoo.many_transformers import TRANSFORMERS
 from tests.zoo.many_vision import VISION
 
-CASES: dict[str, Case] = {**VISION, **SEQUENCES, **TRANSFORMERS}
+CASES: dict[str, Case] = {**VISION, **SEQUENCES, **OTHERS, **TRANSFORMERS}
 EVERY_NETWORK = pytest.mark.parametrize("name", CASES)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -77,7 +78,7 @@ def bundle(name: str) -> Bundle:
 
 
 def test_there_are_enough() -> None:
-    assert len(CASES) >= 55
+    assert len(CASES) >= 61
 
 
 @EVERY_NETWORK
@@ -104,7 +105,7 @@ def test_sizes_are_those_of_an_independent_count(name: str) -> None:
     policy = uniform_policy(layers, parse_layer_policy("weight=int4:tensor"))
     part = coverage(model, layers, [layer.name for layer in layers if layer.calls])
     total, quantized = stored_bytes(model, 4, CASES[name].left)
-    floats = sum(4.0 * parameter.numel() for parameter in model.parameters())
+    floats = sum((8.0 if parameter.is_complex() else 4.0) * parameter.numel() for parameter in model.parameters())
     assert part.total_bytes == floats
     assert weight_bytes(layers, policy) + part.uncounted_bytes == pytest.approx(total, rel=1e-9)
     assert floats - part.covered_bytes == pytest.approx(total - quantized, rel=1e-9)

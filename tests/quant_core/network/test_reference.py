@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quant_core.network.reference import NetworkModeWarning, noisy_modules, reference_network
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, InputError
 
 
 def state(model: nn.Module) -> dict[str, object]:
@@ -92,3 +92,10 @@ def test_noise_of_the_network_itself_is_named() -> None:
             return x + torch.randn_like(x)
 
     assert noisy_modules(Own().eval(), torch.ones(4, 3)) == ["the network itself"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_compiled_part_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.ReLU()))
+    with pytest.raises(InputError, match=r"^module '1' was compiled by torch\.jit, .*; give the Python module that it was made of\.$"):
+        reference_network(model.eval())
