@@ -20,7 +20,7 @@ COMMANDS = {
         "sweep:resume_command",
         "Continue a stopped or killed sweep to its trial count, without repeating or losing a finished trial.",
     ),
-    "sweeps": ("sweeps:sweeps_command", "List the recorded sweeps with what they are about and the policy at the knee of each front."),
+    "sweeps": ("sweeps:sweeps_command", "List the recorded sweeps with what they are about and the best policy of each front."),
     "front": ("report:front_command", "Show the Pareto front of a sweep, also while it runs."),
     "show": ("report:show_command", "Show layer by layer what a policy quantizes, and how."),
     "compare": (

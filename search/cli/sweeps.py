@@ -1,4 +1,4 @@
-"""`bitfront sweeps`: the recorded sweeps, oldest first, each with its float network, its front and the policy at its knee."""
+"""`bitfront sweeps`: the recorded sweeps, oldest first, each with its float network, its front and the best policy within its limits."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from search.cli.options import AsJson, ExperimentName, Uri
 from search.cli.table import Column, print_table
 from search.cli.terminal import say
 from search.config.store import DEFAULT_URI
-from search.records.front import Row, front_members, front_rows, hypervolume_of
+from search.records.front import Row, front_members, hypervolume_of, row_of
 from search.records.record import SweepRecord
+from search.records.summary import best
 from search.tracking import names, read
 from search.tracking.reading import sweeps
 
@@ -36,7 +37,7 @@ PICKED = ("accuracy_valid", "accuracy_test", "weight_bytes", "latency_s", "energ
 
 
 def sweeps_command(as_json: AsJson = False, uri: Uri = DEFAULT_URI, mlflow_experiment: ExperimentName = None) -> None:
-    """List the recorded sweeps with what they are about and the policy at the knee of each front.
+    """List the recorded sweeps with what they are about and the best policy of each front.
 
     Example: `bitfront sweeps`
     """
@@ -62,10 +63,11 @@ def _row(uri: str, run_id: str, tags: Mapping[str, str], experiment: str) -> Row
     try:
         record = read(uri, run_id)
     except BitfrontError as error:
-        blank = dict.fromkeys(("trials", *_ENTRIES, "accuracy_float_test", "front", "hypervolume", *PICKED))
+        blank = dict.fromkeys(("trials", *_ENTRIES, "accuracy_float_test", "front", "hypervolume", "best", *PICKED))
         return {"sweep": tags.get(names.SWEEP, ""), "run_id": run_id, "experiment": experiment, "status": f"unreadable: {error}", **blank}
     members = front_members(record)
-    knee = next((row for row in front_rows(record, members) if row["knee"]), {})
+    first = best(members)
+    figures = row_of(record, first, -1) if first else {}
     return {
         "sweep": record.name,
         "run_id": run_id,
@@ -76,7 +78,8 @@ def _row(uri: str, run_id: str, tags: Mapping[str, str], experiment: str) -> Row
         "accuracy_float_test": record.baseline.get("accuracy_test"),
         "front": str(len(members)),
         "hypervolume": hypervolume_of(record, members) if members else None,
-        **{name: knee.get(name) for name in PICKED},
+        "best": figures.get("id"),
+        **{name: figures.get(name) for name in PICKED},
     }
 
 

@@ -13,7 +13,7 @@ from quant_core.spec.policy import NONE
 from quant_core.spec.size import float_bytes, weight_bytes
 from search.exporters import Bundle, Exported
 from search.exporters.card_files import date_line, files_section, licence_line, loading_section, measured_section
-from search.records.units import label, shown
+from search.records.units import label, shown, title_of
 from search.tasks.batches import size_of
 
 FILE, PICTURE = "README.md", "bits.svg"
@@ -63,11 +63,11 @@ def _data(bundle: Bundle) -> str:
 def _accuracy(bundle: Bundle) -> str:
     if bundle.record.metrics:
         return _metrics(bundle)
-    rows = [
-        f"| {split} | {bundle.metrics[f'float_{split}']['accuracy']:.2%} | {bundle.metrics[split]['accuracy']:.2%} "
-        f"| {bundle.metrics[f'float_{split}']['loss']:.4f} | {bundle.metrics[split]['loss']:.4f} |"
-        for split in ("valid", "test")
-    ]
+    rows = []
+    for split in ("valid", "test"):
+        before, after = bundle.metrics[f"float_{split}"], bundle.metrics[split]
+        accuracies = " | ".join(shown("accuracy", figures["accuracy"]) for figures in (before, after))
+        rows.append(f"| {split} | {accuracies} | {before['loss']:.4f} | {after['loss']:.4f} |")
     head = "| split | float accuracy | accuracy | float loss | loss |\n|---|---|---|---|---|\n"
     return "## Accuracy\n\nThe search saw the validation split only.\n\n" + head + "\n".join(rows)
 
@@ -90,7 +90,9 @@ def _cost(bundle: Bundle) -> str:
     device = bundle.experiment.device.name
     error = load_device(device).latency_error
     beside = {"latency_s": f" ({error})"} if error else {}
-    rows = [f"| {metric} | {value:.6g}{beside.get(metric, '')} |" for metric, value in bundle.trial.result.cost.items()]
+    rows = [
+        f"| {title_of(metric)} | {shown(metric, value)}{beside.get(metric, '')} |" for metric, value in bundle.trial.result.cost.items()
+    ]
     table = f"## Cost on {device}\n\n| metric | modelled |\n|---|---|\n" + "\n".join(rows)
     checks = [
         f"- {check.name}: {check.n} figures, error {check.mean_percent:.2f} % on average, {check.max_percent:.1f} % at most"

@@ -46,7 +46,7 @@ def front_figure(sweep: SweepRecord, costs: Sequence[str] = ()) -> go.Figure:
         figure.update_xaxes(title_text=axis(cost, sweep), row=1, col=column)
         figure.update_yaxes(title_text=axis("error", sweep) if column == 1 else "", row=1, col=column)
         add_references(figure, [sweep], cost, {"row": 1, "col": column})
-    return figure.update_layout(_layout(f"{sweep.name}: {len(members)} policies on the front of {len(sweep.trials)} trials", 480))
+    return figure.update_layout(_layout(f"{sweep.name}<br>{len(members)} policies on the front of {len(sweep.trials)} trials", 480))
 
 
 def step_line(sweep: SweepRecord, members: Sequence[TrialRecord], cost: str, color: str, down: str = "error") -> go.Scatter:
@@ -165,6 +165,6 @@ def _layout(title: str, height: int) -> dict[str, object]:
         "title": {"text": title, "font": {"size": 15}},
         "template": "plotly_white",
         "height": height,
-        "margin": {"l": 60, "r": 20, "t": 50, "b": 60},
+        "margin": {"l": 60, "r": 20, "t": 60, "b": 60},
         "legend": {"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},
     }

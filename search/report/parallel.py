@@ -9,7 +9,7 @@ from search.records.compare import Comparison
 from search.records.front import figures
 from search.records.palette import color, symbol
 from search.records.record import TrialRecord
-from search.records.units import shown
+from search.records.units import unit_of
 from search.report.words import axis, hover
 
 BITS = ("bits_weight_avg", "bits_activation_avg")
@@ -30,12 +30,13 @@ def parallel_figure(comparison: Comparison) -> go.Figure:
     for place, name in enumerate(names):
         for value, height, anchor in zip(ends[name], (-0.03, 1.03), ("top", "bottom"), strict=True):
             options = {"yanchor": anchor, "showarrow": False, "font": {"size": 11}}
-            figure.add_annotation(x=place, y=height, text=shown(name, value, infos), **options)
+            figure.add_annotation(x=place, y=height, text=unit_of(name, infos).number(value), **options)
         figure.add_vline(x=place, line_width=1, line_color="rgba(128, 128, 128, 0.5)")
-    titles = [axis(name, comparison.sweeps[0]).replace(" [", "<br>[") for name in names]
-    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=titles, showgrid=False, zeroline=False, range=[-0.4, len(names) - 0.6])
+    titles = [axis(name, comparison.sweeps[0]).replace(" ", "<br>") for name in names]
+    ticks = {"tickvals": list(range(len(names))), "ticktext": titles, "tickangle": 0, "tickfont": {"size": 11}}
+    figure.update_xaxes(showgrid=False, zeroline=False, range=[-0.4, len(names) - 0.6], **ticks)
     figure.update_yaxes(visible=False, range=[-0.14, 1.14])
-    legend = {"orientation": "h", "y": -0.3, "x": 0, "yanchor": "top"}
+    legend = {"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top"}
     return figure.update_layout(template="plotly_white", height=420, margin={"l": 10, "r": 10, "t": 30, "b": 60}, legend=legend)
 
 

@@ -12,7 +12,7 @@ from quant_core.util.errors import InputError
 from search import tracking
 from search.cli.report import front_command
 from search.cli.sweeps import sweeps_command
-from search.records.front import front_members, hypervolume_of, pick
+from search.records.front import front_members, hypervolume_of
 from search.records.record import SweepRecord
 
 MakeSweep = Callable[..., SweepRecord]
@@ -51,10 +51,12 @@ def test_sweeps_are_listed_with_the_figures_of_their_fronts(
     assert [row["sweep"] for row in rows] == ["digits-tpe", "digits-random", "other"]
     assert [row["run_id"] for row in rows] == ids
     for row, sweep in zip(rows, made, strict=True):
-        members, knee = front_members(sweep), pick(sweep, "knee")
+        members = front_members(sweep)
+        first = min(members, key=lambda trial: (trial.result.figures["error"], trial.result.figures["weight_bytes"]))
         assert (row["trials"], row["front"], row["status"]) == ("12", str(len(members)), "finished")
         assert row["hypervolume"] == hypervolume_of(sweep, members)
-        assert (row["accuracy_valid"], row["weight_bytes"]) == (knee.result.metrics["accuracy"], knee.result.figures["weight_bytes"])
+        assert row["best"] == first.policy.id
+        assert (row["accuracy_valid"], row["weight_bytes"]) == (first.result.metrics["accuracy"], first.result.figures["weight_bytes"])
     text = run(app, "sweeps")
     assert all(name in text for name in ("digits-tpe", "digits-random", "other", "97.00"))
 

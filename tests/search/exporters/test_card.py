@@ -20,5 +20,5 @@ def bundle(device: str) -> Bundle:
 )
 def test_the_error_stands_beside_the_latency(device: str, beside: str) -> None:
     lines = _cost(bundle(device)).splitlines()
-    assert f"| latency_s | 0.00125{beside} |" in lines
-    assert "| weight_bytes | 4096 |" in lines
+    assert f"| latency | 1.25 ms{beside} |" in lines
+    assert "| weight | 4 KiB |" in lines
