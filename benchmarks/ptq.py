@@ -41,7 +41,10 @@ COLUMNS = {
     "adaround": ":adaround",
     "gptq": ":gptq",
     "gptq, weighted": ":weighted:gptq",
+    "reconstruct": "",
 }
+STEPS = 100
+"""Of a reconstruction, per block."""
 A8, A4 = "int8:tensor:mse", "int4:tensor:mse"
 ROWS = {
     "efficientnet_lite0": (("int4:channel:mse", A8), ("int3:channel:mse", A8), ("int4:channel:mse", A4)),
@@ -100,7 +103,8 @@ class Bench:
         self._name, self._task, self._seed = name, chosen(task, SHARE[name], seed), seed
         example = next(iter(self._task.calib))[0]
         self._layers = trace(self._task.model, example)
-        self._evaluator = Evaluator(self._task, self._layers, EvaluateSection(cache_mib=1024))
+        section = EvaluateSection(cache_mib=1024, reconstruct={"steps": STEPS, "lr": 0.1})
+        self._evaluator = Evaluator(self._task, self._layers, section)
         start = time.process_time()
         self._float = self._evaluator.float_metrics("test")
         self._pass_s = time.process_time() - start
@@ -117,10 +121,13 @@ class Bench:
     def measure(self, weight: str, activation: str, column: str) -> Cell:
         """Return one cell."""
         policy = self._policy(weight + COLUMNS[column], activation)
-        start = time.process_time()
-        self._evaluator.engine.apply(policy)
+        start, fidelity = time.process_time(), "reconstruct" if column == "reconstruct" else "ptq"
+        if fidelity == "ptq":
+            self._evaluator.engine.apply(policy)
+        else:
+            self._evaluator.reconstructed(policy)
         spent = time.process_time() - start
-        figures = _figures(self._evaluator.metrics(policy, "test"))
+        figures = _figures(self._evaluator.metrics(policy, "test", fidelity))
         bits = average_bits(self._layers, policy)["bits_weight_avg"]
         return Cell(self._name, weight, activation, column, self._seed, bits, figures, spent / self._pass_s)
 
@@ -141,7 +148,8 @@ def missing(networks: Sequence[str], columns: Sequence[str], seeds: int, done: s
     """Yield (network, seed, cells to measure), each cell (weight, activation, column)."""
     for name in networks:
         for seed in range(max(seeds, 5) if name == "digits" else seeds):
-            wanted = [(weight, activation, column) for weight, activation in ROWS[name] for column in columns]
+            named = [column for column in columns if (name, column) != ("digits", "reconstruct")]
+            wanted = [(weight, activation, column) for weight, activation in ROWS[name] for column in named]
             left = [cell for cell in wanted if (name, *(cell if name != "digits" else (cell[0], A8, cell[2])), seed) not in done]
             if left:
                 yield name, seed, left

@@ -23,7 +23,7 @@ SHOWN = {
     "digits": ("digits, searched with 12 trials", (("loss", 1.0, "cross-entropy", 3), ("drop", 1.0, "accuracy less float, points", 2))),
 }
 """Network -> heading and figures: metric, factor, name, decimals."""
-ORDER = ("float", "nearest", "nearest, weighted", "adaround", "gptq", "gptq, weighted")
+ORDER = ("float", "nearest", "nearest, weighted", "adaround", "gptq", "gptq, weighted", "reconstruct")
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,13 +85,16 @@ class BlockRunner:
         """Compare the blocks, one after the other, with the network.
 
         Raises:
-            BlockError: they give another output.
+            BlockError: they give another output, or none.
         """
+        before: Tensor | None = None
         with torch.no_grad():
-            before: Tensor | None = None
-            for block in self.blocks:
-                before = self.run(block, inputs, before)
             expected = forward(self._model, inputs)
+            try:
+                for block in self.blocks:
+                    before = self.run(block, inputs, before)
+            except (RuntimeError, TypeError, ValueError, LookupError) as error:
+                raise BlockError(f"its calls cannot be run again: {type(error).__name__}") from error
         assert before is not None
         scale = float(expected.abs().amax()) if expected.numel() else 0.0
         if before.shape != expected.shape or not torch.allclose(before, expected, rtol=0.0, atol=1e-4 * scale):
@@ -109,8 +112,8 @@ class BlockRunner:
     def _recorded(self, inputs: Any) -> "_Cuts":
         try:
             return _Cuts(record_tape(self._model, self._watched, inputs))
-        except ValueError as error:
-            raise BlockError(str(error)) from error
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise BlockError(str(error).partition("\n")[0]) from error
 
 
 class WholeNetwork:
@@ -149,13 +152,14 @@ class _Cuts:
         self._beside: dict[tuple[int, int], Sequence[Node]] = {}
 
     def run(self, first: int, last: int, inputs: Any, before: Tensor | None) -> Tensor:
-        """Return what crosses the cut before call `last`, from what crosses the one before call `first`."""
+        """Return the tensor at the cut before call `last`, from the one at the cut before call `first`."""
         start, end = self.at[first], self.at[last]
         values = self._tape.bound(inputs)
         run(self._beside_nodes(start, end), values)
+        nodes = self._nodes[start:end]
         if before is not None:
-            values[self._enters[start]] = before
-        run(self._nodes[start:end], values)
+            values[self._enters[start]] = before.clone() if any(node.in_place for node in nodes) else before
+        run(nodes, values)
         output: Tensor = values[self._enters[end]]
         return output
 

@@ -105,10 +105,10 @@ def record_tape(model: nn.Module, watched: Mapping[str, nn.Module], inputs: Any)
             recorder.tape.inputs.append(recorder.number(leaf))
     with torch.no_grad(), recorder.watching(watched), recorder:
         output = judged_output(model, call(model, inputs))
-    known = recorder.known(output)
-    if known is None:
+    number = recorder.find(output)
+    if number is None:
         raise ValueError("the output is not made by calls that a torch function mode sees")
-    recorder.tape.output = known
+    recorder.tape.output = number
     return recorder.tape
 
 
@@ -122,13 +122,13 @@ class _Recorder(TorchFunctionMode):
 
     def number(self, tensor: Tensor) -> int:
         """Give `tensor` a number, unless it has one."""
-        known = self.known(tensor)
-        if known is None:
-            known, self._count = self._count, self._count + 1
-            setattr(tensor, _MARK, (self._token, known))
-        return known
+        number = self.find(tensor)
+        if number is None:
+            number, self._count = self._count, self._count + 1
+            setattr(tensor, _MARK, (self._token, number))
+        return number
 
-    def known(self, tensor: Tensor) -> int | None:
+    def find(self, tensor: Tensor) -> int | None:
         """Return the number of `tensor` in this run."""
         token, number = tensor.__dict__.get(_MARK, (None, -1))
         return number if token is self._token else None
@@ -176,8 +176,8 @@ class _Recorder(TorchFunctionMode):
         """Return arguments with a `Value` in the place of every tensor of the run."""
 
         def marked(leaf: Any) -> Any:
-            known = self.known(leaf) if isinstance(leaf, Tensor) else None
-            return leaf if known is None else Value(known)
+            number = self.find(leaf) if isinstance(leaf, Tensor) else None
+            return leaf if number is None else Value(number)
 
         return tree_map(marked, tree)
 

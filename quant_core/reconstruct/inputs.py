@@ -41,10 +41,12 @@ class LearnedInput:
         factor: what is learned, or None.
     """
 
-    def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, channel_axis: int) -> None:
+    def __init__(self, spec: QuantSpec, statistics: TensorStatistics | None, channel_axis: int, device: torch.device | None = None) -> None:
         self.quantizer = ActivationQuantizer(spec, statistics, channel_axis)
         grid = self.quantizer.static
-        self.factor = torch.zeros(()).requires_grad_() if grid is not None and grid.zero_point == 0 and spec.symmetric else None
+        self.factor = (
+            torch.zeros((), device=device).requires_grad_() if grid is not None and grid.zero_point == 0 and spec.symmetric else None
+        )
         self._else: InputQuantizer | None = None if self.factor is not None else activation(spec, statistics, channel_axis).eval()
 
     def __call__(self, x: Tensor, drops: Drops) -> Tensor:

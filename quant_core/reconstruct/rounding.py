@@ -80,11 +80,11 @@ class SoftWeight:
         return ((1 - (2 * self._h() - 1).abs().pow(beta)) * free).sum(), int(free.sum())
 
     def others(self) -> list[Tensor]:
-        """Return what is learned beside `v`: logarithms of the factors, and the shift of the bias in its unit."""
+        """Return the other variables: logarithms of the factors, and the shift of the bias in its unit."""
         return [tensor for tensor in (self._gain, self._shift) if tensor is not None]
 
     def hardened(self) -> LearnedWeight:
-        """Return what is stored: every weight at the nearer of its two values, the factors within the scales."""
+        """Return the codes, scales and bias: every weight at the nearer of its two values, the factors within the scales."""
         with torch.no_grad():
             places = self._down + (self._h() >= 0.5).float() * (self._room > 0)
             encoded = with_places(self._module, self._start.encoded, places, self._codes, self._spec, self._axis)

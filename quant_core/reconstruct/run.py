@@ -126,7 +126,7 @@ class _Work:
         return Reconstructed(network.quantized(), network.start, network.weights, inputs, tuple(self._progress.blocks), self._note)
 
     def _cut(self) -> tuple[BlockRunner | WholeNetwork, str]:
-        """Return what runs the blocks, and why they are not cut, or ""."""
+        """Return the runner of the blocks, and why they are not cut, or ""."""
         model = self._network.in_float()
         watched = own_modules(model, self._network.layers)
         try:
@@ -196,7 +196,7 @@ class _Work:
         return lambda index, before: self._runner.run(block, self._parts[index], before)
 
     def _outputs(self, block: Block, sources: Held | None) -> Held:
-        """Return what a block gives as the network now computes; one pass."""
+        """Return the outputs of a block as the network now computes; one pass."""
         outputs = Held(self._room)
         with torch.no_grad():
             for index in range(len(self._parts)):

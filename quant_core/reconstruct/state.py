@@ -65,7 +65,7 @@ class ReconstructedNetwork:
         )
 
     def soft(self, names: Sequence[str], units: Mapping[str, float]) -> dict[str, SoftWeight]:
-        """Return what is learned of the weights of layers, at what they store now."""
+        """Return the soft weights of layers, at their present values."""
         return {
             name: SoftWeight(
                 self.modules[name], self._of[name], self.start[name].weight, self._floats[name].weight, self.weights[name], units[name]
@@ -124,7 +124,8 @@ class ReconstructedNetwork:
                 self._applied[name] = QuantizedWeight(weight, None if bias is None else _usable(bias))
                 self.weights[name] = LearnedWeight(engine.encoded(name, policy.weight), self._applied[name].bias)
             if name in engine.statistics and not policy.activation.is_float:
-                self.inputs[name] = LearnedInput(policy.activation, engine.statistics[name], -1 - len(layer.kernel))
+                device = self._floats[name].weight.device
+                self.inputs[name] = LearnedInput(policy.activation, engine.statistics[name], -1 - len(layer.kernel), device)
                 self.modules[name].register_forward_pre_hook(self._hook(name), with_kwargs=True)
         engine.restore()
 

@@ -79,7 +79,7 @@ def reconstructed(
 
 
 def figures(result: Reconstructed) -> tuple[dict[str, float], ...]:
-    """Return what a trial's record says of every block: its number, errors at the start and kept, and 1 where it is a block, 0 a layer."""
+    """Return the figures of every block for a trial's record: number, errors at the start and kept, 1 for a block and 0 for a layer."""
     return tuple(
         {"epoch": float(number), "loss": block.end, "loss_start": block.start, "cut": float(block.cut)}
         for number, block in enumerate(result.blocks, 1)

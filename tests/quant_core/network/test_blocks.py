@@ -124,6 +124,27 @@ def test_gradients_pass_through_a_block() -> None:
     assert float(source.grad.abs().sum()) > 0
 
 
+def test_what_enters_a_block_is_not_written_to() -> None:
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            y = self.a(x)
+            x += 1
+            return self.b(x * y)
+
+    model = seeded(Overwriting)
+    blocks = runner(model, torch.ones(2, 4))
+    assert layers_of(blocks) == [("first",), ("a",), ("b",)]
+    before = blocks.run(blocks.blocks[0], torch.ones(2, 4), None)
+    kept = before.clone()
+    blocks.run(blocks.blocks[1], torch.ones(2, 4), before)
+    assert torch.equal(before, kept)
+
+
 class Turning(nn.Module):
     """Takes one of two ways by what the batch holds."""
 
