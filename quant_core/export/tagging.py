@@ -92,7 +92,7 @@ class _TaggedWeight(nn.Module):
         return from_matrix(matrix, self.layer.stack_shape, self.layer.contraction_axis) if self.layer.stack_shape else matrix
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """A network called with the tensors of its inputs, one argument each; all else in a batch (None, numbers, flags) is constant."""
 
     def __init__(self, model: nn.Module, example: Any) -> None:
@@ -101,6 +101,7 @@ class _Flat(nn.Module):
         self.model, self.constants = model, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the judged output, and all others where the owner named it."""
         rest = iter(tensors)
         leaves = [next(rest) if constant is None else constant[0] for constant in self.constants]
         outputs = call(self.model, tree_unflatten(leaves, self.structure))
@@ -129,14 +130,14 @@ def traced(
         raise InputError(_BFLOAT16)
     buffer = io.BytesIO()
     with torch.no_grad():
-        results = [_Flat(model, example)(*tensor_leaves(batch)) for batch in (example, *others)]
+        results = [Flat(model, example)(*tensor_leaves(batch)) for batch in (example, *others)]
     outputs = ["output", *(f"output{number}" for number in range(1, len(results[0])))]
     tagged = _tagged(model, weights, inputs)
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_operators():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
-                _Flat(tagged, example).eval(),
+                Flat(tagged, example).eval(),
                 tuple(tensors),
                 buffer,  # type: ignore[arg-type]
                 dynamo=False,
