@@ -1,6 +1,6 @@
 """A network quantized by a policy as an ONNX graph: QuantizeLinear and DequantizeLinear around float operators (QDQ)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,27 +88,34 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
         for initializer in graph.graph.initializer
         if initializer.name in names and not initializer.name.startswith("grid")
     )
-    floats = [
-        (f"{stored.policy.weight} weights are stored dequantized, in float32", name)
-        for name, stored in by_name.items()
-        if stored.encoded is not None and refusal(stored.policy.weight)
-    ]
-    grouped: dict[str, list[str]] = {}
-    for note, name in (
-        *parts.carried,
-        *packed.carried,
-        *floats,
-        *((note, name) for name, note in kept.items()),
-        *((_UNREAD, name) for name in unread),
-    ):
-        grouped.setdefault(note, []).append(name)
     return Graph(
         graph,
         payload,
         (parts.extra_bits + packed.extra_bits) / 8,
-        tuple(f"{note}: {listed(names)}" for note, names in grouped.items()),
+        _notes(
+            *parts.carried,
+            *packed.carried,
+            *_dequantized(network),
+            *((note, name) for name, note in kept.items()),
+            *((_UNREAD, name) for name in unread),
+        ),
         unread,
     )
+
+
+def _dequantized(network: Quantized) -> Iterator[tuple[str, str]]:
+    """Yield (note, layer) of the weights that ONNX cannot represent."""
+    for stored in network.stored:
+        if stored.encoded is not None and refusal(stored.policy.weight):
+            yield f"{stored.policy.weight} weights are stored dequantized, in float32", stored.layer.name
+
+
+def _notes(*noted: tuple[str, str]) -> tuple[str, ...]:
+    """Return a line per note, with the layers that it is of, from (note, layer)."""
+    grouped: dict[str, list[str]] = {}
+    for note, name in noted:
+        grouped.setdefault(note, []).append(name)
+    return tuple(f"{note}: {listed(names)}" for note, names in grouped.items())
 
 
 def float_graph(model: nn.Module, example: Any) -> onnx.ModelProto:

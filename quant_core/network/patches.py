@@ -62,7 +62,7 @@ def patches(module: Any, x: Tensor, limit: int = 2**62, part: tuple[int, int, in
 
 
 def bounded_patches(module: Any, x: Tensor, limit: int = 2**62, part: tuple[int, int, int] = (0, 1, 1)) -> Iterator[Tensor]:
-    """Yield what `patches` returns in pieces of some examples each: overlapping windows take `PIECE_BYTES` at once, or one example."""
+    """Yield the patches of `patches` in pieces of some examples each: overlapping windows take `PIECE_BYTES` at once, or one example."""
     taps = math.prod(getattr(module, "kernel_size", ()))
     if taps <= 1 or x.dim() < len(module.kernel_size) + 2 or len(x) < 2:
         yield patches(module, x, limit, part)

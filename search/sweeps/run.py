@@ -65,11 +65,9 @@ def start(
             context = open_context(experiment, report=phases)
         context = replace(context, setup=replace(context.setup, experiment=experiment))
         require(context.setup)
-        phases(str(context.setup.coverage), 0, 0)
-        if context.setup.ties:
-            phases(summary(context.setup.ties), 0, 0)
-        for dropped in context.setup.dropped:
-            phases(str(dropped), 0, 0)
+        ties = [summary(context.setup.ties)] if context.setup.ties else []
+        for told in (context.setup.coverage, *ties, *context.setup.dropped):
+            phases(str(told), 0, 0)
         phases("float network on validation", 0, 0)
         baseline = {f"{name}_valid": value for name, value in context.evaluator.float_metrics("valid").items()}
         baseline |= context.evaluator.counts("valid")

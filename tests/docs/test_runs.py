@@ -33,7 +33,6 @@ NOT_RUN = {
     "ui SWEEP": "serves until it is stopped; tests/search/tracking/test_view.py opens it in a browser",
     "compress efficientnet_lite0": "ImageNet images; minutes of a sweep on the clock",
     "compress llama10m": "trains a network for minutes, once",
-    "compress minilm_sts": "the page says that it is refused; reads files of sentences",
     "sweep llama10m": "trains a network for minutes, once",
     "evaluate --task T": "the template of the tables in tasks-accuracy.md; tests/search/tasks hold those figures",
     "profile --device-name my-laptop": "measures ResNet-18 for minutes; tests/search/cli/test_profile.py measures a small one",
@@ -45,6 +44,7 @@ NOT_RUN = {
 ELSEWHERE = {
     ("README.md", 1): "tests/search/cli/test_readme.py",
     ("export.md", 1): "tests/search/exporters/test_flow.py",
+    ("export-executorch.md", 0): "tests/search/exporters/test_executorch.py",
     ("own-task.md", 1): "tests/docs/test_own_task.py",
     ("own-task.md", 2): "tests/docs/test_own_task.py",
     ("export-language.md", 0): "tests/search/exporters/test_compressed.py",
@@ -59,6 +59,7 @@ SLOW = (
         "probe",
         "devices validate",
         "export SWEEP -f openvino",
+        "export SWEEP -f executorch",
         "sweep examples/digits.toml run.backend=ray",
     ),
     *(
