@@ -62,11 +62,8 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
         InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
         BitfrontError: the graph is not valid.
     """
-    faults = [
-        f"layer {stored.layer.name!r}: {fault}"
-        for stored in network.stored
-        for fault in refusals(stored.layer, stored.policy, allow_dequantized)
-    ]
+    unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
+    faults = [f"layer {layer.name!r}: {fault}" for layer, its in unfit for fault in its]
     if faults:
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
     by_name = {stored.layer.name: stored for stored in network.stored}
