@@ -26,7 +26,7 @@ sweep: $(VENV)/.ready  ## run the default sweep and print its front
 lint: $(VENV)/.ready  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 test: lint  ## everything CI runs

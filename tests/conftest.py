@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -10,10 +11,28 @@ import pytest
 # searchers' tests took seven times the processor time with two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# In CI the same examples every time, and no limit of time per example; elsewhere every run tries new ones.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# No limit of wall time per example: other work on the machine must fail no test. In CI the same examples every time; elsewhere every run
+# tries new ones.
+hypothesis.settings.register_profile(
+    "bitfront", derandomize=bool(os.environ.get("CI")), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("bitfront")
+ON_NODES = tuple(f"tests/search/sweeps/ray/{name}.py" for name in ("test_backend", "test_backend_hardships", "test_cluster"))
+"""Files that share a cluster of three nodes, which takes long to start: one process runs them all."""
+HEAVY = (
+    *ON_NODES,
+    "tests/search/exporters/test_all_formats.py",
+    "tests/benchmarks/test_torture.py",
+    "tests/docs/test_build.py",
+    "tests/bitfront/test_wheel.py",
+    "tests/bitfront/test_large_layers.py",
+    "tests/bitfront/test_notebook.py",
+    "tests/search/sweeps/ray/test_schedulers.py",
+    "tests/search/exporters/test_same_bytes.py",
+    "tests/search/tracking/test_server.py",
+    "tests/search/tracking/test_view.py",
+)
+"""Files that take half a minute or more: they come first, so that no process is left with one of them when the others have ended."""
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
@@ -24,3 +43,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} does not exist")
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run tests, let the heavy files come first, then those of many tests."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(_file(item.nodeid) for item in items)
+        ranks = {file: rank for rank, file in enumerate(HEAVY)}
+        items.sort(key=lambda item: (ranks.get(_file(item.nodeid), len(HEAVY)), -tests[_file(item.nodeid)], _file(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out whole files in the order in which they are collected, those on one cluster together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class HeavyFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "nodes" if _file(nodeid) in ON_NODES else _file(nodeid)
+
+    config.option.loadscopereorder = False
+    return HeavyFirst(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]

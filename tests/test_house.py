@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -80,11 +81,14 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_heavy_dependencies_stay_in_their_home(path: Path) -> None:
-    where = _relative(path)
-    strays = {name for name in _imported(path) & set(HOMES) if not where.startswith(HOMES[name])}
-    assert not strays, f"{where} imports {strays}; their homes are {[HOMES[name] for name in strays]}"
+def test_heavy_dependencies_stay_in_their_home() -> None:
+    strays = [
+        f"{_relative(path)} imports {name}, whose homes are {HOMES[name]}"
+        for path in MODULES
+        for name in sorted(_imported(path) & set(HOMES))
+        if not _relative(path).startswith(HOMES[name])
+    ]
+    assert not strays, strays
 
 
 def test_every_home_of_a_heavy_dependency_is_lived_in() -> None:
@@ -95,13 +99,18 @@ def test_every_home_of_a_heavy_dependency_is_lived_in() -> None:
             )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_modules_and_functions_are_small(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= LONGEST_MODULE, f"{path.name} has {lines} lines, {LONGEST_MODULE} are allowed: split it"
-    functions = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = {function.name: _lines(function) for function in functions if _lines(function) > LONGEST_FUNCTION}
-    assert not long, f"{path.name}: functions over {LONGEST_FUNCTION} lines beside their docstring: {long}"
+def _too_long(paths: list[Path]) -> dict[str, int]:
+    """Return the files of more lines than are allowed."""
+    lines = {_relative(path): len(path.read_text().splitlines()) for path in paths}
+    return {name: count for name, count in lines.items() if count > LONGEST_MODULE}
+
+
+def test_modules_and_functions_are_small() -> None:
+    assert not _too_long(MODULES), f"modules of more than {LONGEST_MODULE} lines, split them: {_too_long(MODULES)}"
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    functions = [(path, node) for path in MODULES for node in ast.walk(_tree(path)) if isinstance(node, kinds)]
+    long = {f"{_relative(path)}: {node.name}": _lines(node) for path, node in functions if _lines(node) > LONGEST_FUNCTION}
+    assert not long, f"functions over {LONGEST_FUNCTION} lines beside their docstring: {long}"
 
 
 def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -219,18 +228,15 @@ def _done_in_a_walk(node: ast.AST) -> list[ast.AST]:
     return []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_no_file_removes_a_folder_with_all_its_files(path: Path) -> None:
-    removals = list(_removals(_tree(path)))
-    assert not removals, (
-        f"{_relative(path)} removes recursively ({removals}): remove the files that you wrote, by name, or use TemporaryDirectory"
-    )
+def test_no_file_removes_a_folder_with_all_its_files() -> None:
+    removals = {_relative(path): list(_removals(_tree(path))) for path in MODULES}
+    recursive = {name: places for name, places in removals.items() if places}
+    assert not recursive, f"these remove recursively: {recursive}; remove the files that you wrote, by name, or use TemporaryDirectory"
 
 
-@pytest.mark.parametrize("path", TESTS, ids=_relative)
-def test_test_files_are_small(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= LONGEST_MODULE, f"{path.name} has {lines} lines, {LONGEST_MODULE} are allowed: split it by the module that it tests"
+def test_test_files_are_small() -> None:
+    long = _too_long(TESTS)
+    assert not long, f"test files of more than {LONGEST_MODULE} lines, split them by the module that they test: {long}"
 
 
 def _is_mirrored(path: Path) -> bool:
@@ -246,10 +252,9 @@ def _tests_of_packages() -> list[Path]:
     return [path for path in TESTS if path.name.startswith("test_") and path.relative_to(ROOT / "tests").parts[0] in PACKAGES]
 
 
-@pytest.mark.parametrize("path", _tests_of_packages(), ids=_relative)
-def test_tests_mirror_the_tree(path: Path) -> None:
-    where = _relative(path)
-    assert _is_mirrored(path) or where in OWN_PLACES, f"{where} tests no module of that name and place: move it, or add it to OWN_PLACES"
+def test_tests_mirror_the_tree() -> None:
+    astray = [where for path in _tests_of_packages() if not _is_mirrored(path) and (where := _relative(path)) not in OWN_PLACES]
+    assert not astray, f"these test no module of that name and place: {astray}; move them, or add them to OWN_PLACES"
 
 
 @pytest.mark.parametrize("where", OWN_PLACES)
@@ -266,3 +271,17 @@ def test_no_init_file_under_tests() -> None:
 def test_nouns_are_free_of_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_property_is_tested_against_the_clock() -> None:
+    """A limit per example fails on a machine that does other work."""
+    assert hypothesis.settings().deadline is None
+    assert hypothesis.HealthCheck.too_slow in hypothesis.settings().suppress_health_check
+    limited = [_relative(path) for path in TESTS if re.search(r"deadline=(?!None)", path.read_text()) and path != Path(__file__)]
+    assert not limited
+
+
+def test_the_heavy_files_are_there() -> None:
+    from tests.conftest import HEAVY
+
+    assert [name for name in HEAVY if not (ROOT / name).is_file()] == []

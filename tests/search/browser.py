@@ -60,7 +60,7 @@ class Browser:
     def text(self) -> str:
         return str(self.script("return document.body.innerText"))
 
-    def wait(self, code: str, seconds: float = 90.0) -> Any:
+    def wait(self, code: str, seconds: float = 300.0) -> Any:
         """Return the value of a piece of script once it is a true one."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -105,7 +105,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
         pytest.skip("chromium and chromedriver are needed: apt-get install chromium chromium-driver")
     port = free_port()
     with subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quant_core.codecs import codec
-from quant_core.codecs.packing import pack, unpack
+from quant_core.codecs.packing import pack, pack_encoded, unpack
 from quant_core.codecs.quantize import decode, encode, fake_quantize
 from quant_core.spec.quant_spec import QuantSpec, make, parse
 from quant_core.util.errors import InputError
@@ -45,11 +45,11 @@ def check(x: torch.Tensor, spec: QuantSpec, axis: int = 0) -> None:
     assert y.shape == x.shape
     assert y.dtype == x.dtype
     assert bool(torch.isfinite(y).all()), f"{spec}: not finite"
-    data = pack(x, spec, channel_axis=axis, generator=seeded())
+    encoded = encode(x, spec, channel_axis=axis, generator=seeded())
+    data = pack_encoded(encoded, spec)
     assert len(data) == -(-spec.storage_bits(tuple(x.shape), axis) // 8), spec
     back = unpack(data, spec, tuple(x.shape), channel_axis=axis, dtype=x.dtype)
     assert torch.equal(bits_of(back), bits_of(y)), f"{spec}: unpacked differs"
-    encoded = encode(x, spec, channel_axis=axis, generator=seeded())
     again = decode(encoded, spec, tuple(x.shape), channel_axis=axis, dtype=x.dtype)
     assert torch.equal(bits_of(again), bits_of(y)), f"{spec}: encoded differs"
     if not spec.is_float:

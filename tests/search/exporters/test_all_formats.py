@@ -89,7 +89,7 @@ def check_figures(row: dict[str, float], checks: dict[str, dict[str, float]], ag
 
 @pytest.mark.slow
 def test_the_front_of_digits(tmp_path: Path, bitfront: Call, sweep: Callable[..., str]) -> None:
-    uri = sweep(tmp_path, name="digits", task="digits", weight=WEIGHT, activation=ACTIVATION, trials=16)
+    uri = sweep(tmp_path, name="digits", task="digits", weight=WEIGHT, activation=ACTIVATION, trials=8)
     rows, checks = exported(bitfront, uri, "digits", ("safetensors", "onnx", "c-array"), tmp_path)
     assert len(rows) > 2
     for row in rows:
@@ -106,7 +106,7 @@ def test_the_front_of_fashion_mnist(tmp_path: Path, bitfront: Call, sweep: Calla
     """A small network of our own, trained for one epoch."""
     options = {"path": str(shared_data), "network": "own_task:tiny", "epochs": 1, "calib_size": 128, "valid_size": 500, "test_size": 1000}
     text = "{ " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items()) + " }"
-    uri = sweep(tmp_path, name="fashion", task="fashion_mnist", options=text, weight=WEIGHT, activation=ACTIVATION, trials=12)
+    uri = sweep(tmp_path, name="fashion", task="fashion_mnist", options=text, weight=WEIGHT, activation=ACTIVATION, trials=6)
     rows, checks = exported(bitfront, uri, "fashion", ("safetensors", "onnx", "c-array"), tmp_path)
     assert len(rows) > 1
     assert max(row["accuracy_test"] for row in rows) > 0.7

@@ -48,7 +48,7 @@ def test_a_driver_that_is_killed_leaves_no_process_and_no_folder_and_is_told_of(
     assert process.stderr
     assert process.communicate()[1] == "the sweep ended; `bitfront resume x` continues it.\n", "the guard holds standard error to its end"
     assert not folder.exists()
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)
+    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=300)
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
@@ -72,5 +72,5 @@ def test_a_later_sweep_clears_what_driver_and_guard_left_together(place: Path) -
     with folders.sweep_folder("") as own:
         assert [path for path in place.iterdir() if path.is_dir()] == [own]
     process.communicate()
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=30)
+    psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=300)
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
