@@ -35,21 +35,28 @@ QUIET = {
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _USERINFO = re.compile(r"(?<=://)(?:[^/\s'\"]+|[^/:@\s'\"]*:(?!\d+/)[^\s'\"]+)@")  # the second form has a "/" in its password
 _IN_PATH = re.compile(r"(?<=/)[^/:@\s'\"]+:[^/\s'\"]+@")
+# A password with quotes or blanks in it: an address that is all of a text, or stands in quotes up to their end.
+_WHOLE = re.compile(r"\A([\w.+-]+:/{2,})[^/:@\n]*:(?!\d+(?:[/\s]|$))[^@\n]*@")
+_QUOTED = re.compile(r"""(?P<quote>["'])(?P<scheme>[\w.+-]+:/{2,})[^/:@\s'"]*:(?!\d+[/\s'"])(?:\\.|(?!(?P=quote))[^\n\\@])*@""")
 _QUERY = re.compile(
-    r"(?<=[?&;])([\w.-]*(?:password|passwd|pwd|token|secret|credential|signature|api[_-]?key|access[_-]?key))=[^&;\s'\"]+", re.IGNORECASE
+    r"((?:(?<=[?&;])|(?<=%3B))[\w.-]*(?:password|passwd|pwd|token|secret|credential|signature|api[_-]?key|access[_-]?key)"
+    r"|(?<=\s)(?:password|passwd|pwd))(=|%3D)(?:(?!%3B)[^&;\s'\"])+",
+    re.IGNORECASE,
 )
 
 
 def redact(text: str) -> str:
     """Blank out user names and passwords in addresses, and the values of credential variables, wherever they stand.
 
-    `//user:word@` with any number of slashes, `/user:word@` also in the path of a file, `?password=word` and its like.
+    `//user:word@` with any number of slashes, `/user:word@` also in the path of a file, `?password=word` and its like, also where they are
+    quoted for ODBC or stand apart as for libpq.
     """
     for name in SECRETS:
         value = os.environ.get(name)
         if value:
             text = text.replace(value, "***")
-    return _QUERY.sub(r"\1=***", _IN_PATH.sub("***@", _USERINFO.sub("***@", text)))
+    text = _QUOTED.sub(r"\g<quote>\g<scheme>***@", _WHOLE.sub(r"\1***@", text))
+    return _QUERY.sub(r"\1\2***", _IN_PATH.sub("***@", _USERINFO.sub("***@", text)))
 
 
 def trial_uid(run_id: str, number: int) -> str:

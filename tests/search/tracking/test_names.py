@@ -36,6 +36,15 @@ def test_no_credential_is_written_anywhere(store_uri: str, make_sweep: MakeSweep
         ("mysql://db/x?pwd=hunter2;ssl=1&aws_secret_access_key=hunter2", "mysql://db/x?pwd=***;ssl=1&aws_secret_access_key=***"),
         ("https://store/x?X-Amz-Signature=hunter2&api_key=hunter2", "https://store/x?X-Amz-Signature=***&api_key=***"),
         ("https://host/path?tokens=3&note=a@b", "https://host/path?tokens=3&note=a@b"),
+        ("postgresql://bob:hun'ter2@db/x", "postgresql://***@db/x"),
+        ("postgresql://bob:hun ter2@db/x", "postgresql://***@db/x"),
+        ("uri = \"postgresql://bob:hun'ter 2@db/x\"\nname = 'a@b'", "uri = \"postgresql://***@db/x\"\nname = 'a@b'"),
+        ('uri = "postgresql://bob:hun\\"ter2@db/x"', 'uri = "postgresql://***@db/x"'),
+        ('"http://host:5000/x" and "me@work"', '"http://host:5000/x" and "me@work"'),
+        ("http://host:5000 is away, says me@work", "http://host:5000 is away, says me@work"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dbob%3BPWD%3Dhunter2%3BX%3D1", "mssql+pyodbc:///?odbc_connect=UID%3Dbob%3BPWD%3D***%3BX%3D1"),
+        ("host=db user=bob password=hunter2 dbname=x", "host=db user=bob password=*** dbname=x"),
+        ("options = { token=5, n_tokens = 6 }", "options = { token=5, n_tokens = 6 }"),
     ],
 )
 def test_addresses_are_blanked(given: str, shown: str) -> None:
