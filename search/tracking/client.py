@@ -12,6 +12,7 @@ from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.files import replacing
 from quant_core.util.process import Shared, environment, log_levels
 from search.tracking.checks import require_usable
+from search.tracking.moved import artifacts_beside, follow
 from search.tracking.names import QUIET, redact
 
 with environment(QUIET):  # mlflow reads them when it is imported, and again at every request: see `quiet`
@@ -65,6 +66,7 @@ def connect(uri: str, folder: Path) -> MlflowClient:
     with _locked(folder / "mlflow.lock"), reported(uri):
         _make_tables(uri)
         require_usable(uri)
+        follow(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -149,5 +151,4 @@ def _artifact_root(uri: str, experiment: str) -> str | None:
     """Where a new experiment keeps its files; None leaves it to the server."""
     if uri.startswith(("http://", "https://")):
         return None
-    base = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path()
-    return f"{(base.resolve() / 'mlartifacts').as_uri()}/{quote(experiment, safe='')}"
+    return artifacts_beside(uri if uri.startswith("sqlite:///") else "", quote(experiment, safe=""))
