@@ -19,7 +19,7 @@ from search import tracking
 from search.records.front import front_members
 from search.tracking import names
 
-NAME, COUNT, LONGEST_S = "tortured", 40, 300.0
+NAME, COUNT, LONGEST_S = "tortured", 40, 1200.0
 KINDS = ("agent", "worker", "gcs", "driver")
 _PROCESSES = {"worker": ("ray::PolicyTrial", "ray::ResourceTrainable"), "gcs": ("gcs_server",), "agent": ("ray::DashboardAgent",)}
 _EXPERIMENT = """
@@ -189,7 +189,9 @@ def _node_chain(most: int, expected: Mapping[int, tuple[object, ...]], rng: rand
                     killed += 1
                     print(f"ray: killed node at trial {driver.done}", file=sys.stderr, flush=True)
                     time.sleep(rng.uniform(1.0, 3.0))
-                faults["untidy"] += driver.end() != 0
+                if driver.end() != 0:
+                    faults["untidy"] += 1
+                    print(driver.said[-2000:], file=sys.stderr, flush=True)
                 faults = _at_the_end(folder, expected, faults)
             cluster.stdin.close()
     return max(1, killed), faults

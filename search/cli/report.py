@@ -9,6 +9,7 @@ import typer
 
 from quant_core.util.errors import InputError
 from quant_core.util.files import write_text
+from quant_core.util.process import no_collector
 from search.cli.completion import policy_names, sweep_names
 from search.cli.front_table import print_front
 from search.cli.options import PICK_HELP, AsJson, ExperimentName, SweepName, Uri
@@ -40,20 +41,21 @@ def front_command(
     Example: `bitfront front digits-tpe --plot front.html`
     """
     recover(uri, sweep, mlflow_experiment)
-    record = read(uri, sweep, mlflow_experiment)
-    members = front_members(record)
-    rows = all_rows(record, members) if everything else front_rows(record, members)
-    if plot:
-        from search.report.page import sweep_page
-        from search.sweeps.layer_figures import layer_figures
+    with no_collector():  # none of what is read, a hundred objects per trial, is garbage before the end
+        record = read(uri, sweep, mlflow_experiment)
+        members = front_members(record)
+        rows = all_rows(record, members) if everything else front_rows(record, members)
+        if plot:
+            from search.report.page import sweep_page
+            from search.sweeps.layer_figures import layer_figures
 
-        write_text(plot, sweep_page(record, layers=layer_figures(record)))
-    if as_json:
-        from search.records.summary import written_rows
+            write_text(plot, sweep_page(record, layers=layer_figures(record)))
+        if as_json:
+            from search.records.summary import written_rows
 
-        _print_json(written_rows(record, members, rows))
-        return
-    print_front(record, rows, everything=everything)
+            _print_json(written_rows(record, members, rows))
+            return
+        print_front(record, rows, everything=everything)
     if plot:
         say(f"wrote {plot}", stderr=True)
 

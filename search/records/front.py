@@ -26,14 +26,19 @@ def figures(trial: TrialRecord) -> Mapping[str, float]:
 
 def points(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> FloatArray:
     """Return the objectives of trials as [N, m]; NaN where a trial lacks one."""
-    rows = [figures(trial) for trial in trials]
-    return np.array([[row.get(name, math.nan) for name in objectives] for row in rows], dtype=np.float64).reshape(-1, len(objectives))
+    rows = [[_figure(trial, name, math.nan) for name in objectives] for trial in trials]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(objectives))
+
+
+def _figure(trial: TrialRecord, name: str, absent: float) -> float:
+    """Return one of `figures`, without putting all together: a sweep may have tens of thousands of trials."""
+    metrics, cost = trial.result.metrics, trial.result.cost
+    return metrics[name] if name in metrics else cost.get(name, absent)
 
 
 def keeps_limits(trial: TrialRecord, limits: Mapping[str, float]) -> bool:
     """Tell whether a trial's cost is within every limit."""
-    values = figures(trial)
-    return all(values.get(metric, math.inf) <= limit for metric, limit in limits.items())
+    return all(_figure(trial, metric, math.inf) <= limit for metric, limit in limits.items())
 
 
 def keeps_quality(values: Mapping[str, float], sweep: SweepRecord) -> bool:
@@ -49,7 +54,9 @@ def keeps_quality(values: Mapping[str, float], sweep: SweepRecord) -> bool:
 def front_members(sweep: SweepRecord) -> tuple[TrialRecord, ...]:
     """Return the non-dominated trials that ended well and keep every limit, by number. Of equal points the first trial counts."""
     ended = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0]
-    candidates = [trial for trial in ended if keeps_limits(trial, sweep.limits) and keeps_quality(figures(trial), sweep)]
+    candidates = [trial for trial in ended if keeps_limits(trial, sweep.limits)] if sweep.limits else ended
+    if sweep.quality_limits:
+        candidates = [trial for trial in candidates if keeps_quality(figures(trial), sweep)]
     keep = non_dominated(points(candidates, sweep.objectives))
     return tuple(trial for trial, kept in zip(candidates, keep, strict=True) if kept)
 

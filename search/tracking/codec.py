@@ -22,6 +22,7 @@ CHUNK = 7_000  # an MLflow tag holds 8,000 characters
 MAX_BYTES = 32 * 2**20
 """No record is larger: a network of 100,000 layers takes 10 MB. What inflates to more is not ours."""
 MAX_LAYERS = 100_000
+_NUMBERS = {int, float, bool}  # of JSON
 _parse = lru_cache(maxsize=4096)(parse)
 
 
@@ -63,8 +64,13 @@ def trial_from_json(data: Json, layers: Sequence[str]) -> TrialRecord:
     Raises:
         BitfrontError: the data is not a trial's.
     """
-    with _checked("trial"):
+    try:  # no context manager: there may be tens of thousands
         return _trial(data, layers)
+    except _FOREIGN as error:
+        raise _damaged("trial", error) from None
+
+
+_FOREIGN = (BitfrontError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @contextmanager
@@ -72,9 +78,13 @@ def _checked(kind: str) -> Iterator[None]:
     """Turn whatever reading foreign data raises into one error."""
     try:
         yield
-    except (BitfrontError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        said = f"{type(error).__name__}: {str(error)[:200]}"
-        raise BitfrontError(f"the record of a {kind} is damaged ({said}); restore it from a backup, or leave the sweep out.") from None
+    except _FOREIGN as error:
+        raise _damaged(kind, error) from None
+
+
+def _damaged(kind: str, error: Exception) -> BitfrontError:
+    said = f"{type(error).__name__}: {str(error)[:200]}"
+    return BitfrontError(f"the record of a {kind} is damaged ({said}); restore it from a backup, or leave the sweep out.")
 
 
 def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
@@ -98,7 +108,7 @@ def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
     return TrialRecord(
         number=int(data["number"]),
         origin=str(data["origin"]),
-        values=tuple(int(value) for value in data["values"]),
+        values=tuple(map(int, data["values"])),
         policy=policy,
         result=result,
         ask_index=int(data["asked"]),
@@ -111,9 +121,9 @@ def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
 
 def _figures(data: Json) -> dict[str, float]:
     """Return figures by name; a value that is no number is refused."""
-    if not all(isinstance(value, int | float) for value in data.values()):
+    if not set(map(type, data.values())) <= _NUMBERS:
         raise TypeError("a figure that is no number")
-    return {str(name): value for name, value in data.items()}
+    return dict(data)
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:

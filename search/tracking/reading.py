@@ -25,6 +25,7 @@ from search.tracking.spool import FOLDER, Spool
 log = logging.getLogger("bitfront.tracking")
 LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
+_PARTS = "SELECT DISTINCT key FROM tags WHERE key GLOB ?"  # names in full are looked up in an index, twice as fast as patterns
 _OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD, names.MEASURED)
 """The tags that a record is put together from: a tenth of what the runs of trials have."""
 
@@ -168,18 +169,16 @@ def _rows(uri: str, key: str, value: str, experiment_name: str | None, tags: Seq
 
 
 def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None, tags: Sequence[str]) -> list[Row]:
-    wanted = " OR ".join("t.key = ? OR t.key GLOB ?" for _ in tags)
-    parts = [text for tag in tags for text in (tag, f"{tag}.[0-9]*")]
     query = (
         "SELECT r.run_uuid, e.experiment_id, e.name, t.key, t.value FROM tags p JOIN runs r ON r.run_uuid = p.run_uuid"
         " JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid"
         " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?)"
-        + (f" AND ({wanted})" if wanted else "")
-        + " ORDER BY r.start_time, r.run_uuid"
     )
     runs: dict[str, tuple[str, str, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name, *parts)):
+        keys = [*tags, *(part for tag in tags for (part,) in database.execute(_PARTS, (f"{tag}.[0-9]*",)))]
+        query += (f" AND t.key IN ({', '.join('?' * len(keys))})" if keys else "") + " ORDER BY r.start_time, r.run_uuid"
+        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name, *keys)):
             runs.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
     return [Row(run_id, *rest) for run_id, rest in runs.items()]
 
