@@ -22,7 +22,7 @@ def layer_figures_of(layers: LayerFigures) -> list[go.Figure]:
 
 
 def about(layers: LayerFigures) -> str:
-    """Return what the figures show, in words."""
+    """Return the sentences beside the figures."""
     said = "Sensitivity: how far the outputs move from the float network's, in nats, when the weights of one layer alone take a format."
     return f"{said} Costs are those of the policy {layers.policy}."
 
