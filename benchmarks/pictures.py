@@ -83,6 +83,15 @@ def pages(browser: shots.Browser, folder: Path, records: list[SweepRecord], out:
                     browser.wait("return document.querySelector('.hoverlayer .hovertext') !== null")
                 assert browser.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
                 shoot(browser, f"{name}-{ending}", out)
+                if name == "front":
+                    layers(browser, f"layers-{ending}", out)
+
+
+def layers(browser: shots.Browser, name: str, out: Path) -> None:
+    """Photograph the part of a sweep's page about single layers."""
+    browser.script("[...document.querySelectorAll('h2')].find(head => head.textContent.startsWith('Which layers')).scrollIntoView()")
+    time.sleep(0.5)
+    shoot(browser, name, out)
 
 
 def parallel(browser: shots.Browser, name: str, out: Path) -> None:

@@ -15,7 +15,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 0 auto; 
 h1 { font-size: 1.6em } h1, h2 { border-bottom: 1px solid var(--line); padding-bottom: .25em }
 table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; font-size: 13px }
 td, th { border: 1px solid var(--line); padding: 3px 9px } tr:nth-child(even) { background: var(--soft) }
-td { white-space: nowrap } p, li { overflow-wrap: anywhere } img { max-width: 100%; background: white }
+p, li { overflow-wrap: anywhere } img { max-width: 100%; background: white }
 pre { background: var(--soft); padding: 10px; overflow-x: auto; font-size: 13px; margin: 6px 0 }
 .cell { border-left: 3px solid var(--in); padding-left: 8px } .out { padding-left: 11px; overflow-x: auto }
 """
@@ -49,7 +49,7 @@ def _output(output: Any) -> str:
     data = output.get("data", {})
     if "application/vnd.plotly.v1+json" in data:
         figure = go.Figure(data["application/vnd.plotly.v1+json"])
-        figure.update_layout(paper_bgcolor="white", autosize=True)
+        figure.update_layout(paper_bgcolor="white", autosize=True, title_font_size=13)
         return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False}))
     if "text/html" in data:
         return str(data["text/html"])

@@ -22,7 +22,7 @@ def layer_figures_of(layers: LayerFigures) -> list[go.Figure]:
 
 
 def about(layers: LayerFigures) -> str:
-    """Return the meaning of the figures, in words."""
+    """Return the sentences beside the figures."""
     said = "Sensitivity: how far the outputs move from the float network's, in nats, when the weights of one layer alone take a format."
     return f"{said} Costs are those of the policy {layers.policy}."
 
@@ -57,6 +57,6 @@ def _by_layer(figure: go.Figure, layers: LayerFigures, *, legend: bool) -> go.Fi
     ticks = {"tickmode": "array", "tickvals": list(layers.layers), "ticktext": [shortened(name, 18) for name in layers.layers]}
     order = {"categoryorder": "array", "categoryarray": list(layers.layers)}
     figure.update_yaxes(autorange="reversed", type="category", **order, **(ticks if len(layers.layers) <= 60 else {}))
-    below = {"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"}
-    height = max(320, 160 + 18 * len(layers.layers))
+    below = {"orientation": "h", "y": -0.35, "x": 0, "yanchor": "top"}
+    height = max(320, 160 + 18 * len(layers.layers)) + (20 * len(figure.data) if legend else 0)  # a line each on a telephone
     return figure.update_layout(template="plotly_white", height=height, showlegend=legend, legend=below, margin={"l": 60, "r": 20, "b": 60})
