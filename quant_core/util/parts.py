@@ -1,6 +1,9 @@
 """Which part of an object cannot be copied or pickled, by its attribute."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+
+from quant_core.util.errors import InputError
 
 _DEEPEST = 12
 
@@ -13,6 +16,14 @@ def refused_part(value: object, attempt: Callable[[object], object], path: str =
         except Exception:
             return refused_part(part, attempt, f"{path}.{name}" if path else name, depth + 1)
     return path, value
+
+
+def copy_refused(value: object, name: str, error: Exception) -> InputError:
+    """Return the error of a value that cannot be copied, with the attribute that refuses."""
+    where, part = refused_part(value, copy.deepcopy, name)
+    return InputError(
+        f"{where} is a {type(part).__name__}, which cannot be copied ({error}); make it where it is used, or give __deepcopy__."
+    )
 
 
 def _parts(value: object) -> list[tuple[str, object]]:

@@ -45,6 +45,11 @@ from search.tasks.task import Batch, Task
 Epochs = tuple[Mapping[str, float], ...]
 
 
+def _said(error: Exception) -> str:
+    """Return the first line of an error, with its type where it is not our own."""
+    return str(error) if isinstance(error, BitfrontError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 class Evaluator:
     """Evaluates policies of one network: by post-training quantization, or by training each from the float weights.
 
@@ -172,13 +177,15 @@ class Evaluator:
         """Return the metrics of the float network on one split ("valid" or "test").
 
         Raises:
-            BitfrontError: the network returns NaN or infinity.
+            BitfrontError: the network fails, or returns NaN or infinity.
         """
         scores: list[Tensor] = []
         try:
             figures = self._measured(self._task.model, self._split(split), self._floats[split], scores)
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise BitfrontError(f"float network on {split}: {_said(error)}. Give batches that the network takes in every split.") from error
         self._paired[split].keep(scores)
         return figures
 
@@ -204,9 +211,9 @@ class Evaluator:
                 first = list(itertools.islice(batches, 1))
             measure(self._task.model, first, self._task, at_once=self._at_once)
         except Exception as error:
-            said = str(error) if isinstance(error, BitfrontError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise BitfrontError(
-                f"float network on {split}, first batch: {said}. The front is judged on this split at the end: mend it before the sweep."
+                f"float network on {split}, first batch: {_said(error)}. "
+                "The front is judged on this split at the end: mend it before the sweep."
             ) from error
 
     def metrics(self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = ()) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Everything that an experiment needs before its first trial: setup, evaluator, sensitivities."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.devices import CPU, device_named, shown
 from quant_core.util.errors import InputError
-from quant_core.util.parts import refused_part
+from quant_core.util.parts import copy_refused
 from search.config.experiment import Experiment
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
@@ -91,10 +90,7 @@ def _named(error: TypeError, task: Task) -> Exception:
     """Return an error of copying the network with the attribute that cannot be copied; another error as it is."""
     if "pickle" not in str(error):
         return error
-    where, part = refused_part(task.model, copy.deepcopy, "model")
-    return InputError(
-        f"{where} is a {type(part).__name__}, which cannot be copied ({error}); make it where it is used, or give __deepcopy__."
-    )
+    return copy_refused(task.model, "model", error)
 
 
 def weight_specs(space: Space, ladder: Sequence[str]) -> dict[str, set[QuantSpec]]:

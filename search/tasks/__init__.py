@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.parts import copy_refused
 from quant_core.util.registry import resolve, suggest
 from quant_core.util.text import listed
 
@@ -65,7 +66,10 @@ def build(name: str, source: object, options: Mapping[str, object]) -> "Task":
     if not isinstance(source, Task):
         return _checked(name, _called(name, source, options))
     if isinstance(source.model, nn.Module) and any(module.training for module in source.model.modules()):
-        source = replace(source, model=copy.deepcopy(source.model).eval())
+        try:
+            source = replace(source, model=copy.deepcopy(source.model).eval())
+        except TypeError as error:
+            raise copy_refused(source.model, "model", error) from error
     return _checked(name, source)
 
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from quant_core.network.forward import first_examples
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontError, InputError
 from quant_core.util.rng import isolated
 from quant_core.util.text import listed
 from search.tasks.batches import Divided, Pair, cut, size_of
@@ -58,11 +58,20 @@ class Pass:
 
         Raises:
             InputError: the batch is no (inputs, targets).
+            BitfrontError: the source fails.
         """
         if self.over:
             return None
-        with torch.inference_mode(False):
-            batch = next(self.source, None)
+        try:
+            with torch.inference_mode(False):
+                batch = next(self.source, None)
+        except BitfrontError:
+            raise
+        except Exception as error:  # whatever a user's loader does
+            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise BitfrontError(
+                f"{self._name} fails at batch {self.batches + 1} with {said}. Mend it, or leave such examples out."
+            ) from error
         return None if batch is None else self.account(batch)
 
     def account(self, batch: Batch) -> Batch:
@@ -147,8 +156,10 @@ def check_batch(what: str, batch: Any) -> None:
     """Refuse a batch that is not (inputs, targets).
 
     Raises:
-        InputError: it is another thing, or its targets are no tensor with one entry per example.
+        InputError: it is another thing, or its targets are no tensor with one entry per example, or a tensor is sparse.
     """
+    if any(isinstance(leaf, Tensor) and leaf.layout != torch.strided for leaf in tree_leaves(batch)):
+        raise InputError(f"{what} gives sparse tensors, of which no single examples can be taken; give dense ones: x.to_dense().")
     if isinstance(batch, Pair):
         return
     targets: Any = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None

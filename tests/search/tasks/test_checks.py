@@ -1,5 +1,6 @@
 """Wrong tasks: what is said of each, in one sentence with the mend."""
 
+import threading
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,6 +39,22 @@ class EndsEarly:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         yield {"x": X, "labels": Y}
+
+
+class Fails(EndsEarly):
+    """Fails at its second batch."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield {"x": X, "labels": Y}
+        raise OSError("the disk is gone")
+
+
+class Locked(Net):
+    """Holds what cannot be copied, and is in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 def task(batch: Any = None, /, **changes: Any) -> Task:
@@ -115,6 +132,13 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
         r"batch function gave a Tensor .*\(inputs, targets\) or",
     ),
     "loader that ends early": (lambda: task(valid=EndsEarly()), r"valid says that it has 5 batches and ended after 1; give all"),
+    "loader that fails": (lambda: task(valid=Fails()), r"valid.* fails at batch 2 with OSError: the disk is gone\. Mend it, or leave such"),
+    "split of another width": (
+        lambda: task((X, Y), valid=[(X, Y), (X[:, :3], Y)]),
+        r"^float network on valid: RuntimeError: mat1 and mat2 .*\. Give batches that the network takes in every split\.$",
+    ),
+    "sparse inputs": (lambda: task((X.to_sparse(), Y)), r"its train gives sparse tensors.*; give dense ones: x\.to_dense\(\)"),
+    "network that cannot be copied": (lambda: task(model=Locked()), r"^model\.lock is a lock, which cannot be copied .*; make it where"),
     "loader that is empty": (lambda: task(valid=[]), r"its valid is empty; every one of train, calib, valid, test needs"),
     "loader that is read once": (lambda: task(valid=iter([(X, Y)])), r"its valid is a list_iterator; give what can be read again"),
     "network that takes other names": (

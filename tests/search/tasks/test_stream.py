@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from quant_core.network.trace import trace
 from quant_core.spec.policy import Policy, parse_layer_policy
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontError, InputError
 from search import tasks
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
@@ -197,7 +197,7 @@ def test_a_source_that_fails_midway_is_begun_anew() -> None:
 
     source = Fails(8, 8, 8, 8)
     stream = Stream("valid", source)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(BitfrontError, match="valid fails at batch 3 with OSError: the disk is gone"):
         list(stream)
     source.fail = False
     assert [len(targets) for _, targets in stream] == [8, 8, 8, 8]
