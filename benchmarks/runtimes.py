@@ -1,6 +1,7 @@
 """Uniform policies of a task in runtimes: metric, agreement, bytes against the modelled ones, time against float32 on one and two threads.
 
-python -m benchmarks.runtimes --task digits [--option path=FOLDER] [--test 100]    prints lines of the tables of docs/export-runtimes.md
+python -m benchmarks.runtimes --task digits [--option path=FOLDER] [--test 100] [--format executorch]
+prints lines of the tables of docs/export-runtimes.md and docs/export-executorch.md
 """
 
 import argparse
@@ -23,7 +24,7 @@ from search.exporters import EXPORTERS, Bundle
 from search.exporters.profiling import enough
 from search.exporters.runtimes import example_arrays, runtime
 
-FORMATS = {"onnx": "onnxruntime", "onnx-matmulnbits": "onnxruntime", "openvino": "openvino"}
+FORMATS = {"onnx": "onnxruntime", "onnx-matmulnbits": "onnxruntime", "openvino": "openvino", "executorch": "executorch"}
 POLICIES = (
     "weight=int8:channel,activation=int8:tensor",
     "weight=int4:channel:mse,activation=int8:tensor",
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--policy", action="append")
+    parser.add_argument("--format", action="append", choices=list(FORMATS))
     arguments = parser.parse_args()
     task = tasks.load(arguments.task, dict(option.split("=", 1) for option in arguments.option))
     inputs, example = traced_inputs(task), first_inputs(task)
@@ -54,7 +56,7 @@ def main() -> None:
         network = post_training(engine, task.model, layers, policy, example)
         experiment: Any = SimpleNamespace(evaluate=SimpleNamespace(test=arguments.test))
         bundle = Bundle(policy, layers, experiment, task, network, cast(Any, None), cast(Any, None), {})
-        for name in FORMATS:
+        for name in arguments.format or FORMATS:
             print(_line(bundle, name, text), flush=True)
 
 

@@ -24,6 +24,7 @@ HOMES = {
     "onnx": ("quant_core/export/", "hw_models/profiling/"),
     "onnxruntime": ("quant_core/export/", "hw_models/profiling/"),
     "openvino": ("quant_core/export/openvino/",),
+    "executorch": ("quant_core/export/executorch/",),
     "gguf": ("quant_core/export/",),
     "plotly": ("search/report/",),
     "matplotlib": ("search/report/png.py",),

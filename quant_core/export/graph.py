@@ -139,7 +139,7 @@ def _packed_products(graph: onnx.GraphProto, stored: Mapping[str, StoredLayer]) 
     Raises:
         InputError: MatMulNBits holds no layer.
     """
-    faults = {name: nbits.refusal(layer) for name, layer in stored.items() if layer.encoded is not None}
+    faults = {name: nbits.refusal(layer.layer, layer.policy) for name, layer in stored.items() if layer.encoded is not None}
     tied = {layer.layer.tied_to for layer in stored.values()}
     faults |= {name: "MatMulNBits holds no weight that two layers share" for name in faults if name in tied}
     names = {name for name, fault in faults.items() if not fault}

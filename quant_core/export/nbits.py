@@ -12,6 +12,9 @@ from quant_core.export.folding import readers
 from quant_core.export.passes import drop_unread
 from quant_core.export.stored import StoredLayer
 from quant_core.export.tagging import WEIGHT
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
+from quant_core.spec.quant_spec import QuantSpec
 
 DOMAIN = "com.microsoft"
 LEVEL = 4
@@ -20,18 +23,18 @@ _BLOCKS = {2: (128, 64, 32), 4: (128, 64, 32, 16), 8: (128, 64, 32, 16)}
 """Blocks for which the kernel of level 4 is a fast one (onnxruntime 1.32): 2 bits in blocks of 16 or 256 are not."""
 
 
-def refusal(stored: StoredLayer) -> str:
+def refusal(layer: Layer, policy: LayerPolicy) -> str:
     """Return why MatMulNBits cannot hold a layer, or ""."""
-    spec = stored.policy.weight
-    if stored.layer.kind != "linear":
-        return f"MatMulNBits is for linear layers, this is a {stored.layer.kind}"
-    if not stored.policy.activation.is_float:
-        return f"MatMulNBits takes float inputs, these are {stored.policy.activation}"
+    spec = policy.weight
+    if layer.kind != "linear":
+        return f"MatMulNBits is for linear layers, this is a {layer.kind}"
+    if not policy.activation.is_float:
+        return f"MatMulNBits takes float inputs, these are {policy.activation}"
     if spec.format != "int" or spec.granularity not in ("tensor", "channel", "group") or spec.bits > 8:
         return f"MatMulNBits takes integers of at most 8 bits per tensor, channel or group, these are {spec}"
-    if stored.layer.tied_to:
+    if layer.tied_to:
         return "MatMulNBits holds no weight that two layers share"
-    if not _block(stored):
+    if not _block(layer, spec):
         return f"MatMulNBits takes groups that are multiples of {min(_BLOCKS[_bits(spec.bits)])} at {spec.bits} bits, this is {spec.block}"
     return ""
 
@@ -40,11 +43,11 @@ def _bits(bits: int) -> int:
     return next(width for width in _BLOCKS if width >= bits)
 
 
-def _block(stored: StoredLayer) -> int:
+def _block(layer: Layer, spec: QuantSpec) -> int:
     """Return the largest block of the kernel that divides the layer's groups, or 0; one group per channel takes any."""
-    spec, blocks = stored.policy.weight, _BLOCKS[_bits(stored.policy.weight.bits)]
+    blocks = _BLOCKS[_bits(spec.bits)]
     if spec.granularity != "group":
-        return next((block for block in blocks if block <= stored.layer.in_channels), blocks[-1])
+        return next((block for block in blocks if block <= layer.in_channels), blocks[-1])
     return next((block for block in blocks if spec.block % block == 0), 0)
 
 
@@ -89,7 +92,7 @@ def _nodes(layer: StoredLayer, product: onnx.NodeProto, parts: GraphParts) -> li
     spec, encoded, prefix = layer.policy.weight, layer.encoded, f"{layer.layer.name}.weight"
     assert encoded is not None
     assert encoded.scale is not None
-    bits, block = _bits(spec.bits), _block(layer)
+    bits, block = _bits(spec.bits), _block(layer.layer, spec)
     rows, columns = encoded.codes.shape
     blocks = -(-columns // block)
     spread = np.minimum(np.arange(blocks) * block // (spec.block if spec.granularity == "group" else columns), encoded.scale.shape[1] - 1)

@@ -1,7 +1,8 @@
 """The scripts of fresh processes that run exported files: they hold numpy and one runtime alone.
 
-A runtime's script defines `opened(path, **options)`: an object with `names` (of the inputs), `run(arrays by name)`, and, for timing,
-`bind(arrays by name)`, which returns a call without arguments. Options: `fuse`, `threads`, and `still`, the shapes of every call to come.
+A runtime's script defines `opened(path, **options)`: an object with `names` (of the inputs; None where the file has none, and they are in
+order), `run(arrays by name)`, and, for timing, `bind(arrays by name)`, which returns a call without arguments. Options: `fuse`, `threads`,
+and `still`, the shapes of every call to come. ExecuTorch's runtime needs torch; its files take one example.
 """
 
 ONNXRUNTIME = r"""
@@ -44,7 +45,28 @@ class opened:
             self.request.set_tensor(name, values)
         return self.request.infer
 """
-RUNTIMES = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO}
+EXECUTORCH = r"""
+import warnings
+warnings.simplefilter("ignore")
+import torch
+from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+from executorch.runtime import Runtime
+import executorch.kernels.quantized
+class opened:
+    names = None
+    def __init__(self, path, fuse=True, threads=1, still=None):
+        _unsafe_reset_threadpool(threads)
+        self.method = Runtime.get().load_program(path).load_method("forward")
+    def run(self, given):
+        tensors = [torch.from_numpy(numpy.array(values)) for values in given.values()]
+        count = max(len(x) for x in tensors if x.dim())
+        rows = [self.method.execute([x[i : i + 1] if x.dim() else x for x in tensors])[0].clone() for i in range(count)]
+        return torch.cat(rows).numpy()
+    def bind(self, given):
+        tensors = [torch.from_numpy(numpy.array(values)) for values in given.values()]
+        return lambda: self.method.execute(tensors)
+"""
+RUNTIMES = {"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO, "executorch": EXECUTORCH}
 OPEN = r"""
 import io, json, sys, time, numpy
 def read():
@@ -59,7 +81,7 @@ def write(values):
 RUN = """
 model = opened(sys.argv[1], **json.loads(sys.argv[2]))
 while (given := read()) is not None:
-    write(numpy.asarray(model.run({name: given[name] for name in model.names})))
+    write(numpy.asarray(model.run({name: given[name] for name in model.names or given})))
 """
 TIME = """
 settings = json.loads(sys.argv[1])
@@ -69,7 +91,7 @@ still = {name: values.shape for name, values in given.items()}
 calls = []
 for path, options in settings["files"]:
     model = opened(path, still=still, **options)
-    calls.append(model.bind({name: given[name] for name in model.names}))
+    calls.append(model.bind({name: given[name] for name in model.names or given}))
 rows = numpy.zeros((settings["repeats"], len(calls)))
 for call in calls:
     call()

@@ -88,7 +88,7 @@ class _TaggedWeight(nn.Module):
         return from_matrix(matrix, self.layer.stack_shape, self.layer.contraction_axis) if self.layer.stack_shape else matrix
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """A network called with the tensors of its inputs, one argument each; all else in a batch (None, numbers, flags) is constant."""
 
     def __init__(self, model: nn.Module, example: Any) -> None:
@@ -97,6 +97,7 @@ class _Flat(nn.Module):
         self.model, self.constants = model, [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the judged output, and all others where the owner named it."""
         rest = iter(tensors)
         leaves = [next(rest) if constant is None else constant[0] for constant in self.constants]
         outputs = call(self.model, tree_unflatten(leaves, self.structure))
@@ -123,13 +124,13 @@ def traced(model: nn.Module, example: Any, weights: Collection[Layer], inputs: C
     batched = [name for name, tensor in zip(names, tensors, strict=True) if tensor.dim()]
     buffer = io.BytesIO()
     with torch.no_grad():
-        count = len(_Flat(model, example)(*tensors))
+        count = len(Flat(model, example)(*tensors))
     outputs = ["output", *(f"output{number}" for number in range(1, count))]
     try:
         with warnings.catch_warnings(), torch.no_grad(), _nowhere(), more_operators(TRACED_OPSET), plain_operators():
             warnings.simplefilter("ignore")  # of shapes kept as constants, and that this exporter is deprecated: the graph is checked later
             torch.onnx.export(
-                _Flat(_tagged(model, weights, inputs), example).eval(),
+                Flat(_tagged(model, weights, inputs), example).eval(),
                 tuple(tensors),
                 buffer,  # type: ignore[arg-type]
                 dynamo=False,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def probe_command(
-    runtime: Annotated[str, typer.Argument(help="onnxruntime or openvino.")],
+    runtime: Annotated[str, typer.Argument(help="onnxruntime, openvino or executorch.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write (.toml), as hw_models/runtimes has them.")] = None,
 ) -> None:
     """Find out which kernels the installed runtime has: a small network is exported in 2 to 8 bits, run, and its kernels are read back.

@@ -31,7 +31,7 @@ def profile_command(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; with --runtime that of this-machine:RUNTIME.")] = Path(),
     runtime: Annotated[
-        str, typer.Option("--runtime", help="onnxruntime or openvino: measure whole networks in it, as the device this-machine:RUNTIME.")
+        str, typer.Option("--runtime", help="onnxruntime, openvino, executorch: measure networks, as the device this-machine:RUNTIME.")
     ] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples of one pass.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime; the 1-bit kernel is measured on one only.")] = 1,

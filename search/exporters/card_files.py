@@ -94,6 +94,14 @@ def _openvino(bundle: Bundle, exported: Exported) -> str:
     )
 
 
+def _executorch(bundle: Bundle, exported: Exported) -> str:
+    return (
+        "from executorch.runtime import Runtime\nimport executorch.kernels.quantized  # registers its kernels\n"
+        f'method = Runtime.get().load_program("{exported.files[0]}").load_method("forward")\n'
+        f"outputs = method.execute([{', '.join(input_names(bundle.network.example))}])[0]  # tensors of torch, of one example"
+    )
+
+
 def _safetensors(bundle: Bundle, _exported: Exported) -> str:
     task = bundle.experiment.task
     return (
@@ -115,6 +123,7 @@ _LOADING: dict[str, Callable[[Bundle, Exported], str]] = {
     "onnx": _onnx,
     "onnx-matmulnbits": _onnx,
     "openvino": _openvino,
+    "executorch": _executorch,
     "safetensors": _safetensors,
     "policy": _policy,
 }

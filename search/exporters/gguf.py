@@ -1,6 +1,7 @@
 """`model.gguf`: weights in GGUF's own types, bit for bit those of the policy; of Llama-class networks a file that llama.cpp runs."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from quant_core.codecs.quantize import decode
 from quant_core.export import gguf_file, gguf_llama, gguf_types, gguf_vocabulary
@@ -28,6 +29,7 @@ from search.tasks.tokenizer import Tokenizer
 
 FILE, TYPES = "model.gguf", "tensor-types.txt"
 LONGEST_NAME = 63
+_BIAS = "a bias, for which llama.cpp's {} has no place{}; set bias_correction = false under [evaluate], or leave the layer in float"
 ONE_ULP = 2.0**-22
 """NVFP4 has the scale of its tensor in a tensor of its own: the product of three factors is rounded in another order."""
 
@@ -174,12 +176,7 @@ def _add_tensor_scale(contents: Contents, name: str, stored: StoredLayer) -> Non
 
 def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLayer]) -> tuple[Contents, Any]:
     """Return the metadata and names of a file, and the configuration of a network that llama.cpp knows, or None."""
-    inner = inner_name(bundle.task.model)
-    module = bundle.task.model.get_submodule(inner) if inner is not None else None
-    config: Any = getattr(module, "config", None)
-    prefix = f"{inner}." if inner else ""
-    causal = type(module).__name__.endswith("ForCausalLM") and all(name.startswith(prefix) for name in state)
-    arch = gguf_llama.architecture(config) if causal else ""
+    config, prefix, arch = _llama(bundle.task.model, state)
     general: dict[str, Field] = {
         "general.type": "model",
         "general.name": bundle.experiment.task.name,
@@ -205,6 +202,21 @@ def _named(bundle: Bundle, state: dict[str, Tensor], layers: dict[str, StoredLay
     return contents, config if arch else None
 
 
+def _llama(model: nn.Module, state: Iterable[str]) -> tuple[Any, str, str]:
+    """Return the configuration of a transformers network, the prefix of its names, and llama.cpp's architecture or ""."""
+    inner = inner_name(model)
+    module = model.get_submodule(inner) if inner is not None else None
+    config, prefix = getattr(module, "config", None), f"{inner}." if inner else ""
+    causal = type(module).__name__.endswith("ForCausalLM") and all(name.startswith(prefix) for name in state)
+    return config, prefix, gguf_llama.architecture(config) if causal else ""
+
+
+def bias_fault(model: nn.Module, layer: Layer) -> str:
+    """Return why llama.cpp has no place for the bias that bias correction gives a quantized layer, or ""."""
+    arch = _llama(model, model.state_dict())[2] if layer.kind == "linear" else ""
+    return f"bias correction gives it {_BIAS.format(arch, '')}" if arch and _misplaced(f".{layer.name}.bias", arch) else ""
+
+
 def _without_empty_biases(state: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
     """Return the tensors without biases of zeros that llama.cpp has no place for."""
     return {name: tensor for name, tensor in state.items() if not _misplaced(name, arch) or bool(tensor.any())}
@@ -217,8 +229,7 @@ def _misplaced(name: str, arch: str) -> bool:
 def _require_biases(state: dict[str, Tensor], arch: str) -> None:
     """Refuse a bias that llama.cpp does not read: bias correction makes them."""
     faults = [
-        f"layer {name.removesuffix('.bias')!r} has a bias, for which llama.cpp's {arch} has no place: bias correction made it; set "
-        "bias_correction = false under [evaluate], or leave the layer in float"
+        f"layer {name.removesuffix('.bias')!r} has {_BIAS.format(arch, ': bias correction made it')}"
         for name in state
         if _misplaced(name, arch)
     ]

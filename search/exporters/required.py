@@ -23,4 +23,7 @@ def require_formats(setup: Setup) -> None:
     if formats:
         from search.exporters.support import check_formats
 
-        check_formats(formats, setup.task.model, first_inputs(setup.task), setup.layers, setup.space.layer_choices)
+        evaluate, layers = setup.experiment.evaluate, setup.layers
+        corrected = evaluate.bias_correction and evaluate.fidelity == "ptq"
+        example = first_inputs(setup.task)
+        check_formats(formats, setup.task.model, example, layers, setup.space.layer_choices, bias_correction=corrected)

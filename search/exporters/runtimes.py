@@ -15,12 +15,15 @@ from quant_core.export.norms import norms_into_scales
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.network.forward import first_example
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import LayerPolicy
 from quant_core.util.files import write_bytes
 from quant_core.util.registry import resolve
 
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "search.exporters.runtimes:ONNXRUNTIME",
     "openvino": "search.exporters.runtimes:OPENVINO",
+    "executorch": "search.exporters.runtimes:EXECUTORCH",
 }
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -35,8 +38,10 @@ class Runtime:
         write: (network, folder) -> the file of a quantized network.
         write_float: (model, example, folder) -> the file of a float network.
         kernels: (file, names of the layers in network order) -> the kernels of the layers.
-        node_seconds: (file, names, arrays, threads, repeats) -> (layer or "", seconds) of every operation, in the order of execution.
+        node_seconds: (file, names, arrays, threads, repeats) -> (layer or "", seconds) of every operation, in the order of execution;
+            none where the runtime has no profiler.
         outputs: (file, arrays) -> its output.
+        refusal: (layer, its policy) -> why its files cannot hold it, or "".
         stored_types: (file, layers) -> the types of their codes in the file, with how many have them.
     """
 
@@ -48,6 +53,7 @@ class Runtime:
     node_seconds: Callable[[Path, Sequence[str], Arrays, int, int], list[tuple[str, float]]]
     outputs: Callable[[Path, Arrays], NDArray[Any]]
     stored_types: Callable[[Path, Sequence[StoredLayer]], str]
+    refusal: Callable[[Layer, LayerPolicy], str]
 
     @property
     def version(self) -> str:
@@ -66,6 +72,10 @@ def runtime(name: str) -> Runtime:
         from quant_core.export.openvino import library
 
         library()
+    if wanted.name == "executorch":
+        from quant_core.export.executorch import register
+
+        register()
     return wanted
 
 
@@ -80,7 +90,7 @@ def _write_onnx(network: Quantized, folder: Path) -> Path:
     from quant_core.export.graph import quantized_graph
 
     folded = norms_into_scales(network)
-    products = any(layer.encoded is not None and not nbits.refusal(layer) for layer in folded.stored)
+    products = any(layer.encoded is not None and not nbits.refusal(layer.layer, layer.policy) for layer in folded.stored)
     path = folder / "model.onnx"
     write_bytes(path, quantized_graph(folded, products=products).model.SerializeToString())
     return path
@@ -116,6 +126,12 @@ def _onnx_types(path: Path, stored: Sequence[StoredLayer]) -> str:
     from quant_core.export.stored_types import stored_types
 
     return stored_types(path, stored)
+
+
+def _onnx_refusal(layer: Layer, policy: LayerPolicy) -> str:
+    from quant_core.export.graph import refusals
+
+    return "; ".join(refusals(layer, policy))
 
 
 def _write_openvino(network: Quantized, folder: Path) -> Path:
@@ -159,8 +175,59 @@ def _openvino_types(path: Path, stored: Sequence[StoredLayer]) -> str:
     return stored_types(path, stored)
 
 
+def _openvino_refusal(layer: Layer, policy: LayerPolicy) -> str:
+    from quant_core.export.openvino.model import refusals
+
+    return "; ".join(refusals(layer, policy))
+
+
+def _write_executorch(network: Quantized, folder: Path) -> Path:
+    from quant_core.export.executorch.program import program
+
+    path = folder / "model.pte"
+    program(norms_into_scales(network), rounded=True).save(path)
+    return path
+
+
+def _write_float_executorch(model: nn.Module, example: Any, folder: Path) -> Path:
+    from quant_core.export.executorch.program import float_program
+
+    path = folder / "float.pte"
+    float_program(model, example).save(path)
+    return path
+
+
+def _executorch_kernels(path: Path, names: Sequence[str]) -> Kernels:
+    from quant_core.export.executorch.inspection import kernels
+
+    return kernels(path, names)
+
+
+def _no_seconds(_path: Path, _names: Sequence[str], _arrays: Arrays, _threads: int, _repeats: int) -> list[tuple[str, float]]:
+    """Return nothing: the wheel's XNNPACK is built without its profiler, and one call of it computes many layers."""
+    return []
+
+
+def _executorch_outputs(path: Path, arrays: Arrays) -> NDArray[Any]:
+    from quant_core.export.executorch.inspection import outputs
+
+    return outputs(path, arrays)
+
+
+def _executorch_types(path: Path, stored: Sequence[StoredLayer]) -> str:
+    from quant_core.export.executorch.inspection import stored_types
+
+    return stored_types(path, stored)
+
+
+def _executorch_refusal(layer: Layer, policy: LayerPolicy) -> str:
+    from quant_core.export.executorch.program import refusals
+
+    return "; ".join(refusals(layer, policy, rounded=True))
+
+
 ONNXRUNTIME = Runtime(
-    "onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds, _onnx_outputs, _onnx_types
+    "onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds, _onnx_outputs, _onnx_types, _onnx_refusal
 )
 OPENVINO = Runtime(
     "openvino",
@@ -171,4 +238,16 @@ OPENVINO = Runtime(
     _openvino_seconds,
     _openvino_outputs,
     _openvino_types,
+    _openvino_refusal,
+)
+EXECUTORCH = Runtime(
+    "executorch",
+    "executorch",
+    _write_executorch,
+    _write_float_executorch,
+    _executorch_kernels,
+    _no_seconds,
+    _executorch_outputs,
+    _executorch_types,
+    _executorch_refusal,
 )

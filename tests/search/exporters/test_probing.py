@@ -1,5 +1,7 @@
 """The probe of a runtime's kernels."""
 
+from dataclasses import replace
+
 import pytest
 
 from hw_models.runtimes import RuntimeFile
@@ -28,6 +30,33 @@ def test_openvino_computes_four_bits_by_int8_kernels(monkeypatch: pytest.MonkeyP
     for layer in ("conv", "depthwise", "conv_transpose", "linear"):
         assert rows[layer, "channel", "int8"] == ({"int4": "i4"}, {"int4": "int8"})
     assert rows["linear", "group32", "float"] == ({"int4": "i4"}, {"int4": "4-bit weights"})
+
+
+def test_executorch_has_no_kernels_for_depthwise_convolutions_of_float_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("executorch")
+    monkeypatch.setattr(probing, "CASES", (("channel", "float"), ("channel", "int8")))
+    monkeypatch.setattr(probing, "BITS", (4,))
+    file = [step[2] for step in probing.probe(runtime("executorch"))][-1]
+    assert file is not None
+    rows = {(row.layer, row.activation): (row.stored["int4"], row.runs["int4"]) for row in file.kernels}
+    assert rows["linear", "float"] == ("qcint4", "4-bit weights")
+    assert rows["conv", "int8"] == rows["depthwise", "int8"] == ("qcint8", "int8")
+    assert rows["conv", "float"] == ("qcint8", "8-bit weights")
+    assert rows["depthwise", "float"][1].startswith("refused: XNNPACK has a kernel")
+
+
+def test_where_a_runtime_refuses_one_layer_the_others_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "CASES", (("channel", "int8"),))
+    monkeypatch.setattr(probing, "BITS", (4,))
+    plain = runtime("onnxruntime")
+    *_, (_, _, file) = probing.probe(replace(plain, refusal=lambda layer, _policy: "none here" if layer.kind == "depthwise" else ""))
+    assert file is not None
+    rows = {row.layer: (row.stored["int4"], row.runs["int4"]) for row in file.kernels}
+    assert rows["depthwise"] == ("", "refused: none here")
+    assert rows["conv"] == rows["linear"] == ("INT4", "int8")
+    *_, (_, _, file) = probing.probe(replace(plain, refusal=lambda _layer, _policy: "x" * 200))
+    assert file is not None
+    assert {row.runs["int4"] for row in file.kernels} == {f"refused: {'x' * 111}"}
 
 
 def test_outputs_that_are_not_the_simulations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,10 +44,10 @@ def profiled() -> Profiled:
     return Profiled(model, layers, x, PostTraining(model, layers, [x], x))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch"])
 def test_equal_shapes_are_one_row_and_a_mode_that_is_refused_is_named(name: str) -> None:
-    if name == "openvino":
-        pytest.importorskip("openvino")
+    if name != "onnxruntime":
+        pytest.importorskip(name)
     rows: list[list[Measurement]] = []
     modes = (MODES[1], Mode("float", "int8"), MODES[4])
     refused = measure_modes(profiled(), runtime(name), modes, 1, 3, rows.append)

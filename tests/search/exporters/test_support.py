@@ -13,6 +13,7 @@ from quant_core.spec.policy import LayerPolicy, parse_layer_policy
 from quant_core.util.errors import InputError
 from search.exporters import EXPORTERS
 from search.exporters.support import REFUSALS, check_formats
+from tests.search.exporters.language import Logits, language_model
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +36,7 @@ STATIC, TOKEN = "weight=int8:channel,activation=int8:tensor", "weight=int8:chann
     ("formats", "texts"),
     [
         (("policy", "safetensors", "card"), (TOKEN, "weight=kmeans4:tensor")),
-        (("onnx", "c-array"), (STATIC,)),
+        (("onnx", "c-array", "executorch"), (STATIC,)),
         (("onnx", "c-array"), (TOKEN, STATIC)),
         (("torchao", "vllm"), ("weight=int3:channel", "weight=float")),
     ],
@@ -52,6 +53,11 @@ def test_a_choice_per_layer_is_enough(formats: tuple[str, ...], texts: tuple[str
         ("c-array", TOKEN, r"format c-array holds no choice of layer '0' and 2 more: activation int8:token; a range from calibration"),
         ("vllm", STATIC, r"format vllm holds no choice of layer '0': vLLM quantizes linear layers, this is a conv; use onnx\. Allow"),
         ("torchao", "weight=float,activation=int8:tensor", r"torchao quantizes linear.*layer '3' and 1 more: torchao has no configuration"),
+        (
+            "executorch",
+            "weight=mxfp4",
+            r"format executorch holds no choice of layer '0' and 2 more: ExecuTorch reads no mxfp4; use int8:ch",
+        ),
         ("onxx", STATIC, "unknown export format 'onxx'.*Did you mean 'onnx'"),
     ],
 )
@@ -65,6 +71,45 @@ def test_a_network_that_onnx_cannot_represent_is_refused() -> None:
     with pytest.raises(InputError, match="ONNX cannot represent this network: it computes in bfloat16"):
         check(("safetensors", "onnx"), STATIC, model=model, x=torch.rand(4, 6).bfloat16())
     check(("safetensors",), STATIC, model=model, x=torch.rand(4, 6).bfloat16())
+
+
+def test_a_network_that_torch_export_cannot_represent_is_refused() -> None:
+    class Branches(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if float(x.sum()) > 0 else -x)
+
+    model, x = nn.Sequential(Branches(6, 3)).eval(), torch.rand(4, 6)
+    with pytest.raises(InputError, match=r"torch\.export cannot represent this network"):
+        check(("executorch",), STATIC, model=model, x=x)
+    check(("safetensors",), STATIC, model=model, x=x)
+
+
+def test_matmulnbits_needs_one_layer_that_it_holds() -> None:
+    check(("onnx-matmulnbits",), "weight=int4:channel", STATIC)
+    with pytest.raises(
+        InputError, match=r"matmulnbits holds no choice of any layer: MatMulNBits is for linear layers, this is a conv; use"
+    ):
+        check(("onnx-matmulnbits",), STATIC)
+    with pytest.raises(InputError, match=r"matmulnbits holds no choice of any layer: every weight is float; use onnx\. Allow such layers"):
+        check(("onnx-matmulnbits",), "weight=float")
+    with pytest.raises(
+        InputError, match=r"format onnx-matmulnbits holds no choice of layer '0' and 2 more: ONNX has no operator for mxfp4"
+    ):
+        check(("onnx-matmulnbits",), "weight=mxfp4")
+
+
+def test_a_bias_without_a_place_in_llama_cpp_is_seen_before_the_search() -> None:
+    model = Logits(language_model()).eval()
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    layers = trace(model, tokens)
+    choices = {layer.name: [parse_layer_policy("weight=int4:group32")] for layer in layers}
+    with pytest.raises(
+        InputError, match=r"^format gguf holds no choice of layer 'model\.lm_head': bias correction gives it a bias, for which"
+    ):
+        check_formats(("gguf",), model, tokens, layers, choices, bias_correction=True)
+    check_formats(("gguf",), model, tokens, layers, choices)
+    choices["model.lm_head"] = [*choices["model.lm_head"], LayerPolicy()]
+    check_formats(("gguf",), model, tokens, layers, choices, bias_correction=True)
 
 
 def test_every_checked_format_is_one_of_export() -> None:
