@@ -80,9 +80,9 @@ def test_a_network_is_profiled_into_a_device_that_costs_it(
 @pytest.mark.parametrize(
     ("command", "arguments", "match"),
     [
-        (probe_command, ("tflite",), r"unknown runtime 'tflite'.*onnxruntime.*openvino.*executorch"),
+        (probe_command, ("tflite",), r"unknown runtime 'tflite'.*executorch.*onnxruntime.*openvino"),
         (measure_command, ("any", "--runtime", "onnx"), r"unknown runtime 'onnx'.*onnxruntime"),
-        (profile_command, ("--runtime", "torch", "--layers", "e.toml"), r"unknown runtime 'torch'.*onnxruntime.*openvino.*executorch"),
+        (profile_command, ("--runtime", "torch", "--layers", "e.toml"), r"unknown runtime 'torch'.*executorch.*onnxruntime.*openvino"),
         (
             profile_command,
             ("--runtime", "openvino"),

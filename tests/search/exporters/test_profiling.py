@@ -30,6 +30,7 @@ def test_a_layer_that_the_profiler_does_not_show_gets_a_part_by_its_macs() -> No
     shares = shared_out([("a", 6.0)], [layer("a", 100), layer("b", 50)], 6.0)
     assert shares == pytest.approx({"a": 4.0, "b": 2.0})
     assert shared_out([("", 6.0)], [layer("a", 100), layer("b", 50)], 6.0) == pytest.approx({"a": 4.0, "b": 2.0})
+    assert shared_out([], [layer("a", 100), layer("b", 50)], 6.0) == pytest.approx({"a": 4.0, "b": 2.0})  # without a profiler
 
 
 def test_short_calls_are_repeated_more_often() -> None:
