@@ -66,7 +66,7 @@ def _verified(bundle: Bundle, network: Quantized, path: Path) -> tuple[Lowered, 
         except BitfrontError as error:
             reason = _BY_ROW.format(error)
     made, compared = _compared(bundle, network, path, static=False)
-    require_close(compared, network.stored, "ExecuTorch", SPARE, rounded=True)
+    compared = require_close(bundle, compared, "ExecuTorch", SPARE, rounded=True)
     return made, compared, (reason,) if reason else ()
 
 
