@@ -162,12 +162,14 @@ def traced(
 
 
 def _require_read(tagged: nn.Module) -> None:
-    """Refuse a traced network that has not read one of its weights.
+    """Refuse a traced network that has not read one of its weights, by none of the layers that share it.
 
     Raises:
         InputError: the traced batch does not reach a layer.
     """
-    passed = [module.layer.name for module in tagged.modules() if isinstance(module, _TaggedWeight) and not module.read]
+    weights = [module for module in tagged.modules() if isinstance(module, _TaggedWeight)]
+    read = {weight.layer.tied_to or weight.layer.name for weight in weights if weight.read}
+    passed = [weight.layer.name for weight in weights if (weight.layer.tied_to or weight.layer.name) not in read]
     if passed:
         raise InputError(
             f"ONNX cannot represent this network: which layers run depends on the data, and the traced batch passes by {listed(passed, 3)}."
