@@ -37,6 +37,7 @@ ON_CPU = {  # why tensors are on the CPU in these modules
     "quant_core/qat/functions.py": "under a test of the device",
     "quant_core/qat/xnor.py": "under a test of the device",
     "quant_core/qat/checkpoint.py": "a hash",
+    "quant_core/reconstruct/inputs.py": "bits of a CPU generator, the same on every device",
     "quant_core/transforms/smooth.py": "scales of channels, in float64, once per transform",
     "quant_core/util/rng.py": "states of generators",
     "quant_core/util/spill.py": "a file, seen as a tensor",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ DEEPEST = 64
 LARGEST_JSON = 64 * 2**20
 """Bytes: a policy of 100,000 layers takes 15 MB."""
 LARGEST_TOML = 4 * 2**20
+_DOTTED = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){{{DEEPEST + 1}}}")
+_TOO_DEEP = f"{{}}: more than {DEEPEST} tables or lists within each other; no such file needs them."
 
 
 def read_text(path: Path, limit: int = LARGEST_JSON) -> str:
@@ -67,6 +70,8 @@ def parse_toml(text: str, place: str) -> dict[str, Any]:
     Raises:
         InputError: the text is none of ours; `place` is in the message.
     """
+    if _DOTTED.search(text):  # which tomllib reads in a time that grows with their square
+        raise InputError(_TOO_DEEP.format(place))
     try:
         table: dict[str, Any] = check_depth(tomllib.loads(text), place)
     except InputError:
@@ -87,7 +92,7 @@ def check_depth(value: Any, place: str) -> Any:
         level = [inner for outer in level for inner in _parts(outer) if isinstance(inner, dict | list)]
         if not level:
             return value
-    raise InputError(f"{place}: more than {DEEPEST} tables or lists within each other; no such file needs them.")
+    raise InputError(_TOO_DEEP.format(place))
 
 
 def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

@@ -43,7 +43,7 @@ COMMANDS = {
     "apply": ("export:apply_command", "Quantize a task's network by a policy file and evaluate it."),
     "evaluate": (
         "evaluate:evaluate_command",
-        "Evaluate one policy: float and quantized accuracy on the validation and the test split; with --qat also after training.",
+        "Evaluate one policy: float and quantized accuracy on the validation and the test split; with --reconstruct and --qat after these.",
     ),
     "solve": ("solve:solve_command", "Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again."),
     "init": ("catalog:init_command", "Write a commented experiment file; with --from also a task file for a network of yours."),

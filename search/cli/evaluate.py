@@ -13,7 +13,7 @@ from rich.table import Table
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from search.cli.options import AsJson, Device, Dtype
-from search.cli.terminal import say, terminal
+from search.cli.terminal import say, styled, terminal
 from search.config.key_value import task_options
 from search.records.units import shown
 
@@ -171,7 +171,7 @@ def _reconstructed(evaluator: "Evaluator", policy: "Policy", names: Sequence[str
         if progress.blocks:
             last = progress.blocks[-1]
             text = f"{len(progress.blocks)} reconstructed ({count} blocks): {', '.join(last.layers)}"
-            console.print(f"{text}: error {last.start:.4g} to {last.end:.4g}", soft_wrap=True, highlight=False, markup=False)
+            console.print(styled(f"{text}: error {last.start:.4g} to {last.end:.4g}", ""), soft_wrap=True)
 
     start = time.perf_counter()
     result = evaluator.reconstructed(policy, report)
@@ -180,7 +180,7 @@ def _reconstructed(evaluator: "Evaluator", policy: "Policy", names: Sequence[str
         measured = evaluator.metrics(policy, split, "reconstruct")
         figures |= {f"{name}_reconstruct_{split}": measured[name] for name in names}
     if result.note:
-        console.print(result.note, soft_wrap=True, highlight=False, markup=False)
+        console.print(styled(result.note, ""), soft_wrap=True)
         figures["note_reconstruct"] = result.note
     return figures
 

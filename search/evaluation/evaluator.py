@@ -122,8 +122,7 @@ class Evaluator:
         try:
             metrics = self.metrics(policy, "valid", fidelity, after) | average_bits(self._layers, policy)
             status, reason = "ok", ""
-            if fidelity == "qat" and self._trained is not None:
-                epochs = self._trained[2]
+            epochs = self._trained[2] if fidelity == "qat" and self._trained is not None else epochs
             if fidelity == "reconstruct":
                 epochs = figures(self.reconstructed(policy))
         except Exception as error:  # a trial that fails must not end the sweep
@@ -144,8 +143,8 @@ class Evaluator:
         except Exception as error:  # as in a call
             reason = f"{type(error).__name__}: {error}"
             yield Result(policy.id, {}, {}, time.perf_counter() - start, "failed", reason, fidelity=fidelity)
-            return
-        yield replace(self(policy, fidelity, after), seconds=time.perf_counter() - start)
+        else:
+            yield replace(self(policy, fidelity, after), seconds=time.perf_counter() - start)
 
     def _rungs(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[tuple[str, Mapping[str, float]]]:
         """Yield how far the evaluation has come and the metrics there, up to the last rung but one."""
@@ -195,9 +194,8 @@ class Evaluator:
 
     def counts(self, split: str) -> dict[str, float]:
         """Return how many examples the float network was judged on, and by how many predictions where each example has several."""
-        examples, predictions = self.examples(split), self._paired[split].count
-        several = {f"predictions_{split}": float(predictions)} if predictions > examples else {}
-        return {f"examples_{split}": float(examples), **several}
+        examples, predictions = float(self.examples(split)), float(self._paired[split].count)
+        return {f"examples_{split}": examples} | ({f"predictions_{split}": predictions} if predictions > examples else {})
 
     def check_split(self, split: str) -> None:
         """Judge the float network on the first batch of a split, so that a split that fails does so before the work of hours.
@@ -248,9 +246,8 @@ class Evaluator:
         """Return the network reconstructed under a policy; the last one is kept for the next split."""
         if self._reconstructed is None or self._reconstructed[0] != policy:
             engine, network, config = self.engines.engine(policy), self.engines.network(policy), self._section.reconstruction
-            axis = self._task.logits_axis
-            result = reconstructed(engine, network, policy, self.calib, config, class_axis=axis, key=self._key, report=report)
-            self._reconstructed = (policy, result)
+            how = partial(reconstructed, class_axis=self._task.logits_axis, key=self._key, report=report)
+            self._reconstructed = policy, how(engine, network, policy, self.calib, config)
         return self._reconstructed[1]
 
     def _network(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> nn.Module:
