@@ -67,6 +67,12 @@ class ValueDivergence:
 Divergence = ClassDivergence | ValueDivergence
 
 
+def class_divergence(outputs: Tensor, axis: int | None) -> ClassDivergence | None:
+    """Return the divergence of outputs that hold the logits of classes along an axis; None where they have no such axis of two or more."""
+    fits = axis is not None and -outputs.dim() <= axis < outputs.dim() and outputs.shape[axis] > 1
+    return ClassDivergence(axis) if axis is not None and fits else None
+
+
 def _noise(outputs: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard normal values of the outputs' shape, drawn where the generator is."""
     return torch.randn(outputs.shape, generator=generator, device=generator.device).to(outputs)
@@ -96,9 +102,8 @@ class Reference:
     @cached_property
     def compare(self) -> Divergence:
         """The divergence of outputs from the float network's, (outputs, reference) -> (sum, how many distributions)."""
-        first, axis = self.outputs[0], self.class_axis
-        if axis is not None and -first.dim() <= axis < first.dim() and first.shape[axis] > 1:
-            return ClassDivergence(axis)
+        if (classes := class_divergence(self.outputs[0], self.class_axis)) is not None:
+            return classes
         values = torch.cat([outputs.flatten() for outputs in self.outputs]).double()
         return ValueDivergence(float(values.var(correction=0).clamp_min(1e-12)))
 

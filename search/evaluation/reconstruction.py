@@ -16,7 +16,7 @@ from quant_core.reconstruct.run import reconstruct
 from quant_core.spec.policy import Policy
 from quant_core.util.cache_key import cache_key
 from quant_core.util.errors import InputError
-from search.evaluation.divergence import ClassDivergence, ValueDivergence
+from search.evaluation.divergence import ValueDivergence, class_divergence
 from search.evaluation.training import EVALUATION_CODE, cached_file
 
 Report = Callable[[Progress, int], None]
@@ -88,7 +88,6 @@ def figures(result: Reconstructed) -> tuple[dict[str, float], ...]:
 
 def _direction(axis: int | None) -> Callable[[Tensor, torch.Generator], Tensor]:
     def direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
-        fits = axis is not None and -outputs.dim() <= axis < outputs.dim() and outputs.shape[axis] > 1
-        return (ClassDivergence(axis) if axis is not None and fits else ValueDivergence(1.0)).direction(outputs, generator)
+        return (class_divergence(outputs, axis) or ValueDivergence(1.0)).direction(outputs, generator)
 
     return direction
