@@ -16,37 +16,7 @@ from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import Policy, parse_layer_policy
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import InputError
-
-
-class Mixed(nn.Module):
-    """A residual network with every kind of layer that ONNX takes, one of them called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
-        self.shared = nn.Conv2d(8, 8, 1)
-        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = torch.relu(x + self.depthwise(x))
-        x = torch.relu(self.shared(torch.relu(self.shared(x))))
-        return self.head(self.up(x).mean(dim=(2, 3)))
-
-
-class Texts(nn.Module):
-    """An embedding whose weight the last layer shares."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 20, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.embed(tokens)))
-
+from tests.quant_core.export.small_networks import Mixed, Texts
 
 X = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -1,5 +1,6 @@
 """Programs of ExecuTorch: outputs against the simulation, kernels, stored types, notes, refusals."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,23 +9,17 @@ from torch import Tensor, nn
 
 from quant_core.export.executorch import inspection
 from quant_core.export.executorch.program import Lowered, float_program, program, require_exportable
-from quant_core.export.stored import Quantized, post_training
-from quant_core.network.trace import trace
-from quant_core.ptq.engine import PostTraining
-from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.export.stored import Quantized
 from quant_core.util.errors import BitfrontError, InputError
+from tests.quant_core.export import small_networks
 
 
-class Mixed(nn.Module):
-    """Every kind of convolution, one of them called twice, and a linear layer."""
+class Mixed(small_networks.Mixed):
+    """Without the sum, which would have its convolutions computed in float, and with another activation function."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6())
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
-        self.shared = nn.Conv2d(8, 8, 1)
-        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
-        self.head = nn.Linear(6, 5)
+        self.stem[2] = nn.ReLU6()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.depthwise(self.stem(x))
@@ -32,35 +27,10 @@ class Mixed(nn.Module):
         return self.head(self.up(x).mean(dim=(2, 3)))
 
 
-class Texts(nn.Module):
-    """An embedding whose weight the last layer shares."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 20, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.embed(tokens)))
-
-
-IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-TOKENS = torch.randint(0, 20, (4, 6), generator=torch.Generator().manual_seed(1))
 ROWS = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
 
 
-def network(kind: str, text: str) -> Quantized:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if kind == "mixed":
-            model: nn.Module = Mixed()
-            model(IMAGES)
-        else:
-            model = Texts() if kind == "texts" else nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
-    inputs = {"mixed": IMAGES, "texts": TOKENS}.get(kind, ROWS)
-    layers = trace(model.eval(), inputs)
-    policy = Policy({layer.name: parse_layer_policy(text) for layer in layers})
-    return post_training(PostTraining(model, layers, [inputs], inputs), model, layers, policy, inputs)
+network = partial(small_networks.network, rows=ROWS, mixed=Mixed)
 
 
 def written(quantized: Quantized, folder: Path, *, allow: bool = False, rounded: bool = False) -> tuple[Lowered, Path]:
