@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from quant_core.network.forward import first_input, forward
 from quant_core.network.recorder import Operation, TensorRecorder, storage_address
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, first_line
 
 
 @dataclass
@@ -108,7 +108,7 @@ def run_first(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> 
     except Exception as error:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
         raise BitfrontError(
-            f"the network failed on one example of shape {shapes} with {type(error).__name__}: {str(error).partition(chr(10))[0]}. "
+            f"the network failed on one example of shape {shapes} with {first_line(error)}. "
             f"Inputs have the examples along their first axis; a tuple is passed as model(*x), a dict as model(**x)."
         ) from error
     finally:

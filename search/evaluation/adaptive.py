@@ -11,7 +11,7 @@ import torch
 from quant_core.network.forward import examples_of
 from quant_core.ptq.engine import PostTraining
 from quant_core.util import rng
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, first_line
 from search.evaluation.calibration import calibrated, worth_measuring
 from search.evaluation.divergence import Reference
 from search.evaluation.gradient import projection_passes, projections
@@ -115,7 +115,7 @@ def estimated(
     try:
         rows = projections(engine, space, parts, lambda outputs: compare.direction(outputs, generator), DRAWS)
     except (RuntimeError, NotImplementedError) as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = first_line(error)
     else:
         reason = "" if any(row.any() for row in rows) else "every gradient is zero"
     if reason:

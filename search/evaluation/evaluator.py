@@ -4,7 +4,8 @@ import itertools
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
 from quant_core.util.devices import CPU, device_of, placed, precision
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError, first_line, first_line_of_foreign
 from quant_core.util.rng import repeatable
 from search.config.evaluation import EvaluateSection
 from search.evaluation.engines import Engines
@@ -43,11 +44,6 @@ from search.tasks.stream import sized, split_of
 from search.tasks.task import Batch, Task
 
 Epochs = tuple[Mapping[str, float], ...]
-
-
-def _said(error: Exception) -> str:
-    """Return the first line of an error, with its type where it is not our own."""
-    return str(error) if isinstance(error, BitfrontError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 class Evaluator:
@@ -184,17 +180,15 @@ class Evaluator:
         except BitfrontError as error:
             raise BitfrontError(f"float network on {split}: {error}") from None
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            raise BitfrontError(f"float network on {split}: {_said(error)}. Give batches that the network takes in every split.") from error
+            said = first_line(error)
+            raise BitfrontError(f"float network on {split}: {said}. Give batches that the network takes in every split.") from error
         self._paired[split].keep(scores)
         return figures
 
-    def examples(self, split: str) -> int:
-        """Return how many examples "valid" or "test" has, which a figure's standard error needs; reads them where nothing has yet."""
-        return split_of(self._task, "valid" if split == "valid" else "test", self._section).whole().examples
-
     def counts(self, split: str) -> dict[str, float]:
         """Return how many examples the float network was judged on, and by how many predictions where each example has several."""
-        examples, predictions = float(self.examples(split)), float(self._paired[split].count)
+        whole = split_of(self._task, "valid" if split == "valid" else "test", self._section).whole()
+        examples, predictions = float(whole.examples), float(self._paired[split].count)
         return {f"examples_{split}": examples} | ({f"predictions_{split}": predictions} if predictions > examples else {})
 
     def check_split(self, split: str) -> None:
@@ -210,7 +204,7 @@ class Evaluator:
             measure(self._task.model, first, self._task, at_once=self._at_once)
         except Exception as error:
             raise BitfrontError(
-                f"float network on {split}, first batch: {_said(error)}. "
+                f"float network on {split}, first batch: {first_line_of_foreign(error)}. "
                 "The front is judged on this split at the end: mend it before the sweep."
             ) from error
 
@@ -240,7 +234,12 @@ class Evaluator:
             made = trained_network(self._train((*after, policy)), base, self._layers, policy, self.calib[0])
         else:
             made = post_training(self.engines.engine(policy), network, self._layers, policy, self.calib[0])
-        return on_cpu(replace(made, others=other_sizes(self._task)))
+        return on_cpu(replace(made, others=self._others))
+
+    @cached_property
+    def _others(self) -> tuple[Any, ...]:
+        """Batches of other sizes than the first one of calibration: the same for every policy."""
+        return other_sizes(self._task)
 
     def reconstructed(self, policy: Policy, report: Report = silent) -> Reconstructed:
         """Return the network reconstructed under a policy; the last one is kept for the next split."""

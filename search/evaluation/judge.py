@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quant_core.network.cutting import call_in_parts, forward_in_parts
 from quant_core.network.forward import to_device
 from quant_core.network.outputs import judged_output
-from quant_core.util.errors import BitfrontError
+from quant_core.util.errors import BitfrontError, first_line
 from quant_core.util.rng import repeatable
 from search.tasks.batches import parted
 from search.tasks.losses import batch_loss
@@ -156,7 +156,7 @@ def _values(entry: Metric, state: State) -> tuple[float, ...]:
 
 def _failure(entry: Metric, error: Exception, shapes: str) -> BitfrontError:
     return BitfrontError(
-        f"metric {entry.name!r} failed with {type(error).__name__}: {str(error).partition(chr(10))[0]}{shapes}; choose another metric, or "
+        f"metric {entry.name!r} failed with {first_line(error)}{shapes}; choose another metric, or "
         f"give it what it takes: Task(..., output=..., batch=...)."
     )
 
@@ -169,6 +169,5 @@ def _loss(task: Task, batch: Judged) -> tuple[Tensor, float] | None:
         raise
     except Exception as error:
         raise BitfrontError(
-            f"the task's loss failed with {type(error).__name__}: {str(error).partition(chr(10))[0]} ({shapes_of(batch)}); "
-            f"give Task a loss (outputs, targets) -> scalar."
+            f"the task's loss failed with {first_line(error)} ({shapes_of(batch)}); give Task a loss (outputs, targets) -> scalar."
         ) from error

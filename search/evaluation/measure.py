@@ -12,7 +12,7 @@ from quant_core.network.cutting import forward_in_parts
 from quant_core.network.forward import examples_of, to_device
 from quant_core.network.reach import EXAMPLES
 from quant_core.network.sizes import batches_of_other_sizes
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError, first_line
 from quant_core.util.rng import repeatable
 from search.evaluation.judge import FloatOutputs, judge
 from search.tasks.reading import Pass, raw
@@ -77,7 +77,7 @@ def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float
         scores: object = task.score(outputs, targets)
         loss = float(task.loss(outputs, targets))
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        said = first_line(error)
         raise BitfrontError(f"the task's score or loss failed with {said} ({shapes}). {_advice(error)}") from error
     if not isinstance(scores, Tensor) or not scores.dim() or scores.shape != targets.shape[: scores.dim()]:
         given = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quant_core.spec.policy import Policy
+from quant_core.util.errors import first_line
 from search.evaluation.evaluator import Evaluator
 from search.records.record import TrialRecord
 from search.sweeps.memory import RunRecord
@@ -25,7 +26,7 @@ def evaluate_front_on_test(evaluator: Evaluator, sweep: Sweep, tracker: RunRecor
             counted = tested | evaluator.counts("test")
             tracker.describe(replace(tracker.sweep, baseline={**tracker.sweep.baseline, **counted}))
         except Exception as error:
-            log.warning("%s. The front is kept; the float network has no figures on the test split.", _line(error))
+            log.warning("%s. The front is kept; the float network has no figures on the test split.", first_line(error))
     members = sweep.archive.numbers
     for position, number in enumerate(members):
         report("test split", position, len(members))
@@ -42,10 +43,6 @@ def _tested(evaluator: Evaluator, record: TrialRecord, after: Sequence[Policy]) 
         test = evaluator.metrics(record.policy, "test", record.result.fidelity, after)
         return replace(record, test=test, result=replace(record.result, reason=""))
     except Exception as error:  # a member that fails must not take the others' figures with it
-        reason = f"test split: {_line(error)}"
+        reason = f"test split: {first_line(error)}"
         log.warning("trial %d of the front, %s. It stays on the front without figures on the test split.", record.number, reason)
         return replace(record, result=replace(record.result, reason=reason))
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

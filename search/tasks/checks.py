@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quant_core.network.forward import call
 from quant_core.network.outputs import judged_output, with_output
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError, first_line
 from quant_core.util.rng import repeatable
 from quant_core.util.text import listed
 from search.tasks.batches import Divided, Weighted, cut, parted, size_of
@@ -79,7 +79,7 @@ def _called(task: Task, inputs: Any) -> Any:
     except Exception as error:
         handed = f"the arguments {listed(inputs)}" if isinstance(inputs, dict) else _kinds(inputs)
         raise BitfrontError(
-            f"the network fails on the first example of valid with {type(error).__name__}: {str(error).partition(chr(10))[0]} (it was "
+            f"the network fails on the first example of valid with {first_line(error)} (it was "
             f"called with {handed}); give batches that it takes, or a batch function: Task(..., batch=lambda batch: (inputs, targets))."
         ) from error
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from quant_core.network.forward import first_examples
-from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.errors import BitfrontError, InputError, first_line
 from quant_core.util.rng import isolated
 from quant_core.util.text import listed
 from search.tasks.batches import Divided, Pair, cut, size_of
@@ -68,10 +68,8 @@ class Pass:
         except BitfrontError:
             raise
         except Exception as error:  # whatever a user's loader does
-            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            raise BitfrontError(
-                f"{self._name} fails at batch {self.batches + 1} with {said}. Mend it, or leave such examples out."
-            ) from error
+            where = f"{self._name} fails at batch {self.batches + 1}"
+            raise BitfrontError(f"{where} with {first_line(error)}. Mend it, or leave such examples out.") from error
         return None if batch is None else self.account(batch)
 
     def account(self, batch: Batch) -> Batch:
