@@ -13,10 +13,14 @@ from quant_core.codecs.scales import FLOAT_MAX
 from quant_core.network.statistics import TensorStatistics
 from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import QuantSpec
-from quant_core.util.errors import InputError
+from quant_core.util.errors import BitfrontError, InputError
 
 TINY = 1e-30
 _CHUNK = 2**18
+_DIFFERENTIATED = (
+    "the network differentiates itself in its forward pass, and a quantized input has no derivative; leave activations in float: "
+    "activation = 'float'"
+)
 
 
 class ActivationQuantizer:
@@ -95,7 +99,12 @@ def to_grid(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Te
 
     The bits are those of torch.fake_quantize_per_tensor_affine. The arithmetic is float32 whatever the dtype; NaN stays NaN. It runs in
     pieces that stay in the cache, because every pass over a fresh tensor costs page faults.
+
+    Raises:
+        BitfrontError: gradients of the input are recorded.
     """
+    if x.requires_grad and torch.is_grad_enabled():
+        raise BitfrontError(_DIFFERENTIATED)
     if x.dtype != torch.float32:
         return saturated(to_grid(x.to(torch.float32), scale, zero_point, low, high), x.dtype)
     inverse, step = float(np.float32(1.0) / np.float32(scale)), float(np.float32(scale))

@@ -64,7 +64,7 @@ def match_variance(
     The factor is one per channel, or one for the tensor, as the scales are; formats without a float scale are returned
     as they are. The codes stay, so the storage does too. `wanted` is `row_energy` of the float weight, where it is known already.
     """
-    if _float_scales(encoded, spec) is None:
+    if float_scales(encoded, spec) is None:
         return encoded
     quantized = decode(encoded, spec, tuple(weight.shape), channel_axis=channel_axis).to(weight.dtype)
     wanted = row_energy(module, weight, moments) if wanted is None else wanted
@@ -77,7 +77,7 @@ def rescaled(encoded: Encoded, spec: QuantSpec, above: Tensor, below: Tensor, *,
     A factor is at most `LARGEST_GAIN` and at least its inverse; it is 1 where one of the two is not positive. Formats whose scales are not
     one float per row or tensor are returned as they are.
     """
-    scales = _float_scales(encoded, spec)
+    scales = float_scales(encoded, spec)
     if scales is None:
         return encoded
     if len(scales) == 1:
@@ -86,12 +86,35 @@ def rescaled(encoded: Encoded, spec: QuantSpec, above: Tensor, below: Tensor, *,
         return encoded
     ratio = (above / below).sqrt() if root else above / below
     gain = torch.where((above > 0) & (below > 0), ratio, torch.ones_like(above)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
-    scaled = scales * gain[:, None]
+    return with_float_scales(encoded, spec, scales * gain[:, None])
+
+
+def with_variance(encoded: Encoded, spec: QuantSpec, module: nn.Module, wanted: Tensor, reached: Tensor) -> tuple[Encoded, Tensor]:
+    """Return `encoded` with its float scales changed so that the variances `reached` of a layer's outputs become `wanted`, [C] each.
+
+    The second result is what every output channel is multiplied by, its bias aside, [C]: 1 where the format has no scale that may take
+    a factor per row or tensor.
+    """
+    before = float_scales(encoded, spec)
+    if before is None or not takes_gain(spec):
+        return encoded, torch.ones_like(wanted)
+    groups = weight_rows(module, module.get_parameter("weight")).shape[0]
+    above, below = (row_sums(module, figures.float().reshape(groups, -1)) for figures in (wanted, reached))
+    changed = rescaled(encoded, spec, above, below, root=True)
+    after = float_scales(changed, spec)
+    assert after is not None
+    sizes, others = (scales.double().abs().flatten(1).sum(dim=1) for scales in (before, after))
+    gains = torch.where(sizes > 0, others / sizes.clamp_min(1e-300), torch.ones_like(sizes))
+    return changed, gains.repeat(len(wanted) // len(gains)).to(wanted) if len(wanted) % len(gains) == 0 else torch.ones_like(wanted)
+
+
+def with_float_scales(encoded: Encoded, spec: QuantSpec, scales: Tensor) -> Encoded:
+    """Return `encoded` with other `float_scales`, rounded to how they are stored."""
     if encoded.coarse is not None:
-        return replace(encoded, coarse=scaled)
+        return replace(encoded, coarse=scales)
     if encoded.codebook is not None:
-        return replace(encoded, codebook=scaled)
-    return replace(encoded, scale=store_scale(scaled, spec.scale, FLOAT_MAX))
+        return replace(encoded, codebook=scales)
+    return replace(encoded, scale=store_scale(scales, spec.scale, FLOAT_MAX))
 
 
 def takes_gain(spec: QuantSpec) -> bool:
@@ -99,7 +122,7 @@ def takes_gain(spec: QuantSpec) -> bool:
     return spec.scale not in ("", "e8m0")
 
 
-def _float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
+def float_scales(encoded: Encoded, spec: QuantSpec) -> Tensor | None:
     """Return the scales that may take any factor: those over integer scales, a codebook, or floats; None where there are none."""
     if encoded.coarse is not None or encoded.codebook is not None:
         return encoded.coarse if encoded.coarse is not None else encoded.codebook

@@ -59,6 +59,7 @@ class PostTraining:
 
     Attributes:
         cache_bytes: as given.
+        corrects_bias, corrects_scale: as given.
         calibration_passes: passes over the batches so far.
         range_counts: how often the range of an activation was at hand, and how often it was taken from the statistics anew.
 
@@ -83,7 +84,7 @@ class PostTraining:
         at_once: int = 0,
     ) -> None:
         self._layers = {layer.name: layer for layer in layers}
-        self._bias_correction, self._scale_correction = bias_correction, scale_correction
+        self.corrects_bias, self.corrects_scale = bias_correction, scale_correction
         self._reestimate = reestimate
         self.model = fold_faithfully(model, example).requires_grad_(False)
         self._modules: dict[str, nn.Module] = {name: layer_module(self.model, layer) for name, layer in self._layers.items()}
@@ -204,7 +205,7 @@ class PostTraining:
         module, weight, bias = self._modules[name], self._floats[name].weight, self._floats[name].bias
         encoded = self._encode(name, spec)
         quantized = self._decoded(name, spec, encoded)
-        if self._bias_correction and name in self.statistics:
+        if self.corrects_bias and name in self.statistics:
             shift = output_shift(module, quantized - weight, self.statistics[name], self._responses[name])
             if shift is not None:
                 bias = (-shift if bias is None else bias - shift).to(weight.dtype)
@@ -222,14 +223,14 @@ class PostTraining:
         else:
             weights = importance(module, covariance) if spec.weighted else None
             encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec), importance=weights)
-        if not self._scale_correction or not takes_gain(spec):
+        if not self.corrects_scale or not takes_gain(spec):
             return encoded
         if name not in self._energies:
             self._energies[name] = row_energy(module, weight, covariance)
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance, self._energies[name])
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        corrected = spec.weighted or spec.rounding in ("adaround", "gptq") or (self._scale_correction and takes_gain(spec))
+        corrected = spec.weighted or spec.rounding in ("adaround", "gptq") or (self.corrects_scale and takes_gain(spec))
         return not spec.is_float and name in self._measured and corrected
 
     def _moments(self, name: str) -> InputMoments:
@@ -249,7 +250,7 @@ class PostTraining:
                 self._install(name, self._floats[name])
             with self._inputs_in_float():
                 moments = second_moments(
-                    self.model, modules, self._batches, centered=self._bias_correction, limit=limit, file=self._file, at_once=self._at_once
+                    self.model, modules, self._batches, centered=self.corrects_bias, limit=limit, file=self._file, at_once=self._at_once
                 )
         finally:
             for name, quantized in applied.items():

@@ -1,4 +1,4 @@
-"""Block reconstruction: rounding, scales, biases and input steps of a block learned for its output. This file is free of torch.
+"""Block reconstruction: a block's rounding, scales, biases and input steps are learned for its output. This file is free of torch.
 
 Li et al., BRECQ, ICLR 2021 (arXiv 2102.05426); Wei et al., QDrop, ICLR 2022 (arXiv 2203.05740).
 """
@@ -24,6 +24,8 @@ class ReconstructConfig:
         drop: probability that a value is left unquantized while its block is learned (QDrop); 0: never.
         loss: "fisher" weights squared errors by squared gradients (BRECQ, equation 10), "mse" does not.
         joined: layers up to which neighbouring blocks are joined.
+        whole: steps of the last stage, in which scales, biases and input steps of all layers are learned together; 0: there is none.
+        whole_lr: of the last stage; its variables are those of `step_lr`.
         seed: of the order of the batches and of every random draw.
 
     Raises:
@@ -37,6 +39,8 @@ class ReconstructConfig:
     drop: float = 0.5
     loss: str = "fisher"
     joined: int = 3
+    whole: int = 60
+    whole_lr: float = 0.003
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +52,8 @@ class ReconstructConfig:
             (0 <= self.drop < 1, "drop", self.drop, "a probability below 1"),
             (self.loss in LOSSES, "loss", self.loss, " or ".join(LOSSES)),
             (self.joined >= 1, "joined", self.joined, "1 or more"),
+            (self.whole >= 0, "whole", self.whole, "0 or more"),
+            (self.whole_lr > 0, "whole_lr", self.whole_lr, "a positive number"),
         )
         faults = [f"{name} = {value!r} given; {legal} is needed" for valid, name, value, legal in rules if not valid]
         if faults:

@@ -60,6 +60,11 @@ class LearnedInput:
         scale = 1.0 / math.sqrt(features * max(grid.quant_max, 1))
         return drops.mixed(learned_step(x, step, grid.quant_min, grid.quant_max, scale), x)
 
+    def restart(self) -> None:
+        """Take the present grid for the start of what is learned."""
+        if self.factor is not None:
+            self.factor.data.zero_()
+
     def learned(self) -> QParams | None:
         """Return the static grid."""
         grid = self.quantizer.static

@@ -38,11 +38,13 @@ class Progress:
         blocks: in order.
         weights: layer -> codes, scales and bias.
         grids: layer -> the static grid of its input.
+        whole: what became of the last stage, once it is done; its errors are divergences of the network's outputs.
     """
 
     blocks: list[BlockReport] = field(default_factory=list)
     weights: dict[str, LearnedWeight] = field(default_factory=dict)
     grids: dict[str, QParams] = field(default_factory=dict)
+    whole: BlockReport | None = None
 
     def state(self) -> dict[str, object]:
         """Return everything as dicts and lists of tensors and plain values."""
@@ -51,7 +53,8 @@ class Progress:
             for name, stored in self.weights.items()
         }
         grids = {name: list(grid) for name, grid in self.grids.items()}
-        return {"blocks": [asdict(block) | {"layers": list(block.layers)} for block in self.blocks], "weights": weights, "grids": grids}
+        blocks = [asdict(block) | {"layers": list(block.layers)} for block in (*self.blocks, *([self.whole] if self.whole else []))]
+        return {"blocks": blocks, "weights": weights, "grids": grids, "whole": self.whole is not None}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Progress":
@@ -61,7 +64,8 @@ class Progress:
             for name, parts in state["weights"].items()
         }
         blocks = [BlockReport(**(block | {"layers": tuple(block["layers"])})) for block in state["blocks"]]
-        return cls(blocks, weights, {name: QParams(*grid) for name, grid in state["grids"].items()})
+        whole = blocks.pop() if state["whole"] else None
+        return cls(blocks, weights, {name: QParams(*grid) for name, grid in state["grids"].items()}, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,7 @@ class Reconstructed:
         weights: layer -> what it stores, also where nothing was learned.
         inputs: layer -> the quantizer of its input.
         blocks: what became of them; empty where nothing could be learned.
+        whole: what became of the last stage, in which all layers are learned together; None where there was none.
         note: why layers were learned alone, or "".
     """
 
@@ -82,6 +87,7 @@ class Reconstructed:
     weights: dict[str, LearnedWeight]
     inputs: dict[str, ActivationQuantizer]
     blocks: tuple[BlockReport, ...]
+    whole: BlockReport | None = None
     note: str = ""
 
 

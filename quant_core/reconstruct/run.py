@@ -2,24 +2,30 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quant_core.codecs.qparams import QParams
 from quant_core.network.blocks import Block, BlockError, BlockRunner, WholeNetwork
 from quant_core.network.cutting import cut
 from quant_core.network.faithful import fold_faithfully
 from quant_core.network.parameters import own_modules
 from quant_core.ptq.engine import PostTraining
 from quant_core.reconstruct import PART, ReconstructConfig
+from quant_core.reconstruct.begin import begin, match
 from quant_core.reconstruct.gradients import Direction, squared_gradients
 from quant_core.reconstruct.held import Held, Room
+from quant_core.reconstruct.inputs import LearnedInput
 from quant_core.reconstruct.learn import Stretch, deviations, learn
 from quant_core.reconstruct.results import BlockReport, Progress, Reconstructed, starting_policy
+from quant_core.reconstruct.rounding import FixedWeight, LearnedWeight, SoftWeight
 from quant_core.reconstruct.single import captured
 from quant_core.reconstruct.state import ReconstructedNetwork
+from quant_core.reconstruct.whole import Distance, Whole, finish
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
@@ -37,6 +43,7 @@ def reconstruct(
     config: ReconstructConfig,
     *,
     direction: Direction | None = None,
+    distance: Distance | None = None,
     room_bytes: int = 2**28,
     progress: Progress | None = None,
     report: Callable[[Progress, int], None] = lambda _progress, _count: None,
@@ -44,14 +51,18 @@ def reconstruct(
     """Return `network` quantized by `policy`, its blocks reconstructed one after the other.
 
     A block learns on inputs that the quantized layers before it give, for the output of the float network (BRECQ, section 3.2). Every
-    weight is learned between two neighbouring values of its grid (AdaRound, equations 21 to 24), starting at GPTQ's; a factor per float
-    scale, the bias, and the steps of symmetric static inputs are learned with it. What is learned is kept where the error of the block on
-    all calibration examples, rounded and with nothing left out, is below the start's.
+    weight is learned between two neighbouring values of its grid (AdaRound, equations 21 to 24), starting at GPTQ's for these inputs
+    (`quant_core.reconstruct.begin`); a factor per float scale, the bias, and the steps of symmetric static inputs are learned with it.
+    Then outputs get the mean and deviation of the float network's. What is learned is kept where the error of the block on the examples
+    that judge (`quant_core.reconstruct.learn.judging`), rounded and with nothing left out, is below the start's. At last
+    scales, biases and input steps of all layers are learned together for the network's outputs (`quant_core.reconstruct.whole`), and kept
+    by the same rule.
 
     Embeddings, tied weights and weights that another module reads keep the start's rounding. Where the network cannot be cut into blocks
     every layer is learned alone (`Reconstructed.note` says why), with plain squared errors. Passes over the examples: one or two at the
-    start, then per block one of the float and at most three of the quantized block. At most four sets of inputs and outputs of one block
-    are held, and the squared gradients of all block outputs in 16 bits; what exceeds `room_bytes` lies in temporary files.
+    start, then per block one of the float and at most three of the quantized block, four per layer up to that layer, and two at the end. At
+    most four sets of inputs and outputs of one block, or three and the outputs of one layer, are held, and the squared gradients of all
+    block outputs in 16 bits; what exceeds `room_bytes` lies in temporary files.
 
     Args:
         engine: made of `network`; left in float.
@@ -60,6 +71,7 @@ def reconstruct(
         batches: calibration inputs.
         config: how.
         direction: outputs, generator -> random v of their shape, E[v v'] the curvature of the loss there; needed for loss = "fisher".
+        distance: outputs, those of the float network -> how far they are apart, a mean with a gradient; needed for the last stage.
         room_bytes: of memory for inputs and outputs.
         progress: of an earlier call, to go on from; it is changed.
         report: called with the progress after every block, and at the start, with how many there are.
@@ -75,7 +87,7 @@ def reconstruct(
         raise InputError("loss = 'fisher' given without direction; give it, or loss = 'mse'.")
     with torch.inference_mode(mode=False), torch.enable_grad():
         work = _Work(engine, network, policy, parts, config, Room(room_bytes), progress or Progress(), report)
-        return work.all(direction)
+        return work.all(direction, distance)
 
 
 class _Work:
@@ -99,7 +111,7 @@ class _Work:
         self._left = -len(progress.blocks)  # 0 or more: not made before
         self._runner, self._note = self._cut()
 
-    def all(self, direction: Direction | None) -> Reconstructed:
+    def all(self, direction: Direction | None, distance: Distance | None) -> Reconstructed:
         """Go through all blocks."""
         blocks, network = self._runner.blocks, self._network
         gradients: Sequence[Held | None] = [None] * len(blocks)
@@ -122,8 +134,11 @@ class _Work:
                     held.close()
             exact, quantized = wanted, outputs
             self._report(self._progress, len(blocks))
+        if distance is not None and exact is not None and self._config.whole:
+            self._whole(Whole(self._runner, self._parts, exact, distance))
         inputs = {name: learned.quantizer for name, learned in network.inputs.items()}
-        return Reconstructed(network.quantized(), network.start, network.weights, inputs, tuple(self._progress.blocks), self._note)
+        done = self._progress
+        return Reconstructed(network.quantized(), network.start, network.weights, inputs, tuple(done.blocks), done.whole, self._note)
 
     def _cut(self) -> tuple[BlockRunner | WholeNetwork, str]:
         """Return the runner of the blocks, and why they are not cut, or ""."""
@@ -168,24 +183,60 @@ class _Work:
     def _learn(self, names: tuple[str, ...], stretch: Stretch, *, cut: bool) -> None:
         """Learn layers, and keep what is better: their start or what was learned."""
         network, progress, number = self._network, self._progress, len(self._progress.blocks)
-        network.quantized()
+        wanted = begin(stretch, network, names, self._room)
         start = end = stretch.measure()
         if 0 < start < math.inf:
             before = {name: network.weights[name] for name in names}, network.grids(names)
-            soft = network.soft(names, deviations(stretch, network, names))
+            soft = network.soft(names, deviations(stretch.first, network, names))
             inputs = {name: network.inputs[name] for name in names if name in network.inputs}
             learn(stretch, soft, inputs, network, self._config, self._config.seed * SEEDS + number, start)
-            grids = {name: grid for name, learned in inputs.items() if (grid := learned.learned()) is not None}
-            network.adopt({name: weight.hardened() for name, weight in soft.items()}, grids)
-            network.quantized()
-            end = stretch.measure()
-            if not end < start:
-                network.adopt(*before)
-                end = start
+            end = self._better(soft, inputs, before, start, stretch.measure, partial(match, stretch, network, names, wanted))
         progress.blocks.append(BlockReport(names, start, end, cut))
         progress.weights |= {name: network.weights[name] for name in names}
         progress.grids |= network.grids(names)
         logger.info("reconstruct: %s, error %.4g to %.4g", listed(names), start, end)
+
+    def _whole(self, whole: Whole) -> None:
+        """Learn scales, biases and input steps of all layers together, and keep them where the network's outputs come nearer."""
+        network, progress = self._network, self._progress
+        names = network.learnable([name for block in whole.runner.blocks for name in block.layers])
+        if progress.whole is not None or not (names or network.inputs):
+            return
+        network.quantized()
+        start = whole.measure()
+        before = {name: network.weights[name] for name in names}, network.grids(tuple(network.inputs))
+        fixed = network.fixed(names, deviations(partial(whole.outputs, 0), network, names))
+        for learned in network.inputs.values():
+            learned.restart()
+        finish(whole, fixed, network.inputs, network, self._config)
+        end = self._better(fixed, network.inputs, before, start, whole.measure)
+        progress.whole = BlockReport(names, start, end, isinstance(whole.runner, BlockRunner))
+        progress.weights |= {name: network.weights[name] for name in names}
+        progress.grids |= network.grids(tuple(network.inputs))
+        self._report(progress, len(whole.runner.blocks))
+        logger.info("reconstruct: the whole network, divergence %.4g to %.4g", start, end)
+
+    def _better(
+        self,
+        weights: Mapping[str, SoftWeight | FixedWeight],
+        inputs: Mapping[str, LearnedInput],
+        before: tuple[Mapping[str, LearnedWeight], Mapping[str, QParams]],
+        start: float,
+        measure: Callable[[], float],
+        mend: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Let layers store what was learned, or, where its error is not below the start's, what they had; return the error of the two."""
+        network = self._network
+        grids = {name: grid for name, learned in inputs.items() if (grid := learned.learned()) is not None}
+        network.adopt({name: weight.hardened() for name, weight in weights.items()}, grids)
+        mend()
+        network.quantized()
+        end = measure()
+        if end < start:
+            return end
+        network.adopt(*before)
+        network.quantized()
+        return start
 
     def _is_done(self) -> bool:
         """Tell whether the next reconstruction was made before, and count it."""

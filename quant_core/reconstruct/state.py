@@ -4,22 +4,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from quant_core.codecs.qparams import QParams
 from quant_core.codecs.quantize import decode
 from quant_core.network.forward import with_first_input
 from quant_core.network.linearity import Response
+from quant_core.network.moments import InputMoments
 from quant_core.network.parameters import StoredParameter, layer_module, put_weight
-from quant_core.ptq.corrections import response_of
+from quant_core.network.patches import weight_from_rows
+from quant_core.ptq.corrections import response_of, with_variance
 from quant_core.ptq.engine import PostTraining
+from quant_core.ptq.gptq import gptq
 from quant_core.ptq.parameters import own_parameters
 from quant_core.ptq.store import QuantizedWeight
 from quant_core.reconstruct.inputs import LearnedInput
-from quant_core.reconstruct.rounding import LearnedWeight, SoftWeight
+from quant_core.reconstruct.rounding import FixedWeight, LearnedWeight, SoftWeight
 from quant_core.spec.policy import Policy
 
 ChangeInput = Callable[[Tensor], Tensor]
+Moments = tuple[Tensor, Tensor]
+"""Means and variances of the output channels of a layer, [C] each."""
 Soft = tuple[Tensor, Tensor | None]
 """A weight and a bias with gradients."""
 
@@ -34,6 +40,7 @@ class ReconstructedNetwork:
         weights: layer -> what it stores, at first that of `start`.
         inputs: layer -> the quantizer of its input.
         start: as given.
+        corrects_bias, corrects_scale: as the engine does.
 
     Args:
         model: in eval mode, made of the engine's network; it is changed.
@@ -43,12 +50,14 @@ class ReconstructedNetwork:
 
     def __init__(self, model: nn.Module, engine: PostTraining, start: Policy) -> None:
         self.model, self.layers, self.start = model, engine.layers, start
+        self.corrects_bias, self.corrects_scale = engine.corrects_bias, engine.corrects_scale
         self._of = {layer.name: layer for layer in engine.layers}
         self.modules: dict[str, nn.Module] = {name: layer_module(model, layer) for name, layer in self._of.items()}
         self._responses: dict[str, Response] = {
             name: response_of(module, engine.statistics.get(name)) for name, module in self.modules.items()
         }
         self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self.modules.items()}
+        self._aims: dict[str, Tensor] = {}
         self._applied: dict[str, QuantizedWeight] = {}
         self.weights: dict[str, LearnedWeight] = {}
         self.inputs: dict[str, LearnedInput] = {}
@@ -68,10 +77,58 @@ class ReconstructedNetwork:
         """Return the soft weights of layers, at their present values."""
         return {
             name: SoftWeight(
-                self.modules[name], self._of[name], self.start[name].weight, self._floats[name].weight, self.weights[name], units[name]
+                self.modules[name],
+                self._of[name],
+                self.start[name].weight,
+                self._aims.get(name, self._floats[name].weight),
+                self.weights[name],
+                units[name],
             )
             for name in names
         }
+
+    def fixed(self, names: Sequence[str], units: Mapping[str, float]) -> dict[str, FixedWeight]:
+        """Return weights of layers whose codes are the present ones."""
+        specs = {name: self.start[name].weight for name in names}
+        return {name: FixedWeight(self.modules[name], self._of[name], specs[name], self.weights[name], units[name]) for name in names}
+
+    def calls(self, name: str) -> int:
+        """Return how often a layer is called per pass."""
+        return self._of[name].calls
+
+    def output_axis(self, name: str) -> int:
+        """Return the axis of a layer's output channels in its outputs, from the end."""
+        return -1 - len(self._of[name].kernel)
+
+    def response(self, name: str) -> Response:
+        """Return how a layer's output depends on its weight."""
+        return self._responses[name]
+
+    def float_weight(self, name: str) -> Tensor:
+        """Return a layer's float weight."""
+        return self._floats[name].weight
+
+    def rounded_for(self, name: str, moments: InputMoments, shift: Tensor | None) -> LearnedWeight:
+        """Return a layer's weight, plus `shift` [G, O, K], by GPTQ for these moments of its inputs, and its bias as it is.
+
+        The shifted weight is what the layer's rounding is learned for from now on.
+        """
+        module, weight, spec = self.modules[name], self._floats[name].weight, self.start[name].weight
+        if shift is not None:
+            weight = (weight + weight_from_rows(module, shift).to(weight.dtype)).contiguous()
+        self._aims[name] = weight
+        return LearnedWeight(gptq(module, weight, spec, self._of[name].channel_axis, moments), self.weights[name].bias)
+
+    def matched(self, name: str, wanted: Moments, reached: Moments) -> LearnedWeight:
+        """Return the codes, scales and bias of a layer that bring the mean and variance of its outputs from `reached` to `wanted`."""
+        stored, gain = self.weights[name], torch.ones_like(wanted[1])
+        encoded = stored.encoded
+        if self.corrects_scale:
+            encoded, gain = with_variance(encoded, self.start[name].weight, self.modules[name], wanted[1], reached[1])
+        if not self.corrects_bias or stored.bias is None:
+            return LearnedWeight(encoded, stored.bias)
+        without_bias = reached[0] - stored.bias.double()
+        return LearnedWeight(encoded, (wanted[0] - gain * without_bias).to(stored.bias.dtype))
 
     def adopt(self, weights: Mapping[str, LearnedWeight], grids: Mapping[str, QParams]) -> None:
         """Let layers store these weights and grids of inputs from now on."""

@@ -72,6 +72,7 @@ def reconstructed(
         batches,
         config,
         direction=_direction(class_axis),
+        distance=_distance(class_axis),
         room_bytes=engine.cache_bytes,
         progress=progress,
         report=keep,
@@ -79,10 +80,15 @@ def reconstructed(
 
 
 def figures(result: Reconstructed) -> tuple[dict[str, float], ...]:
-    """Return the figures of every block for a trial's record: number, errors at the start and kept, 1 for a block and 0 for a layer."""
+    """Return the figures of every block for a trial's record: number, errors at the start and kept, 1 for a block and 0 for a layer.
+
+    Those of the last stage have `whole` = 1; their errors are divergences from the float network's outputs.
+    """
+    blocks = [*result.blocks, *([] if result.whole is None else [result.whole])]
     return tuple(
         {"epoch": float(number), "loss": block.end, "loss_start": block.start, "cut": float(block.cut)}
-        for number, block in enumerate(result.blocks, 1)
+        | ({"whole": 1.0} if block is result.whole else {})
+        for number, block in enumerate(blocks, 1)
     )
 
 
@@ -91,3 +97,13 @@ def _direction(axis: int | None) -> Callable[[Tensor, torch.Generator], Tensor]:
         return (class_divergence(outputs, axis) or ValueDivergence(1.0)).direction(outputs, generator)
 
     return direction
+
+
+def _distance(axis: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def distance(outputs: Tensor, wanted: Tensor) -> Tensor:
+        classes = class_divergence(outputs, axis)
+        if classes is not None:
+            return classes.summed(outputs, wanted) * (outputs.shape[classes.axis] / outputs.numel())
+        return ValueDivergence(float(wanted.var(correction=0).clamp_min(1e-12))).summed(outputs, wanted) / outputs.numel()
+
+    return distance

@@ -119,21 +119,26 @@ def test_errors_fall_and_no_block_ends_worse(loss: str) -> None:
     wanted = outputs(model, batches)
     assert [block.layers for block in result.blocks] == [("stem", "blocks.0.0", "blocks.0.1"), ("blocks.1.0", "blocks.1.1", "head")]
     assert all(block.end <= block.start and block.cut for block in result.blocks)
-    assert min(block.end / block.start for block in result.blocks) < 0.95
+    assert min(block.end / block.start for block in result.blocks) < (0.95 if loss == "mse" else 0.99)  # processors round otherwise
     if loss == "mse":
         assert (outputs(result.simulation, batches) - wanted).square().mean() < 0.97 * (begun - wanted).square().mean()
     assert result.note == ""
     assert torch.equal(outputs(engine.model, batches[:1]), outputs(engine.restore(), batches[:1]))
 
 
-def test_a_result_that_is_worse_is_not_kept() -> None:
+def test_a_result_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batches = made(Residual), images()
-    engine, policy = started(model, batches, W3A4)
-    begun = outputs(engine.apply(starting_policy(policy)), batches)
-    wild = replace(FAST, steps=3, lr=30.0, step_lr=3.0)
-    result = reconstruct(engine, model, policy, batches, wild)
+    begun, learn = [], module_run.learn
+
+    def wild(stretch: Any, soft: Any, inputs: Any, network: Any, *rest: Any) -> None:
+        begun.append({name: network.weights[name] for name in soft})
+        learn(stretch, soft, inputs, network, *rest)
+
+    monkeypatch.setattr(module_run, "learn", wild)
+    result = again(model, batches, config=replace(FAST, steps=3, lr=30.0, step_lr=3.0))
     assert all(block.end == block.start for block in result.blocks)
-    assert torch.equal(outputs(result.simulation, batches), begun)
+    assert len(begun) == len(result.blocks)
+    assert all(result.weights[name] is stored for start in begun for name, stored in start.items())
 
 
 def test_one_layer_reaches_the_optimum_over_all_roundings() -> None:
@@ -188,7 +193,8 @@ def test_passes_do_not_grow_with_the_blocks(monkeypatch: pytest.MonkeyPatch) -> 
         most.append(max(calls.values()))
         assert set(calls.values()) <= {most[-1], most[-1] - 1}
     assert most[0] == most[1]
-    assert most[0] <= 2 * (2 + 1 + 3) + 4  # of two parts: two comparisons, float, three quantized; a record, a deviation, a step, 1 spare
+    # of two parts: two comparisons, float, three quantized, three to begin and one to match again; a record, a deviation, a step, 1 spare
+    assert most[0] <= 2 * (2 + 1 + 3 + 4) + 4
 
 
 def test_what_exceeds_the_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_a_trial_has_the_figures_of_its_blocks_and_is_another_than_without(learn
     assert result.status == "ok", result.reason
     assert result.policy_id == policy.id
     assert result.metrics["loss"] != before.metrics["loss"]
-    assert [figures["cut"] for figures in result.epochs] == [1.0]
+    assert [(figures["cut"], figures.get("whole", 0.0)) for figures in result.epochs] == [(1.0, 0.0), (1.0, 1.0)]
     assert all(figures["loss"] <= figures["loss_start"] for figures in result.epochs)
     assert made.metrics(policy, "valid", "reconstruct")["loss"] == result.metrics["loss"]
     assert len(learned) == 1, "the last one is kept"
