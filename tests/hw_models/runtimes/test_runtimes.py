@@ -14,10 +14,10 @@ CONV = Layer("conv", "conv", 32, 32, (32, 32, 3, 3), (8, 8), (8, 8), 9216 * 64, 
 
 
 def test_the_runtimes_that_ship() -> None:
-    assert runtime_names() == ("executorch", "onnxruntime", "openvino")
+    assert runtime_names() == ("executorch", "litert", "onnxruntime", "openvino")
 
 
-@pytest.mark.parametrize("name", ["executorch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["executorch", "litert", "onnxruntime", "openvino"])
 def test_every_file_covers_four_kinds_of_layers_in_two_to_eight_bits(name: str) -> None:
     file = load_runtime(name)
     assert {table.layer for table in file.kernels} == {"conv", "depthwise", "conv_transpose", "linear"}
