@@ -37,7 +37,8 @@ class Measurement:
 
     Attributes:
         layer: the shape; its name is empty.
-        seconds: the least process CPU time of one call over `repeats`, divided by the number of threads.
+        seconds: the least process CPU time of one call over `repeats`, divided by the number of threads; of a layer that a runtime computed
+            within its network, a share of the network's time.
         spread: the median over the repeats, over the least, minus 1.
     """
 

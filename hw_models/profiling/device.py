@@ -15,7 +15,7 @@ from quant_core.util.files import write_text
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SOURCE = "profile"
-_HOW = ("least process CPU time", "least time of whole networks, shared out to their layers by the runtime's profiler,")
+_HOW = ("least process CPU time", "time of whole networks beside float32, shared out to their layers by the runtime's profiler,")
 
 
 def paths(name: str, folder: Path) -> tuple[Path, Path]:

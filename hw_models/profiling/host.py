@@ -25,7 +25,7 @@ def host(threads: int, runtime: str = "") -> Host:
         "numba": metadata.version("numba"),
     }
     facts |= {"runtime": runtime} if runtime else {}
-    digest = hashlib.sha256(json.dumps([facts, _flags()], sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([facts, flags()], sort_keys=True).encode()).hexdigest()[:16]
     return Host.model_validate({**facts, "fingerprint": digest})
 
 
@@ -34,8 +34,8 @@ def processor() -> str:
     return _cpuinfo("model name") or platform.processor() or "unknown processor"
 
 
-def _flags() -> list[str]:
-    """Return the instruction sets, where the system tells them."""
+def flags() -> list[str]:
+    """Return the processor's instruction sets, where the system tells them."""
     return sorted(_cpuinfo("flags").split())
 
 

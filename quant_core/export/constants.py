@@ -105,7 +105,7 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     codes, fine = parts.integers(f"{prefix}.codes", _restored(values, shape, axis) if scaled else values, carrier), 0
     kind = carrier
     if scaled and stored.grid is not None:  # for integer kernels
-        fine = _finer(spec, encoded)
+        fine = finer(spec, encoded)
         codes, kind = _bytes(codes, kind, fine, parts)
     inputs = [codes, _scale(spec, replace(encoded, scale=encoded.scale / 2**fine), prefix, parts)]
     if encoded.zero_point is not None:
@@ -121,7 +121,7 @@ def weight(stored: StoredLayer, prefix: str, output: str) -> GraphParts:
     return parts
 
 
-def _finer(spec: QuantSpec, encoded: Encoded) -> int:
+def finer(spec: QuantSpec, encoded: Encoded) -> int:
     """Return k such that 2^k codes of scale / 2^k, which are the same weights, fill 7 bits.
 
     onnxruntime rounds biases to steps of input scale x weight scale; k bits make them finer. Kernels of machines without VNNI add two

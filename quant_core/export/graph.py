@@ -13,6 +13,7 @@ from quant_core.codecs.qparams import QParams
 from quant_core.export import nbits, tagging
 from quant_core.export.carriers import IR, OPSET, Carrier, activation_carrier
 from quant_core.export.constants import GraphParts, refusal, weight
+from quant_core.export.float_convolutions import fold_float_weights
 from quant_core.export.folding import fold_pads, fold_shapes
 from quant_core.export.fusion import move_quantizers
 from quant_core.export.integer_products import integer_products
@@ -28,7 +29,7 @@ TagWriter = Callable[[StoredLayer, str, str, str], GraphParts]
 """Of (layer, source, prefix, output): the nodes and constants that give `output`: the layer's input, of `source`, or, where that is "",
 the layer's weight. Constants are named after `prefix`."""
 
-_UNREAD = "nothing reads the output of these layers, so they are not in the file"
+UNREAD = "nothing reads the output of these layers, so they are not in the file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +78,12 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
     wiring = Wiring(graph.graph, parts.constants)
     move_quantizers(wiring)
     integer_products(wiring)
+    fold_float_weights(wiring)
     wiring.finish()
     finish(graph, parts)
     names = {constant.name for constant in parts.constants}
-    payload = sum(
-        len(initializer.raw_data)
-        for initializer in graph.graph.initializer
-        if initializer.name in names and not initializer.name.startswith("grid")
-    )
+    held = [tensor for tensor in graph.graph.initializer if tensor.name in names and not tensor.name.startswith("grid")]
+    payload = sum(len(tensor.raw_data) for tensor in held)
     return Graph(
         graph,
         payload,
@@ -94,7 +93,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
             *packed.carried,
             *_dequantized(network),
             *((note, name) for name, note in kept.items()),
-            *((_UNREAD, name) for name in unread),
+            *((UNREAD, name) for name in unread),
         ),
         unread,
     )

@@ -19,10 +19,11 @@ _in, _out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)  # whatever a runtime prints goes to standard error
 def read():
     size = _in.readline()
-    return dict(numpy.load(io.BytesIO(_in.read(int(size))), allow_pickle=False)) if size else None
+    if size:
+        return {name[1:]: values for name, values in numpy.load(io.BytesIO(_in.read(int(size))), allow_pickle=False).items()}
 def write(arrays):
     data = io.BytesIO()
-    numpy.savez(data, allow_pickle=False, **arrays)
+    numpy.savez(data, allow_pickle=False, **{"_" + name: values for name, values in arrays.items()})
     _out.write(b"%d\n" % len(data.getbuffer()) + data.getvalue())
     _out.flush()
 """
@@ -42,25 +43,32 @@ class FreshProcess:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        data = io.BytesIO()
-        np.savez(data, allow_pickle=False, **arrays)
+        data = io.BytesIO()  # an array of any name: `file` is an argument of savez
+        np.savez(data, allow_pickle=False, **{f"_{name}": values for name, values in arrays.items()})
         try:
-            self._process.stdin.write(b"%d\n" % len(data.getbuffer()) + data.getvalue())
+            self._process.stdin.write(b"%d\n" % len(data.getbuffer()))
+            self._process.stdin.write(data.getbuffer())
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure() from None
         size = self._process.stdout.readline()
         if not size:
             raise self._failure()
-        return dict(np.load(io.BytesIO(self._process.stdout.read(int(size))), allow_pickle=False))
+        answer = np.load(io.BytesIO(self._process.stdout.read(int(size))), allow_pickle=False)
+        return {name[1:]: values for name, values in answer.items()}
 
     def _failure(self) -> BitfrontError:
         code = self._process.wait()
         self._errors.seek(0)
-        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        said = [line for line in lines if "rror" in line]
-        last = (said or lines or [f"exit code {code}"])[-1].strip().rstrip(".")
-        return BitfrontError(f"{self._runtime} fails in a fresh process: {last}. Nothing was written.")
+        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        onnxruntimes = [line.rpartition(" : ")[2] for line in lines if "[ONNXRuntimeError]" in line]
+        said = onnxruntimes or [line for line in lines if "rror" in line] or lines or [f"exit code {code}"]
+        return BitfrontError(f"{self._runtime} fails in a fresh process: {said[-1].rstrip('.')}. Nothing was written.")
+
+
+def started(command: list[str], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start a command that is sent bytes and sends bytes back; what it writes to standard error goes to a file."""
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
 
 @contextmanager
@@ -73,8 +81,7 @@ def fresh_process(script: str, *arguments: str, runtime: str) -> Iterator[FreshP
         runtime: its name in errors.
     """
     with tempfile.TemporaryFile() as errors:
-        command = [sys.executable, "-W", "ignore", "-c", _TALK + script, *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        process = started([sys.executable, "-W", "ignore", "-c", _TALK + script, *arguments], errors)
         try:
             yield FreshProcess(process, runtime, errors)
         finally:

@@ -12,6 +12,7 @@ from quant_core.export.packed_file import load_packed
 from quant_core.network.fold import fold_batch_norm
 from quant_core.network.forward import with_first_input
 from quant_core.network.parameters import holder, hook_input
+from quant_core.network.reference import uncompiled
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
 from quant_core.spec.quant_spec import SpecError, parse
 from quant_core.transforms.online import LEFT, RIGHT, restore_rotations
@@ -36,6 +37,7 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
     Raises:
         InputError: the files are damaged, or of another network.
     """
+    network = uncompiled(network)
     tensors, grids = load_packed(folder / WEIGHTS), _grids(folder / ACTIVATIONS)
     tensors |= {name: tensors[owner] for name, owner in grids["tied"].items()}
     model = fold_batch_norm(network, example, share=True)  # every parameter is replaced

@@ -44,6 +44,18 @@ class StoredLayer:
     grid: QParams | None
 
     @property
+    def overflows(self) -> bool:
+        """Tell whether two products of codes may sum to more than 16 bits hold: int8 kernels of processors without VNNI add them so.
+
+        Inputs are unsigned there: codes of s8 are moved by 128.
+        """
+        if self.grid is None or self.encoded is None or self.policy.weight.format != "int":
+            return False
+        bits, affine = self.policy.weight.bits, self.encoded.zero_point is not None
+        largest = 2**bits - 1 if affine else int((self.encoded.codes.int() - 2 ** (bits - 1)).abs().max())
+        return bits <= 8 and 2 * (self.grid.quant_max - self.grid.quant_min) * largest >= 2**15
+
+    @property
     def owner(self) -> str:
         """The layer that holds the weight: itself, or the one it is tied to."""
         return self.layer.tied_to or self.layer.name

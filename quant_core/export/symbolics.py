@@ -44,8 +44,8 @@ def plain_operators() -> Iterator[None]:
 
 
 class _Plain(TorchFunctionMode):
-    """Turns attention of grouped queries (`enable_gqa`) into that of as many heads of keys and values as of queries, and channel shuffles
-    into an exchange of two axes."""
+    """Turns attention of grouped queries (`enable_gqa`) into that of as many heads of keys and values as of queries, channel shuffles into
+    an exchange of two axes, and axes of `unfold` and `permute` into those from the front."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func`; attention of groups with its keys and values repeated, a channel shuffle by its axes."""
@@ -60,6 +60,10 @@ class _Plain(TorchFunctionMode):
             return _attention(*args, **kwargs)
         if func in (torch.channel_shuffle, torch.native_channel_shuffle):
             return _shuffled(*args, **kwargs)
+        if func is Tensor.unfold:
+            return _unfolded(*args, **kwargs)
+        if func in (torch.permute, Tensor.permute):
+            return _permuted(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -95,6 +99,17 @@ def _repeated(heads: Tensor, times: int) -> Tensor:
 def _shuffled(input: Tensor, groups: int) -> Tensor:
     """Return [N, C, ...] with the channels of `groups` equal groups taken in turn, as torch.channel_shuffle does."""
     return torch.unflatten(input, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _unfolded(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Return x.unfold along an axis counted from the front: the exporter mistakes one that is counted from the back."""
+    return x.unfold(dimension % x.dim(), size, step)
+
+
+def _permuted(input: Tensor, *axes: Any, dims: Any = ()) -> Tensor:
+    """Return input.permute with axes counted from the front: the exporter writes others into the graph, which ONNX lacks."""
+    order = dims or (axes[0] if isinstance(axes[0], tuple | list) else axes)
+    return input.permute([int(axis) % input.dim() for axis in order])
 
 
 def _diff(graph: Any, x: Any, _n: Any, axis: Any, before: Any, after: Any) -> Any:

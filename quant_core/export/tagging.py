@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from quant_core.export.passes import explicit_pads, holds_bfloat16
 from quant_core.export.symbolics import more_operators, plain_operators
 from quant_core.network.copies import sharing_copy
-from quant_core.network.forward import call, with_first_input
+from quant_core.network.forward import Examples, call, rows_of, with_first_input
 from quant_core.network.outputs import further_outputs, judged_output
 from quant_core.network.parameters import from_matrix, holder, layer_module, to_matrix
 from quant_core.network.sizes import varying_axes
@@ -126,6 +126,8 @@ def traced(
         InputError: torch.onnx cannot map an operator of the network, or onnxruntime has no kernels for its type.
     """
     names, tensors = input_names(example), tensor_leaves(example)
+    if any(isinstance(part, Examples) for part in rows_of(example)):
+        raise InputError(f"ONNX cannot represent this network: it takes lists of any number of examples. {_INSTEAD}.")
     if any(tensor.dtype == torch.bfloat16 for tensor in (*model.parameters(), *model.buffers(), *tensors)):
         raise InputError(_BFLOAT16)
     buffer = io.BytesIO()

@@ -1,10 +1,12 @@
-"""Weights that are computed in each call (torch's parametrizations, weight and spectral norm by hooks), made plain parameters of a copy."""
+"""Weights that are computed in each call (torch's parametrizations; weight norm, spectral norm and pruning by hooks), made plain
+parameters of a copy."""
 
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -34,5 +36,6 @@ def make_plain(module: nn.Module) -> None:
 
 
 def _hooks(module: nn.Module) -> dict[int, Any]:
-    """Return the hooks of `torch.nn.utils.weight_norm` and `spectral_norm`, by their number."""
-    return {number: hook for number, hook in module._forward_pre_hooks.items() if isinstance(hook, WeightNorm | SpectralNorm)}
+    """Return the hooks of `torch.nn.utils.weight_norm`, `spectral_norm` and `prune`, by their number."""
+    kinds = WeightNorm | SpectralNorm | BasePruningMethod
+    return {number: hook for number, hook in module._forward_pre_hooks.items() if isinstance(hook, kinds)}

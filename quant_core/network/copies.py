@@ -10,9 +10,13 @@ def sharing_copy(model: nn.Module) -> nn.Module:
     """Return a copy of `model` with modules, hooks and buffers of its own, whose parameters lie where those of `model` do.
 
     Its parameters are objects of their own: what is registered or set in their place changes the copy alone, and so do `requires_grad`
-    and gradients. Nothing may write INTO them. Parameters of other classes than `nn.Parameter` are copied.
+    and gradients. Nothing may write INTO them. Parameters of other classes than `nn.Parameter` are copied. Buffers, and tensors
+    that modules keep as attributes, lose the graph that they were computed by, which torch does not copy.
     """
     memo: dict[int, Any] = {}
+    for value in (value for module in model.modules() for value in (*vars(module).values(), *module._buffers.values())):
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            memo[id(value)] = value.detach().clone()
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter:
             memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from quant_core.network.forward import call, examples_of
+from quant_core.network.forward import Examples, call, examples_of, rows_mapped, rows_of
 from quant_core.network.outputs import judged_output
 
 
@@ -51,13 +51,15 @@ def cut(batches: Sequence[Any], size: int) -> list[Any]:
 
 def rows(inputs: Any, first: int, size: int) -> Any:
     """Return `size` examples of a batch from `first` on."""
-    return tree_map(lambda leaf: leaf[first : first + size] if isinstance(leaf, Tensor) else leaf, inputs)
+    cut_there = slice(first, first + size)
+    return rows_mapped(lambda part: Examples(part[cut_there]) if isinstance(part, Examples) else part[cut_there], inputs)
 
 
 def divisible(inputs: Any) -> bool:
     """Tell whether every tensor of a batch has a row per example."""
-    count = examples_of(inputs)
-    return all(leaf.dim() and len(leaf) == count for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+    count, parts_there = examples_of(inputs), rows_of(inputs)
+    scalars = any(isinstance(leaf, Tensor) and not leaf.dim() for leaf in tree_leaves(inputs))
+    return not scalars and all(len(part) == count for part in parts_there)
 
 
 def call_in_parts(model: nn.Module, inputs: Any, size: int) -> Any:

@@ -1,5 +1,6 @@
 """Calling a user's model: `model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict. Here alone batches move to its device."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,20 +8,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import register_pytree_node, tree_leaves, tree_map
 
 from quant_core.network.outputs import judged_output
 from quant_core.util.devices import device_of
 from quant_core.util.pages import give_back
+
+_CHANGES = "bitfront_changes_inputs"
+
+
+class Examples(list[Any]):
+    """A list with an entry per example, as detectors take images of several sizes; a part of a batch, and one argument where it is all."""
+
+
+register_pytree_node(Examples, lambda examples: (list(examples), None), lambda entries, _: Examples(entries))
+
+
+def with_fresh_inputs(model: nn.Module) -> nn.Module:
+    """Return the network, which writes into its inputs, so that every call is given a copy of them; `model` itself is not changed."""
+    marked = copy.copy(model)
+    object.__setattr__(marked, _CHANGES, True)
+    return marked
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on one batch of inputs, moved to its device, and return all that it returns."""
     give_back()
     inputs = placed_inputs(model, inputs)
+    if getattr(model, _CHANGES, False):
+        inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) and not isinstance(inputs, Examples) else model(inputs)
 
 
 def forward(model: nn.Module, inputs: Any) -> Tensor:
@@ -82,9 +101,27 @@ def to_device(inputs: Any, device: torch.device) -> Any:
 
 
 def examples_of(inputs: Any) -> int:
-    """Return the number of examples of a batch: the size of the first axis of its first tensor."""
-    sizes = (leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim())
+    """Return the number of examples of a batch: of its first list of them, or the size of the first axis of its first tensor."""
+    leaves = rows_of(inputs)
+    sizes = (len(leaf) for kind in (Examples, Tensor) for leaf in leaves if isinstance(leaf, kind))
     return next(itertools.islice(sizes, 1), 1)
+
+
+def rows_of(inputs: Any) -> list[Examples | Tensor]:
+    """Return the parts of a batch that have rows: tensors with an axis, and lists of examples."""
+    leaves = tree_leaves(inputs, is_leaf=_is_list)
+    return [leaf for leaf in leaves if _is_list(leaf) or (isinstance(leaf, Tensor) and leaf.dim())]
+
+
+def rows_mapped(change: Callable[[Any], Any], inputs: Any) -> Any:
+    """Return a batch in which `change` was applied to all that `rows_of` gives."""
+    return tree_map(
+        lambda leaf: change(leaf) if _is_list(leaf) or (isinstance(leaf, Tensor) and leaf.dim()) else leaf, inputs, is_leaf=_is_list
+    )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Examples)
 
 
 def first_example(inputs: Any) -> Any:
@@ -93,5 +130,6 @@ def first_example(inputs: Any) -> Any:
 
 
 def first_examples(inputs: Any, count: int) -> Any:
-    """Cut a batch of inputs down to its first examples, keeping its structure."""
-    return tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, inputs)
+    """Cut a batch of inputs down to its first examples, keeping its structure; a tensor without a row per example is kept whole."""
+    size = examples_of(inputs)
+    return rows_mapped(lambda part: type(part)(part[:count]) if _is_list(part) else part[:count] if len(part) == size else part, inputs)

@@ -128,6 +128,11 @@ def second_moments(
     return MomentStore({name: moments.result(centered) for name, moments in gathered.items()}, file)
 
 
+def gatherers(module: nn.Module, count: int, batches: int) -> "list[_Matrix | _Sample]":
+    """Return `count` empty sums of the patches that reach a module, `batches` batches each: `update(x)`, then `result(centered)`."""
+    return [_Plan(LARGEST_MATRIX, 2**62, None).moments_of(module, batches) for _ in range(count)]
+
+
 class _Plan:
     """Decides how the moments of every module are held."""
 

@@ -30,14 +30,16 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
 
     The copy is in eval mode. Its embeddings with `max_norm` hold rows that are renormalized already, as torch does in each lookup
     (in place, which would change the user's weights). Weights that are computed in each call (`weight_norm`, `spectral_norm`, other
-    parametrizations) are parameters with the computed values. torch's encoders nest no tensors. Its other parameters lie where the user's
-    do (see `sharing_copy`). The user's network keeps weights, buffers, modes and hooks. A `NetworkModeWarning` names the modules whose
-    mode makes a difference, and those with computed weights; `quiet` leaves it out.
+    parametrizations, pruning) are parameters with the computed values. torch's encoders nest no tensors. Its other parameters lie where
+    the user's do (see `sharing_copy`). Of what torch.compile made it is the network that was compiled. The user's network keeps weights,
+    buffers, modes and hooks. A `NetworkModeWarning` names the modules whose mode makes a difference, and those with computed weights;
+    `quiet` leaves it out.
 
     Raises:
         InputError: a part of it was compiled by torch.jit.
         BitfrontError: the network cannot be copied.
     """
+    model = uncompiled(model)
     training = [(name, module) for name, module in model.named_modules() if module.training]
     renormalized = [name for name, module in model.named_modules() if _max_norm(module) is not None]
     computed, nesting = computed_weights(model), nesting_encoders(model)
@@ -68,6 +70,13 @@ def reference_network(model: nn.Module, *, quiet: bool = False) -> nn.Module:
     for name in renormalized:
         _renormalize(reference.get_submodule(name))
     return reference
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the network that `torch.compile` was given: hooks and traces see its modules, and other policies compile nothing anew."""
+    while type(model).__qualname__ == "OptimizedModule" and type(model).__module__ == "torch._dynamo.eval_frame":
+        model = model.get_submodule("_orig_mod")
+    return model
 
 
 def _require_python(model: nn.Module) -> None:

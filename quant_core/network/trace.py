@@ -17,7 +17,7 @@ from quant_core.network.lives import LayerCall, Lives, run_first
 from quant_core.network.parameters import holder
 from quant_core.network.reach import Count, Reach, Shapes, reach
 from quant_core.network.recorder import stored_at
-from quant_core.network.reference import reference_network
+from quant_core.network.reference import reference_network, uncompiled
 from quant_core.network.sites import find_sites, in_network_order, read_sites, site_layers
 from quant_core.spec.layer import Layer
 from quant_core.util.errors import InputError, LeftInFloatWarning
@@ -63,7 +63,7 @@ def trace(model: nn.Module, inputs: Any, batches: Iterable[Any] = (), parameters
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise InputError("the network has lazy modules whose weights are not made yet; run it once on a batch, and train it.")
-    source, model = model, reference_network(model, quiet=True)
+    source, model = uncompiled(model), reference_network(model, quiet=True)
     modules = quantizable(model)
     sites = find_sites(model, modules, parameters)
     if not modules and not sites:

@@ -21,6 +21,7 @@ EXPORTERS: dict[str, str] = {
     "onnx-matmulnbits": "search.exporters.onnx_qdq:export_matmulnbits",
     "openvino": "search.exporters.openvino:export",
     "executorch": "search.exporters.executorch:export",
+    "litert": "search.exporters.litert:export",
     "c-array": "search.exporters.c_array:export",
     "torchao": "search.exporters.torchao:export",
     "gguf": "search.exporters.gguf:export",

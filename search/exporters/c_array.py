@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,9 +97,11 @@ def _with_c_layers(network: Quantized, layers: Sequence[CLayer], run: RunC, tall
     """Return the network with its layers in C."""
     model = network.plain.eval()
     for i, layer in enumerate(layers):
-        parent, _, name = layer.stored.layer.name.rpartition(".")
         module = model.get_submodule(layer.stored.layer.name)
-        setattr(model.get_submodule(parent), name, _InC(module, i, layer, run, tally))
+        places = [(parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is module]
+        in_c = _InC(module, i, layer, run, tally)
+        for parent, name in places:
+            setattr(parent, name, in_c)
     return model
 
 
@@ -108,6 +111,13 @@ class _InC(nn.Module):
     def __init__(self, module: nn.Module, index: int, layer: CLayer, run: RunC, tally: Tally) -> None:
         super().__init__()
         self.module, self.index, self.layer, self.run, self.tally = module.double(), index, layer, run, tally
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer: networks ask for sizes, and for the type of weights."""
+        if name == "module" or name.startswith("_"):
+            return super().__getattr__(name)
+        value = getattr(self.module, name)
+        return value.float() if isinstance(value, Tensor) else value
 
     def forward(self, x: Tensor) -> Tensor:
         """Return acc in_scale weight_scale / 2^acc_shift, the shape of the layer's output."""

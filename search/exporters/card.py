@@ -127,6 +127,9 @@ def _runtime_facts(checks: Mapping[str, float | str]) -> list[str]:
     for key, name in (("integer_convolutions", "convolutions"), ("integer_linears", "linear layers")):
         facts += [f"{checks[key]} {name} are computed by integers"] if key in checks else []
     facts.append(f"options: {checks.get('onnxruntime_options', checks.get('runtime_options', 'default'))}")
+    if "overflow_without_vnni" in checks and "LP_TRANSFORMS_MODE" not in str(checks["runtime_options"]):
+        few = f"{checks['overflow_without_vnni']} int8 layers may overflow on processors without VNNI"
+        facts.append(f"{few}: set LP_TRANSFORMS_MODE=NO there")
     facts.append(f"top-1 agrees with the simulation on {checks['top1_agreement']:.2%} of the test split, run in a fresh process")
     if "verdict" in checks:
         taken, plain = (float(checks[key]) * 1e3 for key in ("latency_s", "float32_latency_s"))

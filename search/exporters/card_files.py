@@ -1,5 +1,6 @@
 """The card's sections on files: sizes against the modelled bytes, how to load them in five lines, data and licence, measured times."""
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,9 +88,9 @@ def _onnx(bundle: Bundle, exported: Exported) -> str:
 
 
 def _openvino(bundle: Bundle, exported: Exported) -> str:
-    key, _, value = str(exported.checks["runtime_options"]).partition("=")
+    options = dict(option.split("=") for option in str(exported.checks["runtime_options"]).split(", "))
     return (
-        f'import openvino\ncompiled = openvino.Core().compile_model("{exported.files[0]}", "CPU", {{"{key}": "{value}"}})\n'
+        f'import openvino\ncompiled = openvino.Core().compile_model("{exported.files[0]}", "CPU", {json.dumps(options)})\n'
         f"outputs = compiled({_feed(bundle)})[0]"
     )
 
@@ -99,6 +100,15 @@ def _executorch(bundle: Bundle, exported: Exported) -> str:
         "from executorch.runtime import Runtime\nimport executorch.kernels.quantized  # registers its kernels\n"
         f'method = Runtime.get().load_program("{exported.files[0]}").load_method("forward")\n'
         f"outputs = method.execute([{', '.join(input_names(bundle.network.example))}])[0]  # tensors of torch, of one example"
+    )
+
+
+def _litert(bundle: Bundle, exported: Exported) -> str:
+    names = input_names(bundle.network.example)
+    return (
+        f'from ai_edge_litert.interpreter import Interpreter\ninterpreter = Interpreter("{exported.files[0]}")\n'
+        f"run = interpreter.get_signature_runner()\n"
+        f'outputs = run({", ".join(f"{name}={name}" for name in names)})["output"]  # arrays of numpy, of one example'
     )
 
 
@@ -124,6 +134,7 @@ _LOADING: dict[str, Callable[[Bundle, Exported], str]] = {
     "onnx-matmulnbits": _onnx,
     "openvino": _openvino,
     "executorch": _executorch,
+    "litert": _litert,
     "safetensors": _safetensors,
     "policy": _policy,
 }

@@ -111,7 +111,7 @@ def _by_llama_cpp(bundle: Bundle, path: Path) -> Compared:
     with llama_cpp.running(path, context) as run:
 
         def answer(arguments: dict[str, Any]) -> Answer:
-            return "CausalLMOutputWithPast", {"logits": run(_tokens(arguments))}
+            return "transformers.modeling_outputs.CausalLMOutputWithPast", {"logits": run(_tokens(arguments))}
 
         replaced = Replaced(bundle.network.plain, inner, answer)
         compared = compare(bundle, replaced)

@@ -25,7 +25,7 @@ class Timing:
         latency_s, float32_latency_s: least of the repeats: on a shared machine the others measure its load. On one thread it is the CPU
             time of the process.
         median_s, float32_median_s: of the same repeats.
-        ratio: latency_s / float32_latency_s.
+        ratio: median of the ratios of neighbouring calls, quantized / float32: a busy machine lengthens both.
         repeats: calls of each.
         integer_layers: layers that the runtime computes by integers or from packed weights, of all, as "49 of 50".
     """
@@ -88,7 +88,7 @@ def measure(bundle: Bundle, runtime: Runtime, threads: int, repeats: int) -> Tim
         float(least[1]),
         float(median[0]),
         float(median[1]),
-        float(least[0] / least[1]),
+        float(np.median(rows[:, 0] / rows[:, 1])),
         len(rows),
         f"{counts[0]} of {counts[1]}",
     )

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quant_core.export.graph import float_graph, quantized_graph
+from quant_core.export.graph import Graph, float_graph, quantized_graph
 from quant_core.export.kernels import kernels
 from quant_core.export.norms import norms_into_scales
 from quant_core.export.replay import latency, replayed
 from quant_core.export.runtime import Session
-from quant_core.export.stored import StoredLayer
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.stored_types import stored_types
 from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.network.forward import first_example
@@ -18,7 +18,7 @@ from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import BitfrontError
 from quant_core.util.files import write_bytes
 from search.exporters import Bundle, Exported
-from search.exporters.verify import compare, in_float64, require_any_batch, require_close
+from search.exporters.verify import any_length, compare, in_float64, require_any_batch, require_close
 
 FILE, PACKED_FILE = "model.onnx", "model.matmulnbits.onnx"
 SPARE = 1
@@ -54,30 +54,40 @@ def export_matmulnbits(bundle: Bundle, folder: Path) -> Exported:
 
 
 def _exported(bundle: Bundle, folder: Path, file: str, *, products: bool) -> Exported:
-    network = norms_into_scales(bundle.network)
-    graph = quantized_graph(network, bundle.allow_dequantized, products=products)
-    data, path = graph.model.SerializeToString(), folder / file
-    write_bytes(path, data)
-    names = input_names(bundle.network.example)
-    if not products:  # kernels of MatMulNBits round by rows, so one example alone gives the same
-        if sum(layer.weight.nbytes for layer in network.stored) > LARGE:  # onnxruntime takes four times that to load it
-            with replayed(path, names, fuse=False) as replay:
-                require_any_batch(bundle.network, replay, "the ONNX")
-        else:
-            require_any_batch(bundle.network, Session(path, names, fuse=False), "the ONNX")
-    checks, notes = _verified(bundle, path, names, rounded=products)
+    network, path, names = norms_into_scales(bundle.network), folder / file, input_names(bundle.network.example)
+    graph, notes = any_length(network, lambda network: _written(network, path, names, bundle.allow_dequantized, products=products))
+    checks, verified = _verified(bundle, path, names, rounded=products)
     fuse = checks["onnxruntime_options"] == "default"
     run_by = kernels(path, fuse=fuse)
     checks |= run_by.checks | {
         "stored_types": stored_types(path, [layer for layer in network.stored if layer.layer.name not in graph.unread])
     }
+    notes += verified
     if run_by.convolutions[0] < run_by.convolutions[1] and fuse and run_by.convolutions[0]:
         notes += (_FLOATS.format(*run_by.convolutions),)
     if bundle.measure:
         checks |= _latency(bundle, path, names, fuse=fuse)
-    checks |= {"file_bytes": len(data), "payload_bytes": graph.payload, "carrier_bytes": graph.extra}
+    checks |= {"file_bytes": path.stat().st_size, "payload_bytes": graph.payload, "carrier_bytes": graph.extra}
     checks |= {"modelled_weight_bytes": weight_bytes(bundle.layers, bundle.policy), "opset": graph.model.opset_import[0].version}
     return Exported((file,), checks, (*graph.notes, *notes))
+
+
+def _written(network: Quantized, path: Path, names: Sequence[str], allow_dequantized: bool, *, products: bool) -> Graph:
+    """Write the graph of a network, run on batches of all its sizes.
+
+    Raises:
+        InputError: ONNX cannot represent the policy, or the graph holds for one size only.
+    """
+    graph = quantized_graph(network, allow_dequantized, products=products)
+    write_bytes(path, graph.model.SerializeToString())
+    if products and not network.others:  # its kernels round by rows, so one example alone gives the same
+        return graph
+    if sum(layer.weight.nbytes for layer in network.stored) > LARGE:  # onnxruntime takes four times that to load it
+        with replayed(path, names, fuse=False) as replay:
+            require_any_batch(network, replay, "the ONNX", rounded=products)
+    else:
+        require_any_batch(network, Session(path, names, fuse=False), "the ONNX", rounded=products)
+    return graph
 
 
 def _verified(bundle: Bundle, path: Path, names: Sequence[str], *, rounded: bool) -> tuple[dict[str, float | str], tuple[str, ...]]:
@@ -93,10 +103,8 @@ def _verified(bundle: Bundle, path: Path, names: Sequence[str], *, rounded: bool
         if plain.close(stored, SPARE, rounded=rounded):
             return dict(plain.checks) | _DEFAULT, ()
         reason = f"{_fused(stored)} ({plain} with its default options)"
-        default: dict[str, float | str] = {
-            f"{plain.metric}_test_default_options": plain.accuracy,
-            "top1_agreement_default_options": plain.top1_agreement,
-        }
+        default: dict[str, float | str] = {f"{plain.metric}_test_default_options": plain.accuracy} if plain.metric else {}
+        default["top1_agreement_default_options"] = plain.top1_agreement
     except BitfrontError as error:
         reason, default = f"its fusion of quantized operators fails on this network ({error})", {}
     with replayed(path, names, fuse=False) as replay:
@@ -125,4 +133,7 @@ def _fused(stored: Sequence[StoredLayer]) -> str:
     """Return the effect of onnxruntime's fusion of quantized operators on such layers."""
     if all(layer.grid is None for layer in stored):
         return "onnxruntime's fused products of 4- and 8-bit weights round their inputs to 8 bits"
-    return "onnxruntime's fusion of quantized operators rounds biases to steps of input scale x weight scale, which are coarse here"
+    reason = "onnxruntime's fusion of quantized operators rounds biases to steps of input scale x weight scale, which are coarse here"
+    return (
+        f"{reason}, or, without VNNI, adds two products in 16 bits, which overflow" if any(layer.overflows for layer in stored) else reason
+    )

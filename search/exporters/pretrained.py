@@ -12,7 +12,7 @@ from quant_core.network.forward import forward
 
 _CLASS = "transformers.modeling_utils.PreTrainedModel"
 Answer = tuple[str, Mapping[str, Tensor]]
-"""The class of an output in `transformers.modeling_outputs`, and its tensors."""
+"""The class of an output with its module, and its tensors."""
 
 
 def is_pretrained(module: nn.Module) -> bool:
@@ -45,7 +45,8 @@ class Replaced:
             rest = bound.arguments.pop("kwargs", {})
             arguments = {name: value for name, value in (bound.arguments | rest).items() if value is not None}
             kind, tensors = answer(arguments)
-            return getattr(import_module("transformers.modeling_outputs"), kind)(**tensors)
+            place, _, name = kind.rpartition(".")
+            return getattr(import_module(place), name)(**tensors)
 
         object.__setattr__(module, "forward", computed)
 

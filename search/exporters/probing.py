@@ -21,8 +21,6 @@ from search.exporters.runtimes import Runtime, example_arrays
 
 BITS = tuple(range(2, 9))
 CASES = tuple((granularity, activation) for granularity in ("channel", "group32") for activation in ("float", "int8"))
-LONGEST = 120
-"""Characters of a refusal in a file."""
 TOLERANCE = 0.05
 """Of the largest output: runtimes round float inputs of packed products to 8 bits."""
 
@@ -89,7 +87,7 @@ def _kernels(
     The weights of layers that the runtime's files do not hold are float meanwhile, their inputs as in the choice: what
     the kernel of a layer is may depend on its neighbours.
     """
-    rows = {layer.name: ("", f"refused: {fault}"[:LONGEST]) for layer in layers if (fault := runtime.refusal(layer, choice))}
+    rows = {layer.name: ("", f"refused: {fault}") for layer in layers if (fault := runtime.refusal(layer, choice))}
     asked = [layer.name for layer in layers if layer.name not in rows]
     if not asked:
         return rows
@@ -98,7 +96,7 @@ def _kernels(
         network = quantized(Policy({layer.name: rest if layer.name in rows else choice for layer in layers}))
         return rows | _written(network, asked, runtime)
     except BitfrontError as error:
-        return rows | dict.fromkeys(asked, ("", f"refused: {error}"[:LONGEST]))
+        return rows | dict.fromkeys(asked, ("", f"refused: {error}"))
 
 
 def _written(network: Quantized, asked: Sequence[str], runtime: Runtime) -> dict[str, tuple[str, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from hw_models.measurements import Measurement, Mode, shape_key, shape_only
@@ -72,8 +73,8 @@ class WholeTime:
     """The time of one call of a whole network.
 
     Attributes:
-        seconds: the least of the repeats.
-        spread: their median over the least, minus 1.
+        seconds: of the float network, times the median of the ratios of neighbouring calls.
+        spread: the median of the calls over the least, minus 1.
         repeats: how many.
     """
 
@@ -82,33 +83,79 @@ class WholeTime:
     repeats: int
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The float network in a runtime, beside which others are timed: a busy machine lengthens both.
+
+    Attributes:
+        path: its file.
+        seconds: of one call.
+    """
+
+    path: Path
+    seconds: float
+
+
 def measure_modes(
-    network: Profiled, runtime: Runtime, modes: Sequence[Mode], threads: int, repeats: int, kept: Callable[[list[Measurement]], None]
+    network: Profiled,
+    runtime: Runtime,
+    modes: Sequence[Mode],
+    threads: int,
+    repeats: int,
+    kept: Callable[[list[Measurement]], None],
+    float_s: float = 0.0,
 ) -> dict[str, str]:
     """Measure a network in uniform policies; `kept` is given the rows of every mode as it ends.
+
+    Args:
+        network, runtime, modes: what is measured.
+        threads: of the runtime.
+        repeats: calls of each file; more where they are short.
+        kept: takes the rows.
+        float_s: seconds of the float network, where an earlier run measured them; 0: they are measured now.
 
     Returns:
         mode -> why the runtime does not run it.
     """
-    refused = {}
-    for mode in modes:
-        try:
-            kept(_rows(network, runtime, mode, threads, repeats))
-        except BitfrontError as error:
-            refused[str(mode)] = str(error)
+    refused: dict[str, str] = {}
+    if not modes:
+        return refused
+    with tempfile.TemporaryDirectory() as folder:
+        path = runtime.write_float(network.model, network.example, Path(folder))
+        reference = Reference(path, float_s or least_time(path, runtime, network.example, threads, repeats))
+        for mode in modes:
+            try:
+                kept(_rows(network, runtime, mode, threads, repeats, reference))
+            except BitfrontError as error:
+                refused[str(mode)] = str(error)
     return refused
 
 
-def whole_time(path: Path, runtime: Runtime, example: Any, threads: int, repeats: int) -> WholeTime:
-    """Return the time of one call on one example, in a fresh process; on one thread its CPU time, which other processes do not lengthen.
+def least_time(path: Path, runtime: Runtime, example: Any, threads: int, repeats: int) -> float:
+    """Return the least seconds of one call on one example, in a fresh process; on one thread its CPU time.
 
     Raises:
         BitfrontError: the process failed.
     """
-    arrays, files = example_arrays(example), [(path, {"threads": threads})]
-    first = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min())
-    seconds = timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=threads == 1)[:, 0]
-    return WholeTime(float(seconds.min()), float(np.median(seconds) / seconds.min() - 1), len(seconds))
+    return float(_timed([path], runtime, example, threads, repeats).min())
+
+
+def whole_time(path: Path, reference: Reference, runtime: Runtime, example: Any, threads: int, repeats: int) -> WholeTime:
+    """Return the time of one call on one example, by its ratio to the float network's, in turns in a fresh process.
+
+    Raises:
+        BitfrontError: the process failed.
+    """
+    rows = _timed([path, reference.path], runtime, example, threads, repeats)
+    ratio, seconds = float(np.median(rows[:, 0] / rows[:, 1])), rows[:, 0]
+    return WholeTime(reference.seconds * ratio, float(np.median(seconds) / seconds.min() - 1), len(rows))
+
+
+def _timed(paths: Sequence[Path], runtime: Runtime, example: Any, threads: int, repeats: int) -> NDArray[np.float64]:
+    """Return the seconds of one call of every file, [calls, files]; on one thread CPU time, which other processes lengthen little."""
+    arrays, files = example_arrays(example), [(path, {"threads": threads}) for path in paths]
+    first = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min(axis=0).sum())
+    return timed(files, arrays, runtime.name, repeats=enough(repeats, first), own=threads == 1)
 
 
 def enough(repeats: int, seconds: float) -> int:
@@ -116,13 +163,13 @@ def enough(repeats: int, seconds: float) -> int:
     return max(repeats, min(MOST, int(BUDGET_S / max(seconds, 1e-6))))
 
 
-def _rows(network: Profiled, runtime: Runtime, mode: Mode, threads: int, repeats: int) -> list[Measurement]:
+def _rows(network: Profiled, runtime: Runtime, mode: Mode, threads: int, repeats: int, reference: Reference) -> list[Measurement]:
     """Return a measurement per distinct shape of the layers, which is the mean over those of its shape, for one call."""
     with tempfile.TemporaryDirectory() as folder:
         path = runtime.write(network.quantized(network.uniform(mode)), Path(folder))
-        whole = whole_time(path, runtime, network.example, threads, repeats)
+        whole = whole_time(path, reference, runtime, network.example, threads, repeats)
         called = [layer for layer in network.layers if layer.calls]
-        nodes = runtime.node_seconds(path, [layer.name for layer in called], example_arrays(network.example), threads, repeats)
+        nodes = runtime.node_seconds(path, [layer.name for layer in called], example_arrays(network.example), threads, whole.repeats)
     shares = shared_out(nodes, called, whole.seconds)
     shapes: dict[object, list[tuple[Layer, float]]] = {}
     for layer in called:
@@ -148,10 +195,12 @@ def shared_out(nodes: Sequence[tuple[str, float]], layers: Sequence[Layer], tota
         total: seconds of the call, measured without the profiler; the shares add up to it.
 
     Returns:
-        layer -> seconds. An operation of no layer counts to the next one of a layer, at the end to the last. A layer that the profiler does
-        not show (fused into another) gets a part of the others' time by its MACs.
+        layer -> seconds. An operation of no layer counts to the next one of a layer, at the end to the last. The profiler adds to every
+        operation at most what the quickest one takes; what is left over is the load of the machine. A layer that the profiler does not
+        show (fused into another) gets a part of the others' time by its MACs.
     """
-    cost = max(sum(seconds for _, seconds in nodes) - total, 0.0) / max(len(nodes), 1)  # of the profiler, per operation
+    times = [seconds for _, seconds in nodes]
+    cost = min(max(sum(times) - total, 0.0) / max(len(times), 1), min(times, default=0.0))  # of the profiler, per operation
     shares, waiting, last = dict.fromkeys((layer.name for layer in layers), 0.0), 0.0, ""
     for name, seconds in nodes:
         waiting += max(seconds - cost, 0.02 * seconds)

@@ -24,6 +24,8 @@ RUNTIMES: dict[str, str] = {
     "onnxruntime": "search.exporters.runtimes:ONNXRUNTIME",
     "openvino": "search.exporters.runtimes:OPENVINO",
     "executorch": "search.exporters.runtimes:EXECUTORCH",
+    "litert": "search.exporters.litert_runtime:LITERT",
+    "torch": "search.exporters.torch_runtime:TORCH",
 }
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -35,6 +37,7 @@ class Runtime:
     Attributes:
         name: a key of `RUNTIMES`.
         package: that holds it, whose version is its own.
+        require: imports it, or says what is missing.
         write: (network, folder) -> the file of a quantized network.
         write_float: (model, example, folder) -> the file of a float network.
         kernels: (file, names of the layers in network order) -> the kernels of the layers.
@@ -47,6 +50,7 @@ class Runtime:
 
     name: str
     package: str
+    require: Callable[[], None]
     write: Callable[[Quantized, Path], Path]
     write_float: Callable[[nn.Module, Any, Path], Path]
     kernels: Callable[[Path, Sequence[str]], Kernels]
@@ -68,14 +72,7 @@ def runtime(name: str) -> Runtime:
         InputError: there is none of that name, or it is not installed.
     """
     wanted = cast(Runtime, resolve(RUNTIMES, "runtime", name))
-    if wanted.name == "openvino":
-        from quant_core.export.openvino import library
-
-        library()
-    if wanted.name == "executorch":
-        from quant_core.export.executorch import register
-
-        register()
+    wanted.require()
     return wanted
 
 
@@ -83,6 +80,10 @@ def example_arrays(example: Any) -> dict[str, NDArray[Any]]:
     """Return one example of a batch of model inputs, by name."""
     tensors = tensor_leaves(first_example(example))
     return {name: tensor.numpy() for name, tensor in zip(input_names(example), tensors, strict=True)}
+
+
+def _no_library() -> None:
+    """Onnxruntime is there with bitfront itself."""
 
 
 def _write_onnx(network: Quantized, folder: Path) -> Path:
@@ -134,6 +135,12 @@ def _onnx_refusal(layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(refusals(layer, policy))
 
 
+def _openvino_library() -> None:
+    from quant_core.export.openvino import library
+
+    library()
+
+
 def _write_openvino(network: Quantized, folder: Path) -> Path:
     from quant_core.export.openvino.model import representation
 
@@ -181,6 +188,12 @@ def _openvino_refusal(layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(refusals(layer, policy))
 
 
+def _executorch_library() -> None:
+    from quant_core.export.executorch import register
+
+    register()
+
+
 def _write_executorch(network: Quantized, folder: Path) -> Path:
     from quant_core.export.executorch.program import program
 
@@ -203,8 +216,8 @@ def _executorch_kernels(path: Path, names: Sequence[str]) -> Kernels:
     return kernels(path, names)
 
 
-def _no_seconds(_path: Path, _names: Sequence[str], _arrays: Arrays, _threads: int, _repeats: int) -> list[tuple[str, float]]:
-    """Return nothing: the wheel's XNNPACK is built without its profiler, and one call of it computes many layers."""
+def no_seconds(_path: Path, _names: Sequence[str], _arrays: Arrays, _threads: int, _repeats: int) -> list[tuple[str, float]]:
+    """Return nothing: the wheels' XNNPACK is built without its profiler, and one call of it computes many layers."""
     return []
 
 
@@ -227,11 +240,21 @@ def _executorch_refusal(layer: Layer, policy: LayerPolicy) -> str:
 
 
 ONNXRUNTIME = Runtime(
-    "onnxruntime", "onnxruntime", _write_onnx, _write_float_onnx, _onnx_kernels, _onnx_seconds, _onnx_outputs, _onnx_types, _onnx_refusal
+    "onnxruntime",
+    "onnxruntime",
+    _no_library,
+    _write_onnx,
+    _write_float_onnx,
+    _onnx_kernels,
+    _onnx_seconds,
+    _onnx_outputs,
+    _onnx_types,
+    _onnx_refusal,
 )
 OPENVINO = Runtime(
     "openvino",
     "openvino",
+    _openvino_library,
     _write_openvino,
     _write_float_openvino,
     _openvino_kernels,
@@ -243,10 +266,11 @@ OPENVINO = Runtime(
 EXECUTORCH = Runtime(
     "executorch",
     "executorch",
+    _executorch_library,
     _write_executorch,
     _write_float_executorch,
     _executorch_kernels,
-    _no_seconds,
+    no_seconds,
     _executorch_outputs,
     _executorch_types,
     _executorch_refusal,

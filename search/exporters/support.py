@@ -14,6 +14,7 @@ from hw_models.runtimes import flags, load_runtime
 from quant_core.export import c_array as integers
 from quant_core.export import graph, nbits
 from quant_core.export.executorch import program
+from quant_core.export.litert import program as litert
 from quant_core.export.openvino import model
 from quant_core.export.tagging import traced
 from quant_core.network.parameters import StoredParameter, layer_module
@@ -47,6 +48,10 @@ def _executorch(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return "; ".join(program.refusals(layer, policy)) if layer.calls else ""
 
 
+def _litert(_module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
+    return "; ".join(litert.refusals(layer, policy)) if layer.calls else ""
+
+
 def _vllm(module: nn.Module, layer: Layer, policy: LayerPolicy) -> str:
     return layer_fault(layer, policy, "vLLM", vllm.fault, own_module=_is_called(module, layer))
 
@@ -69,6 +74,7 @@ REFUSALS: dict[str, Refusal] = {
     "onnx-matmulnbits": _onnx,
     "openvino": _openvino,
     "executorch": _executorch,
+    "litert": _litert,
     "torchao": _torchao,
     "vllm": _vllm,
     "gguf": _gguf,
@@ -104,13 +110,15 @@ def check_formats(
         faults += _no_products(layers, choices) if name == "onnx-matmulnbits" else []
     if faults:
         raise InputError(f"{'; '.join(faults)}. Allow such layers a choice that is held, or leave the format out of [export] formats.")
-    for name in {"openvino", "executorch"} & set(formats):
+    for name in {"openvino", "executorch", "litert"} & set(formats):
         for flag in flags(load_runtime(name), layers, choices):
             warnings.warn(flag, BitfrontWarning, stacklevel=2)
     if {"onnx", "onnx-matmulnbits", "openvino"} & set(formats):
         traced(model, example, (), ())
     if "executorch" in formats:
         program.require_exportable(model, example)
+    if "litert" in formats:
+        litert.float_model(model, example)
 
 
 def _layer_faults(

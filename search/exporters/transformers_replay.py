@@ -32,7 +32,8 @@ while (given := read()) is not None:
     with torch.inference_mode():
         out = model(**{name: torch.from_numpy(values) for name, values in given.items()}, **plain)
     answer = {name: value.float().numpy() for name, value in out.items() if torch.is_tensor(value)}
-    write(answer | {"kind": numpy.frombuffer(type(out).__name__.encode(), dtype="uint8")})
+    kind = f"{type(out).__module__}.{type(out).__qualname__}"
+    write(answer | {"kind": numpy.frombuffer(kind.encode(), dtype="uint8")})
 """
 
 

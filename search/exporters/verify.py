@@ -4,7 +4,8 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,13 +13,16 @@ from torch.utils._pytree import tree_map
 
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.network.forward import first_example, forward
+from quant_core.network.sizes import other_lengths
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.rng import repeatable
 from quant_core.util.text import cut
 from search.evaluation.judge import Judging
 from search.evaluation.measure import take
 from search.exporters import Bundle
 
 Run = Callable[[Any], Tensor]
+Made = TypeVar("Made")
 AGREEMENT_8_BITS, AGREEMENT = 0.999, 0.99
 """Share of predictions whose largest output is the same, where nothing has fewer than 8 bits, and below."""
 AGREEMENT_FEWER_BITS = 0.95
@@ -33,6 +37,10 @@ QUIET, SUMS = 0.02, 1e-5
 """The share of predictions that differ least, which rounding leaves as they are and an error moves; and what the order of sums changes in
 them, of the largest output."""
 
+_ANY_BATCH = (
+    "{graph} graph does not give the network's outputs on the first calibration batch ({reason}): the runtime computes it otherwise, or "
+    "the network computes outside of torch; use safetensors."
+)
 _ONE_BATCH = (
     "{graph} graph runs at one batch size only ({reason}): the network has it as a constant; write its shapes after x.shape[0] or -1, "
     "as in x.reshape(x.shape[0], -1)."
@@ -41,6 +49,7 @@ _ONE_SIZE = (
     "{graph} graph runs at one size of its inputs only ({reason}): batches have other lengths, heights or widths, and the network has the "
     "first one's as constants; write its shapes after x.shape, or pad all batches to one size."
 )
+_ONE_LENGTH = "it takes sequences of the length of the data alone: {reason}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,12 @@ class Compared:
     """A runtime's outputs on the test split against the simulation's.
 
     Attributes:
-        accuracy: in the runtime; or the task's first metric.
+        accuracy: in the runtime; or the task's first metric of the judged output.
         top1_agreement: share of predictions with the same largest output.
         difference: the largest difference of any output.
         largest: the largest magnitude of any output of the simulation.
         count: predictions compared.
-        metric: the name of the metric in `accuracy`.
+        metric: the name of the metric in `accuracy`; "" where all metrics read more than the judged output, which a runtime gives.
         rms: the root mean square of the differences of all outputs.
         quiet: the difference within which the share `QUIET` of the predictions lies.
         rounding: the simulation in float64 against itself, where that had to be asked.
@@ -77,8 +86,8 @@ class Compared:
     @property
     def checks(self) -> dict[str, float | str]:
         """The figures under their names in a report."""
-        figures: dict[str, float | str] = {
-            f"{self.metric}_test": self.accuracy,
+        figures: dict[str, float | str] = {f"{self.metric}_test": self.accuracy} if self.metric else {}
+        figures |= {
             "top1_agreement": self.top1_agreement,
             "largest_output_difference": self.difference,
             "largest_output": self.largest,
@@ -179,25 +188,30 @@ def compare(bundle: Bundle, run: Run, examples: int = 0) -> Compared:
     score = largest = squares = 0.0
     scored = agreed = values = 0
     apart: list[Tensor] = []
-    judging = Judging(bundle.task) if bundle.task.judges else None
+    judges = tuple(judge for judge in bundle.task.judges if not judge.of_whole)
+    judging = Judging(replace(bundle.task, metrics=judges)) if judges else None
     with torch.inference_mode():
         for inputs, targets in take(take(bundle.task.test, bundle.experiment.evaluate.test), examples):
-            wanted, outputs = forward(model, inputs), run(inputs)
+            with repeatable():
+                wanted = forward(model, inputs)
+            with repeatable():  # noise in the network is the same
+                outputs = run(inputs)
             if wanted.shape != outputs.shape or not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(
                     f"the exported network gave outputs of shape {tuple(outputs.shape)}, finite ones of {tuple(wanted.shape)} are due."
                 )
-            if judging is None:
+            if judging is not None:
+                judging.add(inputs, targets, outputs, outputs)
+            elif not bundle.task.judges:
                 scores = bundle.task.score(outputs, targets)
                 score, scored = score + float(scores.sum()), scored + scores.numel()
-            else:
-                judging.add(inputs, targets, outputs, outputs)
             largest, agreed = max(largest, float(wanted.abs().max())), agreed + int((_top(outputs) == _top(wanted)).sum())
             differences = (outputs - wanted).double().abs()
             squares, values = squares + float(differences.square().sum()), values + differences.numel()
             apart.append((differences if wanted.dim() < 2 else differences.amax(dim=_classes(wanted))).flatten())
-    name, ranked = "accuracy" if judging is None else bundle.task.judges[0].name, torch.cat(apart).sort().values
-    figure = score / scored if judging is None else judging.figures()[name]
+    ranked = torch.cat(apart).sort().values
+    name = judges[0].name if judges else "" if bundle.task.judges else "accuracy"
+    figure = judging.figures()[name] if judging is not None else score / scored if scored else math.nan
     count, rms = ranked.numel(), math.sqrt(squares / values)
     return Compared(figure, agreed / count, float(ranked[-1]), largest, count, name, rms, float(ranked[int(QUIET * count)]))
 
@@ -216,7 +230,7 @@ def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool
     """
     allowed = math.inf
     batches = [
-        (network.example, _ONE_BATCH),
+        (network.example, _ANY_BATCH),
         (first_example(network.example), _ONE_BATCH),
         *((other, _ONE_SIZE) for other in network.others),
     ]
@@ -233,6 +247,24 @@ def require_any_batch(network: Quantized, run: Run, graph: str, *, rounded: bool
             raise InputError(message.format(graph=graph, reason=reason))
         if batch is network.example:  # where activations lie between two codes there are differences at any size
             allowed = DIFFERENCE * float(wanted.abs().max()) + apart * (1 + rounded)
+
+
+def any_length(network: Quantized, attempt: Callable[[Quantized], Made]) -> tuple[Made, tuple[str, ...]]:
+    """Return the result of `attempt` on a network whose sequences of tokens may have any length, though all batches have one.
+
+    Where the graph does not hold for other lengths, it is made for the one of the data, and a note says so.
+
+    Raises:
+        BitfrontError: as `attempt`.
+    """
+    lengths = () if network.others else other_lengths(network.example, partial(forward, network.simulation))
+    if not lengths:
+        return attempt(network), ()
+    try:
+        return attempt(replace(network, others=lengths)), ()
+    except BitfrontError as error:
+        reason, cut_there, _ = str(error).partition("): ")  # the rest is what to do about batches of other sizes
+        return attempt(network), (_ONE_LENGTH.format(reason=f"{reason})" if cut_there else reason.rstrip(".")),)
 
 
 def _top(outputs: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def float_program(model: nn.Module, example: Any) -> Lowered:
     """
     library("exir")
     tensors = _example(example)
-    module = _exported(Flat(model, first_example(example)).eval(), tensors).module()
+    module = exported(Flat(model, first_example(example)).eval(), tensors).module()
     quantizers.prepare(module.graph)
     module.recompile()
     return Lowered(_lowered(module, tensors), 0, 0.0, frozenset(), ())
@@ -152,7 +152,7 @@ def _quantized_graph(
     """Return the graph with quantizers where XNNPACK wants them, and layer -> why it has no kernel for it."""
     layers = {stored.layer.name: stored.layer for stored in network.stored}
     flat = Flat(with_codes(network, weights, floats), first_example(network.example)).eval()
-    module = _exported(flat, _example(network.example)).module()
+    module = exported(flat, _example(network.example)).module()
     graph = module.graph
     for change in (quantizers.prepare, quantizers.move_up, quantizers.merge, quantizers.widen):
         change(graph)
@@ -190,14 +190,19 @@ def require_exportable(model: nn.Module, example: Any) -> None:
     Raises:
         InputError: with the reason.
     """
-    _exported(Flat(model, first_example(example)).eval(), _example(example))
+    exported(Flat(model, first_example(example)).eval(), _example(example))
 
 
 def _example(example: Any) -> list[torch.Tensor]:
     return tensor_leaves(first_example(example))
 
 
-def _exported(module: nn.Module, tensors: Collection[torch.Tensor]) -> Any:
+def exported(module: nn.Module, tensors: Collection[torch.Tensor]) -> Any:
+    """Return the program of torch.export of a module called with `tensors`; it needs no executorch.
+
+    Raises:
+        InputError: torch.export cannot represent the network.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -213,11 +218,11 @@ def _exported(module: nn.Module, tensors: Collection[torch.Tensor]) -> Any:
 
 def _lowered(module: nn.Module, tensors: Collection[torch.Tensor]) -> bytes:
     exir, partition = library("exir"), library("backends.xnnpack.partition.xnnpack_partitioner")
-    exported = _exported(module, tensors)
+    graph = exported(module, tensors)
     try:
         with quiet(), torch.no_grad():
             edge = exir.to_edge_transform_and_lower(
-                exported, partitioner=[partition.XnnpackPartitioner()], compile_config=exir.EdgeCompileConfig(_check_ir_validity=False)
+                graph, partitioner=[partition.XnnpackPartitioner()], compile_config=exir.EdgeCompileConfig(_check_ir_validity=False)
             )
             return bytes(edge.to_executorch().buffer)
     except Exception as error:  # its errors share no base class

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quant_core.export.rows import positive_rows
 from quant_core.export.stored import StoredLayer
 from quant_core.spec.formats import SCALE_BITS
 from quant_core.spec.layer import Layer
@@ -104,17 +105,15 @@ def stored_weight(layer: StoredLayer) -> StoredWeight:
     spec, encoded, shape = layer.policy.weight, layer.encoded, layer.layer.weight_shape
     assert encoded is not None
     assert encoded.scale is not None
-    codes = encoded.codes.to(torch.int16) + encoded.low
-    rows, columns = codes.shape
-    scale = encoded.scale.float().expand(rows, -1).clone()
-    single = scale.shape[1] == 1
+    rows, columns = encoded.codes.shape
+    single = encoded.scale.shape[1] == 1
     if single:
-        codes, scale = torch.where(scale < 0, -codes, codes).clamp_(-128, 127), scale.abs().squeeze(1)
-        scale = torch.where((codes == 0).all(dim=1), torch.ones_like(scale), scale)  # XNNPACK refuses a scale of zero
-    elif layer.layer.kind == "linear":
+        codes, scale = positive_rows(encoded)
+    else:
+        codes, scale = (encoded.codes.to(torch.int16) + encoded.low).to(torch.int8), encoded.scale.float().expand(rows, -1).clone()
+    if not single and layer.layer.kind == "linear":
         scale = scale.to(torch.bfloat16).float()
     kind = _kind(layer.layer, spec.bits, single=single, columns=columns)
-    codes = codes.to(torch.int8)
     if layer.layer.kind not in ("linear", "embedding"):
         axis = layer.layer.channel_axis
         codes = codes.reshape(shape[axis], *shape[:axis], *shape[axis + 1 :]).movedim(0, axis).contiguous()

@@ -18,6 +18,8 @@ from quant_core.util.text import first_fault
 
 OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 """f32: where the processor has bfloat16 instructions, the plugin would compute float layers in bfloat16."""
+NO_INTEGERS = {"LP_TRANSFORMS_MODE": "NO", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+"""The options under which quantized layers, and those of packed weights, are computed in float32, from the same file."""
 _COMPRESSED = ("u2", "u4", "i4", "u8", "i8")
 _CONVOLUTIONS = ("Convolution", "Deconvolution")
 _PRODUCTS = ("FullyConnected", "MatMul")
@@ -62,7 +64,9 @@ def _fault(layer: StoredLayer, constant: Any, kind: str) -> str:
     return "" if np.array_equal(stored, wanted) else f"the codes in {kind} are not those of {spec}"
 
 
-def compiled(path: Path, *, shapes: Mapping[str, Sequence[int]] | None = None, threads: int = 1, count: bool = False) -> Any:
+def compiled(
+    path: Path, *, shapes: Mapping[str, Sequence[int]] | None = None, threads: int = 1, count: bool = False, integers: bool = True
+) -> Any:
     """Return a file compiled for the CPU.
 
     Args:
@@ -70,13 +74,14 @@ def compiled(path: Path, *, shapes: Mapping[str, Sequence[int]] | None = None, t
         shapes: of the inputs by name; without them the batch is of any size.
         threads: of one request.
         count: measure the time of every operation.
+        integers: with int8 kernels, as by default.
 
     Raises:
         BitfrontError: OpenVINO does not take the file.
     """
     ov = library()
     core = ov.Core()
-    options = {**OPTIONS, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES" if count else "NO"}
+    options = {**OPTIONS, "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": "YES" if count else "NO"} | ({} if integers else NO_INTEGERS)
     try:
         model = core.read_model(str(path))
         if shapes:
@@ -87,18 +92,18 @@ def compiled(path: Path, *, shapes: Mapping[str, Sequence[int]] | None = None, t
         raise BitfrontError(f"OpenVINO {ov.__version__} does not take the file: {lines[-1] if lines else error}") from error
 
 
-def kernels(path: Path, names: Sequence[str], *, shapes: Mapping[str, Sequence[int]] | None = None) -> Kernels:
+def kernels(path: Path, names: Sequence[str], *, shapes: Mapping[str, Sequence[int]] | None = None, integers: bool = True) -> Kernels:
     """Return the kernels by which the CPU plugin computes the layers of a file that `representation` made.
 
     Args:
         path: the .xml.
         names: of the layers.
-        shapes: as `compiled`.
+        shapes, integers: as `compiled`.
 
     Raises:
         BitfrontError: OpenVINO does not take the file.
     """
-    layers = layer_nodes(compiled(path, shapes=shapes), names)
+    layers = layer_nodes(compiled(path, shapes=shapes, integers=integers), names)
     rows = [LayerKernel(name, kind, kernel) for name, (_, kind, kernel) in layers.items()]
     return Kernels.of(rows)
 

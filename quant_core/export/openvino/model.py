@@ -17,6 +17,7 @@ from onnx import TensorProto
 from quant_core.export import graph as onnx_graph
 from quant_core.export.constants import GraphParts
 from quant_core.export.openvino import library, storage
+from quant_core.export.openvino.reductions import apart_from_quantizers
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -40,7 +41,8 @@ class Representation:
         model: an `openvino.Model`; the operation of a layer bears the layer's name.
         payload: bytes of the constants that hold quantized weights: codes, scales, zero points.
         extra: the part of `payload` that is due to wider types than the formats'.
-        notes: codes that are stored in more bits than they have, and weights that are stored in float.
+        notes: codes that are stored in more bits than they have, weights that are stored in float, and unread layers.
+        unread: layers of quantized weights whose output nothing reads; they are not in the model.
         buffers: memory that the model's constants share.
     """
 
@@ -48,6 +50,7 @@ class Representation:
     payload: int
     extra: float
     notes: tuple[str, ...]
+    unread: tuple[str, ...] = ()
     buffers: tuple[NDArray[Any], ...] = ()
 
     def save(self, path: Path) -> None:
@@ -86,9 +89,11 @@ def representation(network: Quantized, allow_dequantized: bool = False) -> Repre
         raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
     by_name = {stored.layer.name: stored for stored in network.stored}
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
-    graph = onnx_graph.tagged_graph(network, [stored.layer for stored in network.stored], gridded)
+    graph = onnx_graph.tagged_graph(network, [stored.layer for stored in network.stored if stored.layer.calls], gridded)
+    unread = onnx_graph.unread_layers(graph.graph, [stored.layer for stored in network.stored if stored.encoded is not None])
     placed: dict[str, StoredLayer] = {}
     parts = onnx_graph.replace_tags(graph.graph, by_name, _writer(placed))
+    apart_from_quantizers(graph.graph)
     onnx_graph.finish(graph, parts)
     model = _read(graph.SerializeToString())
     weights = _put_weights(model, placed, network.stored)
@@ -97,7 +102,8 @@ def representation(network: Quantized, allow_dequantized: bool = False) -> Repre
         model,
         sum(stored.payload for stored in weights.values()),
         sum(stored.extra for stored in weights.values()),
-        _notes(weights, placed),
+        _notes(weights, placed, unread),
+        unread,
         tuple(buffer for stored in weights.values() for buffer in stored.buffers),
     )
 
@@ -211,7 +217,7 @@ def _adds_constant(node: Any, other: Any) -> bool:
     return bool(rest) and rest[0].get_type_name() == "Constant"
 
 
-def _notes(weights: Mapping[str, storage.StoredWeight], placed: Mapping[str, StoredLayer]) -> tuple[str, ...]:
+def _notes(weights: Mapping[str, storage.StoredWeight], placed: Mapping[str, StoredLayer], unread: Sequence[str]) -> tuple[str, ...]:
     grouped: dict[str, list[str]] = {}
     for name, stored in weights.items():
         layer, bits = placed[name], int(stored.kind[1:])
@@ -221,4 +227,5 @@ def _notes(weights: Mapping[str, storage.StoredWeight], placed: Mapping[str, Sto
             grouped.setdefault(f"{layer.policy.weight} weights are stored dequantized, in float32", []).append(layer.layer.name)
         elif bits > layer.policy.weight.bits:
             grouped.setdefault(f"{layer.policy.weight.bits}-bit int weights are stored in {stored.kind}", []).append(layer.layer.name)
+    grouped |= {onnx_graph.UNREAD: list(unread)} if unread else {}
     return tuple(f"{note}: {listed(names)}" for note, names in grouped.items())

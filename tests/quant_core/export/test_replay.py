@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from quant_core.export import replay
 from quant_core.export.replay import Latency, latency, replayed
 from quant_core.util.errors import BitfrontError
 
@@ -50,16 +48,3 @@ def test_latencies_are_measured_in_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.5, "2.0 x faster than float32 here"), (2.6, "float32 is faster here: 2.6 x")])
 def test_the_verdict_is_plain(ratio: float, verdict: str) -> None:
     assert str(Latency(1.0, 1.0, ratio)) == verdict
-
-
-def test_a_process_ends_though_another_one_holds_its_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child of the process sleeps on with both pipes open; reading them to their end would wait for it."""
-    starts = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-    monkeypatch.setitem(replay.RUNTIMES, "starts another", starts)
-    process = replay.Process("starts another", "import numpy\nwrite(numpy.asarray(child.pid))\nread()")
-    child = psutil.Process(int(process.receive()))
-    try:
-        process.end()
-        assert child.is_running()
-    finally:
-        child.kill()

@@ -104,3 +104,39 @@ def test_a_range_that_follows_its_weight_moves_once_per_step() -> None:
     before = int(followed.steps)
     model.train()(x)
     assert int(followed.steps) == before + 1
+
+
+class _Adds(nn.Module):
+    """Changes the output of its first layer in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(7, 7), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.first(x)
+        hidden += x
+        output: Tensor = self.last(hidden)
+        return output
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(7, 9), nn.ReLU(inplace=True), nn.Linear(9, 5)),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 7)), nn.Conv1d(1, 4, 3), nn.Hardswish(inplace=True), nn.Flatten(), nn.Linear(20, 5)),
+        _Adds,
+    ],
+)
+def test_what_follows_the_first_layer_may_change_its_output_in_place(make: Callable[[], nn.Module]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make()
+    x = drawn(6, 7)
+    statistics = collect(model, trace(model, x), [x])
+    student = prepare(model, Policy(dict.fromkeys(quantizable(model), parse_layer_policy(TEXT))), "lsq", statistics=statistics)
+    output, results = gradients(student, x)
+    expected, aims = gradients(student, x.clone().requires_grad_())
+    assert torch.equal(output, expected)
+    for name, aim in aims.items():
+        torch.testing.assert_close(results[name], aim, rtol=1e-4, atol=1e-6)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from quant_core.util.errors import InputError
-from quant_core.util.files import replacing, write_bytes, write_text
+from quant_core.util.files import replacing, require_writable, write_bytes, write_text
 
 
 def test_writes_whole_and_leaves_no_temporary(tmp_path: Path) -> None:
@@ -20,6 +20,16 @@ def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*folder: "):
         write_text(tmp_path / "folder", "one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_place_is_refused_before_the_work_and_no_folder_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    require_writable(tmp_path / "new" / "folder" / "a.txt")
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: .*file is a file\. Give a place that can be written"):
+        require_writable(tmp_path / "file" / "a.txt")
+    with pytest.raises(InputError, match=r"is a folder\. Give a place"):
+        require_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:

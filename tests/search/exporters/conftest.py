@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _quick(forked: None) -> None:
+    """Fork the processes that run exported files."""
+
+
 @pytest.fixture
 def library() -> Callable[[str, str], Any]:
     """Return an import of (package, module) that skips the test where the package is not installed."""

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from quant_core.export.executorch import program
-from quant_core.export.executorch.program import Lowered
 from quant_core.util.errors import BitfrontError, InputError
-from search.exporters import executorch
+from search.exporters import one_example
 from search.exporters.card import _runtimes
 from search.exporters.card_files import loading_section
 from search.exporters.executorch import FILE, export
@@ -39,36 +38,16 @@ def test_a_policy_is_replayed_its_kernels_counted_and_its_types_read_back(tmp_pa
 def test_where_static_int8_changes_outputs_ranges_are_taken_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("executorch")
     answers = [Compared(0.5, 0.5, 9.0, 9.0, 10), Compared(1.0, 1.0, 0.0, 9.0, 10)]
-    monkeypatch.setattr(executorch, "compare", lambda bundle, run: answers.pop(0))
+    monkeypatch.setattr(one_example, "compare", lambda bundle, run: answers.pop(0))
     exported = export(dataclasses.replace(bundle(INT8), measure=False), tmp_path)
     assert "the ranges of inputs are taken as the program runs" in exported.notes[0]
     assert "top-1 agrees on 50.00% of 10" in exported.notes[0]
     assert exported.checks["top1_agreement"] == 1.0
 
 
-def test_where_static_int8_does_not_run_ranges_are_taken_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[bool] = []
-
-    def made(_network: object, *, static: bool, **_options: object) -> Lowered:
-        answers.append(static)
-        if static:
-            raise BitfrontError("ExecuTorch does not lower this network: none")
-        return Lowered(b"", 0, 0.0, frozenset(), ())
-
-    monkeypatch.setattr(executorch, "program", made)
-    monkeypatch.setattr(executorch, "compare", lambda bundle, run: Compared(1.0, 1.0, 0.0, 9.0, 10))
-    made_of = bundle(INT8)
-    _, _, notes = executorch._verified(made_of, made_of.network, tmp_path / FILE)
-    assert answers == [True, False]
-    assert notes[0].endswith("does not do here: ExecuTorch does not lower this network: none")
-    monkeypatch.setattr(executorch, "_compared", lambda *_arguments, static: (_ for _ in ()).throw(InputError(f"refused {static}")))
-    with pytest.raises(InputError, match=r"^refused True$"):
-        executorch._verified(made_of, made_of.network, tmp_path / FILE)
-
-
 def test_a_file_with_other_outputs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("executorch")
-    monkeypatch.setattr(executorch, "compare", lambda bundle, run: Compared(0.5, 0.5, 9.0, 9.0, 10))
+    monkeypatch.setattr(one_example, "compare", lambda bundle, run: Compared(0.5, 0.5, 9.0, 9.0, 10))
     with pytest.raises(BitfrontError, match=r"ExecuTorch does not give the outputs that the search measured"):
         export(dataclasses.replace(bundle("weight=int4:channel"), measure=False), tmp_path)
 

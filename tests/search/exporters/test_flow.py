@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 from quant_core.export.packed_file import load_packed
+from quant_core.export.runtime import Session
 from quant_core.util.errors import BitfrontError
 from search import tracking
 from search.exporters import Bundle, Exported, flow
@@ -63,8 +63,8 @@ def test_onnx_and_safetensors_say_what_was_searched(call: Call, uri: str, tmp_pa
     read = load_packed(out / "model.safetensors")
     assert set(read) == set(model.state_dict())
     assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
-    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
-    comparison = compare(bundle, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]))
+    session = Session(out / "model.onnx", ["input"], fuse=figures["onnxruntime_options"] == "default")  # it is not without VNNI
+    comparison = compare(bundle, session)
     assert comparison.accuracy == pytest.approx(figures["accuracy_test"])
     assert comparison.difference == pytest.approx(figures["largest_output_difference"], rel=1e-3)
 
@@ -154,6 +154,13 @@ REQUESTS: dict[str, tuple[tuple[object, ...], int, str]] = {
         2,
         "weight int4:group4.*symmetric, by tensor or channel",
     ),
+    "gguf cannot hold it": (("-f", "gguf", "--out", "new"), 2, "GGUF holds weights alone.*use activation float"),
+    "compressed-tensors cannot hold it": (
+        ("-f", "compressed-tensors", "--out", "new"),
+        2,
+        "compressed-tensors folders hold networks of transformers",
+    ),
+    "matmulnbits cannot hold it": (("-f", "onnx-matmulnbits", "--out", "new"), 2, "MatMulNBits .*Use the format onnx"),
     "exporter that fails half-way": (("-f", "BREAKS", "--out", "new"), 1, "the runtime gave something else"),
     "a folder in a file": (("--out", "there/file/new"), 2, "cannot write there/file/new: .*there/file is a file"),
     "register name with a slash": (

@@ -27,8 +27,9 @@ def test_onnxruntime_multiplies_packed_weights_of_linear_layers(monkeypatch: pyt
 def test_openvino_computes_four_bits_by_int8_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     rows = {(row.layer, row.granularity, row.activation): (row.stored, row.runs) for row in kernels_of("openvino", monkeypatch).kernels}
-    for layer in ("conv", "depthwise", "conv_transpose", "linear"):
+    for layer in ("conv", "depthwise", "linear"):
         assert rows[layer, "channel", "int8"] == ({"int4": "i4"}, {"int4": "int8"})
+    assert rows["conv_transpose", "channel", "int8"][1]["int4"] in ("int8", "float32"), "by integers where there is AVX-512"
     assert rows["linear", "group32", "float"] == ({"int4": "i4"}, {"int4": "4-bit weights"})
 
 
@@ -45,6 +46,19 @@ def test_executorch_has_no_kernels_for_depthwise_convolutions_of_float_inputs(mo
     assert rows["depthwise", "float"][1].startswith("refused: XNNPACK has a kernel")
 
 
+def test_litert_multiplies_packed_weights_and_stores_convolutions_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(probing, "CASES", (("channel", "float"), ("channel", "int8")))
+    monkeypatch.setattr(probing, "BITS", (2,))
+    file = [step[2] for step in probing.probe(runtime("litert"))][-1]
+    assert file is not None
+    rows = {(row.layer, row.activation): (row.stored["int2"], row.runs["int2"]) for row in file.kernels}
+    assert rows["linear", "float"] == ("int2", "2-bit weights")
+    assert rows["conv", "int8"] == rows["depthwise", "int8"] == ("int8", "int8")
+    assert rows["conv", "float"] == rows["conv_transpose", "int8"] == ("int8", "8-bit weights")
+    assert rows["depthwise", "float"] == ("int8", "float32")
+
+
 def test_where_a_runtime_refuses_one_layer_the_others_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "CASES", (("channel", "int8"),))
     monkeypatch.setattr(probing, "BITS", (4,))
@@ -56,7 +70,7 @@ def test_where_a_runtime_refuses_one_layer_the_others_are_probed(monkeypatch: py
     assert rows["conv"] == rows["linear"] == ("INT4", "int8")
     *_, (_, _, file) = probing.probe(replace(plain, refusal=lambda _layer, _policy: "x" * 200))
     assert file is not None
-    assert {row.runs["int4"] for row in file.kernels} == {f"refused: {'x' * 111}"}
+    assert {row.runs["int4"] for row in file.kernels} == {f"refused: {'x' * 200}"}, "a refusal is kept whole"
 
 
 def test_outputs_that_are_not_the_simulations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Times of whole networks, shared out to layers."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,8 +11,10 @@ from hw_models.measurements import Measurement, Mode
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.layer import Layer
-from search.exporters.profiling import MODES, Profiled, enough, measure_modes, shared_out
+from search.exporters import profiling
+from search.exporters.profiling import MODES, Profiled, Reference, WholeTime, enough, measure_modes, shared_out, whole_time
 from search.exporters.runtimes import runtime
+from tests.search.exporters.test_runtimes import PACKAGES
 
 
 def layer(name: str, macs: int = 100) -> Layer:
@@ -24,6 +29,11 @@ def test_an_operation_between_layers_counts_to_the_layer_behind_it_and_the_last_
 def test_shares_add_up_to_the_time_without_the_profiler_whose_cost_is_taken_off_every_operation() -> None:
     shares = shared_out([("a", 3.0), ("b", 5.0)], [layer("a"), layer("b")], 6.0)
     assert shares == pytest.approx({"a": 2.0, "b": 4.0})
+
+
+def test_load_on_the_machine_while_the_profiler_runs_lengthens_all_operations_and_not_the_longest_alone() -> None:
+    shares = shared_out([("a", 40.0), ("", 1.0), ("b", 61.0)], [layer("a"), layer("b")], 10.0)
+    assert shares == pytest.approx({"a": 39 / 99 * 10, "b": 60 / 99 * 10}, rel=2e-2)
 
 
 def test_a_layer_that_the_profiler_does_not_show_gets_a_part_by_its_macs() -> None:
@@ -45,13 +55,29 @@ def profiled() -> Profiled:
     return Profiled(model, layers, x, PostTraining(model, layers, [x], x))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch", "litert", "torch"])
 def test_equal_shapes_are_one_row_and_a_mode_that_is_refused_is_named(name: str) -> None:
     if name != "onnxruntime":
-        pytest.importorskip(name)
+        pytest.importorskip(PACKAGES.get(name, name))
     rows: list[list[Measurement]] = []
     modes = (MODES[1], Mode("float", "int8"), MODES[4])
     refused = measure_modes(profiled(), runtime(name), modes, 1, 3, rows.append)
     assert refused == {}
     assert [[(row.mode, row.layer.out_channels) for row in measured] for measured in rows] == [[(mode, 32), (mode, 8)] for mode in modes]
     assert all(row.seconds > 0 and row.repeats >= 3 for measured in rows for row in measured)
+
+
+def test_a_network_is_timed_by_its_ratio_to_the_float_network_in_neighbouring_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.array([[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [0.4, 5.0]])  # a busy machine lengthens neighbours alike
+    monkeypatch.setattr(profiling, "timed", lambda *_arguments, **_options: rows)
+    whole = whole_time(Path("a"), Reference(Path("float"), 0.8), runtime("onnxruntime"), torch.zeros(1, 2), 1, 4)
+    assert (whole.seconds, whole.repeats) == (pytest.approx(0.4), 4)
+
+
+def test_the_float_networks_time_of_an_earlier_run_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "whole_time", lambda _path, reference, *_rest: WholeTime(reference.seconds, 0.0, 3))
+    monkeypatch.setattr(profiling, "least_time", lambda *_arguments: 7.0)
+    for float_s, total in ((0.0, 7.0), (2.0, 2.0)):
+        rows: list[Measurement] = []
+        assert measure_modes(profiled(), runtime("onnxruntime"), MODES[:1], 1, 3, rows.extend, float_s) == {}
+        assert sum(row.seconds * (2 if row.layer.out_channels == 32 else 1) for row in rows) == pytest.approx(total, rel=1e-3)

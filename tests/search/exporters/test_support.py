@@ -36,7 +36,7 @@ STATIC, TOKEN = "weight=int8:channel,activation=int8:tensor", "weight=int8:chann
     ("formats", "texts"),
     [
         (("policy", "safetensors", "card"), (TOKEN, "weight=kmeans4:tensor")),
-        (("onnx", "c-array", "executorch"), (STATIC,)),
+        (("onnx", "c-array", "executorch", "litert"), (STATIC,)),
         (("onnx", "c-array"), (TOKEN, STATIC)),
         (("torchao", "vllm"), ("weight=int3:channel", "weight=float")),
     ],
@@ -57,6 +57,11 @@ def test_a_choice_per_layer_is_enough(formats: tuple[str, ...], texts: tuple[str
             "executorch",
             "weight=mxfp4",
             r"format executorch holds no choice of layer '0' and 2 more: ExecuTorch reads no mxfp4; use int8:ch",
+        ),
+        (
+            "litert",
+            "weight=int4:group8",
+            r"format litert holds no choice of layer '0' and 1 more: LiteRT reads no int4:group8; use int8:ch",
         ),
         ("onxx", STATIC, "unknown export format 'onxx'.*Did you mean 'onnx'"),
     ],
@@ -82,6 +87,19 @@ def test_a_network_that_torch_export_cannot_represent_is_refused() -> None:
     with pytest.raises(InputError, match=r"torch\.export cannot represent this network"):
         check(("executorch",), STATIC, model=model, x=x)
     check(("safetensors",), STATIC, model=model, x=x)
+
+
+def test_a_network_with_an_operator_that_litert_lacks_is_refused() -> None:
+    class Erf(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.erf(super().forward(x))
+
+    model, x = nn.Sequential(Erf(6, 3)).eval(), torch.rand(4, 6)
+    with pytest.raises(
+        InputError, match=r"^LiteRT cannot represent this network: it has no operator for ONNX's Erf\. Use onnx or openvino\.$"
+    ):
+        check(("litert",), STATIC, model=model, x=x)
+    check(("onnx",), STATIC, model=model, x=x)
 
 
 def test_matmulnbits_needs_one_layer_that_it_holds() -> None:

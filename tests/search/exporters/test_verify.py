@@ -29,6 +29,23 @@ def test_single_values_have_no_top_answer_and_are_compared_by_their_difference()
     assert comparison.difference == pytest.approx(0.25, abs=1e-6)
 
 
+class Noisy(nn.Module):
+    """Dropout that eval mode leaves on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+def test_noise_is_alike_in_both_runs() -> None:
+    network = nn.Sequential(nn.Linear(3, 8), Noisy(), nn.Linear(8, 4)).eval()
+    batches = [(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)) for _ in range(2)]
+    task = Task(network, batches, batches, batches, batches)
+    evaluate = SimpleNamespace(evaluate=SimpleNamespace(test=0))
+    bundle: Any = SimpleNamespace(network=SimpleNamespace(simulation=network), task=task, experiment=evaluate)
+    again = copy.deepcopy(network)
+    assert compare(bundle, lambda inputs: forward(again, inputs)).difference == 0
+
+
 def deep(activation: str, dtype: torch.dtype) -> Any:
     """Return the bundle of a network of many layers: an input that takes the other code moves further ones."""
     torch.manual_seed(0)
