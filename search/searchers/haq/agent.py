@@ -1,7 +1,7 @@
 """Agents of stable-baselines3 without its training loop: no environment is stepped, no thread, and a random state of their own."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,19 @@ class OffPolicyAgent:
         with torch.no_grad():
             squashed = self._model.policy(torch.as_tensor(state[None], dtype=torch.float32), deterministic=True)
         return (float(squashed) + 1.0) / 2.0
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The networks of actor and critic and their targets, by name."""
+        return dict(self._model.policy.state_dict())
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with the networks of another agent; the optimizers and the replay buffer begin empty.
+
+        Raises:
+            RuntimeError: names or shapes differ.
+        """
+        self._model.policy.load_state_dict(dict(weights))
 
     def learn(self, states: FloatArray, actions: FloatArray, rewards: FloatArray, updates: int) -> None:
         """Add one episode ([T, F] states, [T] executed actions, [T] rewards) to the buffer and take `updates` gradient steps."""

@@ -10,8 +10,10 @@ from search.searchers.base.history import ProposalHistory
 from search.searchers.base.losses import losses_for
 from search.searchers.base.targets import random_limits, with_limits
 from search.searchers.haq.agent import OffPolicyAgent
+from search.searchers.haq.saved import SavedAgent, read_agent
 from search.searchers.haq.state import episode_setup
 
+SIGMA, SIGMA_TAUGHT = 0.5, 0.2
 REWARD_SCALE = 10.0
 """0.1 x accuracy in percent (section 3.5 of the paper), as errors in [0, 1]."""
 
@@ -24,15 +26,16 @@ class HaqSearcher:
 
     Options:
         repair: how a policy over the budget is brought back; the paper's by default.
-        warmup: episodes of random actions (at most a fifth of the trials).
-        sigma, decay: truncated normal noise of sigma * decay ** (episode - warmup).
+        warmup: episodes of random actions (at most a fifth of the trials); none where an agent is given.
+        sigma, decay: truncated normal noise of sigma * decay ** (episode - warmup); sigma is 0.5, or 0.2 where an agent is given.
         buffer: episodes in the replay buffer.
         updates: gradient steps per episode, at most one per step of the episode (the paper: one per step).
+        agent: a file of `bitfront agent save`: the agent begins with what that one learned on another network (section 4.3 of the paper).
     """
 
     def __init__(
-        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq", warmup: int = 20, sigma: float = 0.5,
-        decay: float = 0.99, buffer: int = 64, updates: int = 10,
+        self, problem: Problem, *, seed: int, trials: int, repair: str = "haq", warmup: int = 20,
+        sigma: float | None = None, decay: float = 0.99, buffer: int = 64, updates: int = 10, agent: str = "",
     ) -> None:  # fmt: skip
         self._problem = problem
         self._repair = repair
@@ -41,10 +44,29 @@ class HaqSearcher:
         self._setup = episode_setup(problem, tuple(np.zeros(k) for k in problem.cardinalities), full=False)
         steps = len(problem.cardinalities)
         self._agent = OffPolicyAgent("ddpg", self._setup.static.shape[1] + 1, seed=seed, buffer=buffer * steps, gamma=1.0)
-        self._warmup, self._sigma, self._decay = min(warmup, max(1, trials // 5)), sigma, decay
+        self._warmup, self._decay = min(warmup, max(1, trials // 5)), decay
+        self._sigma = (SIGMA_TAUGHT if agent else SIGMA) if sigma is None else sigma
+        if agent:
+            self._start_from(agent)
         self._updates = min(updates, steps)
         self._episode = 0
         self._average: float | None = None
+
+    def _start_from(self, path: str) -> None:
+        """Take the networks of a saved agent, which needs no random episodes."""
+        taught = read_agent(path)
+        taught.check(self.inputs, {name: tuple(tensor.shape) for name, tensor in self._agent.weights.items()}, path)
+        self._agent.start_from(taught.weights)
+        self._warmup = 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the columns of the agent's state."""
+        return (*self._setup.names, "previous action")
+
+    def saved(self, source: str) -> SavedAgent:
+        """Return the agent as it is now, in the sweep `source`."""
+        return SavedAgent({name: tensor.clone() for name, tensor in self._agent.weights.items()}, self.inputs, source)
 
     def ask(self) -> Trial | None:
         """Run one episode; return its policy, repaired and new, or None when all are proposed."""

@@ -22,38 +22,44 @@ class EpisodeSetup:
         order: the dimensions in the order in which they are decided: site by site.
         losses: [D, K] sensitivities, inf where there is no such choice.
         static: [D, F] in [0, 1]: features of the problem, position, slot, cost and loss per choice.
+        names: of its columns, [F].
     """
 
     problem: Problem
     order: tuple[int, ...]
     losses: FloatArray
     static: FloatArray
+    names: tuple[str, ...]
 
 
 def episode_setup(problem: Problem, losses: tuple[FloatArray, ...], *, full: bool) -> EpisodeSetup:
     """Prepare a problem: the state of the paper, and with `full` further features, costs and losses per choice."""
     width = max(problem.cardinalities, default=1)
     table = padded(losses)
-    parts = [_features(problem, full=full)]
+    shown_features, names = _features(problem, full=full)
+    parts = [shown_features]
     if full:
         shown = np.where(np.isfinite(table), table, 0.0)
         costs = _unit(slopes(problem, d, width) for d in range(len(problem.cardinalities)))
         parts += [costs, np.sqrt(shown / max(float(shown.max()), 1e-300))]
-    return EpisodeSetup(problem, tuple(d for site in problem.sites for d in site), table, np.concatenate(parts, axis=1))
+        names = (*names, *(f"{what} of choice {k}" for what in ("cost", "loss") for k in range(width)))
+    return EpisodeSetup(problem, tuple(d for site in problem.sites for d in site), table, np.concatenate(parts, axis=1), names)
 
 
-def _features(problem: Problem, *, full: bool) -> FloatArray:
-    """Return features [D, F]; where the problem has none: place of the site, place in it, the site's greatest cost in every metric."""
+def _features(problem: Problem, *, full: bool) -> tuple[FloatArray, tuple[str, ...]]:
+    """Return features [D, F] and their names; where the problem has none: site, place in it, and its greatest cost in every metric."""
     if problem.features is not None:
+        if not problem.feature_names:
+            return problem.features, tuple(f"feature {n}" for n in range(problem.features.shape[1]))
         shown = [n for n, name in enumerate(problem.feature_names) if full or name in PAPER]
-        return problem.features[:, shown] if problem.feature_names else problem.features
+        return problem.features[:, shown], tuple(problem.feature_names[n] for n in shown)
     features = np.zeros((len(problem.cardinalities), 2 + len(problem.site_cost)))
     greatest = {metric: [float(table.max()) for table in tables] for metric, tables in problem.site_cost.items()}
     for s, site in enumerate(problem.sites):
         for position, d in enumerate(site):
             costs = [(row[s] - min(row)) / max(max(row) - min(row), 1e-300) for row in greatest.values()]
             features[d] = s / max(len(problem.sites) - 1, 1), position / max(len(site) - 1, 1), *costs
-    return features
+    return features, ("site", "place in the site", *(f"greatest {metric}" for metric in greatest))
 
 
 def slopes(problem: Problem, dimension: int, width: int) -> FloatArray:
