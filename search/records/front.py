@@ -53,6 +53,10 @@ def keeps_quality(values: Mapping[str, float], sweep: SweepRecord) -> bool:
 
 def front_members(sweep: SweepRecord) -> tuple[TrialRecord, ...]:
     """Return the non-dominated trials that ended well and keep every limit, by number. Of equal points the first trial counts."""
+    return sweep.once("_members", _members)  # a page asks some fifteen times
+
+
+def _members(sweep: SweepRecord) -> tuple[TrialRecord, ...]:
     ended = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0]
     candidates = [trial for trial in ended if keeps_limits(trial, sweep.limits)] if sweep.limits else ended
     if sweep.quality_limits:
@@ -117,6 +121,7 @@ def all_rows(sweep: SweepRecord, members: Sequence[TrialRecord]) -> list[Row]:
             "origin": trial.origin,
             "repeated": trial.repeated,
             "reason": trial.result.reason,
+            "examples": trial.result.examples,
         }
         for trial in sweep.trials
     ]

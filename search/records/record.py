@@ -1,12 +1,14 @@
 """The record of a sweep, as plain data: one `TrialRecord` per trial, one `SweepRecord` for the whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from quant_core.spec.policy import Policy
 from search.records.result import Result
 from search.tasks.metrics.info import MetricInfo
 
+T = TypeVar("T")
 ACCURACY = MetricInfo("accuracy", True, "%", 1.0, 1.0)
 """The metric of a task without metrics: the mean of its scores."""
 
@@ -78,6 +80,14 @@ class SweepRecord:
         """Return how many figures the metric of "valid" or "test" is the mean of, 0 where that is not recorded, and what they are."""
         predictions = self.baseline.get(f"predictions_{split}", 0.0)
         return (predictions, "predictions") if predictions else (self.baseline.get(f"examples_{split}", 0.0), "examples")
+
+    def once(self, name: str, derive: Callable[["SweepRecord"], T]) -> T:
+        """Return a figure derived from the record, which never changes: kept with it, but no field, so equality and JSON are without."""
+        attributes = vars(self)
+        if name not in attributes:
+            attributes[name] = derive(self)
+        derived: T = attributes[name]
+        return derived
 
     @property
     def infos(self) -> tuple[MetricInfo, ...]:

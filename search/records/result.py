@@ -20,6 +20,8 @@ class Result:
         reason: why it failed or was stopped; empty when ok.
         epochs: figures after each epoch of training (`loss`, `accuracy`, `lr`, ...), or of each reconstructed block, in order; else empty.
         fidelity: how it was evaluated: "ptq", "adaround", "reconstruct" or "qat"; of a stopped trial how far it came: "qat, epoch 1 of 5".
+        examples: of the validation split, that the evaluation ran through; 0: it failed, or was stopped before.
+        estimate: of a trial that lost a race, the minimized figure that it is expected to have on all examples, by its name.
     """
 
     policy_id: str
@@ -30,6 +32,8 @@ class Result:
     reason: str = ""
     epochs: tuple[Mapping[str, float], ...] = ()
     fidelity: str = "ptq"
+    examples: int = 0
+    estimate: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

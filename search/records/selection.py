@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
+from search.records.expected import ERROR, drop, expected_drop
 from search.records.record import SweepRecord, TrialRecord
-from search.records.units import scaled
 
 CONFIDENCE = 0.9
 QUANTILE = 1.2815515655446004
@@ -18,7 +18,6 @@ SUGGESTED = "suggested"
 """The pick where none is named."""
 SLACK = 1e-9
 """Of an accuracy, so that 0.5 points mean 0.5 points in floating-point numbers too."""
-ERROR = "accuracy_drop_se"
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Selection:
     Attributes:
         trial: the policy.
         note: by what it was chosen, in words.
-        sure: its loss is within the limit at 90 % confidence.
-        near: its loss is within the limit by the estimate on validation.
+        sure: its loss is within the limit at 90 % confidence as well.
+        near: its expected loss is within the limit.
     """
 
     trial: TrialRecord
@@ -38,27 +37,21 @@ class Selection:
     near: bool
 
 
-def drop(sweep: SweepRecord, trial: TrialRecord) -> float:
-    """Return how much worse a policy is than the float network on validation, in the unit of the record; NaN where one is not known."""
-    first = sweep.infos[0]
-    value = sweep.baseline.get(f"{first.name}_valid", math.nan) - trial.result.figures.get(first.name, math.nan)
-    return value if first.higher else -value
-
-
 def bound(sweep: SweepRecord, trial: TrialRecord) -> float:
     """Return the upper confidence bound of the drop, drop + 1.28 standard errors of the paired differences; NaN where not known."""
     return drop(sweep, trial) + QUANTILE * trial.result.figures.get(ERROR, math.nan)
 
 
 def within_drop(sweep: SweepRecord, members: Sequence[TrialRecord], max_drop: float, by: str = "") -> Selection:
-    """Return the member of least cost whose drop is within `max_drop` at 90 % confidence.
+    """Return the member of least cost whose drop is within `max_drop` at 90 % confidence, and whose expected loss is.
 
-    Where there is none: the one of least cost whose estimated drop is within it, else the one of the least drop; the note says so.
+    Where there is none: the one of least cost whose expected loss is within it, else the one of the least error; the note says so.
 
     Args:
         sweep: its float network and metrics.
         members: of its front, at least one.
-        max_drop: in points of accuracy: 0.5 takes 97.5 % where float has 98.0 %; of another metric in its unit (points of %).
+        max_drop: in points: 0.5 takes 97.5 % where float has 98.0 %, and a correlation of 0.975 where float has 0.98; of a metric that does
+            not lie between 0 and 1 in its unit.
         by: the cost; by default the first one among the objectives.
 
     Raises:
@@ -69,18 +62,27 @@ def within_drop(sweep: SweepRecord, members: Sequence[TrialRecord], max_drop: fl
     cost = by or cost_of(sweep)
     if any(cost not in trial.result.figures for trial in members):
         raise unknown("metric", cost, [name for name in members[0].result.figures if all(name in t.result.figures for t in members)])
-    unit = sweep.infos[0].unit
-    limit, words = max_drop * (0.01 if unit == "%" else 1.0) + SLACK, f"{max_drop:g} {unit if unit not in ('', '%') else 'points'} of float"
-    sure = [trial for trial in members if bound(sweep, trial) <= limit]
-    near = [trial for trial in members if drop(sweep, trial) <= limit]
+    info = sweep.infos[0]
+    limit = max_drop * info.point + SLACK
+    words = " ".join(part for part in (f"{max_drop:g}", "points" if info.point < 1 else info.unit, "of float") if part)
+    near = [trial for trial in members if expected_drop(sweep, trial) <= limit]
+    sure = [trial for trial in near if bound(sweep, trial) <= limit]
     if sure or near:
-        trial = min(sure or near, key=lambda member: (member.result.figures[cost], drop(sweep, member), member.number))
+        trial = min(sure or near, key=lambda member: (member.result.figures[cost], expected_drop(sweep, member), member.number))
         how = f"at {CONFIDENCE:.0%} confidence" if sure else f"by the estimate; {_why_unsure(sweep, near)}"
-        return Selection(trial, f"smallest {_title(cost)} within {words} on validation, {how}", bool(sure), True)
+        return Selection(trial, f"smallest {_title(cost)} within {words} on validation, {how}{_corrected(sweep, trial)}", bool(sure), True)
     best = min(members, key=rank)
     note = f"no policy is within {words} on validation; this one loses least"
-    lost = scaled(sweep.infos[0].name, drop(sweep, best), sweep.infos)
-    return Selection(best, note if math.isnan(lost) else f"{note}, {lost:.2f} points", False, False)
+    lost = drop(sweep, best) / info.point
+    points = " points" if info.point < 1 else ""
+    return Selection(best, note if math.isnan(lost) else f"{note}, {lost:.2f}{points}{_corrected(sweep, best)}", False, False)
+
+
+def _corrected(sweep: SweepRecord, trial: TrialRecord) -> str:
+    """Return the expected loss in words; "" where it is the measured one."""
+    info = sweep.infos[0]
+    lost, seen = (f"{value / info.point:.2f}" for value in (expected_drop(sweep, trial), drop(sweep, trial)))
+    return "" if lost == seen else f"; expected loss {lost}{' points' if info.point < 1 else ''}, measured {seen}"
 
 
 def cost_of(sweep: SweepRecord) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from search.records.expected import expected_drop
 from search.records.front import Row, figures, keeps_limits, keeps_quality, row_of
 from search.records.record import SweepRecord, TrialRecord
 from search.records.selection import rank, suggestion
@@ -36,6 +37,15 @@ def suggested(sweep: SweepRecord, members: Sequence[TrialRecord]) -> TrialRecord
     return selection.trial if selection else None
 
 
+def examples_run(sweep: SweepRecord) -> tuple[int, int]:
+    """Return how many validation examples the evaluations ran through, and how many that were had none been stopped.
+
+    Trials that repeat another or failed count nothing, nor do those that were stopped before the validation split.
+    """
+    seen = [trial.result.examples for trial in sweep.trials if trial.repeated < 0 and trial.result.examples]
+    return sum(seen), len(seen) * int(sweep.baseline.get("examples_valid", 0))
+
+
 def front_lines(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Sequence[Row]) -> list[Row]:
     """Return the rows of a front for people: from small to large, with `mark` and standard errors, then best uniform policy and float.
 
@@ -66,8 +76,10 @@ def written_rows(sweep: SweepRecord, members: Sequence[TrialRecord], rows: Seque
     for row in rows:
         trial = trials[int(_number(row["trial"]))]
         errors = _errors(sweep, sweep.infos[0].name, row)
-        flags = {"origin": trial.origin, "status": trial.result.status, "suggested": trial is pick, "best_uniform": trial is uniform}
+        flags: Row = {"origin": trial.origin, "status": trial.result.status, "suggested": trial is pick, "best_uniform": trial is uniform}
         parts = {"figures": dict(trial.result.figures), "test": dict(trial.test), "float": dict(sweep.baseline), "limits": limits}
+        lost = expected_drop(sweep, trial)
+        flags["expected_drop"] = None if math.isnan(lost) else lost
         written.append(row | errors | flags | parts | {"policy": trial.policy.to_json()})
     return written
 

@@ -12,6 +12,7 @@ from search.records.palette import BASELINES, FLOAT, FRONT, KNEE, LIMIT, OTHERS,
 from search.records.record import SweepRecord, TrialRecord
 from search.records.summary import BASELINE, best_uniform, suggested
 from search.records.units import shown, title_of, unit_of
+from search.report.thinning import drawn, thinned_title
 from search.report.words import axis, hover, shown_bits
 
 
@@ -28,8 +29,10 @@ def front_figure(sweep: SweepRecord, costs: Sequence[str] = ()) -> go.Figure:
     for column, cost in enumerate(costs, start=1):
         ended = [trial for trial in sweep.trials if trial.result.ok and trial.repeated < 0 and cost in figures(trial)]
         others = [trial for trial in ended if trial.number not in on_front]
+        searched = [trial for trial in others if trial.origin != BASELINE]
+        some = drawn(searched)
         groups = (
-            ("trials", [trial for trial in others if trial.origin != BASELINE], _marker(OTHERS, "circle", 6)),
+            (thinned_title("trials", len(some), len(searched)), some, _marker(OTHERS, "circle", 6)),
             ("uniform", [trial for trial in others if trial.origin == BASELINE], _marker(BASELINES, "diamond", 10)),
             ("front", list(members), _marker(FRONT, "circle", 10)),
             ("uniform, on the front", [t for t in members if t.origin == BASELINE], _marker(FRONT, "diamond", 12)),
@@ -134,9 +137,9 @@ def hypervolume_curve(sweep: SweepRecord) -> tuple[list[int], list[float]]:
     archive = Archive(tuple(sweep.reference[name] for name in sweep.objectives))
     steps, volumes = [0], [0.0]
     told = sorted(sweep.trials, key=lambda trial: trial.tell_index)
-    for count, trial in enumerate(told, start=1):
+    for count, (trial, point) in enumerate(zip(told, points(told, sweep.objectives), strict=True), start=1):
         feasible = trial.result.ok and trial.repeated < 0 and keeps_limits(trial, sweep.limits)
-        if feasible and archive.add(trial.number, points([trial], sweep.objectives)[0].tolist()):
+        if feasible and archive.add(trial.number, point):
             steps.append(count)
             volumes.append(archive.hypervolume)
     return [*steps, len(told)], [*volumes, volumes[-1]]

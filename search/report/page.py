@@ -114,8 +114,6 @@ def sweep_page(sweep: SweepRecord, *, shared: str = "", layers: LayerFigures | N
     costs = [name for name in sweep.objectives if name != "error"]
     ordered = sorted(members, key=lambda trial: figures(trial).get(costs[0], 0.0) if costs else trial.number)
     rows = front_rows(sweep, ordered)
-    if sweep.metrics:  # a task without the metric accuracy has no column for it
-        rows = [{name: value for name, value in row.items() if value is not None or not name.startswith("accuracy")} for row in rows]
     constant = {name for name in (rows[0] if rows else {}) if name.endswith("_float_test") or name == "float_weight_bytes"}
     empty = {name for name in (rows[0] if rows else {}) if all(row[name] in (None, "ptq") for row in rows)}
     rows = in_units([{name: value for name, value in row.items() if name not in constant | empty} for row in rows], sweep.metrics)
@@ -174,7 +172,7 @@ def _float_line(sweep: SweepRecord) -> str:
 
 def _measured(sweep: SweepRecord) -> list[str]:
     """Return the section of the times that `bitfront measure` took."""
-    ids = {trial.number: trial.policy.id for trial in sweep.trials}
+    ids = {trial.number: trial.policy.id for trial in sweep.trials if trial.number in sweep.measured}
     rows = [timing.row(ids[number], entry) for number, entries in sweep.measured.items() if number in ids for entry in entries]
     return ["<h2>Measured in real runtimes, one example</h2>", table(rows, "", "measured times")] if rows else []
 

@@ -1,4 +1,4 @@
-"""What the panel of a page shows of a policy: its layers, its figures, the commands that export and evaluate it."""
+"""What the panel of a page shows of a policy: its layers, its figures, the commands that export and evaluate it, its sweep's MLflow run."""
 
 import json
 import shlex
@@ -41,6 +41,7 @@ def panel_data(sweeps: Sequence[tuple[SweepRecord, Sequence[TrialRecord]]], *, k
                 "words": f"By {trial.origin}, {trial.result.fidelity}: {in_words(trial.policy)}.",
                 "figures": judged(sweep, trial),
                 "commands": commands(sweep, trial),
+                "run": sweep.run_id,
                 "codes": codes,
             }
     text = json.dumps({"specs": list(specs), "layers": layers, "policies": policies}).replace("<", "\\u003c")

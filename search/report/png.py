@@ -8,6 +8,7 @@ from search.records.front import figures, front_members, knee_number
 from search.records.palette import BASELINES, FRONT, KNEE, OTHERS
 from search.records.record import SweepRecord, TrialRecord
 from search.records.units import label, unit_of
+from search.report.thinning import drawn, thinned_title
 from search.report.words import shown_bits
 
 
@@ -23,7 +24,8 @@ def front_png(sweep: SweepRecord) -> bytes:
         def at(trials: list[TrialRecord], cost: str = cost) -> tuple[list[float], ...]:
             return tuple([figures(trial)[metric] / unit_of(metric, sweep.metrics).size for trial in trials] for metric in (cost, "error"))
 
-        axes.scatter(*at(ended), s=12, color=OTHERS, label="trials")
+        some = drawn(ended)
+        axes.scatter(*at(some), s=12, color=OTHERS, label=thinned_title("trials", len(some), len(ended)))
         axes.scatter(*at([t for t in ended if t.origin == "baseline"]), s=36, marker="D", color=BASELINES, label="uniform baselines")
         axes.scatter(*at(members), s=40, color=FRONT, label="front")
         axes.scatter(*at(knee), s=150, marker="*", color=KNEE, label="knee")

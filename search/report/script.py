@@ -14,12 +14,13 @@ th,td{border-bottom:1px solid var(--line);padding:4px 10px;text-align:right;whit
 th:first-child,td:first-child{text-align:left}tr.mark{font-weight:600}tbody tr:last-child td{border-bottom:0}
 button{font:inherit;color:var(--accent);background:none;border:1px solid var(--line);border-radius:5px;padding:1px 8px;cursor:pointer}
 button:focus-visible{outline:2px solid var(--accent);outline-offset:1px}
-#panel{position:fixed;top:0;right:0;bottom:0;width:min(440px,100vw);overflow:auto;padding:16px 18px;background:var(--raised);
+#panel{position:fixed;top:0;right:0;bottom:0;width:min(440px,100%);overflow:auto;padding:16px 18px;background:var(--raised);
 border-left:1px solid var(--line);box-shadow:-6px 0 24px #0004;z-index:9}#panel[hidden]{display:none}
 #panel h2{margin:0 40px 6px 0;outline:none}#panel .close{position:absolute;top:14px;right:14px}
 #panel pre{margin:4px 0;padding:8px;background:var(--paper);border:1px solid var(--line);border-radius:5px;white-space:pre-wrap;
 overflow-wrap:anywhere}
-#panel td{white-space:normal;overflow-wrap:anywhere}#panel dl{display:grid;grid-template-columns:auto 1fr;gap:2px 12px}
+#panel td{white-space:normal;overflow-wrap:anywhere}#panel th,#panel td{padding:4px 6px}
+#panel dl{display:grid;grid-template-columns:auto 1fr;gap:2px 12px}
 #panel dt{color:var(--soft)}#panel dd{margin:0}
 @media (max-width:600px){body{padding:12px}h1{font-size:19px}.lead{font-size:16px}}
 @media print{#panel{display:none}}
@@ -78,11 +79,22 @@ SCRIPT = """
         catch { getSelection().selectAllChildren(code); button.textContent = 'selected: press Ctrl-C'; }
       };
     }
+    if (policy.run) {
+      const line = make('p', '', body), link = make('a', 'the sweep in MLflow', line);
+      const served = document.baseURI.match(/^(?:blob:)?(https?:[/][/][^/]+)/);  // by MLflow, in a frame of its own
+      link.href = (served ? served[1] : 'http://127.0.0.1:5000') + '/#/runs/' + encodeURIComponent(policy.run);
+      link.target = '_blank';
+      link.rel = 'noopener';
+      if (!served) make('span', ' (while `bitfront ui` runs)', line).className = 'soft';
+    }
     const table = make('table', '', body), head = make('tr', '', make('thead', '', table)), rows = make('tbody', '', table);
     for (const title of ['layer', 'weight', 'activation']) make('th', title, head).scope = 'col';
     policy.codes.forEach(([layer, weight, activation]) => {
       const row = make('tr', '', rows);
-      for (const text of [layers[layer], specs[weight], specs[activation]]) make('td', text, row);
+      for (const text of [layers[layer], specs[weight], specs[activation]]) {
+        const cell = make('td', '', row);  // lines may break behind a sign, not within a word
+        for (const part of text.split(/(?<=[.:_])/)) cell.append(part, document.createElement('wbr'));
+      }
     });
     panel.hidden = false;
     document.getElementById('panel-title').focus();

@@ -7,7 +7,7 @@ together from both. Nothing but the driver's process writes.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from search.tracking.reading import read, sweeps
+from search.tracking.reading import read, read_header, sweeps
 from search.tracking.recovery import recover
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from search.tracking.opening import start
     from search.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "open", "read", "recover", "start", "sweeps"]
+__all__ = ["Tracker", "open", "read", "read_header", "recover", "start", "sweeps"]
 
 
 _LATE = {"Tracker": "tracker:Tracker", "open": "opening:open_sweep", "start": "opening:start"}

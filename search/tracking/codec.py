@@ -23,6 +23,7 @@ MAX_BYTES = 32 * 2**20
 """No record is larger: a network of 100,000 layers takes 10 MB. What inflates to more is not ours."""
 MAX_LAYERS = 100_000
 _NUMBERS = {int, float, bool}  # of JSON
+_read_one = json.JSONDecoder().raw_decode
 _parse = lru_cache(maxsize=4096)(parse)
 
 
@@ -46,7 +47,7 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
         "values": list(trial.values),
         "specs": list(specs),
         "codes": codes,
-        "result": {key: value for key, value in asdict(trial.result).items() if key != "epochs" or value},
+        "result": {key: value for key, value in asdict(trial.result).items() if value or key not in ("epochs", "examples", "estimate")},
         "asked": trial.ask_index,
         "told": trial.tell_index,
         "repeated": trial.repeated,
@@ -104,6 +105,8 @@ def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
         str(stored["reason"]),
         tuple(_figures(epoch) for epoch in stored.get("epochs", ())),
         str(stored.get("fidelity", "ptq")),
+        int(stored.get("examples", 0)),
+        _figures(stored.get("estimate", {})),
     )
     return TrialRecord(
         number=int(data["number"]),
@@ -120,10 +123,10 @@ def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
 
 
 def _figures(data: Json) -> dict[str, float]:
-    """Return figures by name; a value that is no number is refused."""
+    """Return figures by name, as they were read; a value that is no number is refused."""
     if not set(map(type, data.values())) <= _NUMBERS:
         raise TypeError("a figure that is no number")
-    return dict(data)
+    return data
 
 
 def sweep_to_json(sweep: SweepRecord) -> Json:
@@ -200,6 +203,10 @@ def from_tags(tags: Mapping[str, str], key: str) -> Any:
         return None
     head, _, first = tags[key].partition(":")
     try:
+        if head == "1j":
+            value, end = _read_one(first)
+            if end == len(first):  # all but the largest records, a fifth faster than by `loads`
+                return value
         text = "".join([first, *(tags[f"{key}.{i}"] for i in range(1, int(head[:-1])))])
         return json.loads(_inflated(base64.b64decode(text)) if head.endswith("z") else text)
     except (KeyError, ValueError, RecursionError, zlib.error) as error:

@@ -19,7 +19,7 @@ def write_timings(uri: str, ref: str, experiment_name: str | None, timings: Mapp
     from search.tracking.client import connect, reported
 
     parent = find_sweep(uri, ref, experiment_name)
-    runs = {row.tags.get(names.TRIAL): row for row in family(uri, parent)[1]}
+    runs = {row.tags.get(names.TRIAL): row for row in family(uri, parent, (names.TRIAL, names.MEASURED))[1]}
     missing = [number for number in timings if str(number) not in runs]
     if missing:
         raise BitfrontError(f"MLflow does not hold trial {missing[0]} yet; `bitfront repair {ref}` sends what it lacks.")

@@ -13,6 +13,7 @@ UNIFORM = "bitfront.uniform"  # a uniform policy within the limits: a point to h
 CHARTED = "bitfront.charted"  # on the front, or uniform: what the view of fronts shows
 STATUS = "bitfront.status"
 REASON = "bitfront.reason"
+EXAMPLES = "bitfront.examples_valid"  # validation examples that the evaluation ran through
 SEARCHER = "bitfront.searcher"
 POLICY = "bitfront.policy"  # its id
 SUGGESTED = "bitfront.suggested"  # id of the policy to take where nothing else is asked for

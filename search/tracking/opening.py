@@ -11,7 +11,7 @@ from search.records.summary import headline
 from search.tracking import names
 from search.tracking.client import MlflowClient, connect, experiment_id, reported
 from search.tracking.codec import from_tags, layer_names, sweep_to_json, to_tags
-from search.tracking.reading import Row, family, find_sweep, journal_of, merged, sweeps
+from search.tracking.reading import OF_RECORDS, Row, family, find_sweep, journal_of, merged, sweeps
 from search.tracking.spool import FOLDER, Spool
 from search.tracking.store import Identity, Store
 from search.tracking.tracker import Tracker
@@ -87,10 +87,14 @@ def open_sweep(uri: str, experiment_name: str | None, ref: str) -> Tracker:
     return tracker
 
 
+_OF_WRITERS = (*OF_RECORDS, names.TRIAL, names.PARETO, names.KNEE, names.UNIFORM)
+"""The tags of trials that tell a writer what MLflow shows."""
+
+
 def take_up(uri: str, parent: Row, journal: Spool) -> Tracker:
     """Return the tracker of a sweep whose journal this process holds."""
     client = connect(uri, journal.path.parent)
-    return continued(client, *family(uri, parent), journal)
+    return continued(client, *family(uri, parent, _OF_WRITERS), journal)
 
 
 def continued(client: MlflowClient, parent: Row, children: Sequence[Row], journal: Spool) -> Tracker:

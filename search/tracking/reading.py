@@ -20,14 +20,16 @@ from search.records.record import SweepRecord, TrialRecord
 from search.tracking import names
 from search.tracking.codec import Json, from_tags, layer_names, sweep_from_json, timings_of, trial_from_json
 from search.tracking.orphans import hint
-from search.tracking.spool import FOLDER, Spool
+from search.tracking.spool import FOLDER, RUN_ID, Spool, check_run_id
 
 log = logging.getLogger("bitfront.tracking")
 LATEST, SHORTEST_PREFIX = "latest", 3
 _SQLITE = "sqlite:///"
+_RUN_ID = "run_id"
+"""In place of a tag: MLflow's own name of a run."""
 _PARTS = "SELECT DISTINCT key FROM tags WHERE key GLOB ?"  # names in full are looked up in an index, twice as fast as patterns
-_OF_RECORDS = (names.SWEEP, names.PARENT, names.STATUS, names.LAYERS, names.RECORD, names.MEASURED)
-"""The tags that a record is put together from: a tenth of what the runs of trials have."""
+OF_RECORDS = (names.RECORD, names.MEASURED)
+"""The tags of trials that a record is put together from: one of the some forty that each has, or two."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,15 @@ def read(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
     abandoned = journal.abandoned()
     with no_collector():  # a record is some hundred objects per trial, none of which is garbage
         lines = journal.unsent()[0]  # before MLflow is read: what is sent meanwhile is then seen twice, not never
-        sweep = merged(*family(uri, parent, _OF_RECORDS), lines)
+        sweep = merged(*family(uri, parent, OF_RECORDS), lines)
     return replace(sweep, status="stopped") if abandoned and sweep.status == "running" else sweep
+
+
+def read_header(uri: str, ref: str, experiment_name: str | None = None) -> SweepRecord:
+    """Return a sweep without its trials; else as `read`."""
+    parent = find_sweep(uri, ref, experiment_name)
+    lines = journal_of(uri, parent).unsent()[0]
+    return merged(parent, (), [line for line in lines if line.get("op") != "trial"])
 
 
 def journal_of(uri: str, parent: Row) -> Spool:
@@ -88,11 +97,13 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
     """Return the parent run of the sweep that `ref` names: by run id, by name, as "latest", or by the one beginning of a name or run id.
 
     Raises:
-        InputError: none or several are called so.
+        InputError: none or several are called so, or its run id is none.
     """
-    known = sweeps(uri, experiment_name)
-    matches = _called(ref, known)
+    by_id = _by_id(uri, ref, experiment_name)
+    known = by_id or sweeps(uri, experiment_name)
+    matches = by_id or _called(ref, known)
     if len(matches) == 1:
+        check_run_id(matches[0].run_id)
         return matches[0]
     place = names.redact(uri) + (f", experiment {experiment_name!r}" if experiment_name else "")
     if matches and any(row.tags.get(names.SWEEP) != ref for row in matches):
@@ -109,19 +120,24 @@ def find_sweep(uri: str, ref: str, experiment_name: str | None = None) -> Row:
 
 def _called(ref: str, rows: Sequence[Row]) -> list[Row]:
     """Return the sweeps, oldest first, that a reference names by the first rule that names any."""
-    by_id = [row for row in rows if row.run_id == ref]
     by_name = [row for row in rows if row.tags.get(names.SWEEP) == ref]
     newest = list(rows[-1:]) if ref == LATEST else []
     long_enough = len(ref) >= SHORTEST_PREFIX
     by_prefix = [row for row in rows if long_enough and (row.tags.get(names.SWEEP, "").startswith(ref) or row.run_id.startswith(ref))]
-    return by_id or by_name or newest or by_prefix
+    return by_name or newest or by_prefix
+
+
+def _by_id(uri: str, run_id: str, experiment_name: str | None) -> list[Row]:
+    """Return the sweep of a run id, which is looked up without a look at the others."""
+    rows = _rows(uri, _RUN_ID, run_id, experiment_name) if RUN_ID.fullmatch(run_id) else []
+    return [row for row in rows if row.tags.get(names.KIND) == "sweep"]
 
 
 def family(uri: str, parent: Row, tags: Sequence[str] = ()) -> tuple[Row, list[Row]]:
-    """Return a sweep's parent run as it is now, and the runs of its trials; with all tags, or at least those of the names `tags`."""
-    rows = _rows(uri, names.SWEEP, parent.tags[names.SWEEP], parent.experiment, tags)
-    fresh = next((row for row in rows if row.run_id == parent.run_id), parent)
-    return fresh, [row for row in rows if row.tags.get(names.PARENT) == parent.run_id]
+    """Return a sweep's parent run as it is now, and the runs of its trials, these with all tags, or at least those of the names `tags`."""
+    fresh = next(iter(_rows(uri, _RUN_ID, parent.run_id, parent.experiment)), parent)
+    children = _rows(uri, names.PARENT, parent.run_id, parent.experiment, tags)
+    return fresh, [row for row in children if names.TRIAL in row.tags or names.RECORD in row.tags]  # others may put runs there, too
 
 
 def merged(parent: Row, children: Iterable[Row], lines: Sequence[Json]) -> SweepRecord:
@@ -155,7 +171,7 @@ def _journal_trial(data: Json, layers: Sequence[str]) -> TrialRecord | None:
 
 
 def _rows(uri: str, key: str, value: str, experiment_name: str | None, tags: Sequence[str] = ()) -> list[Row]:
-    """Return the active runs whose tag `key` is `value`; of a SQLite file with only the `tags`, and their parts, where any are named."""
+    """Return the active runs whose tag `key` is `value`, or the one of a run id; of a SQLite file with only `tags`, where any are named."""
     if uri.startswith(_SQLITE):
         path = Path(uri.removeprefix(_SQLITE))
         if not path.is_file():
@@ -169,18 +185,25 @@ def _rows(uri: str, key: str, value: str, experiment_name: str | None, tags: Seq
 
 
 def _sqlite_rows(path: Path, key: str, value: str, experiment_name: str | None, tags: Sequence[str]) -> list[Row]:
-    query = (
-        "SELECT r.run_uuid, e.experiment_id, e.name, t.key, t.value FROM tags p JOIN runs r ON r.run_uuid = p.run_uuid"
-        " JOIN experiments e ON e.experiment_id = r.experiment_id JOIN tags t ON t.run_uuid = r.run_uuid"
-        " WHERE p.key = ? AND p.value = ? AND r.lifecycle_stage = 'active' AND (? IS NULL OR e.name = ?)"
+    chosen, parameters = (
+        ("= ?", [value]) if key == _RUN_ID else ("IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)", [key, value])
     )
-    runs: dict[str, tuple[str, str, dict[str, str]]] = {}
+    query = (
+        "SELECT r.run_uuid, r.start_time, r.experiment_id, t.key, t.value FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid"
+        f" WHERE r.run_uuid {chosen} AND r.lifecycle_stage = 'active'"
+    )
+    runs: dict[str, tuple[int | None, int, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
+        titles = {number: name for number, name in database.execute("SELECT experiment_id, name FROM experiments")}
         keys = [*tags, *(part for tag in tags for (part,) in database.execute(_PARTS, (f"{tag}.[0-9]*",)))]
-        query += (f" AND t.key IN ({', '.join('?' * len(keys))})" if keys else "") + " ORDER BY r.start_time, r.run_uuid"
-        for run_id, experiment_id, experiment, tag, text in database.execute(query, (key, value, experiment_name, experiment_name, *keys)):
-            runs.setdefault(run_id, (str(experiment_id), experiment, {}))[2][tag] = text
-    return [Row(run_id, *rest) for run_id, rest in runs.items()]
+        query += f" AND t.key IN ({', '.join('?' * len(keys))})" if keys else ""
+        for run_id, start, experiment, tag, text in database.execute(query, (*parameters, *keys)):
+            if run_id not in runs:
+                runs[run_id] = (start, experiment, {})
+            runs[run_id][2][tag] = text
+    ordered = sorted((start or 0, run_id) for run_id, (start, _, _) in runs.items())
+    rows = [Row(run_id, str(runs[run_id][1]), titles[runs[run_id][1]], runs[run_id][2]) for _, run_id in ordered]
+    return [row for row in rows if experiment_name in (None, row.experiment)]
 
 
 def _client_rows(uri: str, key: str, value: str, experiment_name: str | None) -> list[Row]:
@@ -193,7 +216,7 @@ def _client_rows(uri: str, key: str, value: str, experiment_name: str | None) ->
             for entry in _pages(lambda token: client.search_experiments(ViewType.ACTIVE_ONLY, page_token=token))
             if experiment_name in (None, entry.name)
         }
-        query, runs = f"tags.`{key}` = {_quoted(value)}", []
+        query, runs = f"{'attributes.run_id' if key == _RUN_ID else f'tags.`{key}`'} = {_quoted(value)}", []
         if known:
             runs = _pages(lambda token: client.search_runs(list(known), query, max_results=1000, order_by=["start_time"], page_token=token))
     rows = {run.info.run_id: Row(run.info.run_id, run.info.experiment_id, known[run.info.experiment_id], run.data.tags) for run in runs}

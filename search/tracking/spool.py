@@ -33,6 +33,16 @@ def stays_inside(folder: Path, name: str) -> bool:
     return not any(place.is_symlink() for place in places)
 
 
+def check_run_id(run_id: str) -> None:
+    """Refuse an id that MLflow did not make: files are named by it.
+
+    Raises:
+        InputError: it is no run id.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise InputError(f"{run_id[:80]!r} is no MLflow run id (32 hexadecimal digits); the store was not made by MLflow, or is damaged.")
+
+
 class Spool:
     """Append-only lines of JSON in `<folder>/<run_id>.jsonl`, and in `.sent` how many bytes of them MLflow has.
 
@@ -42,10 +52,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
-        if not RUN_ID.fullmatch(run_id):
-            raise InputError(
-                f"{run_id[:80]!r} is no MLflow run id (32 hexadecimal digits); the store was not made by MLflow, or is damaged."
-            )
+        check_run_id(run_id)
         self.path = folder / f"{run_id}.jsonl"
         self.files = folder / run_id
         self._sent_path = folder / f"{run_id}.sent"

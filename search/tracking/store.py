@@ -159,6 +159,7 @@ class Store:
             names.CHARTED: _text(uniform or trial["number"] in shown["front"]),
         }
         tags |= {names.UNIFORM: "true"} if uniform else {}
+        tags |= {names.EXAMPLES: str(result["examples"])} if result.get("examples") else {}
         return tags | ({names.REASON: names.redact(result["reason"])[:500]} if result["reason"] else {})
 
     def _find(self, number: int) -> str | None:

@@ -92,7 +92,7 @@ def state(costs: Sequence[str]) -> str:
 
 
 def sweeps_state() -> str:
-    """Return the value of the tag of the list of sweeps: parents alone, newest first, with the figures that tell them apart."""
+    """Return the value of the tag of the list of sweeps: parents and comparisons, newest first, with the figures that tell them apart."""
     columns = [
         *(f"params.`{name}`" for name in SHOWN),
         *(f"metrics.`{name}`" for name in LISTED),
@@ -101,7 +101,7 @@ def sweeps_state() -> str:
     ]
     return _packed(
         {
-            "searchFilter": f"tags.`{names.KIND}` = 'sweep'",
+            "searchFilter": f"tags.`{names.KIND}` != 'trial'",
             "orderByKey": "attributes.start_time",
             "orderByAsc": False,
             "selectedColumns": columns,

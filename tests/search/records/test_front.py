@@ -101,3 +101,14 @@ def test_an_empty_front_has_nothing_to_pick(make_sweep: MakeSweep) -> None:
     assert front_rows(empty, ()) == []
     with pytest.raises(BitfrontError, match="sweep 'made-up' has an empty front"):
         pick(empty, "knee")
+
+
+def test_the_front_of_a_record_is_found_once(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page asks some fifteen times; with 20,000 trials that took longer than reading them."""
+    sweep, seen = make_sweep(trials=40), []
+    monkeypatch.setattr("search.records.front.non_dominated", lambda cloud: seen.append(len(cloud)) or non_dominated(cloud))
+    assert front_members(sweep) is front_members(sweep)
+    assert len(seen) == 1
+    assert sweep == make_sweep(trials=40)
+    assert len(front_members(replace(sweep, trials=sweep.trials[:5]))) <= 5
+    assert len(seen) == 2

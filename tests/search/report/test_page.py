@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from search.records.compare import compare
+from search.records.front import front_members
+from search.records.palette import color, symbol
 from search.records.record import SweepRecord
 from search.report.comparison import comparison_page
 from search.report.page import page, sweep_page, table
 from search.report.png import bits_png, front_png
 from search.report.publish import note
+from search.tasks.metrics.info import MetricInfo
 from tests.search.browser import Browser
 
 MakeSweep = Callable[..., SweepRecord]
 FIRST = "document.querySelector('.plotly-graph-div')"
+DRAWN = "return document.querySelectorAll('.scatterlayer path.point').length > 40"
 
 
 EXTERNAL = re.compile(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)\s*=\s*["']?https?:""", re.IGNORECASE)
@@ -49,14 +53,48 @@ def test_tables_are_escaped_and_marked() -> None:
 
 @pytest.fixture
 def opened(browser: Browser, make_sweep: MakeSweep, tmp_path: Path) -> Iterator[Browser]:
-    """Open the page of a sweep of two costs on a telephone."""
-    sweep = make_sweep(trials=40, layers=20, objectives=("error", "weight_bytes", "latency_s"), limits={"weight_bytes": 9000.0})
-    (tmp_path / "front.html").write_text(sweep_page(sweep))
+    """Open the page of a sweep of two costs on a telephone; the page of a comparison lies beside it."""
+    three = ("error", "weight_bytes", "latency_s")
+    sweep = make_sweep(trials=40, layers=20, objectives=three, limits={"weight_bytes": 9000.0})
+    (tmp_path / "front.html").write_text(sweep_page(replace(sweep, run_id="0" * 32)))
+    sweeps = [make_sweep(name, trials=40, seed=seed, layers=20, objectives=three) for seed, name in enumerate(("one", "two", "three"))]
+    (tmp_path / "compare.html").write_text(comparison_page(compare(sweeps)))
     browser.size(390, 844)
     browser.load((tmp_path / "front.html").as_uri())
-    browser.wait("return document.querySelectorAll('.scatterlayer path.point').length > 40")
+    browser.wait(DRAWN)
     yield browser
     browser.size(1600, 1000)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1600, 1280, 390])
+def test_pages_fit_the_screen_and_a_point_says_what_it_is(opened: Browser, tmp_path: Path, width: int) -> None:
+    for name in ("front", "compare"):
+        opened.size(width, 900)
+        opened.load((tmp_path / f"{name}.html").as_uri())
+        opened.wait(DRAWN)
+        assert opened.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
+        curve = f"{FIRST}.data.findIndex(trace => trace.mode === 'markers' && trace.x.length > 2)"
+        opened.script(f"Plotly.Fx.hover({FIRST}, [{{curveNumber: {curve}, pointNumber: 1}}], ['xy'])")
+        said = opened.wait("const text = document.querySelector('.hoverlayer .hovertext'); return text && text.textContent")
+        for words in ("accuracy, validation: ", "points to float)", "size: ", "latency: ", "x smaller than float)", "bits per layer: "):
+            assert words in said, f"{words} in {said}"
+        opened.picture(f"{name}-{width}")
+
+
+@pytest.mark.browser
+def test_a_sweep_keeps_its_colour_and_symbol_in_every_figure_of_a_comparison(opened: Browser, tmp_path: Path) -> None:
+    opened.load((tmp_path / "compare.html").as_uri())
+    opened.wait(DRAWN)
+    looks = opened.script(
+        "return [...document.querySelectorAll('.plotly-graph-div')].flatMap(plot => plot.data.filter(t => t.mode === 'markers'))"
+        ".filter(t => ['one', 'two', 'three'].includes(t.name)).map(t => [t.name, t.marker.color, t.marker.symbol])"
+    )
+    assert len(looks) == 9, "three pairs of objectives, three sweeps"
+    wanted = {name: [name, color(i), symbol(i)] for i, name in enumerate(("one", "two", "three"))}
+    assert all(look == wanted[look[0]] for look in looks)
+    text = opened.text()
+    assert re.search(r"dominates|better|equal", text), "the verdict"
 
 
 @pytest.mark.browser
@@ -78,6 +116,7 @@ def test_a_click_and_a_key_open_the_panel_of_a_policy(opened: Browser) -> None:
     opened.script("document.querySelector('button[data-policy]').focus(); document.activeElement.click()")
     assert opened.script("return document.activeElement.id") == "panel-title"
     text = opened.script("return document.getElementById('panel').innerText")
+    assert opened.script("return document.querySelector('#panel a').href") == f"http://127.0.0.1:5000/#/runs/{'0' * 32}"
     for words in ("accuracy, validation", "bitfront export made-up --pick", "bitfront apply", "body.19.conv", "int8:tensor:ema"):
         assert words in text
     opened.picture("panel-390")
@@ -88,3 +127,15 @@ def test_a_click_and_a_key_open_the_panel_of_a_policy(opened: Browser) -> None:
     assert "points to float" in opened.script(f"return {front}.text[0]")
     opened.script(f"{FIRST}.emit('plotly_click', {{points: [{{customdata: {front}.customdata[0]}}]}})")
     assert opened.script(f"return document.getElementById('panel-title').innerText.includes('trial ' + {front}.customdata[0] + ':')")
+
+
+def test_a_page_of_members_of_which_some_are_not_judged_on_test(make_sweep: MakeSweep) -> None:
+    """A sweep whose time was over, of a task with metrics of its own: the report failed, and the sweep's end with it."""
+    sweep = make_sweep(trials=30)
+    first, *others = sorted(front_members(sweep), key=lambda trial: trial.result.cost["weight_bytes"])
+    judged = replace(first, test={"accuracy": 0.9, "perplexity": 9.0})
+    trials = tuple(judged if trial.number == first.number else replace(trial, test={}) for trial in sweep.trials)
+    infos = (MetricInfo("perplexity", False, "", 0.0), MetricInfo("accuracy", True, "%", 1.0, 1.0))
+    page = sweep_page(replace(sweep, trials=trials, metrics=infos))
+    assert others
+    assert "90.00" in page

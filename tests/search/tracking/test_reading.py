@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,12 @@ def test_a_sweep_reads_back_exactly_by_name_and_by_id(store_uri: str, make_sweep
 def test_plain_sql_and_the_client_read_the_same(store_uri: str, make_sweep: MakeSweep) -> None:
     run(store_uri, make_sweep("first", trials=12))
     run_id, _ = run(store_uri, make_sweep("second", trials=5, seed=1))
-    for key, value, experiment in ((names.KIND, "sweep", None), (names.SWEEP, "second", "bitfront"), (names.PARENT, run_id, None)):
+    for key, value, experiment in (
+        (names.KIND, "sweep", None),
+        (names.SWEEP, "second", "bitfront"),
+        (names.PARENT, run_id, None),
+        (reading._RUN_ID, run_id, None),
+    ):
         fast = reading._sqlite_rows(Path("mlflow.db"), key, value, experiment, ())
         slow = reading._client_rows(store_uri, key, value, experiment)
         assert sorted(fast, key=lambda row: row.run_id) == sorted(slow, key=lambda row: row.run_id)
@@ -40,12 +47,41 @@ def test_a_record_is_put_together_from_a_few_tags(store_uri: str, make_sweep: Ma
     monkeypatch.setattr("search.tracking.codec.CHUNK", 60)
     run(store_uri, make_sweep("wide", trials=3, layers=40))
     parent = reading.find_sweep(store_uri, "wide")
-    whole, few = reading.family(store_uri, parent), reading.family(store_uri, parent, reading._OF_RECORDS)
+    whole, few = reading.family(store_uri, parent), reading.family(store_uri, parent, reading.OF_RECORDS)
     assert reading.merged(*few, ()) == reading.merged(*whole, ())
     assert f"{names.LAYERS}.1" in few[0].tags
     kept = {tag for row in few[1] for tag in row.tags}
-    assert {re.sub(r"\.\d+$", "", tag) for tag in kept} <= set(reading._OF_RECORDS)
+    assert {re.sub(r"\.\d+$", "", tag) for tag in kept} <= set(reading.OF_RECORDS)
     assert len(kept) < len({tag for row in whole[1] for tag in row.tags})
+
+
+def test_a_sweep_is_read_by_its_run_id_without_a_look_at_others(
+    store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 trials of other sweeps must not be scanned; and of the own ones one tag is read each."""
+    run(store_uri, make_sweep("first", trials=3))
+    run_id, _ = run(store_uri, make_sweep("second", trials=5, seed=1))
+    asked: list[tuple[str, str]] = []
+    given: list[reading.Row] = []
+    rows = reading._rows
+
+    def counted(uri: str, key: str, value: str, *rest: Any) -> list[reading.Row]:
+        asked.append((key, value))
+        given.extend(read := rows(uri, key, value, *rest))
+        return read
+
+    monkeypatch.setattr(reading, "_rows", counted)
+    assert len(tracking.read(store_uri, run_id).trials) == 5
+    assert asked == [(reading._RUN_ID, run_id), (reading._RUN_ID, run_id), (names.PARENT, run_id)]
+    assert [len(row.tags) for row in given[2:]] == [1] * 5
+    assert len(given[0].tags) > 5
+
+
+def test_the_header_of_a_sweep_is_read_without_its_trials(store_uri: str, make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(store_uri, make_sweep("first", trials=5))
+    whole = tracking.read(store_uri, "first")
+    monkeypatch.setattr(reading, "trial_from_json", lambda *_: pytest.fail("a trial was read"))
+    assert tracking.read_header(store_uri, "first") == replace(whole, trials=())
 
 
 def test_a_name_may_hold_an_apostrophe(store_uri: str, make_sweep: MakeSweep) -> None:

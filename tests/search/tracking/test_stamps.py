@@ -33,7 +33,7 @@ READERS = {  # what reads the time of day: dates in reports and in names, and th
     "search/exporters/card_files.py",
     "search/exporters/measuring.py",
     "search/exporters/probing.py",
-    "search/sweeps/run.py",
+    "search/sweeps/header.py",
     "search/tracking/stamps.py",
 }
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,12 +12,15 @@ import pytest
 
 from search import tracking
 from search.problem.pareto import Archive
+from search.records.compare import compare
 from search.records.front import front_members
 from search.records.palette import BASELINES, PALETTE
 from search.records.record import SweepRecord
 from search.records.summary import best_uniform, headline
+from search.report.comparison import comparison_page
 from search.report.publish import publish
 from search.tracking import names
+from search.tracking.comparison import log_comparison
 from search.tracking.server import serve
 from search.tracking.view import link, sweeps_link
 from tests.search.browser import Browser, free_port
@@ -34,7 +38,7 @@ def keep(uri: str, sweep: SweepRecord, spool: Path) -> tuple[str, str]:
         figures = {**trial.result.cost, **trial.result.metrics}
         if trial.result.ok and archive.add(trial.number, [figures[name] for name in sweep.objectives]):
             tracker.update_front(archive.numbers, archive.knee, archive.hypervolume)
-    publish(tracker, sweep)
+    publish(tracker, replace(sweep, run_id=tracker.run_id))
     assert tracker.finish("finished")
     return tracking.sweeps(uri)[0].experiment_id, tracker.run_id
 
@@ -49,7 +53,7 @@ def site(empty_store: Path, tmp_path_factory: pytest.TempPathFactory, make_sweep
     sweeps = [make_sweep(name, trials=150, seed=seed, layers=8, objectives=three) for name, seed in (("demo-random", 0), ("demo-tpe", 5))]
     ids = [keep(uri, sweep, folder / "spool") for sweep in sweeps]
     server = serve(uri, port)
-    yield {"base": f"http://127.0.0.1:{port}", "experiment": ids[0][0], "runs": [run for _, run in ids], "sweeps": sweeps}
+    yield {"base": f"http://127.0.0.1:{port}", "experiment": ids[0][0], "runs": [run for _, run in ids], "sweeps": sweeps, "uri": uri}
     server.terminate()
     server.wait()
     assert server.stderr is not None
@@ -68,8 +72,13 @@ def test_the_front_renders_on_the_sweeps_page(browser: Browser, site: dict[str, 
     assert points == ended + uniform_on_front + 3  # some are drawn twice: uniform, knee, suggested, best uniform
     browser.wait("return document.querySelectorAll('.heatmaplayer image').length === 2")
     assert browser.script("return document.querySelectorAll('table tbody tr').length") == len(members)
+    browser.script("document.querySelector('button[data-policy]').click()")
+    address = browser.script("return document.querySelector('#panel a').href")
     browser.leave_frame()
     browser.picture("front")
+    assert address.endswith(f"/#/runs/{site['runs'][0]}")
+    browser.open(f"{site['base']}/#{address.partition('#')[2]}")
+    browser.wait(f"return document.body.innerText.includes('{sweep.name}')")
 
 
 def test_the_shared_view_shows_the_fronts_of_all_sweeps(browser: Browser, site: dict[str, Any]) -> None:
@@ -139,3 +148,18 @@ def test_two_sweeps_compare(browser: Browser, site: dict[str, Any]) -> None:
     assert "demo-random" in text
     assert "demo-tpe" in text
     browser.picture("compare-sweeps")
+
+
+def test_a_logged_comparison_is_in_the_list_with_its_page(browser: Browser, site: dict[str, Any]) -> None:
+    ids = {sweep.name: run for sweep, run in zip(site["sweeps"], site["runs"], strict=True)}
+    page = comparison_page(compare(site["sweeps"]))
+    run_id = log_comparison(site["uri"], ids, {"hypervolume.demo-tpe": 0.5}, {"comparison.html": page}, "### Comparison")
+    browser.open(sweeps_link(site["experiment"], site["base"]))
+    browser.wait("return document.body.innerText.includes('3 matching runs')")
+    browser.wait("return document.body.innerText.includes('compare demo-random demo-tpe')")
+    link = "document.querySelector(`a[href*='RUN']`)".replace("RUN", run_id)
+    browser.wait(f"return {link} !== null")
+    browser.open(f"{site['base']}/#/experiments/{site['experiment']}/runs/{run_id}/artifacts/comparison.html")
+    browser.enter_frame()
+    browser.wait("return document.querySelectorAll('.scatterlayer path.point').length > 9")
+    browser.leave_frame()
