@@ -5,15 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from quant_core.network.batch_norms import tracked
 
 BATCHES = 50
 """Number of batches over which statistics are estimated."""
-
-
-def tracked(model: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms that keep running statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 def reestimate(model: nn.Module, run: Callable[[Any], object], batches: Iterable[Any]) -> None:

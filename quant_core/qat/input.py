@@ -71,7 +71,8 @@ class _LinearFunction(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, _learned: Tensor, slope: Tensor, module: nn.Module, weight: Tensor) -> Tensor:
         ctx.save_for_backward(slope, weight)
         ctx.module = module
-        return output.view_as(output)
+        ctx.mark_dirty(output)  # the same tensor and no view of it, which what follows may change in place
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:

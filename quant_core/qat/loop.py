@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from quant_core.network.batch_norms import tracked
 from quant_core.network.forward import forward, to_device
 from quant_core.qat import QatConfig, QatError, checkpoint
-from quant_core.qat.batch_norm import BATCHES, reestimate, tracked
+from quant_core.qat.batch_norm import BATCHES, reestimate
 from quant_core.qat.checkpoint import CheckpointConfig
 from quant_core.qat.diagnose import first_non_finite
 from quant_core.qat.distill import Distillation

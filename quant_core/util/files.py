@@ -47,6 +47,18 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}. Give a place that can be written.") from error
 
 
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that fills it; the folders that are missing above it are not made.
+
+    Raises:
+        InputError: the nearest folder above it is none, or takes no files.
+    """
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK) or path.is_dir():
+        reason = f"{path} is a folder" if path.is_dir() else f"{above} is {'not writable' if above.is_dir() else 'a file'}"
+        raise InputError(f"cannot write {path}: {reason}. Give a place that can be written.")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, as `replacing` does.
 

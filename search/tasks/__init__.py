@@ -1,6 +1,5 @@
 """The table of tasks and the one way to get a `Task`: by a name of the table or a user's own `package.module:function`. Free of torch."""
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,13 +60,14 @@ def build(name: str, source: object, options: Mapping[str, object]) -> "Task":
     """
     from torch import nn
 
+    from quant_core.network.copies import sharing_copy
     from search.tasks.task import Task
 
     if not isinstance(source, Task):
         return _checked(name, _called(name, source, options))
     if isinstance(source.model, nn.Module) and any(module.training for module in source.model.modules()):
         try:
-            source = replace(source, model=copy.deepcopy(source.model).eval())
+            source = replace(source, model=sharing_copy(source.model).eval())
         except TypeError as error:
             raise copy_refused(source.model, "model", error) from error
     return _checked(name, source)

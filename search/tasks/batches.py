@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from quant_core.network.forward import Examples, examples_of
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
 
@@ -56,9 +57,17 @@ class Divided:
             count += 1
             place = f"batch {count} of {self._name}"
             yield Pair(_plain(batch), None) if self._whole else Pair(*divided(batch, self._rule, place))
-        promised = len(self.source) if isinstance(self.source, Sized) else count
+        promised = _promised(self.source, count)
         if count < promised:
             raise InputError(f"{self._name} says that it has {promised} batches and ended after {count}; give all, or a loader that knows.")
+
+
+def _promised(source: Iterable[Any], count: int) -> int:
+    """Return the number of batches that a source says it has; `count` where it does not know, as a DataLoader of an IterableDataset."""
+    try:
+        return len(source) if isinstance(source, Sized) else count
+    except TypeError:
+        return count
 
 
 def divided(batch: Any, rule: Rule, place: str) -> tuple[Any, Any]:
@@ -77,6 +86,7 @@ def divided(batch: Any, rule: Rule, place: str) -> tuple[Any, Any]:
     inputs, targets = _plain(parts[0]), _plain(parts[1])
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
         raise InputError(f"{place} holds no tensor for the network{_holding(batch)}; collate to tensors, or give Task a batch function.")
+    inputs = with_lists(inputs, size_of(inputs, targets))
     if len(parts) == 2 or parts[2] is None:
         return inputs, targets
     weights = parts[2]
@@ -136,6 +146,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def with_lists(value: Any, size: int) -> Any:
+    """Return inputs whose lists of one entry for every one of `size` examples are `Examples`, which are cut entry by entry."""
+    if _is_listed(value, size):
+        return Examples(value)
+    if isinstance(value, dict):
+        return {name: with_lists(part, size) for name, part in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return type(value)(with_lists(part, size) for part in value)
+    return value
+
+
+def _is_listed(value: Any, size: int) -> bool:
+    """Tell whether a value is a list with an entry per example, and not of tensors of all examples, as DataLoader collates tuples."""
+    return isinstance(value, list) and len(value) == size and not (_columns(value) and len(value[0]) == size)
+
+
 def is_plain(value: Any) -> bool:
     """Tell whether a value holds no mapping or dataclass that torch does not look into."""
     if type(value) in (dict, tuple, list) or hasattr(value, "_fields"):
@@ -188,26 +214,38 @@ def size_of(inputs: Any, targets: Any) -> int:
     targets, _ = parted(targets)
     if isinstance(targets, Tensor) or (isinstance(targets, list) and not _columns(targets)):
         return len(targets)
+    if targets is None:
+        return examples_of(inputs)
     leaves = [leaf for leaf in (*tree_leaves(targets), *tree_leaves(inputs)) if isinstance(leaf, Tensor) and leaf.dim()]
     return len(leaves[0]) if leaves else 1
 
 
 def cut(value: Any, count: int, size: int) -> Any:
-    """Return the first `count` examples of inputs or targets, keeping their structure.
+    """Return the first `count` examples of inputs or targets, keeping their structure; a tensor without a row per example stays whole.
 
     A list is cut where it has an entry for every one of the batch's `size` examples, as detectors take images; its parts are cut where
     they are tensors of all examples, as DataLoader collates tuples.
     """
     if isinstance(value, Tensor):
-        return value[:count] if value.dim() else value
+        return value[:count] if value.dim() and len(value) == size else value
     if isinstance(value, Mapping):
         return {name: cut(part, count, size) for name, part in value.items()}
-    if isinstance(value, list) and len(value) == size and not (_columns(value) and len(value[0]) == size):
-        return value[:count]
+    if _is_listed(value, size):
+        return type(value)(value[:count])
     if isinstance(value, tuple | list):
         parts = [cut(part, count, size) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
+
+
+def divisible(value: Any, size: int) -> bool:
+    """Tell whether `cut` takes every tensor of inputs or targets apart: one without a row per example may be a table of all of them."""
+    if isinstance(value, Tensor):
+        return not value.dim() or len(value) == size
+    if _is_listed(value, size):
+        return True
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return all(divisible(part, size) for part in parts)
 
 
 def _columns(parts: list[Any]) -> bool:

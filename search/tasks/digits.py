@@ -16,7 +16,7 @@ from search.tasks.training import Recipe, fit
 
 TRAIN, VALID, TEST = 898, 299, 600
 SCALE = Scale(full=16.0)
-RECIPE = Recipe(epochs=8, batch=32, rate=0.1, threads=1)
+RECIPE = Recipe(epochs=8, batch=32, rate=0.1, threads=1, dtype="float64")
 
 
 def digits(seed: int = 0, calib_size: int = 256, valid_size: int = VALID, test_size: int = TEST, batch_size: int = 64) -> Task:

@@ -28,6 +28,7 @@ def minilm_sts(
     valid_size: int | None = None,
     test_size: int | None = None,
     batch_size: int = 64,
+    pad: bool = False,
 ) -> Task:
     """Return all-MiniLM-L6-v2 judged by Spearman's correlation on STS: validation on pairs of 2014, test on the 3,000 pairs of 2015.
 
@@ -39,6 +40,7 @@ def minilm_sts(
         length: most tokens per sentence.
         calib_size, valid_size, test_size: how many pairs each split takes.
         batch_size: pairs per batch.
+        pad: all sentences are padded to `length` tokens, for formats of one size.
 
     Raises:
         InputError: no data, fewer pairs than the sizes ask for, or the package is not installed.
@@ -55,6 +57,7 @@ def minilm_sts(
         valid_size=valid_size,
         test_size=test_size,
         batch_size=batch_size,
+        pad=pad,
     )
 
 

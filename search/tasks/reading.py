@@ -14,7 +14,7 @@ from quant_core.network.forward import first_examples
 from quant_core.util.errors import BitfrontError, InputError, first_line
 from quant_core.util.rng import isolated
 from quant_core.util.text import listed
-from search.tasks.batches import Divided, Pair, cut, size_of
+from search.tasks.batches import Divided, Pair, cut, divisible, size_of
 from search.tasks.task import Batch
 
 AGAIN = "give what can be read again and again: a list of batches or a DataLoader"
@@ -73,12 +73,18 @@ class Pass:
         return None if batch is None else self.account(batch)
 
     def account(self, batch: Batch) -> Batch:
-        """Count a batch and return it, cut to the examples that are left."""
+        """Count a batch and return it, cut to the examples that are left; whole where it holds a tensor without a row per example.
+
+        Raises:
+            InputError: it is no (inputs, targets), or an empty batch behind others.
+        """
         check_batch(self._name, batch)
         inputs, targets = batch
         left, size = self._most - self.examples, size_of(inputs, targets)
         divided = isinstance(batch, Pair)
-        if self._most and left < size:
+        if not size and self.batches:
+            raise InputError(f"batch {self.batches + 1} of {self._name} is empty; leave it out.")
+        if self._most and left < size and divisible(inputs, size):
             inputs = cut(inputs, left, size) if divided else first_examples(inputs, left)
             targets, size = cut(targets, left, size), left
         self._size = self._size or size

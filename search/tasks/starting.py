@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quant_core.network.forward import call
 from quant_core.network.outputs import judged_output
@@ -28,6 +28,7 @@ class Start:
         parameters: their number.
         inputs: Python text that makes a batch of inputs; "" where no input was taken.
         logits: the outputs have the form of logits of classes.
+        part: Python text behind the outputs that gives the judged one, as `["logits"]`.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Start:
     parameters: int
     inputs: str
     logits: bool
+    part: str = ""
 
 
 def looked_at(source: str) -> Start:
@@ -57,8 +59,8 @@ def looked_at(source: str) -> Start:
     if not isinstance(held, nn.Module):
         raise InputError(f"--from {source}: it gave a {type(held).__name__}; a torch.nn.Module is needed.")
     network = held.eval()
-    inputs, logits = _taken(network)
-    return Start(source, called, type(network).__name__, sum(parameter.numel() for parameter in network.parameters()), inputs, logits)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return Start(source, called, type(network).__name__, weights, *_taken(network))
 
 
 def task_source(start: Start) -> str:
@@ -73,7 +75,8 @@ def task_source(start: Start) -> str:
     splits = "calib, calib, batches(8, 1), batches(8, 2)"
     if not start.logits and start.inputs:
         splits = "*(labelled(network, part) for part in (calib, calib, batches(8, 1), batches(8, 2)))"
-    helper = _LABELLED if not start.logits and start.inputs else ""
+    stars = "**" if start.inputs.startswith("{") else ""
+    helper = _LABELLED.format(stars=stars, part=start.part) if not start.logits and start.inputs else ""
     return _FILE.format(
         source=start.source,
         kind=start.kind,
@@ -117,23 +120,38 @@ _LABELLED = '''
 def labelled(network: torch.nn.Module, inputs: list[Any]) -> list[Any]:
     """Return (inputs, outputs of the float network)."""
     with torch.no_grad():
-        return [(part, network(part)) for part in inputs]
+        return [(part, network({stars}part){part}) for part in inputs]
 
 '''
 
 
-def _taken(network: nn.Module) -> tuple[str, bool]:
-    """Return the text of the first inputs that the network takes, and whether its outputs look like logits; "" where it takes none."""
+def _taken(network: nn.Module) -> tuple[str, bool, str]:
+    """Return the text of the first inputs that the network takes ("": none), whether its outputs look like logits, and their `part`."""
     for text in _candidates(network):
         inputs = _made(text)
         try:
             with torch.inference_mode():
-                outputs = judged_output(network, call(network, inputs))
+                whole = call(network, inputs)
+                outputs = judged_output(network, whole)
         except (BitfrontError, ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             continue
         tabular = outputs.dim() == 2 or (outputs.dim() == 3 and "randint" in text)
-        return text, tabular and outputs.shape[-1] > 1
-    return "", True
+        return text, tabular and outputs.shape[-1] > 1, _place(whole, outputs)
+    return "", True, ""
+
+
+def _place(outputs: Any, judged: Tensor) -> str:
+    """Return the text that takes `judged` out of the outputs of a network."""
+    if isinstance(outputs, Mapping):
+        pairs = [(f"[{name!r}]", value) for name, value in outputs.items()]
+    elif isinstance(outputs, tuple | list):
+        pairs = [(f"[{number}]", value) for number, value in enumerate(outputs)]
+    elif is_dataclass(outputs):
+        pairs = [(f".{field.name}", getattr(outputs, field.name)) for field in fields(outputs)]
+    else:
+        pairs = []
+    inner = ((text, text if value is judged else text + _place(value, judged), value) for text, value in pairs)
+    return next((path for text, path, value in inner if value is judged or path != text), "")
 
 
 def _made(text: str) -> Any:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from quant_core.util.errors import BitfrontWarning, InputError
 from search.config.evaluation import EvaluateSection
 from search.tasks.batches import Divided, size_of
+from search.tasks.data_free import Synthetic, synthetic
 from search.tasks.images import Batches
 from search.tasks.reading import AGAIN, Figures, Pass, check_readable, feed, own_fingerprint, raw
 from search.tasks.task import Batch, Task
@@ -210,6 +211,17 @@ def _origin(source: object) -> object:
 
 
 def sized(task: Task, section: EvaluateSection, *, hashed: bool = False) -> Task:
-    """Return the task with every split of the size that the section asks for, hashed as it is read where that is wanted."""
+    """Return the task with every split of the size that the section asks for, hashed as it is read where that is wanted.
+
+    With `calib_from = "batch_norms"` the calibration split is made of the network's batch norms; its own, or validation, tells the shape.
+
+    Raises:
+        InputError: it cannot be made, see `search.tasks.data_free`.
+    """
+    if section.calib_from == "batch_norms" and not isinstance(opened(task, "calib").source, Synthetic):
+        example = opened(task, "calib").first() or opened(task, "valid").first()
+        if example is None:
+            raise InputError("the task's calibration and validation splits are empty; give at least one batch.")
+        task = replace(task, calib=synthetic(task, example[0], section.calib))
     splits: dict[str, Any] = {name: split_of(task, name, section, hashed=hashed) for name in SPLITS}
     return replace(task, **splits)

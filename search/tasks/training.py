@@ -22,7 +22,8 @@ PROBED = 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyper-parameters of one training. Equal recipes give equal weights (for one number of threads and one build of torch).
+    """The hyper-parameters of one training. Equal recipes give equal weights for one number of threads, one build of torch
+    and, in float32, one kind of processor.
 
     Attributes:
         seed: of the initial weights, the order of the images and the augmentation.
@@ -33,6 +34,8 @@ class Recipe:
         shift: images are shifted by up to so many pixels, zeros coming in.
         flip: images are mirrored left-right with probability 1/2.
         threads: of torch during training; 0 leaves the process's setting.
+        dtype: that the network is made and trained in, "float32" or "float64"; the result is float32. In float64, for twice the time, all
+            processors give the same float32 weights: in float32 sums in another order end in another network.
         revision: raised when the code of the network or of this loop changes its outcome.
     """
 
@@ -46,6 +49,7 @@ class Recipe:
     shift: int = 0
     flip: bool = False
     threads: int = 0
+    dtype: str = "float32"
     revision: int = 1
 
     def __post_init__(self) -> None:
@@ -73,11 +77,11 @@ def fit(name: str, make: Callable[[], nn.Module], images: Images, scale: Scale, 
         model = make()
 
     def train() -> dict[str, Tensor]:
-        with _seeded(recipe.seed), _threads(recipe.threads):
+        with _seeded(recipe.seed), _threads(recipe.threads), _dtype(recipe.dtype):
             trainee = make()
-            trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            trainee.to(memory_format=_layout())  # type: ignore[call-overload]
             _train(name, trainee, images, scale, recipe)
-        return dict(trainee.state_dict())
+        return dict(trainee.float().state_dict())
 
     bound = {**asdict(recipe), **asdict(scale), "network": str(model), "probe": _probe(model, images, scale), "data": data}
     model.load_state_dict(trained(name, bound, train, (__name__, "search.tasks.images")))
@@ -108,6 +112,21 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _dtype(name: str) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _layout() -> torch.memory_format:
+    """Return the order of values in memory in which torch's convolutions of the default dtype are fast."""
+    return torch.channels_last if torch.get_default_dtype() == torch.float32 else torch.contiguous_format
+
+
 def _train(name: str, model: nn.Module, images: Images, scale: Scale, recipe: Recipe) -> None:
     steps = max(1, len(images) // recipe.batch)
     size = min(recipe.batch, len(images))
@@ -120,7 +139,7 @@ def _train(name: str, model: nn.Module, images: Images, scale: Scale, recipe: Re
         order = torch.randperm(len(images))[: steps * size]  # a ragged last batch would skew the batch statistics
         for picked in torch.split(order, size):
             part = images.subset(picked)
-            inputs = scale(augment(part.pixels, recipe.shift, recipe.flip)).contiguous(memory_format=torch.channels_last)
+            inputs = scale(augment(part.pixels, recipe.shift, recipe.flip)).to(torch.get_default_dtype(), memory_format=_layout())
             loss = criterion(model(inputs), part.labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -37,6 +37,7 @@ class _Request:
     sizes: Mapping[str, int | None]
     seed: int
     download: bool
+    pad: bool
 
     @property
     def calib(self) -> int:
@@ -91,6 +92,7 @@ def hf(
     batch_size: int = 16,
     seed: int = 0,
     download: bool = False,
+    pad: bool = False,
 ) -> Task:
     """Return a task for a network of transformers; tokenizer or processor come from the same place, code of the network's own never runs.
 
@@ -106,13 +108,14 @@ def hf(
         batch_size: examples per batch.
         seed: of the order of the examples, and of the masked tokens.
         download: network and data may be downloaded, with huggingface_hub's progress bar.
+        pad: sentences are all padded to `length` tokens, for formats of one size (litert, executorch), not to the longest of their batch.
 
     Raises:
         InputError: no such network or data, no tokenizer, another kind of network, columns that are missing, or too few examples.
     """
     sizes = {"train": train_size, "calib": calib_size, "valid": valid_size, "test": test_size}
     chosen = kind_of(kind)
-    request = _Request(chosen, model, data, test_data, dict(columns or {}), length, sizes, whole("seed", seed, 0), download)
+    request = _Request(chosen, model, data, test_data, dict(columns or {}), length, sizes, whole("seed", seed, 0), download, pad)
     built = BUILDERS[kind](request)
     step = whole("batch_size", batch_size, 1)
     train, valid, test = built.splits
@@ -166,7 +169,7 @@ def _classification(request: _Request) -> _Built:
             numbers((row["label"] for row in rows), request.data)
         else:
             list(map(label, {row["label"] for row in rows}))
-    encode = Sentences(tokenizer, token_length(request.length, tokenizer, network), label)
+    encode = Sentences(tokenizer, token_length(request.length, tokenizer, network), request.pad, label)
     return _Built(network, splits, encode, metrics=("spearman", "pearson") if values else ())
 
 
@@ -176,7 +179,7 @@ def _similarity(request: _Request) -> _Built:
     splits = request.rows()
     scores = numbers((row["label"] for rows in splits for row in rows), request.data)
     span = max(scores) - min(scores) or 1.0
-    encode = Pairs(tokenizer, token_length(request.length, tokenizer, network), min(scores), span)
+    encode = Pairs(tokenizer, token_length(request.length, tokenizer, network), request.pad, min(scores), span)
     return _Built(SentencePairs(network, takes_first(request.model)).eval(), splits, encode)
 
 

@@ -121,35 +121,43 @@ class Sentences:
     Attributes:
         tokenizer: of the network.
         length: most tokens per example.
+        pad: all examples are padded to `length` tokens.
         label: maps the label of a row to a number.
     """
 
     tokenizer: Any
     length: int
+    pad: bool
     label: Callable[[Any], int | float]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return tokens [B, T], and labels [B]."""
         texts = [[str(row[part]) for row in rows] for part in ("text", "text2") if part in rows[0]]
-        batch = self.tokenizer(*texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+        batch = padded(self.tokenizer, texts, self.length, pad=self.pad)
         return {**batch, "labels": torch.tensor([self.label(row["label"]) for row in rows])}
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Rows with text, text2 and score: tokens [B, 2, T], and the scores mapped to [0, 1] by the range of all rows."""
+    """Rows with text, text2 and score: tokens [B, 2, T], and the scores mapped to [0, 1] by the range of all rows; `pad` as `Sentences`."""
 
     tokenizer: Any
     length: int
+    pad: bool
     least: float
     span: float
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return the tokens of both texts of every pair, and labels [B]."""
         texts = list(itertools.chain.from_iterable((str(row["text"]), str(row["text2"])) for row in rows))
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+        batch = padded(self.tokenizer, [texts], self.length, pad=self.pad)
         scores = [(float(row["label"]) - self.least) / self.span for row in rows]
         return {**{name: value.unflatten(0, (-1, 2)) for name, value in batch.items()}, "labels": torch.tensor(scores)}
+
+
+def padded(tokenizer: Any, texts: Sequence[Sequence[str]], length: int, *, pad: bool) -> Any:
+    """Return the tokens of texts, or of pairs of texts, cut to `length` and padded to the longest, or, with `pad`, to `length`."""
+    return tokenizer(*texts, padding="max_length" if pad else True, truncation=True, max_length=length, return_tensors="pt")
 
 
 def with_padding(tokenizer: Any, network: Any) -> Any:

@@ -31,7 +31,8 @@ def class_axis(outputs: Tensor, labels: Tensor, axis: int | None) -> int | None:
     Raises:
         InputError: no axis fits, or two do.
     """
-    if axis is not None and -outputs.dim() <= axis < outputs.dim():
+    if axis is not None and outputs.shape != labels.shape:
+        require_axis(outputs, axis)
         fitting = [axis % outputs.dim()] if _without(outputs, axis) == labels.shape else []
     else:
         fitting = [k for k in range(1, outputs.dim()) if _without(outputs, k) == labels.shape]
@@ -46,6 +47,20 @@ def class_axis(outputs: Tensor, labels: Tensor, axis: int | None) -> int | None:
         f"{text}: without the axis of classes {'' if axis is None else f'({axis}) '}both must be alike, as (N, C) and (N,); "
         f"give such labels, or name the logits: Task(..., output='NAME')."
     )
+
+
+def require_axis(outputs: Tensor, axis: int) -> None:
+    """Refuse an axis of classes that outputs do not have, or that counts their examples.
+
+    Raises:
+        InputError: it is one.
+    """
+    last = outputs.dim() - 1
+    if type(axis) is not int or not axis or not -last <= axis <= last:
+        mend = f"give an axis from 1 to {last}, or from -{last} to -1" if last > 1 else "give 1" if last else "leave class_axis out"
+        raise InputError(
+            f"class_axis = {axis!r} is no axis of classes: outputs have the shape {tuple(outputs.shape)}, axis 0 counts examples; {mend}."
+        )
 
 
 def _without(outputs: Tensor, axis: int) -> torch.Size:
@@ -68,7 +83,8 @@ def rows(batch: Judged, name: str) -> Rows:
         )
     if labels.is_floating_point() or labels.is_complex():
         raise InputError(
-            f"metric {name!r} needs whole-number labels, and those of {batch.place} are {labels.dtype}; convert them: .long()."
+            f"metric {name!r} needs whole-number labels, and those of {batch.place} are {labels.dtype}; convert them: .long(), or, where "
+            f"they are one-hot, .argmax(dim=1)."
         )
     axis = class_axis(batch.outputs, labels, batch.axis)
     if axis is None:

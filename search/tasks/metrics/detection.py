@@ -101,4 +101,4 @@ def _pycocotools() -> tuple[Any, Any]:
 
 def mean_average_precision() -> Metric:
     """Return the mean average precision over IoU thresholds from 0.5 to 0.95 and all classes, as COCO defines it."""
-    return Metric((MetricInfo("map", True, "%", 1.0, 1.0),), _MeanAveragePrecision)
+    return Metric((MetricInfo("map", True, "%", 1.0, 1.0),), _MeanAveragePrecision, of_whole=True)

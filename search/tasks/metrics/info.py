@@ -61,6 +61,11 @@ class MetricInfo:
         return f"{self.name} - {self.best:g}" if self.best else self.name
 
     @property
+    def point(self) -> float:
+        """What people call a point: a hundredth of what lies between 0 and 1 (accuracy, correlations), else the metric's unit."""
+        return 0.01 if self.unit == "%" or (self.unit == "" and self.best == self.worst == 1.0) else 1.0
+
+    @property
     def arrow(self) -> str:
         """The better direction as a sign."""
         return "↑" if self.higher else "↓"

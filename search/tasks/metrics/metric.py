@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from torch import nn
+
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
 from quant_core.util.text import given, listed
@@ -28,12 +30,14 @@ class Metric:
         start: returns an empty state.
         against_float: it compares with the float network and needs no targets.
         classes: it takes the outputs for logits of classes.
+        of_whole: it reads all that the network returns, not the judged output alone.
     """
 
     infos: tuple[MetricInfo, ...]
     start: Callable[[], State]
     against_float: bool = False
     classes: bool = False
+    of_whole: bool = False
 
     @property
     def name(self) -> str:
@@ -80,11 +84,13 @@ def metric(
 
 
 def chosen_metrics(metrics: object) -> tuple[Metric, ...]:
-    """Return the metrics that a task names: names, `metric(...)`, functions, torchmetrics objects; one, several, or by name.
+    """Return the metrics that a task names: names, `metric(...)`, functions, objects and collections of torchmetrics; one or several.
 
     Raises:
         InputError: an unknown name, something else, or two of one name.
     """
+    if isinstance(metrics, nn.ModuleDict):  # as torchmetrics' collections are
+        metrics = dict(metrics.items())
     if isinstance(metrics, Mapping):
         made = [_renamed(_made(value, str(name)), str(name)) for name, value in metrics.items()]
     else:

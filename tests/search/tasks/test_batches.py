@@ -1,14 +1,16 @@
 """Batches of any structure as inputs and targets."""
 
 from collections import UserDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from quant_core.network.forward import Examples, examples_of, first_examples
 from quant_core.util.errors import InputError
 from search.tasks.batches import Divided, Weighted, cut, divided, next_token, parted, size_of
 
@@ -85,6 +87,25 @@ def test_the_next_token_is_the_target() -> None:
     assert next_token(tokens)[1].tolist() == [[6, 7, 0, -100], [9, 4, 3, -100]]
     with pytest.raises(InputError, match=r"next_token: a Tensor of shape \(6, 2, 1\) given; a mapping with input_ids \[N, T\]"):
         next_token(X[:, :, None])
+
+
+def test_lists_of_one_entry_per_example_are_told_from_collated_arguments() -> None:
+    images = [torch.zeros(3, 8, 8) for _ in range(6)]
+    inputs, _ = divided((images, Y), None, "batch 1")
+    assert isinstance(inputs, Examples)
+    assert [len(first_examples(inputs, 2)), examples_of(inputs)] == [2, 6]
+    assert [type(divided(batch, None, "batch 1")[0]) for batch in (([X, X], Y), ([X] * 6, Y))] == [list, list]
+    named, _ = divided({"images": images, "sizes": [[8, 8]] * 6, "x": X, "labels": Y}, None, "batch 1")
+    assert [len(part) for part in first_examples(named, 2).values()] == [2, 2, 2]
+
+
+def test_a_loader_that_does_not_know_its_length_is_read() -> None:
+    class Endless(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(zip(X, Y, strict=True))
+
+    loader: Any = DataLoader(Endless(), batch_size=4)
+    assert [len(inputs) for inputs, _ in Divided(loader, None, "train")] == [4, 2]
 
 
 def test_examples_are_counted_and_cut_whatever_holds_them() -> None:

@@ -102,7 +102,10 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
         lambda: task(batch="klass"),
         r"batch 1 of train has no part 'klass' with the parts x, labels; name .* batch='NAME'",
     ),
-    "float labels": (lambda: task({"x": X, "labels": Y.float()}), r"whole-number labels, and those of batch 1 are torch.float32; convert"),
+    "float labels": (
+        lambda: task({"x": X, "labels": Y.float()}),
+        r"whole-number labels, and those of batch 1 are torch.float32; convert them: .long\(\), or, .* \.argmax\(dim=1\)",
+    ),
     "text labels": (lambda: task({"x": X, "labels": ["cat"] * 24}), r"needs labels, and the targets of batch 1 are a list; name the part"),
     "labels too large": (
         lambda: task({"x": X, "labels": Y + 1}),
@@ -115,7 +118,7 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
     ),
     "labels of another shape": (
         lambda: task({"x": X, "labels": Y.view(4, 6)}),
-        r"outputs of shape \(1, 3\), labels .*give such labels, or name",
+        r"outputs of shape \(24, 3\), labels of shape \(4, 6\).*give such labels, or name",
     ),
     "all labels -100": (lambda: task({"x": X, "labels": Y * 0 - 100}), r"'accuracy' is nan over the 1 batches .*; a number is needed"),
     "no such output": (lambda: task(output="logits"), r"outputs have no part 'logits': a dict with the parts hidden, scores; name one"),
@@ -175,8 +178,92 @@ WRONG: dict[str, tuple[Callable[[], Task], str]] = {
     "top 0": (lambda: task(metrics="accuracy:0"), r"'accuracy:0' given; write how many of the largest logits count"),
     "loss that gives text": (lambda: task(loss=gives("low")), r"the task's loss failed with ValueError: .*; give Task a loss"),
     "ambiguous axis": (lambda: task({"x": X[:6].view(2, 3, 4), "labels": Y[:6].view(2, 3)}), r"axis 1 or 2; say which: .*class_axis"),
+    "axis that outputs lack": (
+        lambda: task(class_axis=2),
+        r"class_axis = 2 is no axis of classes: outputs have the shape \(1, 3\), axis 0 counts examples; give 1\.$",
+    ),
+    "axis of examples": (lambda: task(metrics="kld", class_axis=0), r"class_axis = 0 is no axis of classes: .*give 1\.$"),
+    "axis of values": (lambda: task(metrics="mae", class_axis=-2), r"class_axis = -2 is no axis of classes: .*give 1\.$"),
+    "axis in words": (lambda: task(class_axis="last"), r"class_axis = 'last' is no axis of classes: .*give 1\.$"),
+    "axis without metrics": (
+        lambda: task((X, Y), metrics=(), class_axis=3),
+        r"class_axis = 3 is no axis of classes: outputs have the shape \(1, 3\), .*give 1\.$",
+    ),
+    "axis of single values": (
+        lambda: task((X, X[:, 0]), metrics="mae", output=lambda outputs: outputs["scores"][:, 0], class_axis=1),
+        r"class_axis = 1 is no axis of classes: outputs have the shape \(1,\), .*; leave class_axis out",
+    ),
+    "graph without an axis of examples": (
+        lambda: task(({"x": X, "edges": torch.stack([torch.arange(24), torch.arange(24).flip(0)])}, Y), model=Graph()),
+        r"fails on the first example .* with IndexError: .*, though it takes the whole batch; let it .* an axis of examples, as",
+    ),
+    "network that differentiates itself": (
+        lambda: task(model=Differentiates()),
+        r"fails .*: it differentiates itself; write that part .* under torch.inference_mode\(False\) and torch.enable_grad\(\)",
+    ),
+    "empty batch behind others": (
+        lambda: task(valid=[{"x": X, "labels": Y}, {"x": X[:0], "labels": Y[:0]}]),
+        r"batch 2 of valid is empty; leave it out",
+    ),
     "average precision of logits": (lambda: task(metrics="map"), r"metric 'map' needs (pycocotools|a list of dicts).*"),
 }
+
+
+class Writes(Net):
+    """Writes into its input."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return super().forward(x.mul_(0.5))
+
+
+@pytest.mark.parametrize("metrics", ["accuracy", ()])
+def test_data_stay_as_they_are_where_a_network_writes_into_them(metrics: Any) -> None:
+    model, data = Writes(), X.clone()
+    figures = [measured(task((data, Y), model=model, metrics=metrics)) for _ in range(2)]
+    assert torch.equal(data, X)
+    assert figures[0] == figures[1] == measured(task((X * 0.5, Y), model=_plain(model), metrics=metrics))
+    assert vars(model).keys() == vars(Net()).keys()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    plain = Net()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+class Shared(nn.Module):
+    """Takes a table that all examples share, beside theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, table: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.head(x + table.sum(dim=0))}
+
+
+def test_a_tensor_that_all_examples_share_is_not_cut() -> None:
+    model, table = Shared(), torch.randn(5, 4)
+    whole = [({"x": X, "table": table}, Y)]
+    parts = [({"x": X[:16], "table": table}, Y[:16]), ({"x": X[16:], "table": table}, Y[16:])]
+    figures = [measured(task(model=model, **dict.fromkeys(("train", "calib", "valid", "test"), data))) for data in (whole, parts)]
+    assert figures[0] == pytest.approx(figures[1])
+
+
+class Graph(Net):
+    """Takes nodes [N, F] and edges [2, E]."""
+
+    def forward(self, x: Tensor, edges: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return super().forward(x.index_add(0, edges[1], x[edges[0]]))
+
+
+class Differentiates(Net):
+    """Returns the gradient of what its head says."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return {"scores": torch.autograd.grad(self.head(x).sum(), x)[0][:, :3]}
 
 
 class Silent(Net):

@@ -73,3 +73,7 @@ def test_without_the_package_of_the_images(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("search.tasks.digits.find_spec", lambda _name: None)
     with pytest.raises(InputError, match="task digits needs sklearn, which brings its images: pip install scikit-learn"):
         _images.__wrapped__()
+
+
+def test_digits_is_the_same_network_on_every_processor(cached: Path) -> None:
+    assert digest(load("digits", {}).model.state_dict()).startswith("078d6d8cb71a26f4")

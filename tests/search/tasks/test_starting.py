@@ -28,6 +28,15 @@ class Named(Tagger):
         return super().forward(input_ids)
 
 
+class Boxes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Any]:
+        return {"names": ["box"], "levels": [self.body(pixel_values)]}
+
+
 class Pair(nn.Linear):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return super().forward(first + second)
@@ -41,6 +50,7 @@ NETWORKS: dict[str, Any] = {
     "series": lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 5)),
     "tagger": Tagger,
     "named": Named,
+    "boxes": Boxes,
     "pair": Pair(4, 4),
     "number": 3,
     "other": lambda: "text",
@@ -61,6 +71,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rows", "torch.randn(64, 7)", '["kld", "flips"]'),
         ("series", "torch.randn(8, 2, 128)", '["kld", "flips"]'),
         ("tagger", "torch.randint(0, 30, (8, 32))", '["kld", "flips"]'),
+        ("boxes", '{"pixel_values": torch.randn(8, 3, 32, 32)}', '"mae"'),
         ("named", '{"input_ids": torch.randint(0, 30, (8, 32))}', '["kld", "flips"]'),
     ],
 )

@@ -1,5 +1,8 @@
 """The training recipe: it learns, is deterministic by seed, is cached by everything that it depends on, and augments as stated."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from search.tasks.cache import digest
 from search.tasks.images import Images, Scale
 from search.tasks.training import Recipe, augment, fit
 
+ROOT = Path(__file__).parents[3]
 RECIPE = Recipe(epochs=2, batch=16, rate=0.1, shift=1, flip=True, threads=1)
 
 
@@ -61,6 +65,23 @@ def test_weights_depend_on_the_recipe_alone(images: Images, monkeypatch: pytest.
     ):
         assert digest(state(images, replace(RECIPE, **other))) != first, other
     assert digest(state(images, RECIPE, Scale(100.0))) != first
+
+
+def test_in_float64_the_weights_do_not_depend_on_the_processor_s_kernels(images: Images, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, dtype="float64", epochs=20)
+    here = state(images, recipe)
+    assert {value.dtype for value in here.values()} == {torch.float32, torch.int64}
+    code = (
+        "import torch; from tests.search.tasks.test_training import network, Images, Scale, fit, Recipe, digest;"
+        f"data = torch.load({str(tmp_path / 'images.pt')!r});"
+        f"print(digest(fit('net', network, Images(*data), Scale(), {recipe!r}).state_dict()))"
+    )
+    torch.save((images.pixels, images.labels), tmp_path / "images.pt")
+    kernels = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    environment = os.environ | kernels | {"BITFRONT_CACHE": str(tmp_path / "elsewhere")}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == digest(here)
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_other_images_or_another_network_are_another_training(images: Images, tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_a_classifier_of_one_value_is_judged_by_correlation(saved: Saver, pairs_
     assert int(inputs["token_type_ids"].max()) == 1  # the second sentence
 
 
+@pytest.mark.parametrize(
+    ("kind", "model"), [("sentence-similarity", "BertModel"), ("text-classification", "BertForSequenceClassification")]
+)
+def test_sentences_are_padded_to_one_length_where_that_is_asked(saved: Saver, pairs_file: Path, kind: str, model: str) -> None:
+    folder = saved(model, num_labels=1) if kind == "text-classification" else saved(model)
+    options = {"model": str(folder), "kind": kind, "data": str(pairs_file), "columns": {"label": 0, "text": 1, "text2": 2}, "calib_size": 8}
+    lengths = {
+        pad: {
+            int(inputs["input_ids"].shape[-1])
+            for inputs, _ in tasks.load("hf", {**options, "length": 24, "batch_size": 1, "pad": pad}).test
+        }
+        for pad in (False, True)
+    }
+    assert len(lengths[False]) > 1
+    assert lengths[True] == {24}
+
+
 def test_similarity_is_the_cosine_of_mean_embeddings(saved: Saver, pairs_file: Path) -> None:
     folder = saved("BertModel")
     columns = {"label": 0, "text": 1, "text2": 2}

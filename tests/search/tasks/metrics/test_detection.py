@@ -1,6 +1,7 @@
 """Mean average precision, where pycocotools is installed: cases whose figure follows by hand."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 import bitfront
 from quant_core.util.errors import InputError
+from search.exporters import onnx_qdq, safetensors
+from search.exporters.flow import bundle_of
 from search.tasks.metrics.detection import mean_average_precision
 from search.tasks.metrics.state import Judged
 
@@ -111,6 +114,44 @@ def test_a_sweep_of_a_detector() -> None:
     assert sweep.record.baseline["map_valid"] == pytest.approx(1.0)
     assert low < high
     assert high > 0.7
+
+
+class Lists(nn.Module):
+    """As torchvision's detectors: a list of images of several sizes in, a list of dicts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 4)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        assert all(len(image) == 3 for image in images)
+        found = []
+        for image in images:
+            low, size = self.head(torch.relu(self.body(image[None])).mean(dim=(2, 3))).view(2, 2)
+            found.append(boxes(torch.cat([low, low + size.abs() + 1])[None], 1, scores=(0.5,)))
+        return found
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_sweep_of_a_detector_of_lists(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = Lists().eval(), [torch.randn(3, 8 + size % 3, 9) for size in range(9)]
+    with torch.no_grad():
+        targets = [{key: row[key] for key in ("boxes", "labels")} for row in model(images)]
+    split = [(images[at : at + 4], targets[at : at + 4]) for at in (0, 4, 8)]
+    loss = lambda outputs, _targets: outputs.mean()  # noqa: E731
+    task = bitfront.Task(model, train=split, calib=split, valid=split, test=split, metrics="map", output="0.boxes", loss=loss)
+    choices = {"weight": ["int2:channel", "int8:channel"], "activation": "int8:tensor"}
+    sweep = bitfront.sweep(
+        task, **choices, device="counts", trials=2, record=None, log="none", threads=0, options={"evaluate": {"calib": 6, "valid": 5}}
+    )  # type: ignore[arg-type]
+    assert all(trial.result.ok for trial in sweep.record.trials)
+    assert sweep.record.baseline["map_valid"] == pytest.approx(1.0)
+    with sweep._opened() as context:
+        made = bundle_of(sweep.record, sweep.record.trials[0], context)
+    assert safetensors.export(made, tmp_path).checks["top1_agreement"] == 1.0
+    with pytest.raises(InputError, match="ONNX cannot represent this network: it takes lists of any number of examples"):
+        onnx_qdq.export(made, tmp_path)
 
 
 def test_its_need_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Metrics by name, by function, by mapping."""
 
 import pytest
+import torchmetrics
 
 from quant_core.util.errors import InputError
 from search.tasks.metrics import METRICS
@@ -43,3 +44,11 @@ def test_the_best_value_follows_from_direction_and_unit() -> None:
 def test_names_that_the_record_uses_or_cannot_hold_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"a metric named .* given; up to 60 letters, .*, and no name of a record \(error, loss, "):
         chosen_metrics({name: half})
+
+
+def test_a_collection_of_torchmetrics_is_its_members() -> None:
+    collection = torchmetrics.MetricCollection(
+        [torchmetrics.classification.MulticlassAccuracy(4), torchmetrics.MeanSquaredError()], prefix="own "
+    )
+    made = chosen_metrics(collection)
+    assert [(metric.name, metric.infos[0].higher) for metric in made] == [("own MulticlassAccuracy", True), ("own MeanSquaredError", False)]
