@@ -1,6 +1,6 @@
 """Exports of uniform policies: accuracy in their runtimes, bytes, and onnxruntime's latency against float32 on this CPU.
 
-python -m benchmarks.export [--task digits] [--batch 1] [--threads 1]    prints the table of docs/export.md
+python -m benchmarks.export [--task digits] [--batch 1] [--threads 1]    prints a table, of which docs/export-figures.md has a part
 """
 
 import argparse

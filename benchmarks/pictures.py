@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.pictures_pages import card_page, notebook_page
@@ -26,6 +27,7 @@ from search.tracking import read, sweeps
 from search.tracking.server import serve
 from search.tracking.view import link, sweeps_link
 from tests.search import browser as shots
+from tests.search.records.test_palette import DEUTERANOPIA, LUMINANCE
 
 ROOT = Path(__file__).parents[1]
 SEARCHERS = ("auto", "tpe", "nsga2")
@@ -85,6 +87,18 @@ def pages(browser: shots.Browser, folder: Path, records: list[SweepRecord], out:
                 shoot(browser, f"{name}-{ending}", out)
                 if name == "front":
                     layers(browser, f"layers-{ending}", out)
+
+
+def simulations(out: Path) -> None:
+    """Write the page of a comparison as people without green cones see it, and in greyscale."""
+    for name, matrix in (("deuteranopia", DEUTERANOPIA), ("grey", (LUMINANCE,) * 3)):
+        with Image.open(out / "compare-1600.png") as picture:
+            values = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255.0
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
+        seen = np.clip(linear @ np.array(matrix).T, 0.0, 1.0)
+        coded = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+        made = Image.fromarray(np.round(255.0 * coded).astype(np.uint8))
+        made.quantize(COLOURS, dither=Image.Dither.NONE).save(out / f"compare-{name}.png", optimize=True)
 
 
 def layers(browser: shots.Browser, name: str, out: Path) -> None:
@@ -153,6 +167,7 @@ def main() -> None:
     uri, records = record(folder)
     with shots.chromium(folder / "profile") as browser:
         pages(browser, folder, records, out)
+        simulations(out)
         others(browser, folder, out)
         if not chosen.pages_only:
             views(browser, uri, out)

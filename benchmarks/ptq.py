@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks import peers_bar
-from benchmarks.ptq_report import Cell, append, read, write
+from benchmarks.ptq_report import Cell, read, write
+from benchmarks.stores import append
 from quant_core.network.trace import trace
 from quant_core.spec.policy import Policy, parse_layer_policy
 from quant_core.spec.size import average_bits
@@ -43,8 +44,9 @@ COLUMNS = {
     "gptq, weighted": ":weighted:gptq",
     "reconstruct": "",
 }
-STEPS = 100
-"""Of a reconstruction, per block."""
+RECONSTRUCTION = {"steps": 100, "lr": 0.1}
+FEWER = {"efficientnet_lite0": {"steps": 40, "whole": 20}}
+"""Options of a reconstruction, and what is less for networks whose steps take seconds."""
 A8, A4 = "int8:tensor:mse", "int4:tensor:mse"
 ROWS = {
     "efficientnet_lite0": (("int4:channel:mse", A8), ("int3:channel:mse", A8), ("int4:channel:mse", A4)),
@@ -103,7 +105,7 @@ class Bench:
         self._name, self._task, self._seed = name, chosen(task, SHARE[name], seed), seed
         example = next(iter(self._task.calib))[0]
         self._layers = trace(self._task.model, example)
-        section = EvaluateSection(cache_mib=1024, reconstruct={"steps": STEPS, "lr": 0.1})
+        section = EvaluateSection(cache_mib=1024, reconstruct=RECONSTRUCTION | FEWER.get(name, {}))
         self._evaluator = Evaluator(self._task, self._layers, section)
         start = time.process_time()
         self._float = self._evaluator.float_metrics("test")

@@ -1,14 +1,13 @@
 """The tables of docs/ptq.md, made of the cells that `benchmarks.ptq` measured."""
 
-import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from quant_core.util.files import write_text
+from benchmarks.stores import rows, write_tables
 
-START, END = "<!-- tables: written by python -m benchmarks.ptq -->", "<!-- end of tables -->"
+START = "<!-- tables: written by python -m benchmarks.ptq -->"
 SHOWN = {
     "efficientnet_lite0": (
         "EfficientNet-Lite0, 300 images of an ImageNet sample",
@@ -54,28 +53,13 @@ class Cell:
 
 def read(store: Path) -> list[Cell]:
     """Return the cells of a store, without a last line that was cut short."""
-    cells = []
-    for line in store.read_text().splitlines() if store.is_file() else ():
-        try:
-            cells.append(Cell(**json.loads(line)))
-        except json.JSONDecodeError:
-            continue
-    return cells
-
-
-def append(store: Path, cell: Cell) -> None:
-    """Add a cell to a store, on a line of its own."""
-    store.parent.mkdir(parents=True, exist_ok=True)
-    cut = store.is_file() and not store.read_text().endswith("\n") and store.stat().st_size
-    with store.open("a") as file:
-        file.write(("\n" if cut else "") + json.dumps(asdict(cell)) + "\n")
+    return [Cell(**row) for row in rows(store)]
 
 
 def write(page: Path, cells: Sequence[Cell]) -> None:
     """Write the tables between the two markers of the page."""
-    text = page.read_text()
     tables = "\n\n".join(_section(name, [cell for cell in cells if cell.network == name]) for name in SHOWN)
-    write_text(page, text[: text.index(START)] + f"{START}\n\n{tables}\n\n" + text[text.index(END) :])
+    write_tables(page, START, tables)
 
 
 def _section(name: str, cells: Sequence[Cell]) -> str:

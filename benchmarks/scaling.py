@@ -23,6 +23,7 @@ from quant_core.spec.policy import Policy
 from quant_core.spec.quant_spec import parse
 from quant_core.util.cache import CacheCounts
 from search.config.files import loads
+from search.evaluation.racing import Incumbent, UnfitError, Watch
 from search.problem.problem import Problem
 from search.records.record import TrialRecord
 from search.records.result import Result
@@ -69,7 +70,7 @@ class Burn:
 
     cpu_s: float
 
-    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Result:  # noqa: ARG002
+    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy], watch: Watch | None = None) -> Result:  # noqa: ARG002
         """Return a made-up result after the work."""
         wall, cpu, total = time.perf_counter(), time.process_time(), 0.0
         while time.process_time() - cpu < self.cpu_s:
@@ -80,6 +81,10 @@ class Burn:
     def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[Result]:
         """Yield the one result of a call: there are no rungs."""
         yield self(policy, fidelity, after)
+
+    def watch(self, objective: str, incumbent: Incumbent | None, confidence: float) -> Watch:  # noqa: ARG002
+        """Refuse: there are no examples to watch."""
+        raise UnfitError("results are made up")
 
     def cache_counts(self) -> tuple[CacheCounts, CacheCounts]:
         """Return zeros: there are no caches."""

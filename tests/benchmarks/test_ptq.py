@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import ptq
-from benchmarks.ptq_report import END, START, Cell, append, read, write
+from benchmarks.ptq_report import START, Cell, read, write
+from benchmarks.stores import END, append
 
 
 def cell(column: str, seed: int, loss: float) -> Cell:

@@ -1,0 +1,128 @@
+"""The tables of docs/export-figures.md, made of the cells that `benchmarks.runtimes` measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.stores import rows, write_tables
+from quant_core.spec.policy import parse_layer_policy
+
+START = "<!-- tables: written by python -m benchmarks.runtimes -->"
+FLOAT_POLICY = "weight=float"
+SHOWN = {
+    "digits": "digits, 600 test images, accuracy",
+    "efficientnet_lite0": "EfficientNet-Lite0, 100 images of an ImageNet sample, accuracy",
+    "minilm": "all-MiniLM-L6-v2, 100 pairs of sentences of 32 tokens, Spearman's correlation",
+    "stories260k": "stories260K, a Llama of 260,000 weights, 16 sequences of 256 tokens, top-1 accuracy",
+    "llama10m": "llama10m, 16 sequences of 128 tokens, perplexity",
+}
+"""Network -> heading."""
+TITLES = ("weights, inputs", "format", "metric", "top-1 equal", "file bytes", "weights / modelled", "by integers", "1 thread", "2 threads")
+LONGEST = 220
+"""Characters of a refusal in the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """The time of one example in a runtime.
+
+    Attributes:
+        ratio: median of the ratios of neighbouring calls, quantized / float32.
+        seconds, float_s: least of the calls.
+    """
+
+    ratio: float
+    seconds: float
+    float_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One policy of one network in one format.
+
+    Attributes:
+        network, policy, form: what was exported; `form` is the format.
+        refused: why the format does not hold it; the rest is then empty.
+        metric, value: the task's first metric in the runtime.
+        agreement: share of predictions whose top-1 is the simulation's.
+        file_bytes, payload_bytes, modelled_bytes: of the file, of codes and scales in it, and of them by the cost model; 0: not told.
+        integers: layers that are computed by integers or from packed weights, of all.
+        times: threads -> time.
+        notes: of the exporter.
+        processor: that the times were taken on, with the instruction sets that the kernels depend on.
+    """
+
+    network: str
+    policy: str
+    form: str
+    refused: str = ""
+    metric: str = ""
+    value: float = 0.0
+    agreement: float = 0.0
+    file_bytes: int = 0
+    payload_bytes: float = 0.0
+    modelled_bytes: float = 0.0
+    integers: str = ""
+    times: Mapping[str, Time] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    processor: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a cell is not measured twice for."""
+        return self.network, self.policy, self.form
+
+
+def read(store: Path) -> list[Cell]:
+    """Return the cells of a store, without a last line that was cut short."""
+    cells = []
+    for plain in rows(store):
+        times = {threads: Time(**entry) for threads, entry in plain["times"].items()}
+        cells.append(Cell(**plain | {"times": times, "notes": tuple(plain["notes"])}))
+    return cells
+
+
+def write(page: Path, cells: Sequence[Cell]) -> None:
+    """Write the tables between the two markers of the page."""
+    by_network = {name: [cell for cell in cells if cell.network == name] for name in SHOWN}
+    tables = "\n\n".join(_section(name, its) for name, its in by_network.items() if its)
+    write_tables(page, START, tables)
+
+
+def _section(name: str, cells: Sequence[Cell]) -> str:
+    processors = "; ".join(dict.fromkeys(cell.processor for cell in cells if cell.processor))
+    timed = [f"Times: {processors}.", ""] if processors else []
+    lines = [f"### {SHOWN[name]}", "", *timed, f"| {' | '.join(TITLES)} |", f"|{'---|' * len(TITLES)}"]
+    policies = sorted(dict.fromkeys(cell.policy for cell in cells), key=lambda text: text != FLOAT_POLICY)
+    lines += [_line(cell) for text in policies for cell in cells if cell.policy == text and not cell.refused]
+    refusals: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        if cell.refused:
+            refusals.setdefault((cell.form, _sentence(cell.refused)), []).append(f"`{_shown(cell.policy)}`")
+    if refusals:
+        lines += ["", "Refused:", ""]
+        lines += [f"- {form}, {'; '.join(policies)}: {reason}" for (form, reason), policies in refusals.items()]
+    return "\n".join(lines)
+
+
+def _line(cell: Cell) -> str:
+    weights = "" if not cell.payload_bytes or not cell.modelled_bytes else f"{cell.payload_bytes / cell.modelled_bytes:.3f}"
+    value = f"{cell.value:.2%}" if cell.metric == "accuracy" else f"{cell.value:.4g}"
+    times = (_time(cell.times.get(threads)) for threads in ("1", "2"))
+    figures = (value, f"{cell.agreement:.2%}", f"{cell.file_bytes:,}", weights, cell.integers, *times)
+    return f"| {_shown(cell.policy)} | {cell.form} | {' | '.join(figures)} |"
+
+
+def _time(time: Time | None) -> str:
+    return "" if time is None else f"{time.ratio:.2f} ({time.seconds * 1e3:.3g} ms)"
+
+
+def _shown(text: str) -> str:
+    policy = parse_layer_policy(text)
+    return f"{policy.weight}, {policy.activation}"
+
+
+def _sentence(reason: str) -> str:
+    """Return a refusal as one line, without the advice that follows, and cut at a word where it is long."""
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST].rpartition(' ')[0]} ..."
