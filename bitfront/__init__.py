@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bitfront.sweeping import load, sweep
     from hw_models.device import Device
     from hw_models.loading import load_device
+    from quant_core.network.batch_norms import synthetic_inputs
     from quant_core.spec.policy import LayerPolicy, Policy
     from quant_core.spec.quant_spec import QuantSpec
     from quant_core.util.errors import BitfrontError, InputError
@@ -62,6 +63,7 @@ __all__ = [
     "next_token",
     "quantize",
     "sweep",
+    "synthetic_inputs",
 ]
 
 _HOMES = {
@@ -84,6 +86,7 @@ _HOMES = {
     "next_token": "search.tasks.batches",
     "quantize": "bitfront.networks",
     "sweep": "bitfront.sweeping",
+    "synthetic_inputs": "quant_core.network.batch_norms",
 }
 """Public name -> the module that it is imported from when it is first used."""
 

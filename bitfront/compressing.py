@@ -31,7 +31,8 @@ def compress(
         target: one of `search.config.targets` ("onnxruntime", "openvino", "gguf", "c-array", ...), or a device.
         out: the folder to make; it appears whole or not at all.
         max_drop: points of the task's metric that may be lost, at 90 % confidence.
-        minutes: of trials; 0: no limit. Ctrl-C ends them earlier, and the best policy so far is exported.
+        minutes: until the last trial; what is done in them is planned (docs/compress.md). 0: no limit. Ctrl-C ends them earlier, and the
+            best policy so far is exported.
         data: where the task's data are, where it takes that.
         task_options: keyword arguments of the task's function.
         record: MLflow tracking uri of the record.

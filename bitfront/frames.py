@@ -75,6 +75,7 @@ def trials_frame(record: SweepRecord) -> pd.DataFrame:
     table["status"] = [trial.result.status for trial in record.trials]
     table["origin"] = [trial.origin for trial in record.trials]
     table["on front"] = [trial.number in on_front for trial in record.trials]
+    table["examples"] = [trial.result.examples for trial in record.trials]
     table["reason"] = [trial.result.reason for trial in record.trials]
     table.index = pd.Index([trial.number for trial in record.trials], name="trial")
     return table

@@ -38,7 +38,7 @@ def quantize(model: nn.Module, policy: PolicySource, calibration: Any) -> nn.Mod
         model: trained, float; it is not touched.
         policy: a `Policy`, what `Sweep.best` or `evaluate` returned, or the same for every layer as a `LayerPolicy` or a text.
         calibration: what sets the ranges of activations: a tensor of inputs, or an iterable of batches (a list, a DataLoader). A batch is
-            the model's input, or `(inputs, targets)` as in a `Task`, of which the targets are not read.
+            the model's input, or `(inputs, targets)` as in a `Task`, of which the targets are not read. Without data: `synthetic_inputs`.
 
     Returns:
         The quantized network, in eval mode. It computes in float32 with the quantized values ("fake quantization"), can be copied and

@@ -110,8 +110,9 @@ class Sweep:
     def best(self, max_drop: float = 0.5, by: str = "") -> MeasuredPolicy:
         """Return the smallest policy of the front whose validation accuracy is within `max_drop` points of the float network's.
 
-        The accuracy that it loses is within `max_drop` at 90 % confidence, by the differences on the same validation examples. Where no
-        policy is so sure, the smallest by the estimate is returned, and where none is so near, the most accurate; its `note` says so.
+        The accuracy that it loses is within `max_drop` at 90 % confidence, by the differences on the same validation examples, and so is
+        the loss that is expected of the best of many. Where no policy is so sure, the smallest by the expected loss is returned, and where
+        none is so near, the most accurate; its `note` says so.
 
         Args:
             max_drop: in points of accuracy: 0.5 takes 97.5 % where float has 98.0 %; of another metric in its unit (points of %).

@@ -45,6 +45,7 @@ COMMANDS = {
         "evaluate:evaluate_command",
         "Evaluate one policy: float and quantized accuracy on the validation and the test split; with --reconstruct and --qat after these.",
     ),
+    "agent": ("agent:agent_app", "Save the HAQ agent of a sweep, with all it learned; another sweep starts with it."),
     "solve": ("solve:solve_command", "Solve for the policy of the least summed sensitivity under other budgets; nothing is scored again."),
     "init": ("catalog:init_command", "Write a commented experiment file; with --from also a task file for a network of yours."),
     "list": ("catalog:list_command", "List the families, or the known members of one."),

@@ -23,7 +23,10 @@ def compress_command(
     data: Annotated[str, typer.Option("--data", help="Where the task's data are.")] = "",
     option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
     max_drop: Annotated[float, typer.Option("--max-drop", help="Points of the metric that may be lost.")] = 0.5,
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Minutes of trials; Ctrl-C ends them earlier. 0: no limit.")] = 10.0,
+    minutes: Annotated[
+        float,
+        typer.Option("--minutes", min=0, help="Until the last trial; the export comes on top. Ctrl-C ends them earlier. 0: no limit."),
+    ] = 10.0,
     out: Annotated[Path | None, typer.Option("--out", help="The folder to make; by default MODEL-TARGET.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     log: Log = "auto",
@@ -31,7 +34,8 @@ def compress_command(
 ) -> None:
     """Compress a network for a device or a runtime: sweep, choose the smallest policy that loses little, export, replay, measure.
 
-    The space is what the target runs; the sweep is recorded as any other. After the time, or Ctrl-C, the best policy so far is exported.
+    The space is what the target runs; searcher, trials and examples follow from the time, in a line that says why. The sweep is recorded as
+    any other. After the time, or Ctrl-C, the best policy so far is exported.
 
     Example: `bitfront compress digits --for onnxruntime --max-drop 0.5 --minutes 1`
     """

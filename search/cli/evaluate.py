@@ -12,7 +12,7 @@ from rich.table import Table
 
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
-from search.cli.options import AsJson, Device, Dtype
+from search.cli.options import AsJson, CalibFrom, Device, Dtype
 from search.cli.terminal import say, styled, terminal
 from search.config.key_value import task_options
 from search.records.units import shown
@@ -35,6 +35,7 @@ def evaluate_command(
     network: Annotated[str, typer.Option("--network", help="With --policy: none, smooth or rotate; see docs/transforms.md.")] = "none",
     option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
     calib: Annotated[int, typer.Option("--calib", min=0, help="Calibration examples; 0: all.")] = 0,
+    calib_from: CalibFrom = "data",
     valid: Annotated[int, typer.Option("--valid", min=0, help="Validation examples; 0: all.")] = 0,
     test: Annotated[int, typer.Option("--test", min=0, help="Test examples; 0: all.")] = 0,
     qat: Annotated[str, typer.Option("--qat", help="Train under the policy too, by a method of `bitfront list qat-methods`.")] = "",
@@ -57,17 +58,14 @@ def evaluate_command(
     import torch
 
     from quant_core.qat import QatConfig
-    from quant_core.util.devices import device_named, placed
-    from search import tasks
     from search.config.evaluation import EvaluateSection
     from search.evaluation.evaluator import Evaluator
 
     if threads:
         torch.set_num_threads(threads)
-    loaded = tasks.load(task, task_options(option or []))
+    section = EvaluateSection(calib=calib, calib_from=calib_from, valid=valid, test=test, reconstruct={"steps": steps, "seed": seed})
+    loaded = _loaded(task, option or [], section, device)
     layers, chosen = _layers_and_policy(loaded, policy, policy_file, network)
-    section = EvaluateSection(calib=calib, valid=valid, test=test, reconstruct={"steps": steps, "seed": seed})
-    loaded = replace(loaded, model=placed(loaded.model, device_named(device, loaded.model)))
     evaluator = Evaluator(loaded, layers, section, transforms=(chosen.transform,), dtype=dtype or "float32")
     figures = _figures(evaluator, chosen, layers, loaded.figure_names)
     if reconstruct:
@@ -75,6 +73,16 @@ def evaluate_command(
     if qat:
         figures |= _trained(loaded, layers, chosen, QatConfig(method=qat, epochs=epochs, seed=seed), section)
     typer.echo(json.dumps(figures, indent=2)) if as_json else _print_figures(figures, loaded.infos, loaded.figure_names[:-1])
+
+
+def _loaded(name: str, options: Sequence[str], section: "EvaluateSection", device: str) -> "Task":
+    """Return the task with the splits that the section asks for, its network on the device."""
+    from quant_core.util.devices import device_named, placed
+    from search import tasks
+    from search.tasks.stream import sized
+
+    task = sized(tasks.load(name, task_options(options)), section)
+    return replace(task, model=placed(task.model, device_named(device, task.model)))
 
 
 def _layers_and_policy(task: "Task", text: str, path: Path | None, network: str) -> "tuple[tuple[Layer, ...], Policy]":
@@ -169,8 +177,9 @@ def _reconstructed(evaluator: "Evaluator", policy: "Policy", names: Sequence[str
 
     def report(progress: "Progress", count: int) -> None:
         if progress.blocks:
-            last = progress.blocks[-1]
+            last = progress.whole or progress.blocks[-1]
             text = f"{len(progress.blocks)} reconstructed ({count} blocks): {', '.join(last.layers)}"
+            text = "scales, biases and input steps of all layers" if progress.whole else text
             console.print(styled(f"{text}: error {last.start:.4g} to {last.end:.4g}", ""), soft_wrap=True)
 
     start = time.perf_counter()

@@ -32,8 +32,8 @@ def export_command(
         typer.Option(
             "--format",
             "-f",
-            help="policy, safetensors, onnx, onnx-matmulnbits, openvino, executorch, c-array, torchao, gguf, compressed-tensors, vllm or "
-            "card; may be repeated. policy and card always.",
+            help="policy, safetensors, onnx, onnx-matmulnbits, openvino, executorch, litert, c-array, torchao, gguf, compressed-tensors, "
+            "vllm or card; may be repeated. policy and card always.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
@@ -44,7 +44,7 @@ def export_command(
         bool, typer.Option("--round-scales", help="Round float32 scales to the float16 in which GGUF stores them, and say by how much.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure ONNX, OpenVINO and ExecuTorch files beside float32: one thread, one example.")
+        bool, typer.Option("--measure", help="Measure ONNX, OpenVINO, ExecuTorch and LiteRT files beside float32: one thread, one example.")
     ] = False,
     register: Annotated[str, typer.Option("--register", help="Register it in MLflow's registry as NAME or NAME@ALIAS.")] = "",
     uri: Uri = DEFAULT_URI,

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 
-from hw_models.loading import device_names, load_device
 from quant_core.util.errors import InputError
 from quant_core.util.reading import parse_toml
 from search.cli.table import Column, print_table
@@ -50,6 +49,8 @@ def _column(sweep: SweepRecord, name: str, values: list[object]) -> Column | Non
     constant = [*(f"{info.name}_float_test" for info in (ACCURACY, *sweep.infos)), "float_weight_bytes", "knee"]
     if name in constant or all(value in _NOTHING for value in values) or (name == "fidelity" and {*values} <= {"ptq", None}):
         return None
+    if name == "examples" and len({*values}) == 1:
+        return None
     title, texts = column(name, values, sweep.metrics)
     last = len(_RANKS)
     rank = next((i for i, beginning in enumerate(_RANKS) if name.startswith(beginning)), last)
@@ -62,6 +63,8 @@ def _latency_error(sweep: SweepRecord) -> str:
         device = parse_toml(sweep.experiment, "experiment").get("device", {}).get("name")
     except (InputError, AttributeError):
         return ""
+    from hw_models.loading import device_names, load_device
+
     error = load_device(device).latency_error if device in device_names() else ""
     return f"{device}: {error}" if error else ""
 

@@ -18,7 +18,8 @@ def measure_command(
     sweep: SweepName = LATEST,
     pick: Annotated[list[str] | None, typer.Option("--pick", help=f"{PICK_HELP} May be repeated.", autocompletion=policy_names)] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="onnxruntime, openvino or executorch; may be repeated. Default: onnxruntime.")
+        list[str] | None,
+        typer.Option("--runtime", help="onnxruntime, openvino, executorch, litert or torch; may be repeated. Default: onnxruntime."),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Calls of each file, in turns; more where they are short.")] = 30,

@@ -33,6 +33,9 @@ Device = Annotated[str, typer.Option("--device", help="Where networks run: auto,
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", ""], typer.Option("--dtype", help="Of matrix products when a policy is measured.")
 ]
+CalibFrom = Annotated[
+    Literal["data", "batch_norms"], typer.Option("--calib-from", help="Calibration inputs: the task's data, or made of batch norms.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="Torch threads; 0: torch's own choice.")]
 
 

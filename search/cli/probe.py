@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def probe_command(
-    runtime: Annotated[str, typer.Argument(help="onnxruntime, openvino or executorch.")],
+    runtime: Annotated[str, typer.Argument(help="onnxruntime, openvino, executorch, litert or torch.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write (.toml), as hw_models/runtimes has them.")] = None,
 ) -> None:
     """Find out which kernels the installed runtime has: a small network is exported in 2 to 8 bits, run, and its kernels are read back.
@@ -23,12 +23,15 @@ def probe_command(
     """
     from hw_models.runtimes import load_runtime, runtime_names
     from hw_models.schema import toml_text
-    from quant_core.util.files import write_text
+    from quant_core.util.files import require_writable, write_text
     from search.exporters.probing import probe
     from search.exporters.runtimes import runtime as named
 
+    target = named(runtime)
+    if out is not None:
+        require_writable(out)
     file: RuntimeFile | None = None
-    for _done, _total, result in probe(named(runtime)):
+    for _done, _total, result in probe(target):
         file = result
     assert file is not None
     print_kernels(file)

@@ -30,9 +30,7 @@ def profile_command(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to; with --runtime that of this-machine:RUNTIME.")] = Path(),
-    runtime: Annotated[
-        str, typer.Option("--runtime", help="onnxruntime, openvino, executorch: measure networks, as the device this-machine:RUNTIME.")
-    ] = "",
+    runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino, executorch, litert, torch: times whole networks.")] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Examples of one pass.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime; the 1-bit kernel is measured on one only.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timings per layer and mode.")] = 10,

@@ -23,11 +23,12 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     """Measure the network of an experiment in a runtime, and write its device file after every policy; what was measured before is kept.
 
     Raises:
-        InputError: no such runtime, or it is not installed, or no experiment is given.
+        InputError: no such runtime, or it is not installed, or no experiment is given, or the folder cannot be written.
     """
     from hw_models.measurements import shape_key
     from hw_models.profiling.device import paths, resume, write
     from hw_models.profiling.host import host
+    from quant_core.util.files import require_writable
     from search.exporters.profiling import MODES, measure_modes
     from search.exporters.runtimes import runtime
 
@@ -36,6 +37,7 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     target = runtime(name)
     machine, folder, called = host(threads, f"{name} {target.version}"), out or machine_folder(), device_name or machine_name(name)
     rows = list(resume(called, folder, machine, 1))
+    require_writable(paths(called, folder)[0])
     network = _network(experiment)
     todo = left(network.layers, rows, MODES)
     of = f"{len(todo)} of {len(MODES)} uniform policies to measure in {machine.runtime}"
@@ -49,7 +51,7 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
         say(f"  {measured[0].mode}: {total * 1e3:.3g} ms, spread {measured[0].spread:.0%} over {measured[0].repeats} repeats")
 
     try:
-        refused = measure_modes(network, target, todo, threads, repeats, kept)
+        refused = measure_modes(network, target, todo, threads, repeats, kept, _float_s(network, rows, todo))
     except KeyboardInterrupt:
         say(f"interrupted; what was measured is kept in {paths(called, folder)[1]}. The same command goes on from here.", stderr=True)
         raise typer.Exit(130) from None
@@ -60,6 +62,13 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     written = paths(called, folder)[0]
     use = f'name = "{HERE}{name}"' if written == paths(machine_name(name), machine_folder())[0] else f'name = "{written}"'
     say(f"wrote {written}: {len(rows)} measurements; use it in an experiment: [device] {use}")
+
+
+def _float_s(network: "Profiled", rows: "Sequence[Measurement]", todo: "Sequence[Mode]") -> float:
+    """Return the seconds of the float network where they were measured before, else 0."""
+    from search.exporters.profiling import MODES
+
+    return 0.0 if MODES[0] in todo else sum(row.seconds * _times(row, network.layers) for row in rows if row.mode == MODES[0])
 
 
 def left(layers: "Sequence[Layer]", rows: "Sequence[Measurement]", modes: "Sequence[Mode]") -> "list[Mode]":

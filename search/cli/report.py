@@ -1,6 +1,7 @@
 """`bitfront front`, `show`, `compare`, `ui`: reading what sweeps left. What is heavy is imported only when a command needs it."""
 
 import json
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from search.cli.completion import policy_names, sweep_names
 from search.cli.front_table import print_front
 from search.cli.options import PICK_HELP, AsJson, ExperimentName, SweepName, Uri
 from search.cli.table import Column, print_table
-from search.cli.terminal import say, terminal
+from search.cli.terminal import on_a_desktop, say, terminal
 from search.config.key_value import key_value
 from search.config.store import DEFAULT_URI
 from search.records.front import all_rows, front_members, front_rows, knee_number, pick, row_of
@@ -40,9 +41,10 @@ def front_command(
 
     Example: `bitfront front digits-tpe --plot front.html`
     """
-    recover(uri, sweep, mlflow_experiment)
+    run_id = find_sweep(uri, sweep, mlflow_experiment).run_id
+    recover(uri, run_id)
     with no_collector():  # none of what is read, a hundred objects per trial, is garbage before the end
-        record = read(uri, sweep, mlflow_experiment)
+        record = read(uri, run_id)
         members = front_members(record)
         rows = all_rows(record, members) if everything else front_rows(record, members)
         if plot:
@@ -157,6 +159,8 @@ def ui_command(
 ) -> None:
     """Start MLflow's web interface on the sweeps' store, on this machine only, and print where the fronts stand side by side.
 
+    On a desktop the list of the sweeps is opened in the browser.
+
     Example: `bitfront ui digits-tpe`
     """
     from search.tracking.reading import sweeps
@@ -172,6 +176,9 @@ def ui_command(
         say(f"fronts of experiment {title}: {link(experiment_id, base)}")
     for row in rows if sweep else []:
         say(f"sweep {row.tags[names.SWEEP]}: {base}/#/experiments/{row.experiment_id}/runs/{row.run_id}?workflowType=machine_learning")
+    first = rows[0] if rows else None
+    if first is not None and on_a_desktop():
+        webbrowser.open(sweeps_link(first.experiment_id, base))
     if process is None:
         return
     say("Ctrl-C ends it.")

@@ -11,9 +11,12 @@ from search.cli.front_table import print_short_front
 from search.cli.json_lines import json_lines
 from search.cli.options import Device, Dtype, ExperimentName, Log, SweepName, Threads, Trust, Uri, run_changes
 from search.cli.terminal import say, terminal
+from search.config.files import loads
+from search.config.schedulers import RACE
 from search.config.store import DEFAULT_URI
 from search.records.front import front_members
 from search.records.selection import suggestion
+from search.records.summary import examples_run
 from search.records.units import shown
 from search.tracking.names import redact
 from search.tracking.reading import LATEST
@@ -119,6 +122,7 @@ def _summary(outcome: "SweepOutcome", uri: str) -> dict[str, object]:
         "front": [trial.policy.id for trial in members],
         "suggested": chosen.trial.policy.id if chosen else None,
         "why": chosen.note if chosen else "",
+        "examples": dict(zip(("evaluated", "without_stops"), examples_run(record), strict=True)),
         "recorded": outcome.complete,
         "timings": dataclasses.asdict(outcome.timings),
         "next": _next(record, uri),
@@ -137,6 +141,9 @@ def _print_summary(outcome: "SweepOutcome", uri: str) -> None:
     console.print(f"{record.name}: {len(record.trials)} trials ({counts}), {record.status}")
     for trial in failed[:3]:
         console.print(f"  trial {trial.number} failed: {trial.result.reason}")
+    if loads(record.experiment).run.scheduler == RACE:
+        seen, without = examples_run(record)
+        console.print(f"validation examples: {seen:,} evaluated, {without:,} without racing")
     for line in _timing_lines(timings):
         console.print(line)
     print_short_front(record)

@@ -1,5 +1,7 @@
 """The one way to a terminal: text is printed as it is, never parsed as markup, with control characters made visible and long text cut."""
 
+import os
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +35,12 @@ def terminal(*, stderr: bool = False, soft_wrap: bool = False) -> Terminal:
 def say(text: str, *, stderr: bool = False) -> None:
     """Print one message, unwrapped."""
     terminal(stderr=stderr, soft_wrap=True).print(text)
+
+
+def on_a_desktop() -> bool:
+    """Tell whether somebody sits at a terminal on a machine with windows, where a browser may be opened."""
+    windows = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(windows) and sys.stdout.isatty() and not os.environ.get("SSH_CONNECTION")
 
 
 def styled(text: str, style: str) -> Text:

@@ -26,6 +26,7 @@ class EvaluateSection(BaseModel):
             by one backward pass; "auto" scores all by gradients and measures those that matter (`search.evaluation.adaptive`).
         sensitivity_passes: what "auto" may spend, in forward passes over the examples (at most 512 of the calibration split).
         metric: of the task's metrics, the one that is searched for, in place of its first.
+        calib_from: "batch_norms" makes the calibration inputs (`calib` of them, 64 with 0) of the network's batch norms: there are no data.
         data_mib: what the batches of a split may take in memory; a larger one is read anew at every pass (`calib` is always kept).
         qat: fields of `quant_core.qat.QatConfig`: method, epochs, lr, distill, ...
         reconstruct: fields of `quant_core.reconstruct.ReconstructConfig`: steps, batch, lr, drop, loss, ...
@@ -44,6 +45,7 @@ class EvaluateSection(BaseModel):
     qat: dict[str, Any] = {}
     reconstruct: dict[str, Any] = {}
     calib: int = Field(default=0, ge=0)
+    calib_from: Literal["data", "batch_norms"] = "data"
     valid: int = Field(default=0, ge=0)
     test: int = Field(default=0, ge=0)
     bias_correction: bool = True

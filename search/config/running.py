@@ -20,10 +20,11 @@ class RunSection(BaseModel):
         address: Ray cluster to join: "" starts one on this machine, "auto" or "host:port" joins a running one.
         workers, cpus_per_trial, gpus_per_trial: trials at once, and what each is given (ray). Trials on a GPU are given one where
             `gpus_per_trial` is 0.
-        minutes: after so many minutes of trials no new one is begun, and the sweep is stopped; 0: no limit.
+        minutes: after so many minutes of trials no new one is begun, and the sweep is stopped; its uniform policies go from the widest
+            down. 0: no limit.
         max_retries: how often a trial whose worker died or failed is run again (ray).
         trial_timeout_s: after so many seconds a trial counts as hung and its worker is ended; 0: never (ray).
-        scheduler: of `search.config.schedulers.SCHEDULERS`: what ends trials early (ray), or "pbt" for training.
+        scheduler: of `search.config.schedulers.SCHEDULERS`: what ends trials early ("race"; ray), or "pbt" for training.
         scheduler_options: its options.
     """
 

@@ -24,8 +24,8 @@ DRAWS = 2
 """Random directions per example."""
 GRADIENT_EXAMPLES = 64
 """Most examples that gradients are taken of, but for the rest of a part."""
-FEW = 64
-"""Most choices that are measured one by one whatever that costs."""
+FEW, FULL = 64, 30.0
+"""Most choices that are measured one by one whatever that costs, where so many passes may be spent."""
 PLANNED = 0.3
 """Share of the passes, at most, in which whole plans are measured."""
 ROUNDS = 4
@@ -146,8 +146,9 @@ def adaptive(
 
     The calibrated rises are returned where their plans diverge less than those of the gradients alone, beyond the noise.
 
-    Where all can be measured within `passes`, where at most `FEW` choices are to be measured, and where the network gives no gradients
-    (with a warning), the rises are `exact`. Dimensions without gradients in a network that has others are measured whatever they cost.
+    Where all can be measured within `passes`, where at most `FEW` choices are to be measured and `passes` are `FULL`, and where the
+    network gives no gradients (with a warning), the rises are `exact`. Dimensions without gradients in a network that has others are
+    measured whatever they cost.
 
     Args:
         engine, space, reference: the network, its choices, and what it returns in float.
@@ -156,7 +157,7 @@ def adaptive(
         report: is told the passes done and in all.
     """
     every = sum(space.cardinalities) - len(space.cardinalities)
-    if every <= FEW:
+    if every <= FEW and passes >= FULL:
         return exact(engine, space, reference, spent, report)
     search = _Measurements(engine, space, reference, passes, spent, report)
     if search.all_passes <= passes:

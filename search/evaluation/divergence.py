@@ -23,8 +23,12 @@ class ClassDivergence:
 
     def __call__(self, outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
         """Return the sum over all distributions, and how many there are."""
+        return float(self.summed(outputs, wanted)), wanted.numel() // wanted.shape[self.axis]
+
+    def summed(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """Return the sum over all distributions, with its gradient."""
         log_p, log_q = wanted.log_softmax(dim=self.axis), outputs.log_softmax(dim=self.axis)
-        return float((log_p.exp() * (log_p - log_q)).sum()), wanted.numel() // wanted.shape[self.axis]
+        return (log_p.exp() * (log_p - log_q)).sum()
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return the summed negative log-likelihood of labels drawn from the outputs."""
@@ -51,7 +55,11 @@ class ValueDivergence:
 
     def __call__(self, outputs: Tensor, wanted: Tensor) -> tuple[float, int]:
         """Return the sum over all values, and how many there are."""
-        return float((outputs.double() - wanted.double()).square().sum()) / (2 * self.variance), wanted.numel()
+        return float(self.summed(outputs.double(), wanted.double())), wanted.numel()
+
+    def summed(self, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """Return the sum over all values, with its gradient."""
+        return (outputs - wanted).square().sum() / (2 * self.variance)
 
     def sampled_nll(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Return a sum whose gradient is that of the negative log-likelihood of values drawn around the outputs."""

@@ -1,6 +1,5 @@
 """`Evaluator`: quantize a network by a policy and measure it. One per process; it owns a private copy of the network."""
 
-import itertools
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,13 +27,13 @@ from quant_core.spec.quant_spec import QuantSpec
 from quant_core.spec.size import average_bits
 from quant_core.util.cache import CacheCounts
 from quant_core.util.devices import CPU, device_of, placed, precision
-from quant_core.util.errors import BitfrontError, InputError, first_line, first_line_of_foreign
-from quant_core.util.rng import repeatable
+from quant_core.util.errors import BitfrontError, InputError, first_line
 from search.config.evaluation import EvaluateSection
 from search.evaluation.engines import Engines
 from search.evaluation.judge import FloatOutputs
-from search.evaluation.measure import measure, other_sizes, take
+from search.evaluation.measure import check_first, measure, other_sizes, take
 from search.evaluation.paired import PairedScores
+from search.evaluation.racing import Incumbent, OutrunError, UnfitError, Watch
 from search.evaluation.reconstruction import Report, figures, reconstructed, silent
 from search.evaluation.shuffling import training_batches
 from search.evaluation.training import checkpoint_config, train_population, trained, training
@@ -107,23 +106,29 @@ class Evaluator:
         self.engines = Engines(task.model, self.calib, transforms, make)
         self.engine = self.engines.first
 
-    def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Result:
+    def __call__(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = (), watch: Watch | None = None) -> Result:
         """Evaluate one policy on the validation split. Whatever goes wrong is a failed Result with its reason, never an exception.
 
         `fidelity` is "ptq", "adaround", "reconstruct" or "qat"; "" is that of the section. `after` are policies that are trained before,
-        one after the other: training starts from the weights of the last one; with none, from the float weights.
+        one after the other: training starts from the weights of the last one; with none, from the float weights. `watch` may stop it.
+
+        Raises:
+            UnfitError: there is nothing to `watch`.
         """
         start, fidelity = time.perf_counter(), fidelity or self._section.fidelity
-        epochs: Epochs = ()
+        result, epochs = Result(policy.id, fidelity=fidelity), tuple[Mapping[str, float], ...]()
         try:
-            metrics = self.metrics(policy, "valid", fidelity, after) | average_bits(self._layers, policy)
-            status, reason = "ok", ""
+            metrics = self.metrics(policy, "valid", fidelity, after, watch) | average_bits(self._layers, policy)
             epochs = self._trained[2] if fidelity == "qat" and self._trained is not None else epochs
-            if fidelity == "reconstruct":
-                epochs = figures(self.reconstructed(policy))
+            epochs = figures(self.reconstructed(policy)) if fidelity == "reconstruct" else epochs
+            result = replace(result, metrics=metrics, epochs=epochs, examples=int(self.counts("valid")["examples_valid"]))
+        except OutrunError as stop:
+            result = stop.of(result)
+        except UnfitError:
+            raise
         except Exception as error:  # a trial that fails must not end the sweep
-            metrics, status, reason = {}, "failed", f"{type(error).__name__}: {error}"
-        return Result(policy.id, metrics, {}, time.perf_counter() - start, status, reason, epochs, fidelity)
+            result = replace(result, status="failed", reason=f"{type(error).__name__}: {error}")
+        return replace(result, seconds=time.perf_counter() - start)
 
     def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy] = ()) -> Iterator[Result]:
         """Evaluate one policy at growing fidelity: on some calibration examples, on the validation split, after every epoch of training.
@@ -192,24 +197,17 @@ class Evaluator:
         return {f"examples_{split}": examples} | ({f"predictions_{split}": predictions} if predictions > examples else {})
 
     def check_split(self, split: str) -> None:
-        """Judge the float network on the first batch of a split, so that a split that fails does so before the work of hours.
+        """Judge the float network on the first batch of a split, so that a split that fails does so before the work of hours."""
+        check_first(self._task, split, self._split(split), self._at_once)
 
-        Raises:
-            BitfrontError: the split is empty, or the network or the task's score or loss fails on it.
-        """
-        batches = self._task.valid if split == "valid" else self._task.test
-        try:
-            with repeatable():
-                first = list(itertools.islice(batches, 1))
-            measure(self._task.model, first, self._task, at_once=self._at_once)
-        except Exception as error:
-            raise BitfrontError(
-                f"float network on {split}, first batch: {first_line_of_foreign(error)}. "
-                "The front is judged on this split at the end: mend it before the sweep."
-            ) from error
+    def watch(self, objective: str, incumbent: Incumbent | None, confidence: float) -> Watch:
+        """Return a watch over one evaluation on the validation split, which stops it where it is worse than an incumbent."""
+        return Watch(self._task, objective, int(self.counts("valid")["examples_valid"]), incumbent, confidence)
 
-    def metrics(self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = ()) -> dict[str, float]:
-        """Return the metrics of one policy on one split; `fidelity` and `after` as in a call.
+    def metrics(
+        self, policy: Policy, split: str, fidelity: str = "", after: Sequence[Policy] = (), watch: Watch | None = None
+    ) -> dict[str, float]:
+        """Return the metrics of one policy on one split; `fidelity`, `after` and `watch` as in a call.
 
         The error of the drop is measured against the float network on the same examples, which is judged first where it was not yet.
         """
@@ -217,7 +215,8 @@ class Evaluator:
             self.float_metrics(split)
         network = self._network(policy, fidelity or self._section.fidelity, after)
         scores: list[Tensor] = []
-        figures = self._measured(network, self._split(split), self._floats[split], scores, whole=ranges_whole_batches(policy))
+        batches, whole = self._split(split), ranges_whole_batches(policy)
+        figures = self._measured(network, batches, self._floats[split], scores, whole=whole, watch=watch)
         return figures | self._paired[split].figures(scores)
 
     def quantized(self, policy: Policy, fidelity: str = "", after: Sequence[Policy] = ()) -> Quantized:
@@ -266,9 +265,10 @@ class Evaluator:
         scores: list[Tensor] | None = None,
         *,
         whole: bool = False,
+        watch: Watch | None = None,
     ) -> dict[str, float]:
         with precision(device_of(network), self._dtype):
-            return measure(network, batches, self._task, floats, scores, 0 if whole else self._at_once)
+            return measure(network, batches, self._task, floats, scores, 0 if whole else self._at_once, watch)
 
     def _train(self, policies: tuple[Policy, ...]) -> nn.Module:
         """Return the prepared network after the training of policies one after the other; the last one is kept for the next split."""

@@ -1,6 +1,6 @@
 """The gradient score of every choice from one backward pass: half the Fisher information times the squared quantization error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sa
     ]
     try:
         for inputs in batches:
-            _backward(model, weights, inputs, sampled_nll)
+            backward(model, weights, inputs, sampled_nll)
             for name, weight in weights.items():
                 if weight.grad is not None:
                     squares[name] += weight.grad.square()
@@ -57,12 +57,13 @@ def fisher_scores(engine: PostTraining, space: Space, batches: Sequence[Any], sa
     return tuple(scores[dimension.name] for dimension in space.dimensions)
 
 
-def _backward(model: nn.Module, weights: dict[str, nn.Parameter], inputs: Any, sampled_nll: SampledNll) -> None:
+def backward(model: nn.Module, weights: Mapping[str, Tensor], inputs: Any, scalar: SampledNll) -> None:
+    """Add the gradients of a scalar of the model's outputs to those of `weights`, which need none before and after."""
     with torch.inference_mode(False), torch.enable_grad():
         for weight in weights.values():
             weight.requires_grad_(True)
         try:
-            sampled_nll(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
+            scalar(forward(model, inputs)).backward()  # type: ignore[no-untyped-call]
         finally:
             for weight in weights.values():
                 weight.requires_grad_(False)

@@ -12,6 +12,7 @@ from quant_core.network.forward import to_device
 from quant_core.network.outputs import judged_output
 from quant_core.util.errors import BitfrontError, first_line
 from quant_core.util.rng import repeatable
+from search.evaluation.racing import Watch
 from search.tasks.batches import parted
 from search.tasks.losses import batch_loss
 from search.tasks.metrics.metric import Metric
@@ -63,8 +64,8 @@ class Judging:
         self._loss = self._weight = 0.0
         self._count = 0
 
-    def add(self, inputs: Any, targets: Any, outputs: Tensor, whole: Any) -> None:
-        """Take one batch: what is judged of the network's outputs, and all of them.
+    def add(self, inputs: Any, targets: Any, outputs: Tensor, whole: Any) -> Judged:
+        """Take one batch, what is judged of the network's outputs and all of them, and return it as it was judged.
 
         Raises:
             BitfrontError: an output is not finite, or a metric or the loss fails.
@@ -84,6 +85,7 @@ class Judging:
         part = _loss(task, batch)
         if part is not None:
             self._loss, self._weight = self._loss + float(part[0]) * part[1], self._weight + part[1]
+        return batch
 
     def scores(self) -> list[Tensor]:
         """Return the first metric's score of every example, batch by batch; nothing where it is a figure of the whole set only."""
@@ -117,20 +119,24 @@ def judge(
     floats: FloatOutputs | None = None,
     scores: list[Tensor] | None = None,
     at_once: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, float]:
     """Return every figure of the task's metrics for a network over one split, `error` (of the first metric) and `loss`.
 
     The first metric's score of every example is appended to `scores`, where it has one. At most `at_once` examples run at once (0: a
-    batch).
+    batch). `watch` sees every batch once it is judged.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or a metric or the loss fails or gives something else.
+        OutrunError: `watch` ends the pass.
     """
     judging = Judging(task, floats)
     with torch.inference_mode(), repeatable():
         for inputs, targets in batches:
             whole = call_in_parts(model, inputs, at_once)
-            judging.add(inputs, targets, judged_output(task.model, whole), whole)
+            batch = judging.add(inputs, targets, judged_output(task.model, whole), whole)
+            if watch is not None:
+                watch.add(batch, next(iter(judging.scores()[-1:]), None), judging.figures)
     if scores is not None:
         scores += judging.scores()
     return judging.figures()

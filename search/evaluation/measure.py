@@ -12,9 +12,11 @@ from quant_core.network.cutting import forward_in_parts
 from quant_core.network.forward import examples_of, to_device
 from quant_core.network.reach import EXAMPLES
 from quant_core.network.sizes import batches_of_other_sizes
-from quant_core.util.errors import BitfrontError, InputError, first_line
+from quant_core.util.errors import BitfrontError, InputError, first_line, first_line_of_foreign
 from quant_core.util.rng import repeatable
 from search.evaluation.judge import FloatOutputs, judge
+from search.evaluation.racing import Watch
+from search.tasks.metrics.state import Judged
 from search.tasks.reading import Pass, raw
 from search.tasks.stream import Stream
 from search.tasks.task import Batch, Task
@@ -36,38 +38,63 @@ def measure(
     floats: FloatOutputs | None = None,
     scores: list[Tensor] | None = None,
     at_once: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, float]:
     """Return the task's metrics (or `accuracy`), `error` and `loss` of a network over one split. Noise in it is the same every time.
 
     `floats` keeps the float network's outputs on this split, for metrics that compare with them. The score of every example is appended
     to `scores`, batch by batch, where the task is judged by its accuracy. At most `at_once` examples run at once (0: a batch); they are
-    judged batch by batch.
+    judged batch by batch. `watch` sees every batch once it is judged.
 
     Raises:
         BitfrontError: an output is not finite, the split is empty, or the task's score or loss fails or gives something else.
+        OutrunError: `watch` ends the pass.
     """
     if task.judges:
-        return judge(model, batches, task, floats, scores, at_once)
+        return judge(model, batches, task, floats, scores, at_once, watch)
     score = loss = 0.0
     count = scored = 0
+
+    def figures() -> dict[str, float]:
+        return {"accuracy": score / scored, "error": 1.0 - score / scored, "loss": loss / count}
+
     with torch.inference_mode(), repeatable():
-        for inputs, targets in batches:
+        for inputs, wanted in batches:
             outputs = forward_in_parts(model, inputs, at_once)
             if not bool(torch.isfinite(outputs).all()):
                 raise BitfrontError(f"the network returned NaN or infinity (output of shape {tuple(outputs.shape)})")
-            judged, batch_loss = _judged(task, outputs, to_device(targets, outputs.device))
+            targets = to_device(wanted, outputs.device)
+            judged, batch_loss = _judged(task, outputs, targets)
             score += float(judged.sum())
             scored += judged.numel()
             if scores is not None:
                 scores.append(judged)
             loss += batch_loss * len(targets)
             count += len(targets)
+            if watch is not None:
+                watch.add(Judged(outputs, targets), judged, figures)
     if not count or not scored:
         raise BitfrontError("the split is empty: no example to measure on")
-    accuracy = score / scored
     if not math.isfinite(loss):
         raise BitfrontError(f"the task's loss is {loss / count}; a finite one is needed")
-    return {"accuracy": accuracy, "error": 1.0 - accuracy, "loss": loss / count}
+    return figures()
+
+
+def check_first(task: Task, split: str, batches: Iterable[Batch], at_once: int = 0) -> None:
+    """Judge the float network on the first batch of a split.
+
+    Raises:
+        BitfrontError: the split is empty, or the network or the task's score or loss fails on it.
+    """
+    try:
+        with repeatable():
+            first = list(itertools.islice(batches, 1))
+        measure(task.model, first, task, at_once=at_once)
+    except Exception as error:
+        raise BitfrontError(
+            f"float network on {split}, first batch: {first_line_of_foreign(error)}. "
+            "The front is judged on this split at the end: mend it before the sweep."
+        ) from error
 
 
 def _judged(task: Task, outputs: Tensor, targets: Tensor) -> tuple[Tensor, float]:

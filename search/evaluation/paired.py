@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from quant_core.util.devices import CPU
-
-METRIC = "accuracy_drop_se"
-"""The name of the standard error among the figures of a policy."""
+from search.records.expected import ERROR
 
 
 class PairedScores:
@@ -38,7 +36,7 @@ class PairedScores:
         others = _flat(scores)
         if not others.numel() or others.shape != self._scores.shape:
             return {}
-        return {METRIC: standard_error(self._scores - others)}
+        return {ERROR: standard_error(self._scores - others)}
 
 
 def standard_error(differences: Tensor) -> float:

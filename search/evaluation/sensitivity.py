@@ -45,7 +45,7 @@ class Sensitivity:
     by the gradients of the float network times the errors of what ships. "fisher" keeps of this the diagonal, without what one element's
     error does to another's. "auto" estimates by "gradient", measures the choices that are likeliest to change a plan, and brings the
     estimates to the scale of the measured, within `passes`; where measuring all costs no more, or there are at most `FEW` choices to
-    measure, it is "forward" to the last bit.
+    measure and `FULL` passes, it is "forward" to the last bit.
 
     Attributes:
         engine: quantizes the network.

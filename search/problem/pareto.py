@@ -135,13 +135,16 @@ class Archive:
     reference: tuple[float, ...]
     numbers: tuple[int, ...] = ()
     _points: FloatArray = field(init=False, repr=False)
+    _held: list[tuple[float, ...]] = field(default_factory=list, init=False, repr=False)
     _volume: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._points = np.empty((0, len(self.reference)))
 
-    def add(self, number: int, point: Sequence[float]) -> bool:
+    def add(self, number: int, point: Sequence[float] | FloatArray) -> bool:
         """Offer one finished trial that keeps every limit; tell whether the front changed."""
+        if any(self._beats(i, number, point) for i in range(len(self.numbers))):
+            return False  # as for most trials of a long sweep
         numbers = np.asarray([*self.numbers, number])
         points = np.vstack([self._points, np.asarray(point, dtype=np.float64)])
         order = np.argsort(numbers, kind="stable")
@@ -150,8 +153,14 @@ class Archive:
         if front_numbers == self.numbers:
             return False
         self.numbers, self._points = front_numbers, points[keep]
+        self._held = [tuple(row) for row in self._points.tolist()]
         self._volume = relative_hypervolume(self._points, self.reference)
         return True
+
+    def _beats(self, member: int, number: int, point: Sequence[float] | FloatArray) -> bool:
+        """Tell whether a member is nowhere worse than a point, and better somewhere or of a lower number: a few comparisons."""
+        held = self._held[member]
+        return all(a <= b for a, b in zip(held, point, strict=True)) and (self.numbers[member] < number or held != tuple(point))
 
     @property
     def hypervolume(self) -> float:

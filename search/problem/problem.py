@@ -105,9 +105,10 @@ class Problem:
 
     def excess(self, values: IntArray) -> FloatArray:
         """Return [N, len(limits)]: how far each point is over each limit, relative to it; <= 0 keeps the limit."""
+        if not self.limits:
+            return np.zeros((len(values), 0))
         costs = self.costs(values, self.limits)
-        columns = [(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0))
+        return np.stack([(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()], axis=1)
 
     def max_cost(self, metric: str) -> float:
         """Return the largest cost of one metric that any point has."""

@@ -14,14 +14,23 @@ from search.sweeps.sweep import Sweep
 if TYPE_CHECKING:
     import torch
 
+    from search.evaluation.racing import Incumbent, Watch
+
 BACKENDS: dict[str, str] = {"local": "search.sweeps.local:run", "ray": "search.sweeps.ray.backend:run"}
 
 
-class PolicyEvaluator(Protocol):
-    """Evaluates policies of one network; plain data goes in and comes out, and nothing is raised. A worker is given a copy of it."""
+class WatchedEvaluator(Protocol):
+    """Evaluates policies of one network; plain data goes in and comes out. A watch may look on."""
 
-    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Result:
-        """Evaluate a policy at a fidelity, its training starting from that of the policies `after`."""
+    def __call__(self, policy: Policy, fidelity: str, after: Sequence[Policy], watch: "Watch | None" = None) -> Result:
+        """Evaluate a policy at a fidelity, its training starting from that of the policies `after`; `watch` may stop it."""
+
+    def watch(self, objective: str, incumbent: "Incumbent | None", confidence: float) -> "Watch":
+        """Return a watch over one evaluation, which stops it where it is worse than an incumbent."""
+
+
+class PolicyEvaluator(WatchedEvaluator, Protocol):
+    """Evaluates policies and counts; nothing is raised but by a watch. A worker is given a copy of it."""
 
     def steps(self, policy: Policy, fidelity: str, after: Sequence[Policy]) -> Iterator[Result]:
         """Evaluate at growing fidelity; every result but the last has the status "stopped"."""

@@ -70,15 +70,19 @@ def keep(basis: Basis, experiment: Experiment, fingerprints: Mapping[str, str]) 
         write_text(path, f"{_checksum(text)}\n{text}")
 
 
-def kept(experiment: Experiment, fingerprints: Mapping[str, str]) -> Basis | None:
+def kept(experiment: Experiment, fingerprints: Mapping[str, str], *, earlier: bool = False) -> Basis | None:
     """Return the basis of a sweep; None where there is none, what it is bound to has changed, or the file is not as it was written.
 
     Args:
         experiment: of the record; its budget does not matter.
         fingerprints: of the record.
+        earlier: the latest one of earlier code of bitfront will do: it is shown as it was measured, and nothing is solved from it.
     """
     path = _path(experiment, fingerprints)
     try:
+        if path is not None and earlier and not path.exists():
+            others = path.parent.glob(f"{path.name.partition('-')[0]}-*.json")
+            path = max(others, key=lambda other: other.stat().st_mtime_ns, default=None)
         checksum, _, text = path.read_text(encoding="utf-8").partition("\n") if path else ("", "", "")
         if checksum != _checksum(text):
             return None
@@ -106,7 +110,7 @@ def _path(experiment: Experiment, fingerprints: Mapping[str, str]) -> Path | Non
     bound = (fingerprints["weights"], fingerprints["data"], sources, files, os.environ.get("BITFRONT_DATA", ""))
     asked = experiment.model_dump_json(include={"task", "space", "evaluate", "export"})
     rest = (device.name, device.objectives, repr(load_device(device.name).file), experiment.run.device, experiment.run.dtype)
-    return cache_folder() / "basis" / f"{cache_key('basis', CODE, bound, asked, rest)}.json"
+    return cache_folder() / "basis" / f"{cache_key('basis', (), bound, asked, rest)}-{code_hash(*CODE)[:16]}.json"
 
 
 def _sources(module: str) -> list[object]:

@@ -13,6 +13,7 @@ from quant_core.util.devices import CPU, device_named, shown
 from quant_core.util.errors import InputError
 from quant_core.util.parts import copy_refused
 from search.config.experiment import Experiment
+from search.config.files import loads
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
 from search.evaluation.transform_choice import with_transforms
@@ -24,6 +25,7 @@ from search.sweeps.phases import Report, silent
 from search.sweeps.plan import build_problem
 from search.sweeps.promotion import adarounded
 from search.sweeps.setup import Setup, population, prepare
+from search.sweeps.trust import require_trust
 from search.tasks.task import Task
 from spaces.space import Space
 
@@ -109,6 +111,24 @@ def weight_specs(space: Space, ladder: Sequence[str]) -> dict[str, set[QuantSpec
 def _there(key: str, device: torch.device) -> str:
     """Return the key of what is cached for one kind of device: another one rounds sums otherwise."""
     return key if device == CPU or not key else f"{key}-{device.type}"
+
+
+def reopened(recorded: SweepRecord, context: SweepContext | None, report: Report, *, trust: bool) -> SweepContext:
+    """Return the context of a recorded sweep, checked to be of the same weights, data and space.
+
+    Args:
+        recorded: the sweep, or its header.
+        context: what was made of its experiment already; None makes it.
+        report: is told the phases.
+        trust: code that the record names may run, although the sweep was not started here.
+
+    Raises:
+        InputError: it is not trusted, or weights, data or space are not those of the sweep.
+    """
+    require_trust(recorded, trust, task_given=context is not None)
+    context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=report)
+    check_fingerprints(recorded, context.setup)
+    return context
 
 
 def check_fingerprints(recorded: SweepRecord, setup: Setup, names: Sequence[str] = ("weights", "data", "space")) -> None:

@@ -60,7 +60,12 @@ class Timer:
     @property
     def over(self) -> bool:
         """Whether the time is over."""
-        return self._clock() >= self._end
+        return self.left <= 0
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, infinitely many without a limit; below 0 where the time is over."""
+        return self._end - self._clock()
 
 
 def resume_hint(name: str, uri: str) -> str:

@@ -20,14 +20,15 @@ def layer_figures(sweep: SweepRecord) -> LayerFigures | None:
     try:
         require_trust(sweep, trust=False)
         experiment = loads(sweep.experiment, f"experiment of sweep {sweep.name}")
-        basis, pick = kept(experiment, sweep.fingerprints), suggested(sweep, front_members(sweep))
+        basis, pick = kept(experiment, sweep.fingerprints, earlier=True), suggested(sweep, front_members(sweep))
         if basis is None or pick is None:
             return None
         plan = plan_of(basis, experiment, [info.name for info in sweep.infos])
     except InputError:
         return None
-    if len(pick.values) < len(plan.space.dimensions):
-        return None
+    choices = tuple(len(dimension.choices) for dimension in plan.space.dimensions)
+    if len(pick.values) < len(choices) or tuple(map(len, basis.rises[: len(choices)])) != choices:
+        return None  # earlier code made other choices of the same experiment
     return LayerFigures(tuple(plan.space.base), _rises(plan, basis), pick.policy.id, _costs(plan, pick.values))
 
 

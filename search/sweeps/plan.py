@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
     fixed = [n for n, name in enumerate(names) if name not in free]
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
     seen, names_seen = features(plan.layers, space.dimensions, len(space.cardinalities) - len(space.dimensions))
-    return Problem(
+    problem = Problem(
         cardinalities=space.cardinalities,
         objectives=("error", *plan.experiment.device.objectives[1:]),
         sites=space.sites,
@@ -141,6 +141,22 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
         feature_names=names_seen,
         float_error=float_error,
     )
+    short = plan.experiment.run.minutes or (plan.limits and plan.experiment.search.trials < len(problem.baselines))
+    return replace(problem, baselines=_best_first(space, problem)) if short else problem
+
+
+def _best_first(space: Space, problem: Problem) -> tuple[tuple[int, ...], ...]:
+    """Return the uniform points within the limits, from the widest integer format down, float last, then those over them likewise.
+
+    A sweep that ends before all of them were evaluated has then evaluated those that answer it.
+    """
+
+    def order(values: tuple[int, ...]) -> tuple[bool, int, int]:
+        specs = [choice.weight for choice in space.policy(values).values()]
+        floats, bits = sum(spec.is_float for spec in specs), sum(spec.bits for spec in specs if not spec.is_float)
+        return not problem.feasible(values), floats, -bits
+
+    return tuple(sorted(problem.baselines, key=order))
 
 
 def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArray:
@@ -176,13 +192,22 @@ def _limit(name: str, limit: Limit, device: Device, layers: tuple[Layer, ...], u
     left = uncounted if name == MODEL_BYTES else 0.0
     if not limit.of:
         return limit.value - left
-    policy, metric = rules.uniform_policy(layers, _REFERENCES[limit.of]), "weight_bytes" if name == MODEL_BYTES else name
+    metric = "weight_bytes" if name == MODEL_BYTES else name
     if limit.of == "float" and metric == "weight_bytes":
         return limit.value * (float_bytes(layers) + left) - left
     try:
-        return limit.value * (cost_policy(device, layers, policy)[metric] + left) - left
+        return limit.value * (reference_cost(device, layers, limit.of)[metric] + left) - left
     except InputError as error:
         raise InputError(f"budget {name} = '{limit.value} of {limit.of}': the device cannot run {limit.of}: {error}") from None
+
+
+def reference_cost(device: Device, layers: tuple[Layer, ...], reference: str) -> Mapping[str, float]:
+    """Return the costs of the network on a device in "float", or in "int8" everywhere.
+
+    Raises:
+        InputError: it does not run that.
+    """
+    return cost_policy(device, layers, rules.uniform_policy(layers, _REFERENCES[reference]))
 
 
 def check_limits(plan: Plan, left: Mapping[str, float]) -> None:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from typing import cast
 
 from quant_core.spec.size import float_bytes
@@ -12,24 +11,22 @@ from quant_core.util.errors import BitfrontError
 from quant_core.util.registry import resolve
 from search import tracking
 from search.config.experiment import Experiment
-from search.config.files import dumps, loads
-from search.problem.problem import Problem, Searcher
-from search.records.front import keeps_quality
 from search.records.record import SweepRecord
-from search.searchers import build, present_options
+from search.searchers import present_options
 from search.sweeps.backend import BACKENDS, Backend, BackendContext
-from search.sweeps.context import SweepContext, check_fingerprints, open_context
+from search.sweeps.beginning import searcher_of, sweep_of
+from search.sweeps.context import SweepContext, open_context, reopened
 from search.sweeps.final import evaluate_front_on_test
+from search.sweeps.header import header_of, params_of
 from search.sweeps.interrupt import StopSignal, Timer, resume_hint
 from search.sweeps.memory import MemoryRecord, RunRecord
 from search.sweeps.outcome import SweepOutcome, Timings
 from search.sweeps.phases import LogMode, Phases
 from search.sweeps.progress import Progress
-from search.sweeps.quality import quality_limits, reference_point
 from search.sweeps.setup import Setup
 from search.sweeps.sweep import Sweep
 from search.sweeps.ties import summary
-from search.sweeps.trust import remember, require_trust
+from search.sweeps.trust import remember
 
 
 class EveryTrialFailedError(BitfrontError):
@@ -43,6 +40,7 @@ def start(
     context: SweepContext | None = None,
     recorded: bool = True,
     require: Callable[[Setup], None] = lambda _setup: None,
+    timer: Timer | None = None,
 ) -> SweepOutcome:
     """Run a new sweep.
 
@@ -52,6 +50,7 @@ def start(
         context: what was made of the experiment already; None makes it.
         require: refuses a setup before the first trial, as `search.exporters.support.require_formats` does.
         recorded: keep the record at the experiment's `track.uri`; otherwise the outcome is all that there is of the sweep.
+        timer: of everything, the front on the test split too; None: of `run.minutes`, which the trials alone take.
 
     Raises:
         InputError: the experiment does not fit the network, the device, the data or the formats of the export.
@@ -75,15 +74,16 @@ def start(
         baseline["weight_bytes"] = float_bytes(context.setup.layers)
         baseline["left_in_float_bytes"] = sum(context.setup.coverage.left.values())
         problem = context.problem(baseline)
-    searcher, backend = _searcher(experiment, problem), _backend(experiment)
-    header = _header(context.setup, problem, baseline)
+    searcher, backend = searcher_of(experiment, problem), _backend(experiment)
+    header = header_of(context.setup, problem, baseline)
     tracker: RunRecord = MemoryRecord(header)
     if recorded:
-        tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, _params(experiment))
+        tracker = tracking.start(experiment.track.uri, experiment.track.experiment, header, params_of(experiment))
         remember(tracker.sweep)
     hint = resume_hint(tracker.sweep.name if recorded else "", experiment.track.uri)
     with _told(phases, hint), _closed_on_error(tracker):
-        return _finish(context, _sweep(context.setup, problem, searcher, header, tracker), backend, tracker, begun, phases, hint)
+        sweep = sweep_of(context.setup, problem, searcher, header, tracker)
+        return _finish(context, sweep, backend, tracker, begun, phases, hint, timer)
 
 
 def resume(
@@ -108,18 +108,16 @@ def resume(
         BitfrontError: as `start`; or the searcher is not the one that was recorded.
     """
     begun = time.perf_counter()
-    recorded = tracking.read(uri, ref, experiment_name)
-    require_trust(recorded, trust, task_given=context is not None)
+    recorded = tracking.read_header(uri, ref, experiment_name)
     phases = Phases(log)
     hint = resume_hint(recorded.name, uri)
     with _told(phases, hint):
-        context = context or open_context(loads(recorded.experiment, f"experiment of sweep {recorded.name}"), report=phases)
-        check_fingerprints(recorded, context.setup)
+        context = reopened(recorded, context, phases, trust=trust)
     problem = context.problem(recorded.baseline)
-    searcher, backend = _searcher(context.setup.experiment, problem), _backend(context.setup.experiment)
+    searcher, backend = searcher_of(context.setup.experiment, problem), _backend(context.setup.experiment)
     tracker = tracking.open(uri, experiment_name, recorded.run_id)
     with _told(phases, hint), _closed_on_error(tracker):
-        sweep = _sweep(context.setup, problem, searcher, recorded, tracker)
+        sweep = sweep_of(context.setup, problem, searcher, recorded, tracker)
         sweep.replay(tracker.sweep.trials)
         return _finish(context, sweep, backend, tracker, begun, phases, hint)
 
@@ -130,75 +128,8 @@ def _with_present_names(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"search": experiment.search.model_copy(update={"options": options})})
 
 
-def _searcher(experiment: Experiment, problem: Problem) -> Searcher:
-    section = experiment.search
-    return build(section.searcher, problem, section.seed, section.trials, section.options)
-
-
 def _backend(experiment: Experiment) -> Backend:
     return cast(Backend, resolve(BACKENDS, "backend", experiment.run.backend))
-
-
-def _sweep(setup: Setup, problem: Problem, searcher: Searcher, header: SweepRecord, tracker: RunRecord) -> Sweep:
-    section, evaluate = setup.experiment.search, setup.experiment.evaluate
-    return Sweep(
-        setup.space,
-        problem,
-        searcher,
-        section.searcher,
-        section.trials,
-        header.objectives,
-        tuple(header.reference[name] for name in header.objectives),
-        tracker,
-        evaluate.fidelity,
-        evaluate.ladder,
-        evaluate.top_k,
-        evaluate.start == "nearest",
-        keeps=lambda figures: keeps_quality(figures, header),
-    )
-
-
-def _header(setup: Setup, problem: Problem, baseline: Mapping[str, float]) -> SweepRecord:
-    """Return the record of a sweep before its first trial.
-
-    The reference point of the hypervolume is 1 for the error (of a metric without a worst value four times the float network's), four
-    times the float network's for the loss (at least 1), and 1.05 times the most expensive policy of the space for every cost.
-    """
-    experiment = setup.experiment
-    stamp = datetime.now().strftime("%m%d-%H%M%S")
-    name = experiment.name or f"{experiment.task.name.rpartition(':')[2]}-{experiment.search.searcher.rpartition(':')[2]}-{stamp}"
-    quality = reference_point(next(iter(setup.task.infos), None), baseline)
-    reference = {metric: quality.get(metric) or 1.05 * problem.max_cost(metric) for metric in experiment.device.objectives}
-    return SweepRecord(
-        name,
-        "",
-        dumps(experiment),
-        dict(setup.fingerprints),
-        experiment.device.objectives,
-        dict(problem.limits),
-        reference,
-        dict(baseline),
-        "running",
-        metrics=setup.task.infos,
-        quality_limits=quality_limits(experiment.device, setup.task.infos, baseline),
-    )
-
-
-def _params(experiment: Experiment) -> dict[str, object]:
-    """Return what the parent run shows: the names that sweeps are compared by, then the whole resolved experiment as `section.key`."""
-    search = experiment.search
-    tables = {name: table for name, table in experiment.model_dump(mode="json", exclude_none=True).items() if isinstance(table, dict)}
-    resolved = {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
-    return resolved | {
-        "task": experiment.task.name,
-        "device": experiment.device.name,
-        "searcher": search.searcher,
-        "trials": search.trials,
-        "seed": search.seed,
-        "fidelity": experiment.evaluate.fidelity,
-        "ladder": " ".join(experiment.evaluate.ladder),
-        "backend": experiment.run.backend,
-    }
 
 
 @contextmanager
@@ -234,7 +165,14 @@ def _sampled(tracker: RunRecord, every_s: float) -> Iterator[None]:
 
 
 def _finish(
-    context: SweepContext, sweep: Sweep, backend: Backend, tracker: RunRecord, begun: float, phases: Phases, hint: str
+    context: SweepContext,
+    sweep: Sweep,
+    backend: Backend,
+    tracker: RunRecord,
+    begun: float,
+    phases: Phases,
+    hint: str,
+    timer: Timer | None = None,
 ) -> SweepOutcome:
     """Drive the sweep to its end, judge the front on the test split, close the record; `hint` says how one that is stopped goes on."""
     phases.sweep = tracker.sweep.name
@@ -243,40 +181,53 @@ def _finish(
     phases("trials", sweep.told, sweep.planned)
     stop = StopSignal(lambda: phases.stopping(sweep.open_trials, hint))
     with sampling, stop as stopping, Progress(sweep, section.at_once, phases.mode, phases.console, name=phases.sweep) as progress:
-        timer = Timer(section.minutes)
-        work = BackendContext(context.setup.experiment, context.evaluator, progress.update, lambda: stopping() or timer.over, phases, hint)
+        over = _over(sweep, stopping, timer or Timer(section.minutes))
+        work = BackendContext(context.setup.experiment, context.evaluator, progress.update, over, phases, hint)
         backend(sweep, work)
     loop_s = time.perf_counter() - looped
-    status = "finished" if sweep.done else "stopped"
     if sweep.told and sweep.failed == sweep.told:
         raise EveryTrialFailedError(f"every trial failed; the first: {sweep.records[min(sweep.records)].result.reason}")
     tested = time.perf_counter()
-    if sweep.done:
-        evaluate_front_on_test(context.evaluator, sweep, tracker, phases)
+    judged = sweep.done and evaluate_front_on_test(context.evaluator, sweep, tracker, phases, timer)
+    status = "finished" if judged else "stopped"
     record = replace(tracker.sweep, status=status, trials=tuple(sweep.records[number] for number in sorted(sweep.records)))
     phases("report", 0, 0)
     _publish(tracker, record)
     test_s = time.perf_counter() - tested
     _measure(tracker, {"calibration_passes": context.evaluator.engines.calibration_passes})
     complete = tracker.finish(status)
-    for total, counts in zip((work.weights, work.ranges), context.evaluator.engines.counts(), strict=True):
+    evaluated = _evaluation_s(sweep) - evaluated
+    return SweepOutcome(record, _timings(context, sweep, work, tracker, (begun, loop_s, evaluated, test_s)), complete)
+
+
+def _timings(
+    context: SweepContext, sweep: Sweep, work: BackendContext, tracker: RunRecord, taken: tuple[float, float, float, float]
+) -> Timings:
+    """Return where the time went: `taken` is the moment of the begin, and the seconds of loop, evaluations and test split."""
+    begun, loop_s, evaluation_s, test_s = taken
+    engines = context.evaluator.engines
+    for total, counts in zip((work.weights, work.ranges), engines.counts(), strict=True):
         total.add(counts)
-    timings = Timings(
+    return Timings(
         total_s=time.perf_counter() - begun,
         loop_s=loop_s,
-        evaluation_s=_evaluation_s(sweep) - evaluated,
+        evaluation_s=evaluation_s,
         search_s=sweep.search_s,
         tracking_s=tracker.blocked_s,
         test_s=test_s,
-        workers=section.at_once,
+        workers=context.setup.experiment.run.at_once,
         retried=sweep.retried,
-        statistics_bytes=context.evaluator.engines.statistics_bytes,
+        statistics_bytes=engines.statistics_bytes,
         sensitivity_evaluations=context.sensitivity.evaluations,
         weights=work.weights,
         ranges=work.ranges,
-        calibration_passes=context.evaluator.engines.calibration_passes,
+        calibration_passes=engines.calibration_passes,
     )
-    return SweepOutcome(record, timings, complete)
+
+
+def _over(sweep: Sweep, stopping: Callable[[], bool], timer: Timer) -> Callable[[], bool]:
+    """Return the question of backends before every trial: was a stop asked for, or, once a trial has ended, is the time over?"""
+    return lambda: stopping() or (sweep.told > 0 and timer.over)
 
 
 def _publish(tracker: RunRecord, record: SweepRecord) -> None:

@@ -171,7 +171,10 @@ class Sweep:
         if not result.failed:
             self._memo[key] = number
         for follower in self._waiting.pop(key, []):
-            self._tell(follower, result, repeats=number)
+            if result.status == "stopped" and not self._open[follower].schedulable:
+                self._redo.append(follower)
+            else:
+                self._tell(follower, result, repeats=number)
 
     def replay(self, records: Sequence[TrialRecord]) -> None:
         """Bring a fresh sweep to where a recorded one stopped, by repeating its sequence of asks and tells.
@@ -248,8 +251,8 @@ class Sweep:
     def _start(self, number: int) -> Evaluation | None:
         """Return an open trial to be evaluated, or None where its policy was evaluated before or is under way."""
         evaluation = self._open[number]
-        if evaluation.key in self._memo:
-            leader = self._memo[evaluation.key]
+        leader = self._memo.get(evaluation.key)
+        if leader is not None and (self.records[leader].result.ok or evaluation.schedulable):
             self._tell(number, self.records[leader].result, repeats=leader)
             return None
         if evaluation.key in self._waiting:
@@ -277,10 +280,12 @@ class Sweep:
             self.search_s += time.perf_counter() - start
         if old is None:
             self.recorder.record(record)
-        within = objectives is not None and self.problem.feasible(opened.trial.values) and self.keeps(result.figures)
+        within = result.ok and objectives is not None and self.problem.feasible(opened.trial.values) and self.keeps(result.figures)
         if objectives is not None and within and self.archive.add(number, objectives):
             self.recorder.update_front(self.archive.numbers, self.archive.knee, self.archive.hypervolume)
 
     def _objectives(self, result: Result) -> tuple[float, ...] | None:
-        point = tuple(result.figures[name] for name in self.objectives) if result.ok else ()
+        """Return the objectives for the searcher: of a trial that lost a race its estimate; None of one that failed or has none."""
+        figures = result.figures if result.ok else {**result.cost, **result.estimate} if result.estimate else {}
+        point = tuple(figures[name] for name in self.objectives) if figures else ()
         return point if point and all(map(math.isfinite, point)) else None

@@ -21,6 +21,8 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Of a cluster that is started, beside twice what every worker is given: Ray copies an object once while it puts it."""
 SHARED_MEMORY = Path("/dev/shm")
 PROBE_S = 10.0
+STARTS = 4
+_SLOW_START = "timed out during startup"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -75,12 +77,7 @@ def connected(address: str, resources: "Placement", folder: Path, report: Report
     with settled(), _on_loopback() if local else nullcontext():
         import ray
 
-        try:
-            ray.init(
-                **(_joining(address) if address else _starting(resources, folder, parcel_bytes)), log_to_driver=False, logging_level="ERROR"
-            )
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
+        _initialize(ray, address, _joining(address) if address else _starting(resources, folder, parcel_bytes), report)
         try:
             with _silent():
                 _check_room(ray.nodes(), resources, report)
@@ -88,6 +85,26 @@ def connected(address: str, resources: "Placement", folder: Path, report: Report
         finally:
             with _no_collector():
                 ray.shutdown()
+
+
+def _initialize(ray: Any, address: str, arguments: Mapping[str, Any], report: Report) -> None:
+    """Call `ray.init`, again where its node was not up within Ray's own half a minute, as on a machine that is busy with other work.
+
+    Raises:
+        InputError: Ray cannot be joined or started.
+    """
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(**arguments, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:
+            slow = _SLOW_START in str(error)  # Ray raises a plain Exception
+            if slow and left:
+                report(f"Ray did not start within its half a minute: this machine is busy; trying again, {left} times at most", 0, 0)
+                continue
+            if slow or isinstance(error, (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError)):
+                raise InputError(f"cannot connect to Ray at {address or 'this machine'!r}: {error}") from error
+            raise
+        return
 
 
 def _joining(address: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`bitfront measure`, `bitfront probe` and `bitfront profile --runtime`: what they print, and requests that they refuse."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from search.cli.profile import profile_command
 from search.evaluation.measure import traced_inputs
 from search.exporters import measuring, profiling
 from search.tasks import load
+from tests.search.cli.conftest import Run
 
 EXPERIMENT = """
 [task]
@@ -80,9 +82,13 @@ def test_a_network_is_profiled_into_a_device_that_costs_it(
 @pytest.mark.parametrize(
     ("command", "arguments", "match"),
     [
-        (probe_command, ("tflite",), r"unknown runtime 'tflite'.*executorch.*onnxruntime.*openvino"),
+        (probe_command, ("tflite",), r"unknown runtime 'tflite'.*executorch.*litert.*onnxruntime.*openvino"),
         (measure_command, ("any", "--runtime", "onnx"), r"unknown runtime 'onnx'.*onnxruntime"),
-        (profile_command, ("--runtime", "torch", "--layers", "e.toml"), r"unknown runtime 'torch'.*executorch.*onnxruntime.*openvino"),
+        (
+            profile_command,
+            ("--runtime", "tensorrt", "--layers", "e.toml"),
+            r"unknown runtime 'tensorrt'.*executorch.*litert.*onnxruntime.*openvino.*torch",
+        ),
         (
             profile_command,
             ("--runtime", "openvino"),
@@ -103,3 +109,47 @@ def test_a_machine_that_was_not_measured_is_refused_with_the_command_that_measur
     monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"'this-machine:openvino' is not measured yet \(no runtime was measured here\); run `bitfront"):
         load_device("this-machine:openvino")
+
+
+REQUESTS: dict[tuple[str, ...], str] = {
+    ("measure", "one"): "sqlite:///none.db: .*none.db does not exist",
+    ("measure", "one", "--threads", "0"): "Invalid value for '--threads'",
+    ("measure", "one", "--repeats", "1"): "Invalid value for '--repeats'",
+    ("measure", "one", "--runtime", "tflite"): "unknown runtime 'tflite'",
+    ("measure", "one", "--pick"): "Option '--pick' requires an argument",
+    ("probe",): "Missing argument 'runtime'",
+    ("probe", "tflite", "--out", "kernels.toml"): "unknown runtime 'tflite'",
+    ("probe", "onnxruntime", "--out", "mine/kernels.toml"): "cannot write mine/kernels.toml",
+    ("profile", "--runtime", "onnxruntime"): "give its experiment, as in --layers experiment.toml",
+    ("profile", "--runtime", "onnxruntime", "--layers", "absent.toml"): "absent.toml.*No such file",
+    ("profile", "--runtime", "onnxruntime", "--layers", "broken.toml"): "broken.toml: not TOML",
+    ("profile", "--runtime", "onnxruntime", "--layers", "unknown.toml"): "cannot import 'no_such_module'",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--device-name", "My Laptop"): "device name 'My Laptop' given",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--device-name", "counts"): "that of a device that ships with bitfront",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--out", "mine"): "cannot write mine",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--threads", "0"): "Invalid value for '--threads'",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--repeats", "2"): "Invalid value for '--repeats'",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--device", "cuda"): "--device 'cuda' given",
+    ("profile", "--layers", "e.toml"): "--device-name is missing",
+    ("profile", "--device-name", "laptop", "--layers", "absent.json"): "absent.json: cannot be read",
+}
+
+
+def test_twenty_bad_requests_are_one_sentence_and_leave_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///none.db")
+    contents = {
+        "mine": "mine",
+        "broken.toml": "[task",
+        "e.toml": EXPERIMENT,
+        "unknown.toml": EXPERIMENT.replace("own_task", "no_such_module"),
+    }
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+    assert len(REQUESTS) >= 20
+    faults = []
+    for arguments, message in REQUESTS.items():
+        done = run(*arguments)
+        said, left = " ".join(done.stderr.split()), {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "cache"}
+        if done.returncode != 2 or not re.search(message, said) or "Traceback" in said or left != contents:
+            faults.append((arguments, done.returncode, said, sorted(left)))
+    assert not faults

@@ -134,12 +134,18 @@ def test_ui_prints_where_to_look(store_uri: str, app: typer.Typer, make_sweep: M
             pass
 
     monkeypatch.setattr("search.tracking.server.serve", Ended)
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
     text = run(app, "ui", "one", "--port", "5055", "--uri", store_uri)
+    assert not opened, "nobody sits here"
     base = "http://127.0.0.1:5055/#/experiments/1/runs"
     shared = f"{base}?workflowType=machine_learning&viewStateShareKey=bitfront"
     assert f"sweeps of experiment bitfront: {shared}-sweeps\n" in text
     assert f"fronts of experiment bitfront: {shared}&compareRunsMode=CHART\n" in text
     assert f"sweep one: {base}/{run_id}?workflowType=machine_learning\n" in text
+    monkeypatch.setattr("search.cli.report.on_a_desktop", lambda: True)
+    run(app, "ui", "one", "--port", "5055", "--uri", store_uri)
+    assert opened == [f"{shared}-sweeps"]
 
 
 @pytest.mark.parametrize(("device", "printed"), [("t4", True), ("a100", False), ("../../etc/passwd", False)])

@@ -61,14 +61,19 @@ def test_sweep_front_show_export_apply(run: Run, tmp_path: Path, experiment: Mak
     assert applied["weight_bytes"] == best["weight_bytes"]
 
 
-def test_same_seed_gives_the_same_policies_and_figures(run: Run, tmp_path: Path, experiment: MakeExperiment, trials: Trials) -> None:
+def test_same_seed_gives_the_same_policies_and_figures(
+    run: Run, tmp_path: Path, experiment: MakeExperiment, trials: Trials, caplog: pytest.LogCaptureFixture
+) -> None:
     figures = []
     for name in ("one", "two"):
         assert run("sweep", experiment(name)).returncode == 0
         figures.append([(row["id"], row["accuracy_valid"], row["weight_bytes"], row["latency_s"]) for row in trials(name)])
     assert figures[0] == figures[1]
-    other = run("sweep", experiment("three"), "search.seed=6")
+    other = run("sweep", experiment("three"), "search.seed=6", "run.scheduler=race")
     assert other.returncode == 0
+    assert "150 validation examples come in batches that are too large to stop between them, so no trial can lose a race" in caplog.text
+    evaluated = 150 * sum(row["repeated"] < 0 for row in trials("three"))
+    assert f"validation examples: {evaluated:,} evaluated, {evaluated:,} without racing" in other.stderr
     assert re.search(
         r"trials [\d.]+: evaluation [\d.]+, search [\d.]+, tracking [\d.]+, idle [\d.]+;.*; 0 attempts made again", other.stderr
     )

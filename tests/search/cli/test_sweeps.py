@@ -1,7 +1,9 @@
 """`bitfront sweeps` lists what is recorded; commands take the latest sweep, and the beginning of a name."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from search.cli.report import front_command
 from search.cli.sweeps import sweeps_command
 from search.records.front import front_members, hypervolume_of
 from search.records.record import SweepRecord
+from search.tasks.metrics.info import MetricInfo
 
 MakeSweep = Callable[..., SweepRecord]
 
@@ -59,6 +62,40 @@ def test_sweeps_are_listed_with_the_figures_of_their_fronts(
         assert (row["accuracy_valid"], row["weight_bytes"]) == (first.result.metrics["accuracy"], first.result.figures["weight_bytes"])
     text = run(app, "sweeps")
     assert all(name in text for name in ("digits-tpe", "digits-random", "other", "97.00"))
+
+
+def judged_by_perplexity(sweep: SweepRecord) -> SweepRecord:
+    """Return a sweep whose policies have a perplexity of 50 errors, and no accuracy."""
+    trials = []
+    for trial in sweep.trials:
+        error = trial.result.metrics.get("error", 0.0)
+        metrics = {"error": error, "loss": error, "perplexity": 50 * error} if trial.result.ok else {}
+        trials.append(replace(trial, result=replace(trial.result, metrics=metrics)))
+    baseline = {"perplexity_valid": 1.25, "perplexity_test": 1.5, "weight_bytes": 9000.0}
+    return replace(sweep, metrics=(MetricInfo("perplexity", False, "", 0.0),), baseline=baseline, trials=tuple(trials))
+
+
+def test_a_sweep_is_listed_by_its_own_metric(
+    store_uri: str, make_sweep: MakeSweep, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    language = judged_by_perplexity(make_sweep("words", seed=1, trials=12))
+    keep(store_uri, language)
+    least = min(trial.result.metrics["perplexity"] for trial in front_members(language))
+    (row,) = json.loads(run(app, "sweeps", "--json"))
+    assert (row["perplexity_valid"], row["perplexity_float_test"]) == (least, 1.5)
+    assert not any(name.startswith("accuracy") for name in row)
+    text = run(app, "sweeps")
+    assert "perplexity" in text
+    assert "valid ↓" in text
+    (line,) = (line.split() for line in text.splitlines() if line.startswith(" words"))
+    assert line[1:3] == [f"{least:.3f}", "1.500"]
+    keep(store_uri, make_sweep("images", trials=12))
+    lines = {line.split()[0]: line for line in run(app, "sweeps").splitlines() if line.strip()}
+    assert "metric" in lines["sweep"]
+    assert "perplexity" in lines["words"]
+    assert f" {least:.4g} " in lines["words"]
+    assert re.search(r"accuracy +\d+\.\d\d % 97\.00 % ", lines["images"]), "figures of different metrics bear their units"
 
 
 def test_a_store_without_sweeps_says_how_to_begin(store_uri: str, make_sweep: MakeSweep, app: typer.Typer) -> None:

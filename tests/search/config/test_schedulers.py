@@ -7,7 +7,7 @@ import pytest
 
 from quant_core.util.errors import InputError
 from search.config.files import dumps, loads
-from search.config.schedulers import SCHEDULERS, split
+from search.config.schedulers import SCHEDULERS, split, stops_trials
 
 GOOD = '[task]\nname = "digits"\n[space]\nweight = ["int4:channel"]\nactivation = "int8:tensor"\n[device]\nname = "counts"\n'
 QAT = '[evaluate]\nfidelity = "qat"\n'
@@ -16,7 +16,7 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ('[run]\nscheduler = "ashe"\n', r"\[run\] unknown scheduler 'ashe'; known: asha, hyperband, none, pbt. Did you mean 'asha'"),
+        ('[run]\nscheduler = "ashe"\n', r"\[run\] unknown scheduler 'ashe'; known: asha, hyperband, none, pbt, race. Did you mean 'asha'"),
         (
             '[run]\nscheduler = "asha"\n',
             r"\[run\] scheduler = 'asha' stops trials on workers, and backend = 'local' has none; give backend",
@@ -36,6 +36,15 @@ QAT = '[evaluate]\nfidelity = "qat"\n'
             '[run]\nbackend = "ray"\nscheduler = "asha"\nscheduler_options = { reduction = "a" }\n',
             "reduction = 'a' of scheduler 'asha' given; a number of 1.1 or more",
         ),
+        (
+            '[run]\nbackend = "ray"\nscheduler = "race"\n',
+            "compares trials in one process, and backend = 'ray' given; give backend = 'local'",
+        ),
+        (
+            '[run]\nscheduler = "race"\nscheduler_options = { confidence = 1 }\n',
+            "confidence = 1 of scheduler 'race' given; a number below 1",
+        ),
+        ('[run]\nscheduler = "race"\nscheduler_options = { confidence = -0.1 }\n', "confidence = -0.1 .* a number of 0.0 or more"),
         ("[run]\nscheduler_options = { grace = 1 }\n", "scheduler 'none' has no option 'grace'; it takes none"),
         ('[search]\nsearcher = "ray:ASHA+random"\n', "scheduler = 'asha' stops trials on workers"),
         (
@@ -62,7 +71,7 @@ def test_the_shorthand_is_a_searcher_and_a_scheduler() -> None:
     assert split("haq+") == ("haq+", "")
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULERS) - {"none", "pbt"}))
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if stops_trials(name)])
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_far_above_the_front_is_stopped_and_nothing_on_it(name: str) -> None:
     from quant_core.util.registry import load

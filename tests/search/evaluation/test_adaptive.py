@@ -12,7 +12,7 @@ import search.evaluation.adaptive
 from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.quant_spec import parse
-from search.evaluation.adaptive import DRAWS, FEW, NoGradientError, Spent, adaptive, estimated, exact
+from search.evaluation.adaptive import DRAWS, FEW, FULL, NoGradientError, Spent, adaptive, estimated, exact
 from search.evaluation.divergence import Reference
 from search.evaluation.one_out import LEAST, OneOut
 from search.evaluation.plans import SHARES
@@ -66,7 +66,8 @@ def same(one: Any, other: Any) -> bool:
 def test_few_choices_and_a_large_budget_are_measured_exactly() -> None:
     torch.manual_seed(0)
     few = prepared(Deep(FEW // 5))
-    assert same(run(few, 1.0)[0], exactly(few)[0])
+    assert same(run(few, FULL)[0], exactly(few)[0])
+    assert not same(run(few, 8.0)[0], exactly(few)[0]), "fewer passes are kept to"
     many = prepared(Deep(16))
     rises, spent = exactly(many)
     exhaustive, all_spent = run(many, 1.0 + spent.equivalents)

@@ -13,7 +13,8 @@ from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import parse
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
-from search.evaluation.paired import METRIC, standard_error
+from search.evaluation.paired import standard_error
+from search.records.expected import ERROR
 from search.tasks.task import Task
 
 
@@ -58,9 +59,9 @@ def test_a_trial_has_the_paired_error(metrics: object, monkeypatch: pytest.Monke
     right = model(data).argmax(dim=1) == targets
     quantized = evaluator.engine.apply(policy)(data).argmax(dim=1) == targets
     differences = right.double() - quantized.double()
-    assert result.metrics[METRIC] == pytest.approx(standard_error(differences))
+    assert result.metrics[ERROR] == pytest.approx(standard_error(differences))
     assert differences.abs().sum() > 0
-    assert math.isfinite(result.metrics[METRIC])
+    assert math.isfinite(result.metrics[ERROR])
 
 
 def test_a_metric_of_the_whole_set_has_none() -> None:
@@ -70,4 +71,4 @@ def test_a_metric_of_the_whole_set_has_none() -> None:
     task = Task(model, split, split, split, split, metrics="mae")
     layers = trace(model, data[:1])
     policy = Policy({layer.name: LayerPolicy(parse("int4:tensor:mse"), parse("float")) for layer in layers})
-    assert METRIC not in Evaluator(replace(task), layers, EvaluateSection())(policy).metrics
+    assert ERROR not in Evaluator(replace(task), layers, EvaluateSection())(policy).metrics

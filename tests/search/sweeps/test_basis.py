@@ -1,5 +1,6 @@
 """What solving needs of a network, kept beside the sensitivities: bound to all that it was made of."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ def test_a_change_of_the_code_of_the_source_or_of_a_named_file_asks_for_the_netw
     keep(BASIS, mine, PRINTS)
     monkeypatch.setattr(basis, "CODE", ("quant_core",))
     assert kept(mine, PRINTS) is None
+
+
+def test_what_earlier_code_measured_can_be_shown_and_nothing_else(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr(basis, "CODE", ("quant_core",))
+    keep(BASIS, experiment(), PRINTS)
+    monkeypatch.setattr(basis, "CODE", ("quant_core", "spaces"))
+    assert kept(experiment(), PRINTS) is None, "solving from it would be solving by other code"
+    shown = kept(experiment(), PRINTS, earlier=True)
+    assert shown is not None
+    assert shown.uncounted_bytes == 40.0
+    assert kept(experiment(), PRINTS | {"weights": "ab"}, earlier=True) is None
+    keep(replace(BASIS, uncounted_bytes=50.0), experiment(), PRINTS)
+    present = kept(experiment(), PRINTS, earlier=True)
+    assert present is not None
+    assert present.uncounted_bytes == 50.0
+    assert len(list((cache / "basis").iterdir())) == 2
 
 
 def test_a_task_without_a_source_is_not_kept(cache: Path) -> None:

@@ -13,7 +13,7 @@ from search.config.files import loads
 from search.records.front import front_members
 from search.records.record import SweepRecord
 from search.records.summary import suggested
-from search.sweeps.basis import Basis, keep, plan_of
+from search.sweeps.basis import CODE, Basis, keep, plan_of
 from search.sweeps.layer_figures import layer_figures
 
 MakeSweep = Callable[..., SweepRecord]
@@ -55,6 +55,19 @@ def test_they_are_those_of_the_suggested_policy(sweep: SweepRecord) -> None:
     for metric in ("weight_bytes", "latency_s"):
         assert sum(figures.costs[metric]) == pytest.approx(whole[metric][0])
     assert figures.costs["weight_bytes"][1] < figures.costs["weight_bytes"][2], "4 bits and 8 bits"
+
+
+def test_those_that_earlier_code_kept_are_shown_unless_it_made_other_choices(sweep: SweepRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(np.array([0.5 / (n + 1), 0.0]) for n in range(3))
+    monkeypatch.setattr("search.sweeps.basis.CODE", ("spaces",))
+    keep(Basis(LAYERS, (), rows, 0.0), loads(TEXT, "text"), PRINTS)
+    monkeypatch.setattr("search.sweeps.basis.CODE", CODE)
+    figures = layer_figures(sweep)
+    assert figures is not None
+    assert figures.rises["weight"]["l0"]["int4:channel"] == 0.5
+    monkeypatch.setattr("search.sweeps.basis.CODE", ("spaces", "hw_models"))
+    keep(Basis(LAYERS, (), (*rows[:2], np.array([1.0, 2.0, 0.0])), 0.0), loads(TEXT, "text"), PRINTS)
+    assert layer_figures(sweep) is None
 
 
 def test_a_sweep_of_foreign_code_has_none(sweep: SweepRecord) -> None:

@@ -9,8 +9,9 @@ from hw_models.loading import load_device
 from hw_models.table import build_table
 from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
+from quant_core.util.errors import InputError
 from search.config.experiment import Experiment
-from search.sweeps.plan import Plan, build_problem
+from search.sweeps.plan import Plan, build_problem, reference_cost
 from spaces import rules
 from spaces.space import SLOTS, Space
 
@@ -53,3 +54,36 @@ def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     for metric, values in truth.items():
         np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
         assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
+
+
+def test_uniform_policies_go_from_the_widest_integer_format_down_where_time_is_limited() -> None:
+    choices = {"weight": [parse(text) for text in ("int2:tensor", "int8:tensor", "float", "int4:tensor")], "activation": []}
+    space, device = rules.full(LAYERS, choices), load_device("counts")
+    table = build_table(device, LAYERS, space.layer_choices)
+    orders = []
+    for minutes in (0, 1):
+        experiment = EXPERIMENT.model_copy(update={"run": EXPERIMENT.run.changed({"minutes": minutes})})
+        problem = build_problem(Plan(experiment, LAYERS, space, device, table, {}))
+        orders.append([str(space.policy(values)["l0"].weight) for values in problem.baselines])
+    assert orders == [["int2:tensor", "int8:tensor", "float", "int4:tensor"], ["int8:tensor", "int4:tensor", "int2:tensor", "float"]]
+
+
+def test_uniform_policies_within_the_budget_come_first_where_not_all_of_them_are_evaluated() -> None:
+    choices = {"weight": [parse(f"int{bits}:tensor") for bits in (2, 3, 4, 6, 8)], "activation": []}
+    space, device = rules.full(LAYERS, choices), load_device("counts")
+    table = build_table(device, LAYERS, space.layer_choices)
+    limits = {"weight_bytes": 0.7 * sum(layer.weights for layer in LAYERS)}
+    orders = []
+    for trials in (5, 2):
+        experiment = EXPERIMENT.model_copy(update={"search": EXPERIMENT.search.model_copy(update={"trials": trials})})
+        problem = build_problem(Plan(experiment, LAYERS, space, device, table, limits))
+        orders.append([space.policy(values)["l0"].weight.bits for values in problem.baselines])
+    assert orders == [[2, 3, 4, 6, 8], [4, 3, 2, 8, 6]], "the best one within the budget is evaluated whatever the trials"
+
+
+def test_the_costs_of_float_and_of_eight_bits() -> None:
+    device, elements = load_device("counts"), sum(layer.weights for layer in LAYERS)
+    assert reference_cost(device, LAYERS, "float")["weight_bytes"] == 4 * elements
+    assert elements < reference_cost(device, LAYERS, "int8")["weight_bytes"] < 2 * elements, "codes, and scales beside them"
+    with pytest.raises(InputError, match="float"):
+        reference_cost(load_device("vu9p-bitserial"), LAYERS, "float")

@@ -86,6 +86,7 @@ def test_a_budget_of_the_model_counts_what_stays_in_float(prepared: Prepare) -> 
 def test_the_key_of_kept_training_changes_with_all_that_training_depends_on(prepared: Prepare) -> None:
     trained = {"fidelity": "qat", "epochs": 2}
     task = small_task()
+    torch.manual_seed(1)
     other = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2)).eval()
     population = {"scheduler": "pbt"}
     setups = {
