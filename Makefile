@@ -30,7 +30,7 @@ lint: $(VENV)/.ready  ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint  ## everything CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 torture: $(VENV)/.ready  ## attack the record: kills, full disks, damaged files, failing servers (docs/reliability.md)
 	$(BIN)/python -W ignore -m benchmarks.torture --scale $(TORTURE)

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -17,10 +18,12 @@ hypothesis.settings.register_profile(
     "bitfront", derandomize=bool(os.environ.get("CI")), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("bitfront")
-ON_NODES = tuple(f"tests/search/sweeps/ray/{name}.py" for name in ("test_backend", "test_backend_hardships", "test_cluster"))
-"""Files that share a cluster of three nodes, which takes long to start: one process runs them all."""
+ON_NODES = tuple(f"tests/search/sweeps/ray/{name}.py" for name in ("test_backend_hardships", "test_cluster"))
+"""Files that share a cluster of three nodes, which takes long to start: one process runs them both."""
 HEAVY = (
+    "tests/search/sweeps/ray/test_backend.py",  # as long as those two together: a process of its own, and a cluster
     *ON_NODES,
+    "tests/test_accelerators.py",
     "tests/search/exporters/test_all_formats.py",
     "tests/benchmarks/test_torture.py",
     "tests/docs/test_build.py",
@@ -43,6 +46,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} does not exist")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let networks and data that a test makes without a seed be the same in every run."""
+    import torch
+
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that run exported files be forked from one that has imported the runtimes."""
+    from quant_core.export import processes
+    from tests.forked import Forked
+
+    monkeypatch.setattr(processes, "started", Forked)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -32,6 +32,7 @@ NOT_RUN = {
     "export SWEEP --pick knee -f gguf": "digits is no language model; tests/search/exporters export one",
     "ui SWEEP": "serves until it is stopped; tests/search/tracking/test_view.py opens it in a browser",
     "compress efficientnet_lite0": "ImageNet images; minutes of a sweep on the clock",
+    "compress minilm_sts": "pairs of sentences; minutes of a sweep on the clock",
     "compress llama10m": "trains a network for minutes, once",
     "sweep llama10m": "trains a network for minutes, once",
     "evaluate --task T": "the template of the tables in tasks-accuracy.md; tests/search/tasks hold those figures",
@@ -42,8 +43,7 @@ NOT_RUN = {
     "measure SWEEP --pick suggested --runtime executorch": "as with openvino",
     "probe executorch": "needs executorch; tests/search/exporters/test_probing.py asks it",
     "profile --runtime executorch": "names an option: it needs an experiment",
-    "profile --runtime RUNTIME": "as with openvino",
-    "probe RUNTIME": "as with openvino",
+    "agent save SWEEP": "needs a sweep by haq; tests/search/cli/test_agent.py saves one",
     "sweep examples/digits.toml search.trials=40 evaluate.ladder": "the brackets of its list are taken for optional ones",
 }
 """The beginning of a command -> why it is not run here."""
@@ -51,6 +51,7 @@ ELSEWHERE = {
     ("README.md", 1): "tests/search/cli/test_readme.py",
     ("export.md", 1): "tests/search/exporters/test_flow.py",
     ("export-executorch.md", 0): "tests/search/exporters/test_executorch.py",
+    ("export-litert.md", 0): "tests/search/exporters/test_litert.py",
     ("own-task.md", 1): "tests/docs/test_own_task.py",
     ("own-task.md", 2): "tests/docs/test_own_task.py",
     ("export-language.md", 0): "tests/search/exporters/test_compressed.py",
@@ -65,6 +66,7 @@ SLOW = (
         "probe",
         "devices validate",
         "export SWEEP -f openvino",
+        "export SWEEP -f litert",
         "sweep examples/digits.toml run.backend=ray",
     ),
     *(
@@ -82,8 +84,15 @@ WORDS = {
     **dict.fromkeys(("EXPERIMENT", "EXPERIMENT.toml", "FILE.toml", "F.toml", "FILE", "experiment.toml"), "small.toml"),
     **dict.fromkeys(("POLICY.json",), "policy.json"),
     **dict.fromkeys(("MODULE:NETWORK", "my_module:net"), "my_module:net"),
-    **{"FILE.csv": "F.csv", "MODEL": "digits", "TARGET": "c-array", "FAMILY": "formats", "my-laptop.toml": "small-device.toml"},
-    **{"cuda": "cpu", "A": "recorded", "B": "other", "POLICY": "9c80cc02d4", "examples/digits.toml": str(ROOT / "examples/digits.toml")},
+    **{
+        "FILE.csv": "F.csv",
+        "MODEL": "digits",
+        "TARGET": "c-array",
+        "FAMILY": "formats",
+        "RUNTIME": "onnxruntime",
+        "my-laptop.toml": "small-device.toml",
+    },
+    **{"cuda": "cpu", "A": "recorded", "B": "other", "examples/digits.toml": str(ROOT / "examples/digits.toml")},
 }
 AGAIN = {"epochs=5": "epochs=1", "trials=60": "trials=4", '"run.pt"': '"own-run.pt"', '"out"': '"exported"'}
 """What is changed in Python blocks, so that they take seconds."""
@@ -149,6 +158,7 @@ def recorded(call: Call) -> Call:
     for name, copy in (("generic-cpu.toml", "small-device.toml"), ("haq_vu9p_mobilenetv2.csv", "F.csv")):
         shutil.copy(ROOT / "hw_models/devices" / name, copy)
     call("solve", "recorded", "--budget", "weight_bytes=0.1 of float", "--out", "policy.json")
+    WORDS["POLICY"] = next(row["id"] for row in json.loads(call("front", "recorded", "--json")) if row["suggested"])
     return call
 
 
@@ -168,6 +178,7 @@ def filled(words: list[str], number: int) -> list[str]:
     if verb == "compress":
         words = [word for word in words if word not in ("--data", "FOLDER", "--option")]
         words = [re.sub(r"^(10|1|0\.15)$", "0.05", word) if words[n - 1] == "--minutes" else word for n, word in enumerate(words)]
+        words += [] if "--minutes" in words else ["--minutes", "0.05"]
     words = [WORDS.get(word, word) for word in words]
     words = [f"out-{number}" if word in ("DIR", "out") else word for word in words]
     if verb in ("export", "compress") and "--out" not in words:
@@ -200,6 +211,7 @@ def given(page: str, recorded: Call) -> dict[str, Any]:
     return {"task": task, "batches": task.train, "policy": policy, "worst_group": lambda outputs, _targets: float(outputs.mean())}
 
 
+@pytest.mark.filterwarnings("ignore:no policy is within")  # processors find other policies
 @pytest.mark.parametrize(("page", "block"), list(blocks()))
 def test_a_python_block_of_a_page_runs(recorded: Call, page: str, block: str) -> None:
     for old, new in AGAIN.items():
@@ -213,8 +225,13 @@ def test_a_python_block_of_a_page_runs(recorded: Call, page: str, block: str) ->
         "quantization.md": lambda: (names["y"].shape, names["y"].dtype) == (names["x"].shape, names["x"].dtype),
         "searchers-details.md": lambda: tuple(names["values"]) == (1, 1),
         "own-task.md": lambda: len(names["metrics"]) == 3,
+        "data-free.md": lambda: sum(map(len, names["calibration"])) == 64 and isinstance(names["quantized"], nn.Module),
     }
     assert promised[page]()
+
+
+LOSS = 0.0504639707505703
+"""Of the float network of digits where the README's front was found: its weights are the same on every processor, sums are not."""
 
 
 def cells(row: dict[str, Any], test: float) -> str:
@@ -227,23 +244,26 @@ def cells(row: dict[str, Any], test: float) -> str:
 def test_the_figures_of_the_readme_are_those_of_the_default_sweep(recorded: Call) -> None:
     text = (ROOT / "README.md").read_text().replace("**", "")
     rows = json.loads(recorded("front", "recorded", "--all", "--json"))
-    members = [row for row in rows if row["front"]]
-    assert f"tries {len(rows)} policies. {len(members)} are on its front" in text
-    for row in members:
-        if f"| `{row['id']}` | " in text:
-            assert f"| `{row['id']}` | {cells(row, row['test']['accuracy'])} |" in text
-    assert f"| `{next(row['id'] for row in members if row['suggested'])}` | " in text
-    floats = rows[0]["float"]
+    floats, members = rows[0]["float"], [row for row in rows if row["front"]]
+    assert f"tries {len(rows)} policies." in text
     assert (
         f"{floats['weight_bytes'] / 1024:.1f} KiB | 32 | {100 * floats['accuracy_valid']:.2f} % | {100 * floats['accuracy_test']:.2f} %"
         in text
     )
+    assert floats["loss_valid"] == pytest.approx(LOSS, rel=1e-5)
     for bits in (3, 4):
         wanted = {"weight": f"int{bits}:channel:mse", "activation": "int4:tensor:mse"}
         (row,) = (row for row in rows if row["origin"] == "baseline" and all(layer == wanted for layer in row["policy"]["layers"].values()))
         Path("uniform.json").write_text(json.dumps(row["policy"]))
         judged = json.loads(recorded("apply", "uniform.json", "--task", "digits", "--json"))
         assert f"| uniform: int{bits} weights, int4 activations | {cells(row, judged['accuracy_test'])} |" in text
+    if floats["loss_valid"] != LOSS:
+        pytest.skip("the README's front was found with other kernels; sums in another order lead the search elsewhere")
+    assert f"{len(members)} are on its front" in text
+    for row in members:
+        if f"| `{row['id']}` | " in text:
+            assert f"| `{row['id']}` | {cells(row, row['test']['accuracy'])} |" in text
+    assert f"| `{next(row['id'] for row in members if row['suggested'])}` | " in text
 
 
 def test_few_commands_are_left_out_and_the_lists_are_of_today() -> None:

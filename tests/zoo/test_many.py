@@ -3,7 +3,7 @@
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,16 +22,18 @@ from quant_core.network.trace import trace
 from quant_core.spec.policy import parse_layer_policy
 from quant_core.spec.size import weight_bytes
 from quant_core.util.errors import BitfrontError
-from search.exporters import Bundle, onnx_qdq, safetensors
+from quant_core.util.registry import resolve
+from search.exporters import EXPORTERS, Bundle, Exporter, onnx_qdq, openvino, safetensors
 from search.exporters.flow import bundle_of
 from spaces.rules import uniform_policy
 from tests.zoo.many_cases import Case, batches, randomized, stored_bytes
+from tests.zoo.many_further import FURTHER
 from tests.zoo.many_others import OTHERS
 from tests.zoo.many_sequences import SEQUENCES
 from tests.zoo.many_transformers import TRANSFORMERS
 from tests.zoo.many_vision import VISION
 
-CASES: dict[str, Case] = {**VISION, **SEQUENCES, **OTHERS, **TRANSFORMERS}
+CASES: dict[str, Case] = {**VISION, **SEQUENCES, **OTHERS, **FURTHER, **TRANSFORMERS}
 EVERY_NETWORK = pytest.mark.parametrize("name", CASES)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -78,7 +80,7 @@ def bundle(name: str) -> Bundle:
 
 
 def test_there_are_enough() -> None:
-    assert len(CASES) >= 61
+    assert len(CASES) >= 80
 
 
 @EVERY_NETWORK
@@ -139,6 +141,38 @@ def test_onnx_agrees_or_refuses_in_one_sentence(name: str, tmp_path: Path) -> No
         assert exported.files
     else:
         assert 20 < len(reason) < 400, reason
+
+
+OPENVINO_REFUSES = ("lstm tagger, packed",)
+"""Networks that onnxruntime runs and OpenVINO does not: packed sequences in both directions."""
+OPENVINO_MAY_REFUSE = ("deberta v2",)
+"""Its int8 kernels do not take sizes that a network computes as it runs; whether float32 stands in for them, processors decide."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
+def test_openvino_agrees_or_refuses_in_one_sentence(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    reason = ""
+    try:
+        exported = openvino.export(bundle(name), tmp_path)
+    except BitfrontError as error:
+        reason = str(error)
+    if CASES[name].onnx and name not in (*OPENVINO_REFUSES, *OPENVINO_MAY_REFUSE):
+        assert not reason
+        assert exported.files
+    elif not CASES[name].onnx or name in OPENVINO_REFUSES:
+        assert 20 < len(reason) < 400, reason
+
+
+@pytest.mark.parametrize("form", ["c-array", "torchao", "vllm", "gguf", "compressed-tensors"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
+def test_other_formats_agree_or_refuse_in_one_sentence(name: str, form: str, tmp_path: Path) -> None:
+    reason, files = "", tuple[str, ...]()
+    try:
+        files = cast(Exporter, resolve(EXPORTERS, "export format", form))(bundle(name), tmp_path).files
+    except BitfrontError as error:
+        reason = str(error)
+    assert files or 20 < len(reason) < 420, reason
 
 
 def test_attention_in_float16_gives_a_valid_graph() -> None:
