@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quant_core.network.forward import call
 from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import BitfrontError, InputError
+from quant_core.util.rng import generator
 
 STEPS, BATCH, RATE = 100, 16, 0.1
 SCALES = tuple(10.0**power for power in range(-4, 5))
@@ -54,8 +55,7 @@ def synthetic_inputs(model: nn.Module, shape: Sequence[int], count: int, *, step
             f"{type(model).__name__} has no batch norm that keeps running statistics, so nothing tells what its inputs look like; "
             "give calibration data."
         )
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, *shape, generator=generator)
+    noise = torch.empty(count, *shape, device=CPU).normal_(generator=generator(seed))
     parts = noise.to(device_of(model) or CPU).tensor_split(max(1, -(-count // BATCH)))
     scale = _scale(model, parts[0]) if steps else 1.0
     return [_matched(model, part, scale, steps).to(CPU) for part in parts]

@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from quant_core.network.cutting import rows
+from quant_core.util.devices import CPU
 from quant_core.util.errors import BitfrontError, first_line
 from search.evaluation.paired import standard_error
 from search.records.result import Result
@@ -43,8 +44,8 @@ class Course:
     """
 
     of: str = ""
-    values: Tensor = field(default_factory=lambda: torch.empty(0))
-    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    values: Tensor = field(default_factory=lambda: torch.empty(0, device=CPU))
+    weights: Tensor = field(default_factory=lambda: torch.empty(0, device=CPU))
     figures: dict[int, float] = field(default_factory=dict)
 
     def mean(self) -> float:
@@ -171,16 +172,16 @@ def example_values(task: Task, batch: Judged, scores: Tensor | None, objective: 
     """
     size = size_of(batch.outputs, batch.targets)
     if objective == "error" and scores is not None and scores.shape == (size,) and batch.weights is None:
-        return "error", 1.0 - scores.detach().float().cpu(), torch.ones(size)
+        return "error", 1.0 - scores.detach().float().to(CPU), torch.ones(size, device=CPU)
     cross_entropy = task.loss is nn.functional.cross_entropy and not task.judges
     if cross_entropy and batch.outputs.dim() == 2 and batch.targets.dim() == 1:
         losses = nn.functional.cross_entropy(batch.outputs, batch.targets, reduction="none")
-        return "loss", losses.float().cpu(), torch.ones(size)
+        return "loss", losses.float().to(CPU), torch.ones(size, device=CPU)
     try:
         pairs = [_example_loss(task, batch, n) for n in range(size)]
     except Exception as error:
         raise UnfitError(f"the loss of single examples fails with {first_line(error)}") from error
-    losses, weights = torch.tensor(pairs, dtype=torch.float32).reshape(-1, 2).T
+    losses, weights = torch.tensor(pairs, dtype=torch.float32, device=CPU).reshape(-1, 2).T
     return "loss", losses, weights
 
 
