@@ -2,8 +2,12 @@
 
 import os
 import random
+import sqlite3
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,10 +22,12 @@ hypothesis.settings.register_profile(
     "bitfront", derandomize=bool(os.environ.get("CI")), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("bitfront")
-ON_NODES = tuple(f"tests/search/sweeps/ray/{name}.py" for name in ("test_backend_hardships", "test_cluster"))
-"""Files that share a cluster of three nodes, which takes long to start: one process runs them both."""
+ON_NODES = {
+    f"tests/search/sweeps/ray/{name}.py": cluster
+    for name, cluster in {"test_backend": "one", "test_schedulers": "one", "test_backend_hardships": "two", "test_cluster": "two"}.items()
+}
+"""Files that share a cluster of three nodes, which takes long to start: one process runs those of each."""
 HEAVY = (
-    "tests/search/sweeps/ray/test_backend.py",  # as long as those two together: a process of its own, and a cluster
     *ON_NODES,
     "tests/test_accelerators.py",
     "tests/search/exporters/test_all_formats.py",
@@ -30,7 +36,6 @@ HEAVY = (
     "tests/bitfront/test_wheel.py",
     "tests/bitfront/test_large_layers.py",
     "tests/bitfront/test_notebook.py",
-    "tests/search/sweeps/ray/test_schedulers.py",
     "tests/search/exporters/test_same_bytes.py",
     "tests/search/tracking/test_server.py",
     "tests/search/tracking/test_view.py",
@@ -46,6 +51,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} does not exist")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow migrate the first SQLite file of this process, and copy its empty tables into every later one: they take it a second."""
+    import mlflow.store.db.utils as tables
+
+    make, first = tables._initialize_tables, tmp_path_factory.mktemp("tables") / "mlflow.db"
+
+    def copied(engine: Any) -> None:
+        file = engine.url.database if engine.dialect.name == "sqlite" else ""
+        if file in ("", ":memory:") or not first.exists():
+            make(engine)
+        if file not in ("", ":memory:"):
+            source, target = (first, file) if first.exists() else (file, first)
+            with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
+                there.backup(here)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_initialize_tables", copied)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +107,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     class HeavyFirst(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "nodes" if _file(nodeid) in ON_NODES else _file(nodeid)
+            return ON_NODES.get(_file(nodeid), _file(nodeid))
 
     config.option.loadscopereorder = False
     return HeavyFirst(config, log) if config.getoption("dist") == "loadfile" else None

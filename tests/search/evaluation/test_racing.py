@@ -1,6 +1,7 @@
 """Races over the validation split: what is compared, when, how surely, and that the end of a race is what it is without one."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,13 @@ def run(watch: Watch, losses: Tensor, size: int = 10) -> None:
         watch.add(Judged(logits, torch.zeros(len(part), dtype=torch.long)), None, dict)
 
 
-def watch_of(incumbent: Incumbent | None = None, total: int = 160, confidence: float = 0.95, **changes: Any) -> Watch:
-    return Watch(task(**changes), "loss", total, incumbent, confidence)
+def watch_of(incumbent: Incumbent | None = None, total: int = 160, confidence: float = 0.95) -> Watch:
+    return Watch(_task(), "loss", total, incumbent, confidence)
+
+
+@cache
+def _task() -> Task:
+    return task()
 
 
 def incumbent(losses: Tensor) -> Incumbent:
@@ -120,7 +126,8 @@ def test_losses_of_single_examples_have_the_mean_of_the_batch() -> None:
     ],
 )
 def test_a_loss_that_is_no_mean_over_examples_cannot_be_raced(changes: Mapping[str, Any], message: str) -> None:
-    measured, watch = evaluator(task(**changes)), watch_of(**changes)
+    of = task(**changes)
+    measured, watch = evaluator(of), Watch(of, "loss", 160)
     with pytest.raises(UnfitError, match=message):
         check(watch, measured(policy(), watch=watch).metrics)
 

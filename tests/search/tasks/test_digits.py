@@ -50,13 +50,11 @@ def test_digits_is_accurate_split_without_overlap_and_of_the_stated_size(cached:
     assert len(list(cached.glob("digits-*.safetensors"))) == 1
 
 
-def test_digits_trains_to_the_same_weights_again_and_to_others_by_another_seed(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_trains_to_other_weights_by_another_seed(cached: Path) -> None:
     first = digest(load("digits", {}).model.state_dict())
     state = torch.random.get_rng_state()
     other = digest(load("digits", {"seed": 1}).model.state_dict())
     assert torch.equal(torch.random.get_rng_state(), state), "training must not disturb the process's random numbers"
-    monkeypatch.setenv("BITFRONT_CACHE", str(cached / "anew"))
-    assert digest(load("digits", {}).model.state_dict()) == first
     assert other != first
 
 
@@ -75,5 +73,5 @@ def test_without_the_package_of_the_images(monkeypatch: pytest.MonkeyPatch) -> N
         _images.__wrapped__()
 
 
-def test_digits_is_the_same_network_on_every_processor(cached: Path) -> None:
+def test_digits_trains_to_the_same_weights_every_time_and_on_every_processor(cached: Path) -> None:
     assert digest(load("digits", {}).model.state_dict()).startswith("078d6d8cb71a26f4")
