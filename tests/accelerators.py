@@ -30,13 +30,13 @@ from search.sweeps.run import start
 from search.tasks.task import Task
 from spaces import rules
 from tests import second_device
+from tests.search.own_task import tiny
 
 ROOT = Path(__file__).parent.parent
 REAL = [name for name in available() if name != "cpu" and not name.startswith(second_device.NAME)]
 NO_GPU = pytest.mark.skipif(not REAL, reason="torch sees no accelerator here: tests on `twin` stand for it")
 FORMATS = (
     *("int4:tensor", "int4:channel", "int8:channel:affine", "int4:channel:octav"),
-    pytest.param("int4:group16:mse", marks=pytest.mark.slow),
     pytest.param("int4:channel:mse:affine", marks=pytest.mark.slow),
     *("int8:channel:kl", "int4:channel:percentile", "int4:vector16", "int4:vector16:tensor", "int8:group32:mse:e8m0"),
     *("mx4", "mx6", "mx9", "mxfp4", "mxfp6e2m3", "mxfp8e4m3", "mxint8", "nvfp4", "binary:channel", "binary:tensor"),
@@ -231,13 +231,27 @@ def test_half_precision_is_near_float(task: Task, device: torch.device) -> None:
         assert half != single
 
 
+def images() -> Task:
+    """Return a task of small images, as an experiment names it."""
+    model, pixels = tiny(1, 4).train(), torch.randn(64, 1, 24, 24)
+    with torch.no_grad():
+        model(pixels)
+    batches = [(part, torch.randint(0, 4, (16,))) for part in pixels.split(16)]
+    return Task(model.eval(), batches, batches[:2], batches, batches)
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_on_the_device_and_is_exported(device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path / "cache"))
-    sizes = [f"evaluate.{split}=100" for split in ("calib", "valid", "test")]
-    path = ROOT / "examples" / "digits.toml"
-    experiment = load(path, [*sizes, "search.trials=3", "search.searcher=random", "name=there", f"run.device={device.type}"])
+    changes = [
+        "task.name=tests.accelerators:images",
+        "search.trials=3",
+        "search.searcher=random",
+        "space.weight.clipping=minmax",
+        "name=there",
+    ]
+    experiment = load(ROOT / "examples" / "digits.toml", [*changes, f"run.device={device.type}"])
     outcome = start(experiment, "plain")
     assert [trial.result.status for trial in outcome.record.trials] == ["ok"] * 3
     uri = experiment.track.uri
