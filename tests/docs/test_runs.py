@@ -44,6 +44,7 @@ NOT_RUN = {
     "probe executorch": "needs executorch; tests/search/exporters/test_probing.py asks it",
     "profile --runtime executorch": "names an option: it needs an experiment",
     "agent save SWEEP": "needs a sweep by haq; tests/search/cli/test_agent.py saves one",
+    "sweep examples/digits.toml run.backend=ray": "starts a cluster; tests/search/sweeps/ray/test_backend.py sweeps on one",
     "sweep examples/digits.toml search.trials=40 evaluate.ladder": "the brackets of its list are taken for optional ones",
 }
 """The beginning of a command -> why it is not run here."""
@@ -67,7 +68,6 @@ SLOW = (
         "devices validate",
         "export SWEEP -f openvino",
         "export SWEEP -f litert",
-        "sweep examples/digits.toml run.backend=ray",
     ),
     *(
         "evaluate --task digits --policy weight=int4:channel:mse",
