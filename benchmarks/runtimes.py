@@ -3,9 +3,10 @@
     python -m benchmarks.runtimes [--data ../shared/data] [--network minilm] [--format openvino] [--policy ...]
     python -m benchmarks.runtimes --tables
 
-Every cell (network, policy, format) is a line of `--store` as soon as it is measured, and is not measured again; a format whose runtime
-is not installed is left for another run. A cell is an export as `bitfront export` makes it, run on the test split in a fresh process,
-and the time of one example: CPU time on one thread, the clock's on two, medians of ratios of neighbouring calls of the float network's.
+Every cell (network, policy, format) is a line of `--store` as soon as it is measured, and is not measured again on that processor; a format
+whose runtime is not installed is left for another run. A cell is an export as `bitfront export` makes it, run on the test split in a fresh
+process, and the time of one example: CPU time on one thread, the clock's on two, medians of ratios to neighbouring calls of the float
+network's.
 """
 
 import argparse
@@ -187,11 +188,12 @@ def absent(form: str) -> str:
 
 
 def missing(networks: Sequence[str], policies: Sequence[str], formats: Sequence[str], done: set[object]) -> Iterator[tuple[str, str, str]]:
-    """Yield the cells that are not measured yet; of the float network those of onnx alone."""
+    """Yield the cells that are not measured yet on this processor; of the float network those of onnx alone."""
+    here = described()
     for name in networks:
         for text in policies:
             for form in formats if text != FLOAT_POLICY else ("onnx",):
-                if (name, text, form) not in done:
+                if (name, text, form, here) not in done:
                     yield name, text, form
 
 

@@ -1,5 +1,6 @@
 """The tables of docs/export-figures.md, made of the cells that `benchmarks.runtimes` measured."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ SHOWN = {
 TITLES = ("weights, inputs", "format", "metric", "top-1 equal", "file bytes", "weights / modelled", "by integers", "1 thread", "2 threads")
 LONGEST = 220
 """Characters of a refusal in the page."""
+_LAYER, _MORE = re.compile(r"^layer '[^']*': "), re.compile(r" \(and \d+ more layers?\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,9 @@ class Cell:
     processor: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """What a cell is not measured twice for."""
-        return self.network, self.policy, self.form
+        return self.network, self.policy, self.form, self.processor
 
 
 def read(store: Path) -> list[Cell]:
@@ -83,26 +85,36 @@ def read(store: Path) -> list[Cell]:
 
 
 def write(page: Path, cells: Sequence[Cell]) -> None:
-    """Write the tables between the two markers of the page."""
-    by_network = {name: [cell for cell in cells if cell.network == name] for name in SHOWN}
-    tables = "\n\n".join(_section(name, its) for name, its in by_network.items() if its)
-    write_tables(page, START, tables)
+    """Write the tables between the two markers of the page: one per network and processor, so that none mixes times of two machines."""
+    tables = [
+        _section(name, processor, [cell for cell in cells if (cell.network, cell.processor) == (name, processor)])
+        for name in SHOWN
+        for processor in dict.fromkeys(cell.processor for cell in cells if cell.network == name and not cell.refused)
+    ]
+    write_tables(page, START, "\n\n".join([*tables, *_refusals(cells)]))
 
 
-def _section(name: str, cells: Sequence[Cell]) -> str:
-    processors = "; ".join(dict.fromkeys(cell.processor for cell in cells if cell.processor))
-    timed = [f"Times: {processors}.", ""] if processors else []
+def _section(name: str, processor: str, cells: Sequence[Cell]) -> str:
+    timed = [f"Times: {processor}.", ""] if processor else []
     lines = [f"### {SHOWN[name]}", "", *timed, f"| {' | '.join(TITLES)} |", f"|{'---|' * len(TITLES)}"]
     policies = sorted(dict.fromkeys(cell.policy for cell in cells), key=lambda text: text != FLOAT_POLICY)
     lines += [_line(cell) for text in policies for cell in cells if cell.policy == text and not cell.refused]
-    refusals: dict[tuple[str, str], list[str]] = {}
+    return "\n".join(lines)
+
+
+def _refusals(cells: Sequence[Cell]) -> list[str]:
+    """Return the section of what is refused: a line per format and reason, with the networks and policies."""
+    refused: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     for cell in cells:
         if cell.refused:
-            refusals.setdefault((cell.form, _sentence(cell.refused)), []).append(f"`{_shown(cell.policy)}`")
-    if refusals:
-        lines += ["", "Refused:", ""]
-        lines += [f"- {form}, {'; '.join(policies)}: {reason}" for (form, reason), policies in refusals.items()]
-    return "\n".join(lines)
+            refused.setdefault((cell.form, _sentence(cell.refused)), {}).setdefault(_shown(cell.policy), {})[cell.network] = None
+    if not refused:
+        return []
+    lines = []
+    for (form, reason), policies in refused.items():
+        where = "; ".join(f"`{policy}` ({', '.join(networks)})" for policy, networks in policies.items())
+        lines.append(f"- {form}, {where}: {reason}")
+    return ["\n".join(["### Refused", "", *lines])]
 
 
 def _line(cell: Cell) -> str:
@@ -123,6 +135,6 @@ def _shown(text: str) -> str:
 
 
 def _sentence(reason: str) -> str:
-    """Return a refusal as one line, without the advice that follows, and cut at a word where it is long."""
-    line = " ".join(reason.split())
+    """Return a refusal as one line, without the name of its first layer and how many more there are, and cut at a word where it is long."""
+    line = _LAYER.sub("", _MORE.sub("", " ".join(reason.split())))
     return line if len(line) <= LONGEST else f"{line[:LONGEST].rpartition(' ')[0]} ..."

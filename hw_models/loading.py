@@ -12,6 +12,8 @@ from quant_core.util.text import listed
 
 HERE = "this-machine:"
 """Before the name of a runtime: the device that `bitfront profile --runtime` measured on this machine."""
+PROFILED = ("executorch", "litert", "onnxruntime", "openvino", "torch")
+"""The runtimes that it measures."""
 
 
 def machine_folder() -> Path:
@@ -27,6 +29,8 @@ def machine_name(runtime: str) -> str:
 def _of_this_machine(runtime: str) -> Device:
     path = machine_folder() / f"{machine_name(runtime)}.toml"
     if not path.is_file():
+        if runtime not in PROFILED:
+            raise InputError(f"{unknown('runtime', runtime, PROFILED)} A device of this machine is {HERE}RUNTIME.")
         measured = sorted(other.stem.removeprefix(machine_name("")) for other in machine_folder().glob(f"{machine_name('*')}.toml"))
         there = f"measured here: {listed(f'{HERE}{name}' for name in measured)}" if measured else "no runtime was measured here"
         raise InputError(

@@ -17,6 +17,7 @@ from quant_core.export.float_convolutions import fold_float_weights
 from quant_core.export.folding import fold_pads, fold_shapes
 from quant_core.export.fusion import move_quantizers
 from quant_core.export.integer_products import integer_products
+from quant_core.export.lookups import look_up_codes
 from quant_core.export.passes import drop_unread, reads, rename, shorten
 from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.wiring import Wiring
@@ -60,13 +61,13 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
         products: write the linear layers that onnxruntime's MatMulNBits holds as such; the others are named in a note.
 
     Raises:
-        InputError: weights, activations or an operator that ONNX cannot represent; every one is named.
+        InputError: weights, activations or an operator that ONNX cannot represent; the first layer is named.
         BitfrontError: the graph is not valid.
     """
     unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
-    faults = [f"layer {layer.name!r}: {fault}" for layer, its in unfit for fault in its]
+    faults = [f"layer {layer.name!r}: {'; '.join(its)}" for layer, its in unfit if its]
     if faults:
-        raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
+        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else '. --allow-dequantized stores such weights in float32.'}")
     by_name = {stored.layer.name: stored for stored in network.stored}
     quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
@@ -79,6 +80,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
     move_quantizers(wiring)
     integer_products(wiring)
     fold_float_weights(wiring)
+    look_up_codes(wiring)
     wiring.finish()
     finish(graph, parts)
     names = {constant.name for constant in parts.constants}

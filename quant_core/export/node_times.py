@@ -15,6 +15,9 @@ from quant_core.export.integer_products import CONVOLUTION
 from quant_core.export.kernels import layer_operators
 
 _SUFFIX = "_kernel_time"
+_LOOKUPS = ("Gather", "GatherBlockQuantized", "DequantizeLinear")
+_PREFIX = "model."
+"""Of the names in a graph: the network is traced as a part of another one."""
 
 
 def node_seconds(
@@ -24,7 +27,7 @@ def node_seconds(
 
     Args:
         path: the file.
-        names: of the layers in network order; operations with constant weights are theirs in this order, where there are as many.
+        names: of the layers in network order.
         arrays: inputs of one call, by name.
         threads: of one operation.
         repeats: calls that are measured, after a fifth as many that are not.
@@ -35,6 +38,7 @@ def node_seconds(
         options.optimized_model_filepath = str(optimized)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         model = onnx.load(optimized)
+        layers = owners(model.graph, names)
         for i, node in enumerate(model.graph.node):  # fused ones have no name, by which the profiler tells them apart
             node.name = f"{CONVOLUTION if node.name.startswith(CONVOLUTION) else 'node'}{i}"
         onnx.save(model, optimized)
@@ -49,10 +53,42 @@ def node_seconds(
     for event in sorted((event for event in events if event.get("cat") == "Node"), key=lambda event: int(event["ts"])):
         if event["name"].endswith(_SUFFIX):
             times.setdefault(event["name"].removesuffix(_SUFFIX), []).append(float(event["dur"]) * 1e-6)
-    weighted = {node.name for node, _ in layer_operators(model.graph)}
-    order = [name for name in times if name in weighted]
-    layers = dict(zip(order, names, strict=True)) if len(order) == len(names) else {}
-    return [(layers.get(name, ""), low_mean(seconds)) for name, seconds in times.items()]
+    owned = {model.graph.node[index].name: layer for index, layer in layers.items()}
+    return [(owned.get(name, ""), low_mean(seconds)) for name, seconds in times.items()]
+
+
+def owners(graph: onnx.GraphProto, names: Sequence[str]) -> dict[int, str]:
+    """Return index of a node -> the layer that it computes, for the products with constant weights and the look-ups of an optimized graph.
+
+    Args:
+        graph: as onnxruntime optimizes it.
+        names: of the layers in network order.
+
+    A node is a layer's by the name of a weight that it reads, by its own, or by the module in it. Where these leave products without a
+    layer, and there are as many products as layers, they are theirs in the order of the graph.
+    """
+    products = {node.output[0] for node, _ in layer_operators(graph)}
+    order = [i for i, node in enumerate(graph.node) if node.output[0] in products]
+    wanted, owned = set(names), dict[int, str]()
+    for i, node in enumerate(graph.node):
+        if i in order or node.op_type in _LOOKUPS:
+            weights = [name.partition(".weight")[0] for name in node.input if ".weight" in name]
+            read = [*weights, *(name.removeprefix(_PREFIX) for name in weights)]
+            owner = next((name for name in (*read, node.name, _module(node.name)) if name in wanted), "")
+            owned |= {i: owner} if owner else {}
+    if len(order) == len(names) and any(i not in owned for i in order):
+        return dict(zip(order, names, strict=True))
+    return owned
+
+
+def _module(name: str) -> str:
+    """Return the module in the name of a node, as `a.0` of `/model/a/a.0/Conv`, where containers stand before their members."""
+    parts: list[str] = []
+    for part in name.strip("/").split("/")[:-1]:
+        if parts and part.startswith(f"{parts[-1]}."):
+            parts.pop()
+        parts.append(part)
+    return ".".join(parts).removeprefix(_PREFIX)
 
 
 def low_mean(seconds: Sequence[float]) -> float:

@@ -56,6 +56,8 @@ def profile_command(
             f"it (`bitfront devices`), or measure it yourself and write one (docs/device-files.md)."
         )
     if runtime:
+        if batch != 1:
+            raise InputError(f"--batch {batch} given: --runtime measures a network on one example; leave --batch out.")
         profile_runtime(runtime, layers, device_name, None if out == Path() else out, threads, repeats)
         return
     if not device_name:

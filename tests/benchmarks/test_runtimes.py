@@ -28,7 +28,8 @@ def test_cells_are_measured_once_and_a_failure_costs_no_other_cell(tmp_path: Pat
             asked.append((self.name, text, form))
             if form == "litert" and len(asked) < 5:
                 raise RuntimeError("a crash")
-            return Cell(self.name, text, form, refused="no" if form == "gguf" else "", metric="accuracy", value=0.5, agreement=1.0)
+            refused, here = "no" if form == "gguf" else "", runtimes.described()
+            return Cell(self.name, text, form, refused=refused, metric="accuracy", value=0.5, agreement=1.0, processor=here)
 
     monkeypatch.setattr(runtimes, "Bench", Bench)
     monkeypatch.setattr(runtimes, "absent", lambda form: "not installed" if form == "executorch" else "")
@@ -43,14 +44,21 @@ def test_cells_are_measured_once_and_a_failure_costs_no_other_cell(tmp_path: Pat
     assert runtimes.main(["--store", str(store), "--page", str(page), "--tables"]) == 0
     assert len(asked) == 5
     assert page.read_text().startswith("before\n")
+    monkeypatch.setattr(runtimes, "described", lambda: "another processor")
+    assert runtimes.main([*command, *forms]) == 0
+    assert asked[5:] == asked[:4]
+    assert page.read_text().count("### digits") == 2
+    assert "\nTimes: another processor.\n" in page.read_text()
     assert "| int8:channel, int8:tensor | litert | 50.00% | 100.00% |" in page.read_text()
 
 
 def test_refusals_of_one_reason_are_one_line_and_long_ones_are_cut_at_a_word(tmp_path: Path) -> None:
     store, page = tmp_path / "cells.jsonl", tmp_path / "page.md"
     page.write_text(f"{START}\n{END}\n")
-    append(store, Cell("minilm", INT8, "gguf", refused="holds weights alone"))
-    append(store, Cell("minilm", "weight=int4:channel,activation=int8:tensor", "gguf", refused="holds weights alone"))
+    why = "layer 'a.{}': holds weights alone (and {} more layers)."
+    append(store, Cell("minilm", INT8, "gguf", refused=why.format(1, 8)))
+    append(store, Cell("minilm", "weight=int4:channel,activation=int8:tensor", "gguf", refused=why.format(2, 7)))
+    append(store, Cell("stories260k", INT8, "gguf", refused=why.format(3, 1), processor="CPU (AVX2)"))
     append(store, Cell("minilm", INT8, "litert", refused="word " * 100))
     times = {"1": Time(0.251, 2e-3, 8e-3)}
     held = Cell("minilm", INT8, "onnx", "", "spearman", 0.91234, 0.995, 1_000, 900.0, 800.0, "36 of 36", times, processor="CPU (AVX2)")
@@ -58,11 +66,13 @@ def test_refusals_of_one_reason_are_one_line_and_long_ones_are_cut_at_a_word(tmp
     write(page, read(store))
     text = page.read_text()
     assert "| int8:channel, int8:tensor | onnx | 0.9123 | 99.50% | 1,000 | 1.125 | 36 of 36 | 0.25 (2 ms) |  |" in text
-    assert "- gguf, `int8:channel, int8:tensor`; `int4:channel, int8:tensor`: holds weights alone" in text
+    shown = "`int8:channel, int8:tensor` (minilm, stories260k); `int4:channel, int8:tensor` (minilm)"
+    assert f"- gguf, {shown}: holds weights alone." in text
     assert "word ...\n" in text
     assert "\nTimes: CPU (AVX2).\n" in text
     assert read(store)[-1] == held
     assert "digits" not in text
+    assert "### stories260K" not in text  # a table without a line is none
 
 
 def test_a_format_whose_runtime_is_missing_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

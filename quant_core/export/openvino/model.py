@@ -22,7 +22,7 @@ from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
-from quant_core.util.text import listed
+from quant_core.util.text import first_fault, listed
 
 DOMAIN = "org.openvinotoolkit"
 _BETWEEN = frozenset({"Transpose", "Reshape", "Convert", "Unsqueeze", "Squeeze"})
@@ -76,17 +76,14 @@ def representation(network: Quantized, allow_dequantized: bool = False) -> Repre
         allow_dequantized: store weights that it cannot hold as float constants of their quantized values.
 
     Raises:
-        InputError: weights, activations or an operator that it cannot hold; every one is named. Or openvino is not installed.
+        InputError: weights, activations or an operator that it cannot hold; the first layer is named. Or openvino is not installed.
         BitfrontError: OpenVINO does not read the graph.
     """
     library()
-    faults = [
-        f"layer {stored.layer.name!r}: {fault}"
-        for stored in network.stored
-        for fault in refusals(stored.layer, stored.policy, allow_dequantized)
-    ]
+    unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
+    faults = [f"layer {layer.name!r}: {'; '.join(its)}" for layer, its in unfit if its]
     if faults:
-        raise InputError("; ".join(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
+        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else '. --allow-dequantized stores such weights in float32.'}")
     by_name = {stored.layer.name: stored for stored in network.stored}
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = onnx_graph.tagged_graph(network, [stored.layer for stored in network.stored if stored.layer.calls], gridded)

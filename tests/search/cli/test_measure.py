@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hw_models.loading import load_device, machine_folder
+from hw_models.loading import PROFILED, load_device, machine_folder
 from hw_models.table import build_table
 from quant_core.network.trace import trace
 from quant_core.spec.policy import parse_layer_policy
@@ -20,6 +20,7 @@ from search.cli.probe import probe_command
 from search.cli.profile import profile_command
 from search.evaluation.measure import traced_inputs
 from search.exporters import measuring, profiling
+from search.exporters.runtimes import RUNTIMES
 from search.tasks import load
 from tests.search.cli.conftest import Run
 
@@ -111,6 +112,17 @@ def test_a_machine_that_was_not_measured_is_refused_with_the_command_that_measur
         load_device("this-machine:openvino")
 
 
+def test_a_device_of_an_unknown_runtime_is_refused_with_the_runtimes_that_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITFRONT_CACHE", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"unknown runtime 'tflite'; known: executorch, .*torch\..* A device of this machine is this-machine:R"
+    ):
+        load_device("this-machine:tflite")
+    assert set(PROFILED) == set(RUNTIMES)
+
+
 REQUESTS: dict[tuple[str, ...], str] = {
     ("measure", "one"): "sqlite:///none.db: .*none.db does not exist",
     ("measure", "one", "--threads", "0"): "Invalid value for '--threads'",
@@ -131,6 +143,7 @@ REQUESTS: dict[tuple[str, ...], str] = {
     ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--repeats", "2"): "Invalid value for '--repeats'",
     ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--device", "cuda"): "--device 'cuda' given",
     ("profile", "--layers", "e.toml"): "--device-name is missing",
+    ("profile", "--runtime", "onnxruntime", "--layers", "e.toml", "--batch", "8"): "--batch 8 given: --runtime measures .* one example",
     ("profile", "--device-name", "laptop", "--layers", "absent.json"): "absent.json: cannot be read",
 }
 
