@@ -80,7 +80,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
     move_quantizers(wiring)
     integer_products(wiring)
     fold_float_weights(wiring)
-    look_up_codes(wiring)
+    parts.carried += look_up_codes(wiring)
     wiring.finish()
     finish(graph, parts)
     names = {constant.name for constant in parts.constants}

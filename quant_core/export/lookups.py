@@ -1,61 +1,152 @@
 """Embeddings written so that the codes of the rows that are looked up become floats, and not those of the whole table in every call."""
 
+from dataclasses import dataclass, field
+
 import onnx
 from onnx import TensorProto, helper
 
 from quant_core.export.fusion import BYTES
+from quant_core.export.nbits import DOMAIN
 from quant_core.export.wiring import Wiring
 
-_LAST = "last.axis"
+NOTE = "codes of 4 bits are looked up by onnxruntime's GatherBlockQuantized, so the file runs in onnxruntime alone"
+_NIBBLES = (TensorProto.INT4, TensorProto.UINT4)
+_ONE = "rows.one"
+_LEAST_BLOCK = 16
+"""GatherBlockQuantized takes blocks of a power of two, this at least."""
 
 
-def look_up_codes(wiring: Wiring) -> None:
-    """Put the look-up of 8-bit codes before their dequantizer, which is then Cast, Sub and Mul: the same values.
+def look_up_codes(wiring: Wiring) -> list[tuple[str, str]]:
+    """Put the look-up of codes before their dequantizer: the same values, (q - z) s in float32. Return (note, layer) of packed tables.
 
-    Tables of other codes, which Gather does not take, and of blocks stay as they are. What else reads the table reads its dequantizer.
+    Gather takes codes of 8 bits, GatherBlockQuantized those of 4. Other tables stay as they are. What else reads a table reads its
+    dequantizer.
     """
-    for table in [node for node in wiring.nodes if node.op_type == "DequantizeLinear" and _is_table(node, wiring)]:
-        for reader in list(wiring.users.get(table.output[0], [])):
+    notes: dict[tuple[str, str], None] = {}
+    for node in [node for node in wiring.nodes if node.op_type == "DequantizeLinear"]:
+        table = _table(node, wiring)
+        for reader in list(wiring.users.get(node.output[0], [])) if table is not None else []:
             axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 0)
-            if reader.op_type == "Gather" and axis == 0 and reader.input[0] == table.output[0]:
-                wiring.replace(reader, _rows(table, reader, wiring))
+            if table is not None and reader.op_type == "Gather" and axis == 0 and reader.input[0] == node.output[0]:
+                wiring.replace(reader, _Lookup(table, reader.input[1], reader.output[0], wiring).rows())
+                if table.packed:
+                    notes[NOTE, table.codes.removesuffix(".weight.codes")] = None
+    return list(notes)
 
 
-def _is_table(node: onnx.NodeProto, wiring: Wiring) -> bool:
-    """Tell whether a dequantizer's input is a matrix of 8-bit codes whose scales are those of rows, or one."""
+@dataclass(frozen=True)
+class _Table:
+    """A matrix of codes [rows, columns] with its scales and zero points (or ""): one, one per row, or [rows, blocks].
+
+    Attributes:
+        packed: the codes have 4 bits.
+        block: columns that share a scale; 0 where all do.
+        single: the names of the scales and zero points that are one number.
+    """
+
+    codes: str
+    scale: str
+    zero: str
+    rows: int
+    columns: int
+    packed: bool
+    block: int
+    single: frozenset[str]
+
+
+def _table(node: onnx.NodeProto, wiring: Wiring) -> _Table | None:
+    """Return the table that a dequantizer reads, or None where its input is no matrix of 8-bit or 4-bit codes in rows."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
-    parts = [wiring.tensors.get(name) for name in node.input if name]
-    codes = parts[0]
-    if codes is None or codes.data_type not in BYTES or len(codes.dims) != 2 or attributes.get("block_size", 0):
-        return False
-    by_row = attributes.get("axis", 1) == 0
-    return all(part is not None and (_is_one(part) or (by_row and len(part.dims) == 1)) for part in parts[1:])
+    block, axis = attributes.get("block_size", 0), attributes.get("axis", 1)
+    codes, scale, zero = [*node.input, ""][:3]
+    tensor = wiring.tensors.get(codes)
+    if tensor is None or tensor.data_type not in (*BYTES, *_NIBBLES) or len(tensor.dims) != 2:
+        return None
+    rows, columns = tensor.dims
+    wanted = [rows, -(-columns // block)] if block and axis == 1 else [rows] if not block and axis == 0 else None
+    sizes = {name: _sizes(name, wiring) for name in (scale, zero) if name}
+    single = frozenset(name for name, dims in sizes.items() if not block and dims is not None and set(dims) <= {1})
+    if any(name not in single and (dims is None or dims != wanted) for name, dims in sizes.items()):
+        return None
+    return _Table(codes, scale, zero, rows, columns, tensor.data_type in _NIBBLES, block, single)
 
 
-def _is_one(tensor: onnx.TensorProto) -> bool:
-    return all(size == 1 for size in tensor.dims)
+def _sizes(name: str, wiring: Wiring) -> list[int] | None:
+    """Return the sizes of a constant, or of one that is cast or dequantized, or None."""
+    while name not in wiring.tensors:
+        node = wiring.producers.get(name)
+        if node is None or node.op_type not in ("Cast", "DequantizeLinear"):
+            return None
+        name = node.input[0]
+    return list(wiring.tensors[name].dims)
 
 
-def _rows(table: onnx.NodeProto, reader: onnx.NodeProto, wiring: Wiring) -> list[onnx.NodeProto]:
-    """Return the nodes that give the output of a look-up."""
-    indices, name = reader.input[1], reader.output[0]
-    made: list[onnx.NodeProto] = []
+@dataclass(frozen=True, eq=False)
+class _Lookup:
+    """One look-up of `indices` in a table, that gives `output`."""
 
-    def node(kind: str, inputs: list[str], output: str, **attributes: int) -> str:
-        made.append(helper.make_node(kind, inputs, [output], **attributes))
+    table: _Table
+    indices: str
+    output: str
+    wiring: Wiring
+    made: list[onnx.NodeProto] = field(default_factory=list)
+
+    def rows(self) -> list[onnx.NodeProto]:
+        """Return the nodes of the look-up."""
+        table = self.table
+        if table.packed and self._at_once():
+            self._packed(table.scale if table.block else self._column(table.scale), table.block, self.output)
+            return self.made
+        if table.packed:
+            one = self.wiring.constant(helper.make_tensor(_ONE, TensorProto.FLOAT, (), [1.0]))
+            values = self._packed(self._column(one), 0, f"{self.output}.floats")
+        else:
+            codes = self._node("Gather", [table.codes, self.indices], "codes", axis=0)
+            values = self._node("Cast", [codes], "floats", to=TensorProto.FLOAT)
+        if table.zero:
+            zero = self._node("Cast", [table.zero], "zeros", to=TensorProto.FLOAT)
+            values = self._node("Sub", [values, self._of_rows(zero, "zero", table.zero in table.single)], "centred")
+        scale = self._of_rows(table.scale, "scale", table.scale in table.single)
+        self.made.append(helper.make_node("Mul", [values, scale], [self.output]))
+        return self.made
+
+    def _at_once(self) -> bool:
+        """Tell whether GatherBlockQuantized takes the scales and zero points too. Those of 4 bits cannot be brought into its shape."""
+        block = self.table.block
+        return (block >= _LEAST_BLOCK and block & (block - 1) == 0) if block else not self.table.zero
+
+    def _packed(self, scale: str, block: int, output: str) -> str:
+        """Look packed codes up and multiply them by scales [rows, blocks]; a block of 0 is a row."""
+        inputs = [self.table.codes, self.indices, scale, *([self.table.zero] if block and self.table.zero else [])]
+        size = block or max(_LEAST_BLOCK, 1 << (self.table.columns - 1).bit_length())
+        axes = {"gather_axis": 0, "quantize_axis": 1, "block_size": size}
+        self.made.append(helper.make_node("GatherBlockQuantized", inputs, [output], domain=DOMAIN, **axes))
         return output
 
-    def of_rows(constant: str, output: str) -> str:
-        """Return a scale or a zero point for the rows that are looked up."""
-        if _is_one(wiring.tensors[constant]):
-            return constant
-        last = wiring.constant(helper.make_tensor(_LAST, TensorProto.INT64, [1], [-1]))
-        return node("Unsqueeze", [node("Gather", [constant, indices], f"{output}.rows", axis=0), last], output)
+    def _column(self, scale: str) -> str:
+        """Return one number or one per row as [rows, 1]; the runtime computes it as it loads the file."""
+        if scale in self.table.single or scale == _ONE:
+            return self._node("Expand", [scale, self._integers("column", [self.table.rows, 1])], "column")
+        return self._node("Unsqueeze", [scale, self._integers("last", [-1])], "column")
 
-    codes = node("Gather", [table.input[0], indices], f"{name}.codes", axis=0)
-    values = node("Cast", [codes], f"{name}.floats", to=TensorProto.FLOAT)
-    if len(table.input) > 2 and table.input[2]:
-        zero = node("Cast", [of_rows(table.input[2], f"{name}.zero")], f"{name}.zero.float", to=TensorProto.FLOAT)
-        values = node("Sub", [values, zero], f"{name}.centred")
-    node("Mul", [values, of_rows(table.input[1], f"{name}.scale")], name)
-    return made
+    def _of_rows(self, values: str, name: str, single: bool) -> str:
+        """Return scales or zero points for the rows that are looked up: one number, [..., 1] or [..., columns]."""
+        if single:
+            return values
+        values = self._node("Gather", [values, self.indices], f"{name}.rows", axis=0)
+        if not self.table.block:
+            return self._node("Unsqueeze", [values, self._integers("last", [-1])], name)
+        ends = [self._integers("start", 0), self._integers("stop", self.table.columns), self._integers("step", 1)]
+        place = self._node("Range", ends, f"{name}.range")
+        place = self._node("Div", [place, self._integers("block", self.table.block)], f"{name}.blocks")
+        return self._node("Gather", [values, place], name, axis=-1)
+
+    def _node(self, kind: str, inputs: list[str], name: str, **attributes: int) -> str:
+        output = f"{self.output}.{name}"
+        self.made.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _integers(self, name: str, values: int | list[int]) -> str:
+        flat = values if isinstance(values, list) else [values]
+        name = ".".join(["rows", name, *map(str, flat)])
+        return self.wiring.constant(helper.make_tensor(name, TensorProto.INT64, [len(flat)] if isinstance(values, list) else (), flat))

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quant_core.export.graph import quantized_graph
@@ -20,9 +22,9 @@ from quant_core.spec.policy import Policy, parse_layer_policy
 class Words(nn.Module):
     """Two look-ups in one table, and a linear layer that may share it."""
 
-    def __init__(self, tied: bool) -> None:
+    def __init__(self, tied: bool, width: int) -> None:
         super().__init__()
-        self.words, self.head = nn.Embedding(50, 16), nn.Linear(16, 50)
+        self.words, self.head = nn.Embedding(50, width), nn.Linear(width, 50)
         if tied:
             self.head.weight = self.words.weight
 
@@ -32,13 +34,17 @@ class Words(nn.Module):
         return hidden
 
 
-def network(text: str, *, tied: bool = False) -> Quantized:
+def network(text: str, *, tied: bool = False, width: int = 32) -> Quantized:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model, batch = Words(tied).eval(), torch.randint(0, 50, (3, 7))
+        model, batch = Words(tied, width).eval(), torch.randint(0, 50, (3, 7))
     layers = trace(model, batch)
     policy = Policy({layer.name: parse_layer_policy(text if tied or layer.kind == "embedding" else "weight=float") for layer in layers})
     return post_training(PostTraining(model, layers, [batch], batch), model, layers, policy, batch)
+
+
+def output(path: Path, quantized: Quantized) -> NDArray[Any]:
+    return Session(path, ["input"]).arrays({"input": quantized.example.numpy()})
 
 
 def written(quantized: Quantized, folder: Path, largest: float = 1e-5) -> Counter[str]:
@@ -46,22 +52,70 @@ def written(quantized: Quantized, folder: Path, largest: float = 1e-5) -> Counte
     path = folder / "model.onnx"
     onnx.save(quantized_graph(quantized).model, path)
     wanted = quantized.simulation(quantized.example).detach().numpy()
-    assert abs(Session(path, ["input"]).arrays({"input": quantized.example.numpy()}) - wanted).max() <= largest
+    assert abs(output(path, quantized) - wanted).max() <= largest
     stored_types(path, quantized.stored)
     return Counter(node.op_type for node in onnx.load(path).graph.node if "words.weight.codes" in node.input)
 
 
-@pytest.mark.parametrize("weight", ["int8:channel", "int8:tensor", "int8:channel:affine", "int6:channel", "int8:tensor:affine"])
+BYTES = [
+    "int8:channel",
+    "int8:tensor",
+    "int8:channel:affine",
+    "int6:channel",
+    "int8:tensor:affine",
+    "int8:group8",
+    "int8:group32:affine",
+    "nvfp4",
+]
+NIBBLES = ["int4:channel", "int4:tensor", "int3:channel", "int4:group16", "int4:group32:affine", "int4:vector16"]
+IN_STEPS = ["int4:channel:affine", "int4:tensor:affine", "int4:group8", "int4:group24:affine"]
+
+
+@pytest.mark.parametrize("weight", BYTES)
 def test_codes_of_eight_bits_are_looked_up_before_they_become_floats(tmp_path: Path, weight: str) -> None:
     assert written(network(f"weight={weight}"), tmp_path) == {"Gather": 2}
 
 
-def test_a_layer_that_shares_the_table_reads_all_of_it(tmp_path: Path) -> None:
-    kinds = written(network("weight=int8:channel", tied=True), tmp_path, 0.05)  # onnxruntime rounds the inputs of such a product
-    assert kinds["Gather"] == 2
+@pytest.mark.parametrize("weight", NIBBLES + IN_STEPS)
+def test_codes_of_four_bits_are_looked_up_packed(tmp_path: Path, weight: str) -> None:
+    assert written(network(f"weight={weight}"), tmp_path) == {"GatherBlockQuantized": 2}
+    subtracted = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "Sub"]
+    assert len(subtracted) == (2 if "affine" in weight and weight in IN_STEPS else 0)
+
+
+@pytest.mark.parametrize("width", [16, 27, 40])
+@pytest.mark.parametrize("weight", BYTES + NIBBLES + IN_STEPS)
+def test_the_values_and_the_constants_are_those_of_the_dequantized_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: str, width: int
+) -> None:
+    quantized = network(f"weight={weight}", width=width)
+    looked_up = quantized_graph(quantized)
+    monkeypatch.setattr("quant_core.export.graph.look_up_codes", lambda wiring: [])
+    whole = quantized_graph(quantized)
+    outputs = []
+    for name, graph in (("rows", looked_up), ("table", whole)):
+        onnx.save(graph.model, tmp_path / name)
+        outputs.append(output(tmp_path / name, quantized))
+    assert "DequantizeLinear" not in {node.op_type for node in looked_up.model.graph.node if "words.weight.codes" in node.input}
+    assert (outputs[0] == outputs[1]).all()
+    constants = [
+        {tensor.name: tensor for tensor in graph.model.graph.initializer if "words" in tensor.name} for graph in (looked_up, whole)
+    ]
+    assert constants[0] == constants[1]
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, "Gather"), (4, "GatherBlockQuantized")])
+def test_a_layer_that_shares_the_table_reads_all_of_it(tmp_path: Path, bits: int, kind: str) -> None:
+    kinds = written(network(f"weight=int{bits}:channel", tied=True), tmp_path, 0.05)  # onnxruntime rounds the inputs of such a product
+    assert kinds[kind] == 2
     assert sum(kinds.values()) == 3
 
 
-@pytest.mark.parametrize("weight", ["int4:channel", "int8:group8"])
-def test_other_tables_stay_as_they_are(tmp_path: Path, weight: str) -> None:
-    assert written(network(f"weight={weight}"), tmp_path) == {"DequantizeLinear": 1}
+def test_a_note_says_that_packed_tables_are_for_onnxruntime() -> None:
+    (note,) = [note for note in quantized_graph(network("weight=int4:channel")).notes if "GatherBlockQuantized" in note]
+    assert note.endswith("so the file runs in onnxruntime alone: words")
+    assert not quantized_graph(network("weight=int8:channel")).notes
+
+
+def test_tables_of_wider_codes_stay_as_they_are(tmp_path: Path) -> None:
+    assert written(network("weight=int12:channel"), tmp_path) == {"DequantizeLinear": 1}
