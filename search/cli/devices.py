@@ -67,7 +67,7 @@ def show(
     if name in runtime_names():
         _show_runtime(name, as_json)
         return
-    device = load_device(name)
+    device = _shown_device(name)
     checks = validate(device)
     if as_json:
         typer.echo(json.dumps({"file": device.to_json(), "checks": [_plain(check) for check in checks]}, indent=2))
@@ -98,6 +98,16 @@ def show(
     _print_checks(console, checks)
     if name.startswith(HERE) and name.removeprefix(HERE) in runtime_names():
         print_kernels(load_runtime(name.removeprefix(HERE)))
+
+
+def _shown_device(name: str) -> Device:
+    """Return a device; where there is none of that name, the error lists the runtimes too."""
+    try:
+        return load_device(name)
+    except InputError as error:
+        if name.startswith(HERE) or Path(name).is_file():
+            raise
+        raise InputError(f"{error} Runtimes that can be shown: {listed(runtime_names())}.") from None
 
 
 def _show_runtime(name: str, as_json: bool) -> None:

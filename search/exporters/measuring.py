@@ -9,6 +9,7 @@ import numpy as np
 
 from hw_models.profiling.host import processor
 from quant_core.export.replay import timed
+from quant_core.export.stored import IN_FLOAT
 from quant_core.util.errors import BitfrontError
 from search.exporters import Bundle
 from search.exporters.profiling import enough
@@ -70,7 +71,7 @@ def measure(bundle: Bundle, runtime: Runtime, threads: int, repeats: int) -> Tim
         try:
             path = runtime.write(bundle.network, Path(folder))
         except BitfrontError as error:
-            raise type(error)(f"policy {bundle.policy.id} in {runtime.name}: {error}") from error
+            raise type(error)(f"policy {bundle.policy.id} in {runtime.name}: {_advised(str(error), runtime.name)}") from error
         reference = runtime.write_float(bundle.task.model, bundle.network.example, Path(folder))
         files = [(path, {"threads": threads}), (reference, {"threads": threads})]
         first = float(timed(files, arrays, runtime.name, repeats=3, own=threads == 1).min(axis=0).sum())
@@ -92,3 +93,10 @@ def measure(bundle: Bundle, runtime: Runtime, threads: int, repeats: int) -> Tim
         len(rows),
         f"{counts[0]} of {counts[1]}",
     )
+
+
+def _advised(fault: str, runtime: str) -> str:
+    """Return a fault of an export with what can be done instead of it here, where files hold the codes of all weights."""
+    form = {"onnxruntime": "onnx"}.get(runtime, runtime)
+    export = f"`bitfront export SWEEP --out DIR -f {form} --allow-dequantized --measure` times such weights in float32"
+    return fault.replace(IN_FLOAT, f"--pick another policy, or name another --runtime; {export}.")

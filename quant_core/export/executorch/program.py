@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from quant_core.export.executorch import library, quantizers, quiet, register, storage
 from quant_core.export.executorch.module import WEIGHT_MARK, with_codes
-from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
 from quant_core.export.tagging import Flat, tensor_leaves
 from quant_core.network.forward import first_example
 from quant_core.spec.layer import Layer
@@ -102,7 +102,7 @@ def program(network: Quantized, *, allow_dequantized: bool = False, rounded: boo
     if left:
         if not allow_dequantized:
             faults = [f"layer {name!r}: {reason}" for name, reason in left.items()]
-            raise InputError(f"{first_fault(faults)}. --allow-dequantized stores such weights in float32.")
+            raise InputError(f"{first_fault(faults)}. {IN_FLOAT}")
         floats |= set(left)
         module, left = _quantized_graph(network, weights, floats, static=static)
     data = _lowered(module, _example(network.example))
@@ -143,7 +143,7 @@ def _require_held(network: Quantized, *, allow_dequantized: bool, rounded: bool)
         for fault in refusals(stored.layer, stored.policy, allow_dequantized=allow_dequantized, rounded=rounded)
     ]
     if faults:
-        raise InputError(first_fault(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
+        raise InputError(first_fault(faults) + ("." if allow_dequantized else f". {IN_FLOAT}"))
 
 
 def _quantized_graph(

@@ -17,7 +17,7 @@ from quant_core.export.fusion import move_quantizers
 from quant_core.export.litert import elementwise, flatbuffer, layers, library, moves, storage, windows
 from quant_core.export.litert.statics import statics
 from quant_core.export.litert.translation import Translation, Value, translated
-from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
 from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.export.wiring import Wiring
 from quant_core.network.forward import first_example
@@ -157,7 +157,7 @@ def _require_held(network: Quantized, *, allow_dequantized: bool) -> None:
         for fault in refusals(stored.layer, stored.policy, allow_dequantized=allow_dequantized)
     ]
     if faults:
-        raise InputError(first_fault(faults) + ("." if allow_dequantized else ". --allow-dequantized stores such weights in float32."))
+        raise InputError(first_fault(faults) + ("." if allow_dequantized else f". {IN_FLOAT}"))
 
 
 def _require_float32(tensors: Sequence[Tensor]) -> None:

@@ -18,7 +18,7 @@ from quant_core.export import graph as onnx_graph
 from quant_core.export.constants import GraphParts
 from quant_core.export.openvino import library, storage
 from quant_core.export.openvino.reductions import apart_from_quantizers
-from quant_core.export.stored import Quantized, StoredLayer
+from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.util.errors import BitfrontError, InputError
@@ -83,7 +83,7 @@ def representation(network: Quantized, allow_dequantized: bool = False) -> Repre
     unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
     faults = [f"layer {layer.name!r}: {'; '.join(its)}" for layer, its in unfit if its]
     if faults:
-        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else '. --allow-dequantized stores such weights in float32.'}")
+        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else f'. {IN_FLOAT}'}")
     by_name = {stored.layer.name: stored for stored in network.stored}
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = onnx_graph.tagged_graph(network, [stored.layer for stored in network.stored if stored.layer.calls], gridded)

@@ -52,6 +52,14 @@ def test_devices_lists_every_device() -> None:
     assert [layer["name"] for layer in json.loads(run("devices", "--json").stdout)] == list(device_names())
 
 
+def test_show_lists_devices_and_runtimes_where_there_is_none_of_that_name() -> None:
+    message = str(run("devices", "show", "tflite").exception)
+    assert "unknown device 'tflite'; known: " in message
+    assert message.endswith("Runtimes that can be shown: executorch, litert, onnxruntime, openvino.")
+    here = str(run("devices", "show", "this-machine:tflite").exception)
+    assert here.endswith("A device of this machine is this-machine:RUNTIME.")
+
+
 def test_show_prints_capability_sources_and_measured_error() -> None:
     shown = run("devices", "show", "t4").stdout
     assert "weights int4, int8, float, int1-3, int5-7" in shown

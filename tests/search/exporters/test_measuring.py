@@ -29,5 +29,8 @@ def test_policy_and_float_are_timed_in_turns_and_the_median_of_their_ratios_coun
 
 def test_a_policy_that_the_runtime_does_not_hold_is_refused_by_its_id() -> None:
     made = bundle("weight=kmeans4:tensor")
-    with pytest.raises(InputError, match=rf"policy {made.policy.id} in onnxruntime: layer '0': ONNX has no operator for kmeans4:tensor"):
+    fault = f"policy {made.policy.id} in onnxruntime: layer '0': ONNX has no operator for kmeans4:tensor"
+    export = "`bitfront export SWEEP --out DIR -f onnx --allow-dequantized --measure` times such weights in float32"
+    advice = f"--pick another policy, or name another --runtime; {export}"
+    with pytest.raises(InputError, match=rf"^{fault}.*\. {advice}\.$"):
         measuring.measure(dataclasses.replace(made), runtime("onnxruntime"), 1, 3)
