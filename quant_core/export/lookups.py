@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -9,8 +10,8 @@ from quant_core.export.fusion import BYTES
 from quant_core.export.nbits import DOMAIN
 from quant_core.export.wiring import Wiring
 
-NOTE = "codes of 4 bits are looked up by onnxruntime's GatherBlockQuantized, so the file runs in onnxruntime alone"
-_NIBBLES = (TensorProto.INT4, TensorProto.UINT4)
+NOTE = "codes of fewer than 8 bits are looked up by onnxruntime's GatherBlockQuantized, so the file runs in onnxruntime alone"
+_WIDTHS = dict.fromkeys(BYTES, 8) | {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2}
 _ONE = "rows.one"
 _LEAST_BLOCK = 16
 """GatherBlockQuantized takes blocks of a power of two, this at least."""
@@ -19,19 +20,26 @@ _LEAST_BLOCK = 16
 def look_up_codes(wiring: Wiring) -> list[tuple[str, str]]:
     """Put the look-up of codes before their dequantizer: the same values, (q - z) s in float32. Return (note, layer) of packed tables.
 
-    Gather takes codes of 8 bits, GatherBlockQuantized those of 4. Other tables stay as they are. What else reads a table reads its
-    dequantizer.
+    Gather takes codes of 8 bits, GatherBlockQuantized those of 4, and those of 2 as bytes. Other tables stay as they are. What else reads
+    a table reads its dequantizer; a table of 2 bits that is read so stays.
     """
-    notes: dict[tuple[str, str], None] = {}
+    notes = []
     for node in [node for node in wiring.nodes if node.op_type == "DequantizeLinear"]:
-        table = _table(node, wiring)
-        for reader in list(wiring.users.get(node.output[0], [])) if table is not None else []:
-            axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 0)
-            if table is not None and reader.op_type == "Gather" and axis == 0 and reader.input[0] == node.output[0]:
-                wiring.replace(reader, _Lookup(table, reader.input[1], reader.output[0], wiring).rows())
-                if table.packed:
-                    notes[NOTE, table.codes.removesuffix(".weight.codes")] = None
-    return list(notes)
+        table, values = _table(node, wiring), node.output[0]
+        readers = [reader for reader in wiring.users.get(values, []) if _looks_up(reader, values)]
+        if table is None or not readers or (table.bits == 2 and not _as_bytes(table, values, len(readers), wiring)):
+            continue
+        for reader in readers:
+            wiring.replace(reader, _Lookup(table, reader.input[1], reader.output[0], wiring).rows())
+        if table.bits < 8:
+            notes.append((NOTE, table.codes.removesuffix(".weight.codes")))
+    return notes
+
+
+def _looks_up(reader: onnx.NodeProto, values: str) -> bool:
+    """Tell whether a node takes rows of a table."""
+    axis = next((attribute.i for attribute in reader.attribute if attribute.name == "axis"), 0)
+    return reader.op_type == "Gather" and axis == 0 and reader.input[0] == values
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class _Table:
     """A matrix of codes [rows, columns] with its scales and zero points (or ""): one, one per row, or [rows, blocks].
 
     Attributes:
-        packed: the codes have 4 bits.
+        bits: of the codes in the file.
         block: columns that share a scale; 0 where all do.
         single: the names of the scales and zero points that are one number.
     """
@@ -49,18 +57,18 @@ class _Table:
     zero: str
     rows: int
     columns: int
-    packed: bool
+    bits: int
     block: int
     single: frozenset[str]
 
 
 def _table(node: onnx.NodeProto, wiring: Wiring) -> _Table | None:
-    """Return the table that a dequantizer reads, or None where its input is no matrix of 8-bit or 4-bit codes in rows."""
+    """Return the table that a dequantizer reads, or None where its input is no matrix of codes of 8, 4 or 2 bits in rows."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     block, axis = attributes.get("block_size", 0), attributes.get("axis", 1)
     codes, scale, zero = [*node.input, ""][:3]
     tensor = wiring.tensors.get(codes)
-    if tensor is None or tensor.data_type not in (*BYTES, *_NIBBLES) or len(tensor.dims) != 2:
+    if tensor is None or tensor.data_type not in _WIDTHS or len(tensor.dims) != 2:
         return None
     rows, columns = tensor.dims
     wanted = [rows, -(-columns // block)] if block and axis == 1 else [rows] if not block and axis == 0 else None
@@ -68,7 +76,7 @@ def _table(node: onnx.NodeProto, wiring: Wiring) -> _Table | None:
     single = frozenset(name for name, dims in sizes.items() if not block and dims is not None and set(dims) <= {1})
     if any(name not in single and (dims is None or dims != wanted) for name, dims in sizes.items()):
         return None
-    return _Table(codes, scale, zero, rows, columns, tensor.data_type in _NIBBLES, block, single)
+    return _Table(codes, scale, zero, rows, columns, _WIDTHS[tensor.data_type], block, single)
 
 
 def _sizes(name: str, wiring: Wiring) -> list[int] | None:
@@ -79,6 +87,20 @@ def _sizes(name: str, wiring: Wiring) -> list[int] | None:
             return None
         name = node.input[0]
     return list(wiring.tensors[name].dims)
+
+
+def _as_bytes(table: _Table, values: str, lookups: int, wiring: Wiring) -> bool:
+    """Store 2-bit codes as bytes of four, the least 0, where rows are whole bytes and look-ups alone read them; tell whether it was done.
+
+    GatherBlockQuantized has no type of 2 bits.
+    """
+    if table.columns % 4 or len(wiring.users[values]) > lookups or wiring.is_output(values) or len(wiring.users[table.codes]) > 1:
+        return False
+    tensor = wiring.tensors[table.codes]
+    codes = np.frombuffer(tensor.raw_data, np.uint8)
+    raw = (codes ^ 0b10101010 if tensor.data_type == TensorProto.INT2 else codes).tobytes()  # 2 more, in all four
+    tensor.CopyFrom(helper.make_tensor(table.codes, TensorProto.UINT8, [table.rows, table.columns // 4], raw, raw=True))
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +116,10 @@ class _Lookup:
     def rows(self) -> list[onnx.NodeProto]:
         """Return the nodes of the look-up."""
         table = self.table
-        if table.packed and self._at_once():
+        if table.bits < 8 and self._at_once():
             self._packed(table.scale if table.block else self._column(table.scale), table.block, self.output)
             return self.made
-        if table.packed:
+        if table.bits < 8:
             one = self.wiring.constant(helper.make_tensor(_ONE, TensorProto.FLOAT, (), [1.0]))
             values = self._packed(self._column(one), 0, f"{self.output}.floats")
         else:
@@ -111,23 +133,29 @@ class _Lookup:
         return self.made
 
     def _at_once(self) -> bool:
-        """Tell whether GatherBlockQuantized takes the scales and zero points too. Those of 4 bits cannot be brought into its shape."""
+        """Tell whether GatherBlockQuantized takes the scales and zero points too; its zero points have the codes' type, and a block."""
         block = self.table.block
-        return (block >= _LEAST_BLOCK and block & (block - 1) == 0) if block else not self.table.zero
+        fits = block == 0 or (block >= _LEAST_BLOCK and block & (block - 1) == 0)
+        return fits and (not self.table.zero or (block > 0 and self.table.bits == 4))
 
     def _packed(self, scale: str, block: int, output: str) -> str:
         """Look packed codes up and multiply them by scales [rows, blocks]; a block of 0 is a row."""
-        inputs = [self.table.codes, self.indices, scale, *([self.table.zero] if block and self.table.zero else [])]
-        size = block or max(_LEAST_BLOCK, 1 << (self.table.columns - 1).bit_length())
-        axes = {"gather_axis": 0, "quantize_axis": 1, "block_size": size}
+        table, zeros = self.table, []
+        if table.zero and table.bits == 2:
+            zeros = [self._column(self.wiring.byte(0, TensorProto.UINT8))]  # without them it subtracts 2
+        elif table.zero and block:
+            zeros = [table.zero]
+        inputs = [table.codes, self.indices, scale, *zeros]
+        size = block or max(_LEAST_BLOCK, 1 << (table.columns - 1).bit_length())
+        axes = {"gather_axis": 0, "quantize_axis": 1, "block_size": size} | ({"bits": 2} if table.bits == 2 else {})
         self.made.append(helper.make_node("GatherBlockQuantized", inputs, [output], domain=DOMAIN, **axes))
         return output
 
-    def _column(self, scale: str) -> str:
+    def _column(self, numbers: str) -> str:
         """Return one number or one per row as [rows, 1]; the runtime computes it as it loads the file."""
-        if scale in self.table.single or scale == _ONE:
-            return self._node("Expand", [scale, self._integers("column", [self.table.rows, 1])], "column")
-        return self._node("Unsqueeze", [scale, self._integers("last", [-1])], "column")
+        if self.wiring.scalar(numbers) is not None or numbers in self.table.single:
+            return self._node("Expand", [numbers, self._integers("column", [self.table.rows, 1])], f"{numbers}.column")
+        return self._node("Unsqueeze", [numbers, self._integers("last", [-1])], f"{numbers}.column")
 
     def _of_rows(self, values: str, name: str, single: bool) -> str:
         """Return scales or zero points for the rows that are looked up: one number, [..., 1] or [..., columns]."""

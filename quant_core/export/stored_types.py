@@ -27,6 +27,9 @@ def stored_types(path: Path, stored: Sequence[StoredLayer]) -> str:
     graph = onnx.load(path).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     packed = {node.input[1]: int(helper.get_node_attr_value(node, "bits")) for node in graph.node if node.op_type == "MatMulNBits"}
+    for node in graph.node:
+        if node.op_type == "GatherBlockQuantized" and tensors[node.input[0]].data_type == TensorProto.UINT8:
+            tensors[node.input[0]] = _two_bits(tensors[node.input[0]], signed=len(node.input) < 4)
     types, faults = Counter[str](), []
     for layer in stored:
         if layer.encoded is None:
@@ -59,6 +62,14 @@ def _fault(layer: StoredLayer, tensor: onnx.TensorProto, packed: int | None) -> 
     if spec.format == "int" and _counts(values, 0) != _counts(codes, layer.encoded.low):
         return f"the codes in {kind} are not those of {spec}"
     return ""
+
+
+def _two_bits(tensor: onnx.TensorProto, *, signed: bool) -> onnx.TensorProto:
+    """Return codes of which a byte holds four, the first in the lowest bits, in a type of their own."""
+    codes = np.frombuffer(tensor.raw_data, np.uint8)
+    raw = (codes ^ 0b10101010 if signed else codes).tobytes()
+    rows, columns = tensor.dims
+    return helper.make_tensor(tensor.name, TensorProto.INT2 if signed else TensorProto.UINT2, [rows, columns * 4], raw, raw=True)
 
 
 def _counts(integers: NDArray[Any], low: int) -> Counter[int]:

@@ -45,6 +45,10 @@ class Wiring:
         users = self.users.get(name, [])
         return name not in self._ends and len(users) == 1 and list(users[0].input).count(name) == 1
 
+    def is_output(self, name: str) -> bool:
+        """Tell whether the graph returns a value."""
+        return name in self._ends
+
     def byte(self, value: int, kind: int) -> str:
         """Return the name of an 8-bit constant, which is added once."""
         return self.constant(helper.make_tensor(f"{TensorProto.DataType.Name(kind)}.{value}", kind, (), [value]))
