@@ -77,10 +77,10 @@ def network(name: str, data: str) -> Task:
     if name == "mobilenetv2":
         return fashion_mnist(data, network=name, calib_size=1536, valid_size=64, test_size=10_000, batch_size=BATCH)
     if name == "minilm":
-        return minilm_sts(data, calib_size=192, valid_size=16, test_size=1000, batch_size=BATCH)
+        return minilm_sts(data, calib_size=768, valid_size=16, test_size=1000, batch_size=1)  # no pair is padded to the length of another
     if name == "llama10m":
-        return replace(llama10m(calib_size=48, valid_size=1, test_size=128), metrics=("kld", "accuracy"))
-    return replace(stories260k(data, calib_size=48, valid_size=1, test_size=64), metrics=("kld", "accuracy"))
+        return replace(llama10m(calib_size=384, valid_size=1, test_size=128), metrics=("kld", "accuracy"))
+    return replace(stories260k(data, calib_size=384, valid_size=1, test_size=64), metrics=("kld", "accuracy"))
 
 
 SHARE = {"efficientnet_lite0": 64 / 263, "mobilenetv2": 1 / 3, "minilm": 1 / 3, "stories260k": 1 / 3, "llama10m": 1 / 3}
@@ -95,7 +95,7 @@ def chosen(task: Task, share: float, seed: int) -> Task:
     order = torch.randperm(sum(sizes), generator=generator(seed)) if seed else torch.arange(sum(sizes))
     picked = torch.zeros(len(order), dtype=torch.bool)
     picked[order[: round(share * len(order))]] = True
-    masks = zip(batches, picked.split(sizes), strict=True)
+    masks = zip(batches, torch.split(picked, sizes), strict=True)
     return replace(task, calib=[_taken(batch, mask) for batch, mask in masks if mask.any()])
 
 
