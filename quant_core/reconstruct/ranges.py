@@ -30,16 +30,18 @@ def fit_step(stretch: Stretch, network: ReconstructedNetwork, name: str, wanted:
         stretch: that holds the layer.
         network: computes.
         name: of the layer.
-        wanted: its outputs in the float network, of `parts`.
+        wanted: its outputs in the float network, of `parts`; one of every part, otherwise the step is kept.
         parts: numbers of the parts of the examples.
     """
     learned = network.inputs.get(name)
     if learned is None or learned.factor is None or learned.quantizer.static is None or network.calls(name) != 1:
         return
+    if len(wanted) != len(parts):  # some examples pass it by
+        return
     grid, places = learned.quantizer.static, range(0, len(parts), max(1, len(parts) // MOST))
     sums = [OutputFigures(network.output_axis(name)) for _ in FACTORS]
     with torch.no_grad():
-        for place, x in zip(places, _inputs(stretch, network, name, [parts[place] for place in places]), strict=True):
+        for place, x in zip(places, _inputs(stretch, network, name, [parts[place] for place in places]), strict=False):
             for factor, figures in zip(FACTORS, sums, strict=True):
                 rounded = to_grid(x, grid.scale * factor, *grid[1:])
                 output = weight_response(network.modules[name], network.float_weight(name), rounded, network.response(name))
@@ -67,6 +69,8 @@ def _inputs(stretch: Stretch, network: ReconstructedNetwork, name: str, parts: S
                 stretch.forward(index, None if stretch.quantized is None else stretch.quantized[index])
         finally:
             handle.remove()
+        if not seen:  # quantized layers before it decided otherwise
+            return
         yield seen.pop()
 
 
