@@ -22,17 +22,23 @@ import torch
 from benchmarks import peers_bar
 from benchmarks.ptq_report import Cell, read, write
 from benchmarks.stores import append
+from quant_core.network.forward import rows_mapped
 from quant_core.network.trace import trace
-from quant_core.spec.policy import Policy, parse_layer_policy
+from quant_core.spec.layer import Layer
+from quant_core.spec.policy import NONE, Policy, parse_layer_policy
 from quant_core.spec.size import average_bits
+from quant_core.transforms.apply import untied
 from quant_core.util.rng import generator
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
+from search.tasks.batches import Pair, size_of
+from search.tasks.checks import divided_task
 from search.tasks.efficientnet_lite0 import efficientnet_lite0
 from search.tasks.fashion_mnist import fashion_mnist
+from search.tasks.llama10m.task import llama10m
 from search.tasks.minilm_sts import minilm_sts
 from search.tasks.stories260k import stories260k
-from search.tasks.task import Task
+from search.tasks.task import Batch, Task
 
 ROOT = Path(__file__).parent.parent
 STORE, PAGE = ROOT / "benchmarks" / "results" / "ptq.jsonl", ROOT / "docs" / "ptq.md"
@@ -43,59 +49,59 @@ COLUMNS = {
     "gptq": ":gptq",
     "gptq, weighted": ":weighted:gptq",
     "reconstruct": "",
+    "nearest, rotated": "",
+    "gptq, smoothed": ":gptq",
+    "gptq, rotated": ":gptq",
 }
+TRANSFORMS = {"nearest, rotated": "rotate", "gptq, smoothed": "smooth", "gptq, rotated": "rotate"}
+"""Column -> the transform of the network under it; for rows with inputs of `ROWWISE`."""
 RECONSTRUCTION = {"steps": 100, "lr": 0.1}
-FEWER = {"efficientnet_lite0": {"steps": 40, "whole": 20}}
+FEWER = {"efficientnet_lite0": {"steps": 40, "whole": 20}, "minilm": {"steps": 60}, "llama10m": {"steps": 40}}
 """Options of a reconstruction, and what is less for networks whose steps take seconds."""
-A8, A4 = "int8:tensor:mse", "int4:tensor:mse"
+A8, A4, ROWWISE = "int8:tensor:mse", "int4:tensor:mse", "int4:token"
 ROWS = {
     "efficientnet_lite0": (("int4:channel:mse", A8), ("int3:channel:mse", A8), ("int4:channel:mse", A4)),
     "mobilenetv2": (("int4:channel:mse", A8),),
-    "minilm": (("int4:group64:mse", A8), ("int3:group64:mse", A8), ("int2:group64:mse", A8), ("int4:channel:mse", "int4:token")),
-    "stories260k": (("int4:group32:mse", "float"), ("int3:group32:mse", "float")),
+    "minilm": (("int4:group64:mse", A8), ("int3:group64:mse", A8), ("int2:group64:mse", A8), ("int4:group64:mse", ROWWISE)),
+    "stories260k": (("int4:group32:mse", "float"), ("int3:group32:mse", "float"), ("int4:group32:mse", ROWWISE)),
+    "llama10m": (("int4:group32:mse", "float"), ("int3:group32:mse", "float"), ("int4:group32:mse", ROWWISE)),
     "digits": (("3.0 bits", ""), ("2.5 bits", "")),
 }
-_TRIALS, _EXAMPLES = 12, 128
+_TRIALS, _EXAMPLES, BATCH = 12, 128, 32
 
 
 def network(name: str, data: str) -> Task:
     """Return one of `ROWS` as a task; its calibration split holds all that seeds may choose from."""
     if name == "efficientnet_lite0":
-        return efficientnet_lite0(data, calib_size=263, valid_size=1, test_size=300)
+        return efficientnet_lite0(data, calib_size=263, valid_size=1, test_size=300, batch_size=BATCH)
     if name == "mobilenetv2":
-        return fashion_mnist(data, network=name, calib_size=1536, valid_size=64, test_size=10_000)
+        return fashion_mnist(data, network=name, calib_size=1536, valid_size=64, test_size=10_000, batch_size=BATCH)
     if name == "minilm":
-        return minilm_sts(data, calib_size=192, valid_size=16, test_size=1000)
-    return replace(stories260k(data, calib_size=48, valid_size=1, test_size=64), metrics=("kld", "accuracy"))
+        return minilm_sts(data, calib_size=768, valid_size=16, test_size=1000, batch_size=1)  # no pair is padded to the length of another
+    if name == "llama10m":
+        return replace(llama10m(calib_size=384, valid_size=1, test_size=128), metrics=("kld", "accuracy"))
+    return replace(stories260k(data, calib_size=384, valid_size=1, test_size=64), metrics=("kld", "accuracy"))
 
 
-SHARE = {"efficientnet_lite0": 64 / 263, "mobilenetv2": 1 / 3, "minilm": 1 / 3, "stories260k": 1 / 3}
+SHARE = {"efficientnet_lite0": 64 / 263, "mobilenetv2": 1 / 3, "minilm": 1 / 3, "stories260k": 1 / 3, "llama10m": 1 / 3}
 """Of the calibration split, the examples of one seed; seed 0 has the first."""
 
 
 def chosen(task: Task, share: float, seed: int) -> Task:
-    """Return the task with the calibration examples of a seed."""
+    """Return the task with the calibration examples of a seed: of every batch those that are picked."""
+    task = divided_task(task)
     batches = list(task.calib)
-    inputs, targets = (_joined([batch[part] for batch in batches]) for part in range(2))
-    count = len(targets)
-    order = torch.randperm(count, generator=generator(seed)) if seed else torch.arange(count)
-    picks = torch.split(order[: round(share * count)], 32)
-    return replace(task, calib=[(_taken(inputs, pick), targets[pick]) for pick in picks])
+    sizes = [size_of(*batch) for batch in batches]
+    order = torch.randperm(sum(sizes), generator=generator(seed)) if seed else torch.arange(sum(sizes))
+    picked = torch.zeros(len(order), dtype=torch.bool)
+    picked[order[: round(share * len(order))]] = True
+    masks = zip(batches, torch.split(picked, sizes), strict=True)
+    return replace(task, calib=[_taken(batch, mask) for batch, mask in masks if mask.any()])
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    if isinstance(parts[0], dict):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], tuple | list):
-        return type(parts[0])(_joined(column) for column in zip(*parts, strict=True))
-    width = max(part.shape[-1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[-1])) if part.dim() > 1 else part for part in parts])
-
-
-def _taken(inputs: Any, pick: torch.Tensor) -> Any:
-    if isinstance(inputs, dict):
-        return {key: _taken(part, pick) for key, part in inputs.items()}
-    return type(inputs)(_taken(part, pick) for part in inputs) if isinstance(inputs, tuple | list) else inputs[pick]
+def _taken(batch: Batch, mask: torch.Tensor) -> Batch:
+    inputs, targets = (rows_mapped(lambda rows: rows[mask], part) for part in batch)
+    return Pair(inputs, targets)
 
 
 class Bench:
@@ -103,18 +109,26 @@ class Bench:
 
     def __init__(self, name: str, task: Task, seed: int) -> None:
         self._name, self._task, self._seed = name, chosen(task, SHARE[name], seed), seed
-        example = next(iter(self._task.calib))[0]
-        self._layers = trace(self._task.model, example)
-        section = EvaluateSection(cache_mib=1024, reconstruct=RECONSTRUCTION | FEWER.get(name, {}))
-        self._evaluator = Evaluator(self._task, self._layers, section)
+        self._traced = trace(self._task.model, next(iter(self._task.calib))[0])
+        self._section = EvaluateSection(cache_mib=1024, reconstruct=RECONSTRUCTION | FEWER.get(name, {}))
+        self._made: dict[str, tuple[Evaluator, Sequence[Layer]]] = {}
+        evaluator, _ = self._under(NONE)
         start = time.process_time()
-        self._float = self._evaluator.float_metrics("test")
+        self._float = evaluator.float_metrics("test")
         self._pass_s = time.process_time() - start
-        self._evaluator.engine.apply(self._policy("int8:channel", "float"))  # gathers second moments
 
-    def _policy(self, weight: str, activation: str) -> Policy:
+    def _under(self, transform: str) -> tuple[Evaluator, Sequence[Layer]]:
+        """Return the evaluator of the network under a transform, second moments at hand, and its layers."""
+        if transform not in self._made:
+            layers = untied(self._traced, self._task.model, (transform,), [inputs for inputs, _ in self._task.calib])
+            evaluator = Evaluator(self._task, layers, self._section, transforms=(transform,))
+            self._made[transform] = evaluator, layers
+            evaluator.engine.apply(self._policy("int8:channel", "float", transform))
+        return self._made[transform]
+
+    def _policy(self, weight: str, activation: str, transform: str) -> Policy:
         choice = parse_layer_policy(f"weight={weight},activation={activation}")
-        return Policy({layer.name: choice for layer in self._layers})
+        return Policy({layer.name: choice for layer in self._made[transform][1]}, transform)
 
     def reference(self) -> Cell:
         """Return the cell of the float network."""
@@ -122,15 +136,17 @@ class Bench:
 
     def measure(self, weight: str, activation: str, column: str) -> Cell:
         """Return one cell."""
-        policy = self._policy(weight + COLUMNS[column], activation)
+        transform = TRANSFORMS.get(column, NONE)
+        evaluator, layers = self._under(transform)
+        policy = self._policy(weight + COLUMNS[column], activation, transform)
         start, fidelity = time.process_time(), "reconstruct" if column == "reconstruct" else "ptq"
         if fidelity == "ptq":
-            self._evaluator.engine.apply(policy)
+            evaluator.engine.apply(policy)
         else:
-            self._evaluator.reconstructed(policy)
+            evaluator.reconstructed(policy)
         spent = time.process_time() - start
-        figures = _figures(self._evaluator.metrics(policy, "test", fidelity))
-        bits = average_bits(self._layers, policy)["bits_weight_avg"]
+        figures = _figures(evaluator.metrics(policy, "test", fidelity))
+        bits = average_bits(layers, policy)["bits_weight_avg"]
         return Cell(self._name, weight, activation, column, self._seed, bits, figures, spent / self._pass_s)
 
 
@@ -150,11 +166,17 @@ def missing(networks: Sequence[str], columns: Sequence[str], seeds: int, done: s
     """Yield (network, seed, cells to measure), each cell (weight, activation, column)."""
     for name in networks:
         for seed in range(max(seeds, 5) if name == "digits" else seeds):
-            named = [column for column in columns if (name, column) != ("digits", "reconstruct")]
-            wanted = [(weight, activation, column) for weight, activation in ROWS[name] for column in named]
+            wanted = [
+                (weight, activation, column) for weight, activation in ROWS[name] for column in columns if _fits(name, activation, column)
+            ]
             left = [cell for cell in wanted if (name, *(cell if name != "digits" else (cell[0], A8, cell[2])), seed) not in done]
             if left:
                 yield name, seed, left
+
+
+def _fits(name: str, activation: str, column: str) -> bool:
+    """Tell whether a column is measured in a row: transforms only where inputs are quantized row by row, as those of transformers."""
+    return activation == ROWWISE if column in TRANSFORMS else (name, column) != ("digits", "reconstruct")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

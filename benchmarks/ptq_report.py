@@ -19,10 +19,25 @@ SHOWN = {
         "stories260K, 64 sequences of 256 tokens",
         (("kld", 1.0, "KL divergence from float, nats", 4), ("loss", 1.0, "cross-entropy", 4)),
     ),
+    "llama10m": (
+        "Llama of 10.5 M weights, 128 sequences of 128 tokens",
+        (("kld", 1.0, "KL divergence from float, nats", 4), ("loss", 1.0, "cross-entropy", 4)),
+    ),
     "digits": ("digits, searched with 12 trials", (("loss", 1.0, "cross-entropy", 3), ("drop", 1.0, "accuracy less float, points", 2))),
 }
 """Network -> heading and figures: metric, factor, name, decimals."""
-ORDER = ("float", "nearest", "nearest, weighted", "adaround", "gptq", "gptq, weighted", "reconstruct")
+ORDER = (
+    "float",
+    "nearest",
+    "nearest, weighted",
+    "adaround",
+    "gptq",
+    "gptq, weighted",
+    "reconstruct",
+    "nearest, rotated",
+    "gptq, smoothed",
+    "gptq, rotated",
+)
 
 
 @dataclass(frozen=True, slots=True)

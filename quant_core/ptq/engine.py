@@ -18,16 +18,15 @@ from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
 from quant_core.ptq.corrections import match_variance, output_shift, response_of, row_energy, takes_gain
 from quant_core.ptq.gptq import gptq
-from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, seeded, unshare
+from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, require_same_layers, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
+from quant_core.ptq.tied import readers, tied_layers
 from quant_core.ptq.weighting import importance
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.cache import CacheCounts
-from quant_core.util.errors import InputError
 from quant_core.util.spill import SpillFile
-from quant_core.util.text import listed
 
 _FLOAT = LayerPolicy()
 
@@ -102,12 +101,12 @@ class PostTraining:
         self._covariances: list[MomentStore] = []
         self._energies: dict[str, Tensor] = {}
         self._responses = {name: response_of(module, self.statistics.get(name)) for name, module in self._modules.items()}
-        tied = {layer.tied_to for layer in layers} | {layer.name for layer in layers if layer.tied_to}
-        self._measured = [name for name in self.statistics if name not in tied and self._responses[name] != "other"]
-        self._planned = [name for name in self._measured if specs is None or any(self._needs_moments(name, spec) for spec in specs[name])]
-        self._specs = dict.fromkeys(self._layers, FLOAT)
+        self._tied = tied_layers(layers)
+        self._readers = readers(layers, [name for name in self.statistics if self._responses[name] != "other"])
+        self._measured = tuple(dict.fromkeys(self._readers.values()))
+        self._planned = self._measured if specs is None else self._read_by(specs)
+        self._specs, self.range_counts = dict.fromkeys(self._layers, FLOAT), CacheCounts()
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
-        self.range_counts = CacheCounts()
         self._active: dict[str, ActivationQuantizer] = {}
         for name in self.statistics:
             self._modules[name].register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
@@ -141,10 +140,10 @@ class PostTraining:
         Raises:
             InputError: the policy is for other layers; the first that differs is named.
         """
-        self._require_same_layers(policy)
+        require_same_layers(policy, self._layers)
         self._active = {}
         changed = {name: layer.weight for name, layer in policy.items() if layer.weight != self._specs[name]}
-        self._gather_moments([name for name, spec in changed.items() if self._needs_moments(name, spec)])
+        self._gather_moments(self._read_by({name: (spec,) for name, spec in changed.items()}))
         for name, spec in changed.items():
             is_float = spec.is_float or not self._layers[name].calls
             self._install(name, self._floats[name] if is_float else self._cached(name, spec))
@@ -164,8 +163,8 @@ class PostTraining:
     def encoded(self, name: str, spec: QuantSpec) -> Encoded:
         """Return a layer's weight as `spec` stores it, with the corrections of this engine; `apply` uses it and packing writes it.
 
-        A weight that was encoded is not encoded again. A tied weight is stored once for all its layers, so it is encoded
-        without regard to their inputs: no AdaRound, no correction.
+        A weight that was encoded is not encoded again. A tied weight is stored once for all its layers: it is rounded for the inputs of
+        the one among them that multiplies inputs, and its scales are not corrected.
         """
         return self._store.encoded((name, spec), lambda: self._quantize(name, spec))
 
@@ -179,12 +178,6 @@ class PostTraining:
             yield
         finally:
             self._install(name, applied)
-
-    def _require_same_layers(self, policy: Policy) -> None:
-        for names, others, where in ((policy, self._layers, "the network"), (self._layers, policy, "the policy")):
-            for name in names:
-                if name not in others:
-                    raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(self._layers)}.")
 
     def _install(self, name: str, quantized: QuantizedWeight) -> None:
         """Let a layer compute with this weight and bias."""
@@ -212,30 +205,39 @@ class PostTraining:
         return encoded, QuantizedWeight(quantized, bias)
 
     def _encode(self, name: str, spec: QuantSpec) -> Encoded:
-        layer, module, weight = self._layers[name], self._modules[name], self._floats[name].weight
+        layer, weight = self._layers[name], self._floats[name].weight
         if not self._needs_moments(name, spec):
             return encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec))
-        covariance = self._moments(name)
+        module, covariance = self._modules[self._readers[name]], self._moments(name)
         if spec.rounding == "adaround":
             encoded = adaround(module, weight, spec, layer.channel_axis, covariance)
         elif spec.rounding == "gptq":
             encoded = gptq(module, weight, spec, layer.channel_axis, covariance)
         else:
             weights = importance(module, covariance) if spec.weighted else None
-            encoded = encode(weight, spec, channel_axis=layer.channel_axis, generator=seeded(name, spec), importance=weights)
-        if not self.corrects_scale or not takes_gain(spec):
+            encoded = encode(
+                weight, spec, channel_axis=layer.channel_axis, generator=seeded(layer.tied_to or name, spec), importance=weights
+            )
+        if name in self._tied or not self.corrects_scale or not takes_gain(spec):
             return encoded
         if name not in self._energies:
             self._energies[name] = row_energy(module, weight, covariance)
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance, self._energies[name])
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        corrected = spec.weighted or spec.rounding in ("adaround", "gptq") or (self.corrects_scale and takes_gain(spec))
-        return not spec.is_float and name in self._measured and corrected
+        corrects_scale = self.corrects_scale and takes_gain(spec) and name not in self._tied
+        needs = spec.weighted or spec.rounding in ("adaround", "gptq") or corrects_scale
+        return not spec.is_float and name in self._readers and needs
+
+    def _read_by(self, asked: Mapping[str, Collection[QuantSpec]]) -> tuple[str, ...]:
+        """Return the layers whose moments the weights of `asked` need under one of their specs."""
+        needing = (name for name, specs in asked.items() if any(self._needs_moments(name, spec) for spec in specs))
+        return tuple(dict.fromkeys(self._readers[name] for name in needing))
 
     def _moments(self, name: str) -> InputMoments:
-        self._gather_moments([name])
-        return next(moments[name] for moments in self._covariances if name in moments)
+        reader = self._readers[name]
+        self._gather_moments([reader])
+        return next(moments[reader] for moments in self._covariances if reader in moments)
 
     def _gather_moments(self, needed: Sequence[str]) -> None:
         """Gather the covariances of the input patches of `needed` and of all planned layers in the float network, where any is new."""

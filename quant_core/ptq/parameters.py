@@ -1,7 +1,7 @@
 """The parameters of the layers of the engine's private network: checked, given to each layer as its own, read back."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from quant_core.ptq.store import QuantizedWeight
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util import rng
 from quant_core.util.errors import InputError
+from quant_core.util.text import listed
 
 
 def seeded(name: str, spec: QuantSpec) -> torch.Generator:
@@ -30,6 +31,18 @@ def require_plain_weight(name: str, module: nn.Module) -> None:
     for which, parameter in module.named_parameters(recurse=False):
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"layer {name!r}: its {which} (with its batch norm folded in) holds NaN or infinity; repair the network.")
+
+
+def require_same_layers(policy: Collection[str], layers: Collection[str]) -> None:
+    """Refuse a policy for other layers.
+
+    Raises:
+        InputError: with the first one that differs.
+    """
+    for names, others, where in ((policy, layers, "the network"), (layers, policy, "the policy")):
+        for name in names:
+            if name not in others:
+                raise InputError(f"the policy is for other layers: {name!r} is not in {where}; layers: {listed(layers)}.")
 
 
 def own_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None]:

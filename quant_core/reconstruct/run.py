@@ -16,11 +16,11 @@ from quant_core.network.faithful import fold_faithfully
 from quant_core.network.parameters import own_modules
 from quant_core.ptq.engine import PostTraining
 from quant_core.reconstruct import PART, ReconstructConfig
-from quant_core.reconstruct.begin import begin, match
+from quant_core.reconstruct.begin import begin, float_figures, match
 from quant_core.reconstruct.gradients import Direction, squared_gradients
 from quant_core.reconstruct.held import Held, Room
 from quant_core.reconstruct.inputs import LearnedInput
-from quant_core.reconstruct.learn import Stretch, deviations, learn
+from quant_core.reconstruct.learn import Stretch, deviations, learn, learning
 from quant_core.reconstruct.results import BlockReport, Progress, Reconstructed, starting_policy
 from quant_core.reconstruct.rounding import FixedWeight, LearnedWeight, SoftWeight
 from quant_core.reconstruct.single import captured
@@ -54,15 +54,15 @@ def reconstruct(
     weight is learned between two neighbouring values of its grid (AdaRound, equations 21 to 24), starting at GPTQ's for these inputs
     (`quant_core.reconstruct.begin`); a factor per float scale, the bias, and the steps of symmetric static inputs are learned with it.
     Then outputs get the mean and deviation of the float network's. What is learned is kept where the error of the block on the examples
-    that judge (`quant_core.reconstruct.learn.judging`), rounded and with nothing left out, is below the start's. At last
-    scales, biases and input steps of all layers are learned together for the network's outputs (`quant_core.reconstruct.whole`), and kept
-    by the same rule.
+    that judge (`quant_core.reconstruct.learn.judging`), rounded and with nothing left out, is below the start's. Until then the start, and
+    means and deviations, are those of the other examples, afterwards of all. At last scales, biases and input steps of all layers are
+    learned together for the network's outputs (`quant_core.reconstruct.whole`), and kept by the same rule.
 
     Embeddings, tied weights and weights that another module reads keep the start's rounding. Where the network cannot be cut into blocks
     every layer is learned alone (`Reconstructed.note` says why), with plain squared errors. Passes over the examples: one or two at the
-    start, then per block one of the float and at most three of the quantized block, four per layer up to that layer, and two at the end. At
-    most four sets of inputs and outputs of one block, or three and the outputs of one layer, are held, and the squared gradients of all
-    block outputs in 16 bits; what exceeds `room_bytes` lies in temporary files.
+    start, then per block one of the float and at most three of the quantized block, four (eight where examples judge apart) per layer up to
+    that layer, and six at the end. At most four sets of inputs and outputs of one block, or three and the outputs of one layer, are held,
+    and the squared gradients of all block outputs in 16 bits; what exceeds `room_bytes` lies in temporary files.
 
     Args:
         engine: made of `network`; left in float.
@@ -183,14 +183,19 @@ class _Work:
     def _learn(self, names: tuple[str, ...], stretch: Stretch, *, cut: bool) -> None:
         """Learn layers, and keep what is better: their start or what was learned."""
         network, progress, number = self._network, self._progress, len(self._progress.blocks)
-        wanted = begin(stretch, network, names, self._room)
+        everything, learned = range(len(stretch.wanted)), learning(len(stretch.wanted))
+        wanted = begin(stretch, network, names, self._room, learned)
         start = end = stretch.measure()
         if 0 < start < math.inf:
             before = {name: network.weights[name] for name in names}, network.grids(names)
             soft = network.soft(names, deviations(stretch.first, network, names))
             inputs = {name: network.inputs[name] for name in names if name in network.inputs}
             learn(stretch, soft, inputs, network, self._config, self._config.seed * SEEDS + number, start)
-            end = self._better(soft, inputs, before, start, stretch.measure, partial(match, stretch, network, names, wanted))
+            end = self._better(soft, inputs, before, start, stretch.measure, partial(match, stretch, network, names, wanted, learned))
+        if len(learned) < len(everything) and end < start:
+            match(stretch, network, names, float_figures(stretch, network, names, everything), everything)
+        elif len(learned) < len(everything):
+            begin(stretch, network, names, self._room, everything)
         progress.blocks.append(BlockReport(names, start, end, cut))
         progress.weights |= {name: network.weights[name] for name in names}
         progress.grids |= network.grids(names)
@@ -200,18 +205,20 @@ class _Work:
         """Learn scales, biases and input steps of all layers together, and keep them where the network's outputs come nearer."""
         network, progress = self._network, self._progress
         names = network.learnable([name for block in whole.runner.blocks for name in block.layers])
+        names += tuple(network.shared)
         if progress.whole is not None or not (names or network.inputs):
             return
         network.quantized()
         start = whole.measure()
-        before = {name: network.weights[name] for name in names}, network.grids(tuple(network.inputs))
+        also = tuple(other for name in names for other in network.shared.get(name, ()))
+        before = {name: network.weights[name] for name in (*names, *also)}, network.grids(tuple(network.inputs))
         fixed = network.fixed(names, deviations(partial(whole.outputs, 0), network, names))
         for learned in network.inputs.values():
             learned.restart()
         finish(whole, fixed, network.inputs, network, self._config)
         end = self._better(fixed, network.inputs, before, start, whole.measure)
         progress.whole = BlockReport(names, start, end, isinstance(whole.runner, BlockRunner))
-        progress.weights |= {name: network.weights[name] for name in names}
+        progress.weights |= {name: network.weights[name] for name in (*names, *also)}
         progress.grids |= network.grids(tuple(network.inputs))
         self._report(progress, len(whole.runner.blocks))
         logger.info("reconstruct: the whole network, divergence %.4g to %.4g", start, end)
@@ -228,7 +235,9 @@ class _Work:
         """Let layers store what was learned, or, where its error is not below the start's, what they had; return the error of the two."""
         network = self._network
         grids = {name: grid for name, learned in inputs.items() if (grid := learned.learned()) is not None}
-        network.adopt({name: weight.hardened() for name, weight in weights.items()}, grids)
+        stored = {name: weight.hardened() for name, weight in weights.items()}
+        stored |= {other: LearnedWeight(stored[name].encoded, None) for name in stored for other in network.shared.get(name, ())}
+        network.adopt(stored, grids)
         mend()
         network.quantized()
         end = measure()

@@ -19,6 +19,7 @@ from quant_core.ptq.engine import PostTraining
 from quant_core.ptq.gptq import gptq
 from quant_core.ptq.parameters import own_parameters
 from quant_core.ptq.store import QuantizedWeight
+from quant_core.ptq.tied import readers, tied_layers
 from quant_core.reconstruct.inputs import LearnedInput
 from quant_core.reconstruct.rounding import FixedWeight, LearnedWeight, SoftWeight
 from quant_core.spec.policy import Policy
@@ -40,6 +41,7 @@ class ReconstructedNetwork:
         weights: layer -> what it stores, at first that of `start`.
         inputs: layer -> the quantizer of its input.
         start: as given.
+        shared: the layer for whose inputs a tied weight is rounded -> the others that compute with it.
         corrects_bias, corrects_scale: as the engine does.
 
     Args:
@@ -56,6 +58,7 @@ class ReconstructedNetwork:
         self._responses: dict[str, Response] = {
             name: response_of(module, engine.statistics.get(name)) for name, module in self.modules.items()
         }
+        self.shared = self._sharing(readers(self.layers, [name for name in engine.statistics if self._responses[name] != "other"]))
         self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self.modules.items()}
         self._aims: dict[str, Tensor] = {}
         self._applied: dict[str, QuantizedWeight] = {}
@@ -66,7 +69,7 @@ class ReconstructedNetwork:
 
     def learnable(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the layers whose rounding is learned: called once per pass or more, linear in a weight of their own that is quantized."""
-        tied = {layer.tied_to for layer in self.layers} | {layer.name for layer in self.layers if layer.tied_to}
+        tied = tied_layers(self.layers)
         return tuple(
             name
             for name in names
@@ -185,6 +188,14 @@ class ReconstructedNetwork:
                 self.inputs[name] = LearnedInput(policy.activation, engine.statistics[name], -1 - len(layer.kernel), device)
                 self.modules[name].register_forward_pre_hook(self._hook(name), with_kwargs=True)
         engine.restore()
+
+    def _sharing(self, chosen: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
+        """Return `shared` of layer -> the layer for whose inputs its weight is rounded; where their specs are alike."""
+        shared: dict[str, tuple[str, ...]] = {}
+        for name, reader in chosen.items():
+            if name != reader and self.start[name].weight == self.start[reader].weight and not self.start[name].weight.is_float:
+                shared[reader] = (*shared.get(reader, ()), name)
+        return shared
 
     def _install(self, name: str, quantized: QuantizedWeight) -> None:
         module, bias = self.modules[name], quantized.bias

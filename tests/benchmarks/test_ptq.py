@@ -1,7 +1,9 @@
 """Post-training quantization, method by method: cells are kept and not measured twice; the page's tables follow from them."""
 
 import json
+from collections import UserDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,13 +56,39 @@ def test_methods_of_others_have_a_place_in_the_tables(tmp_path: Path) -> None:
     assert "| rotated gptq | 4.15 | 80.0 | 0.700 | 0.50 | 1 |" in lines[1]
 
 
-def test_a_seed_chooses_the_calibration_examples() -> None:
-    x = torch.arange(60.0).reshape(30, 2)
-    batches = [({"ids": x[:20]}, torch.arange(20)), ({"ids": x[20:]}, torch.arange(20, 30))]
-    task = ptq.Task(torch.nn.Linear(2, 2), batches, batches, batches, batches)
+X = torch.arange(60.0).reshape(30, 2)
+WIDER = torch.nn.functional.pad(X[20:], (0, 3))
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [({"ids": X[:20]}, torch.arange(20)), ({"ids": X[20:]}, torch.arange(20, 30))],
+        [UserDict({"ids": X[:20], "labels": torch.arange(20)}), UserDict({"ids": WIDER, "labels": torch.arange(20, 30)})],
+    ],
+    ids=["pairs", "mappings that are no dicts, of several widths"],
+)
+def test_a_seed_chooses_the_calibration_examples(batches: list[Any]) -> None:
+    metrics = "" if isinstance(batches[0], tuple) else "mae"
+    task = ptq.Task(torch.nn.Linear(2, 2), batches, batches, batches, batches, metrics=metrics)
     picks = [torch.cat([targets for _, targets in ptq.chosen(task, 0.5, seed).calib]) for seed in (0, 1, 1, 2)]
     assert picks[0].tolist() == list(range(15))
     assert torch.equal(picks[1], picks[2])
     assert len(set(picks[1].tolist()) & set(picks[3].tolist())) < 15
-    inputs, targets = next(iter(ptq.chosen(task, 0.5, 1).calib))
-    assert torch.equal(inputs["ids"][:, 0], 2.0 * targets)
+    for inputs, targets in ptq.chosen(task, 0.5, 1).calib:
+        assert torch.equal(inputs["ids"][:, 0], 2.0 * targets)
+    assert [len(targets) for _, targets in ptq.chosen(task, 0.8, 0).calib] == [20, 4]
+
+
+@pytest.mark.filterwarnings("ignore::quant_core.transforms.apply.TransformWarning")  # the network has no residual stream
+def test_a_transform_is_a_column_of_rows_with_inputs_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, _, cells), *others = ptq.missing(["stories260k"], ["gptq", "gptq, rotated"], 1, set())
+    assert not others
+    assert [activation for _, activation, column in cells if column == "gptq, rotated"] == [ptq.ROWWISE]
+    torch.manual_seed(0)
+    x, model = torch.randn(32, 64) * torch.logspace(-1, 1, 64), torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 4))
+    monkeypatch.setitem(ptq.SHARE, "own", 1.0)
+    task = ptq.Task(model.eval(), *[[(x, model(x).argmax(dim=1))]] * 4)
+    bench = ptq.Bench("own", task, 0)
+    losses = [bench.measure("int4:channel:mse", ptq.ROWWISE, column).figures["loss"] for column in ("nearest", "nearest, rotated")]
+    assert losses[1] - bench.reference().figures["loss"] < 0.5 * (losses[0] - bench.reference().figures["loss"])

