@@ -121,11 +121,11 @@ def listens(address: str) -> None:
 
 
 def worker_of(machine: psutil.Process, driver: "subprocess.Popen[str]") -> psutil.Process:
-    """Wait for a process of `machine` that evaluates policies."""
+    """Wait for a process of `machine` that evaluates a policy right now: Ray names an actor after the method that it is in."""
     while driver.poll() is None:
         for process in machine.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-                if process.cmdline()[0].startswith("ray::") and "IDLE" not in process.cmdline()[0]:
+                if process.cmdline()[0].startswith("ray::") and ".train" in process.cmdline()[0]:
                     return process
         time.sleep(0.05)
     pytest.fail("the driver ended before the second node had a worker")
