@@ -150,11 +150,6 @@ def table(made: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def recorded(path: Path) -> list[Row]:
-    """Return the rows of a results file; none where there is no file."""
-    return [Row(**row) for row in stores.rows(path)]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the networks that are not in the results file, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
@@ -164,12 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in parsed.networks:
-        done = {row.rule for row in recorded(parsed.results) if row.network == name}
+        done = {row.rule for row in stores.recorded(parsed.results, Row) if row.network == name}
         for made in rows(name, parsed.data, done) if done < {UNIFORM, *RULES} else ():
             print(table(made), flush=True)
             for row in made:
                 stores.append(parsed.results, row)
-    print(table([row for row in recorded(parsed.results) if row.network in parsed.networks]))
+    print(table([row for row in stores.recorded(parsed.results, Row) if row.network in parsed.networks]))
 
 
 if __name__ == "__main__":

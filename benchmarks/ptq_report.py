@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.stores import rows, write_tables
+from benchmarks.stores import recorded, write_tables
 
 START = "<!-- tables: written by python -m benchmarks.ptq -->"
 SHOWN = {
@@ -68,7 +68,7 @@ class Cell:
 
 def read(store: Path) -> list[Cell]:
     """Return the cells of a store, without a last line that was cut short."""
-    return [Cell(**row) for row in rows(store)]
+    return recorded(store, Cell)
 
 
 def write(page: Path, cells: Sequence[Cell]) -> None:

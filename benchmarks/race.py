@@ -179,11 +179,6 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def recorded(path: Path) -> list[Run]:
-    """Return the runs of a results file; none where there is no file."""
-    return [Run(**row) for row in stores.rows(path)]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the runs that are not in the results file, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=__doc__)
@@ -195,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in parsed.networks:
-        done = {(run.seed, run.confidence, run.trials) for run in recorded(parsed.results) if run.network == name}
+        done = {(run.seed, run.confidence, run.trials) for run in stores.recorded(parsed.results, Run) if run.network == name}
         wanted = [(seed, confidence, times * parsed.trials) for seed in range(parsed.seeds) for confidence, times in RACES]
         if set(wanted) <= done:
             continue
@@ -210,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 run = searched(context, problem, evaluator, Run(name, seed, BUDGETS[name], confidence, trials, 0, 0, valid, ()))
                 stores.append(parsed.results, run)
                 print(name, seed, confidence, trials, run.stopped, run.examples, f"{run.loss:.4f}", flush=True)
-    print(table(recorded(parsed.results)))
+    print(table(stores.recorded(parsed.results, Run)))
     if parsed.results == RESULTS:
-        stores.write_tables(PAGE, MARKER, table(recorded(RESULTS)))
+        stores.write_tables(PAGE, MARKER, table(stores.recorded(RESULTS, Run)))
 
 
 if __name__ == "__main__":

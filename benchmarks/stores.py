@@ -1,13 +1,15 @@
 """Stores of benchmarks, a line of JSON per measured row: what is there is not measured again. Tables between two markers of a page."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quant_core.util.files import write_text
 
 END = "<!-- end of tables -->"
+Row = TypeVar("Row")
 
 
 def rows(store: Path) -> list[dict[str, Any]]:
@@ -19,6 +21,11 @@ def rows(store: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return read
+
+
+def recorded(store: Path, kind: Callable[..., Row]) -> list[Row]:
+    """Return the rows of a store as objects of a dataclass."""
+    return [kind(**row) for row in rows(store)]
 
 
 def append(store: Path, row: Any) -> None:

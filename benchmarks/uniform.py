@@ -184,14 +184,9 @@ def _ratio(runs: Sequence[Run]) -> float:
     return float(np.exp(np.mean([np.log(run.answer / run.uniform) for run in runs])))
 
 
-def recorded(path: Path) -> list[Run]:
-    """Return the runs of a results file; none where there is no file."""
-    return [Run(**row) for row in stores.rows(path)]
-
-
 def run_all(names: Sequence[str], data: str, path: Path, seeds: int | None = None) -> list[Run]:
     """Make the runs that are not in the results file, which is added to, and return all of it."""
-    runs = recorded(path)
+    runs = stores.recorded(path, Run)
     done = {run.key for run in runs}
     searchers = [name for name in SEARCHERS if name not in CONTROLS]
     for name in names:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import race, stores
-from benchmarks.race import Replaying, Run, recorded, table
+from benchmarks.race import Replaying, Run, table
 from quant_core.network.trace import trace
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, parse
@@ -22,7 +22,7 @@ RACED = Run("net", 0, 3.7, 0.95, 5, 3, 240, 100, [[100, 0.9], [140, 0.5], [240, 
 def test_runs_are_compared_at_the_loss_that_both_reach(tmp_path: Path) -> None:
     stores.append(tmp_path / "runs.jsonl", PLAIN)
     stores.append(tmp_path / "runs.jsonl", RACED)
-    assert recorded(tmp_path / "runs.jsonl") == [PLAIN, RACED]
+    assert stores.recorded(tmp_path / "runs.jsonl", Run) == [PLAIN, RACED]
     line = "| net | 0 | 0.95 | 3 of 5 | 240 | 500 | 0.4500 | 0.4000 | 240 / 500 | 0.48 |"
     assert table([PLAIN, RACED]).splitlines()[2:] == [line]
     assert RACED.needed(0.1) == float("inf")

@@ -6,9 +6,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from benchmarks import uniform
+from benchmarks import stores, uniform
 from benchmarks.searchers_problems import BITS, PROBLEMS, Case, digits
-from benchmarks.uniform import Bench, Run, counts, recorded, report, run_all, searched
+from benchmarks.uniform import Bench, Run, counts, report, run_all, searched
 from benchmarks.uniform_networks import Setting
 from search.problem.problem import FloatArray, Problem, Trial, Values
 from search.searchers import SEARCHERS
@@ -83,8 +83,8 @@ def test_losses_are_counted_and_runs_are_kept(tmp_path_factory: pytest.TempPathF
     assert "| net | auto | 3 | 1 | 1 | 1 | 1 | 0 |" in report([RUN, worse, unsure])
     path = tmp_path_factory.mktemp("runs") / "runs.jsonl"
     path.write_text("")
-    assert recorded(path) == []
+    assert stores.recorded(path, Run) == []
     path.write_text('{"network": "digits", "seed": 0, "budget": 3, "searcher": "tpe", "proposals": 0, "over": 0, "own": Infinity, '
                     '"answer": 1.0, "uniform": 1.0, "bits": 3.0, "uniform_bits": 3.0, "difference": 0.0, "error": 0.0}\n')  # fmt: skip
-    assert counts(recorded(path)) == (0, 0, 0, 0, 0), "who proposed nothing is not worse"
+    assert counts(stores.recorded(path, Run)) == (0, 0, 0, 0, 0), "who proposed nothing is not worse"
     assert run_all([], "", path) == []
