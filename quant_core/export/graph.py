@@ -19,7 +19,8 @@ from quant_core.export.fusion import move_quantizers
 from quant_core.export.integer_products import integer_products
 from quant_core.export.lookups import look_up_codes
 from quant_core.export.passes import drop_unread, reads, rename, shorten
-from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
+from quant_core.export.requirements import require_held
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.wiring import Wiring
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
@@ -64,10 +65,7 @@ def quantized_graph(network: Quantized, allow_dequantized: bool = False, *, prod
         InputError: weights, activations or an operator that ONNX cannot represent; the first layer is named.
         BitfrontError: the graph is not valid.
     """
-    unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
-    faults = [f"layer {layer.name!r}: {'; '.join(its)}" for layer, its in unfit if its]
-    if faults:
-        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else f'. {IN_FLOAT}'}")
+    require_held(network.stored, lambda its: refusals(its.layer, its.policy, allow_dequantized), allow_dequantized=allow_dequantized)
     by_name = {stored.layer.name: stored for stored in network.stored}
     quantized = [stored.layer for stored in network.stored if stored.encoded is not None and not refusal(stored.policy.weight)]
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]

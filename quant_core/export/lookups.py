@@ -97,10 +97,14 @@ def _as_bytes(table: _Table, values: str, lookups: int, wiring: Wiring) -> bool:
     if table.columns % 4 or len(wiring.users[values]) > lookups or wiring.is_output(values) or len(wiring.users[table.codes]) > 1:
         return False
     tensor = wiring.tensors[table.codes]
-    codes = np.frombuffer(tensor.raw_data, np.uint8)
-    raw = (codes ^ 0b10101010 if tensor.data_type == TensorProto.INT2 else codes).tobytes()  # 2 more, in all four
+    raw = moved(tensor.raw_data) if tensor.data_type == TensorProto.INT2 else tensor.raw_data
     tensor.CopyFrom(helper.make_tensor(table.codes, TensorProto.UINT8, [table.rows, table.columns // 4], raw, raw=True))
     return True
+
+
+def moved(codes: bytes) -> bytes:
+    """Return 2-bit codes, four in a byte, with 2 added to signed ones, or taken from unsigned ones: one operation on the highest bits."""
+    return (np.frombuffer(codes, np.uint8) ^ 0b10101010).tobytes()
 
 
 @dataclass(frozen=True, eq=False)

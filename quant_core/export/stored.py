@@ -23,9 +23,6 @@ from quant_core.spec.quant_spec import FLOAT, QuantSpec
 from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import BitfrontError
 
-IN_FLOAT = "--allow-dequantized stores such weights in float32."
-"""What `bitfront export` can do with weights that a format cannot hold; the end of such an error."""
-
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from quant_core.export.constants import refusal
+from quant_core.export.lookups import moved
 from quant_core.export.stored import StoredLayer
 from quant_core.util.errors import BitfrontError
 from quant_core.util.text import first_fault
@@ -66,8 +67,7 @@ def _fault(layer: StoredLayer, tensor: onnx.TensorProto, packed: int | None) -> 
 
 def _two_bits(tensor: onnx.TensorProto, *, signed: bool) -> onnx.TensorProto:
     """Return codes of which a byte holds four, the first in the lowest bits, in a type of their own."""
-    codes = np.frombuffer(tensor.raw_data, np.uint8)
-    raw = (codes ^ 0b10101010 if signed else codes).tobytes()
+    raw = moved(tensor.raw_data) if signed else tensor.raw_data
     rows, columns = tensor.dims
     return helper.make_tensor(tensor.name, TensorProto.INT2 if signed else TensorProto.UINT2, [rows, columns * 4], raw, raw=True)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hw_models.profiling.host import processor
 from quant_core.export.replay import timed
-from quant_core.export.stored import IN_FLOAT
+from quant_core.export.requirements import IN_FLOAT
 from quant_core.util.errors import BitfrontError
 from search.exporters import Bundle
 from search.exporters.profiling import enough

@@ -1,7 +1,7 @@
 """A network quantized by a policy as a program of ExecuTorch for its XNNPACK backend. It takes one example."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 
 from quant_core.export.executorch import library, quantizers, quiet, register, storage
 from quant_core.export.executorch.module import WEIGHT_MARK, with_codes
-from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
+from quant_core.export.requirements import IN_FLOAT, require_float32, require_held
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.tagging import Flat, tensor_leaves
 from quant_core.network.forward import first_example
 from quant_core.spec.layer import Layer
@@ -90,7 +91,7 @@ def program(network: Quantized, *, allow_dequantized: bool = False, rounded: boo
         static: compute by static int8 where that is possible; else by ranges that are taken as it runs, wherever these are.
 
     Raises:
-        InputError: weights, activations or an operator that it cannot hold; every one is named. Or executorch is not installed.
+        InputError: weights, activations or an operator that it cannot hold; the first layer is named. Or executorch is not installed.
         BitfrontError: ExecuTorch does not lower the graph.
     """
     register()
@@ -133,17 +134,12 @@ def float_program(model: nn.Module, example: Any) -> Lowered:
 
 def _require_held(network: Quantized, *, allow_dequantized: bool, rounded: bool) -> None:
     tensors = [*network.base.parameters(), *_example(network.example), *(stored.weight for stored in network.stored)]
-    if odd := sorted({str(tensor.dtype) for tensor in tensors if tensor.is_floating_point()} - {"torch.float32"}):
-        raise InputError(
-            f"XNNPACK's quantized kernels compute in float32, this network has {', '.join(odd)}; search and export model.float()."
-        )
-    faults = [
-        f"layer {stored.layer.name!r}: {fault}"
-        for stored in network.stored
-        for fault in refusals(stored.layer, stored.policy, allow_dequantized=allow_dequantized, rounded=rounded)
-    ]
-    if faults:
-        raise InputError(first_fault(faults) + ("." if allow_dequantized else f". {IN_FLOAT}"))
+    require_float32("XNNPACK's quantized kernels", tensors)
+
+    def refused(its: StoredLayer) -> Sequence[str]:
+        return refusals(its.layer, its.policy, allow_dequantized=allow_dequantized, rounded=rounded)
+
+    require_held(network.stored, refused, allow_dequantized=allow_dequantized)
 
 
 def _quantized_graph(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto
-from torch import Tensor, nn
+from torch import nn
 
 from quant_core.export import graph as onnx_graph
 from quant_core.export.carriers import Carrier
@@ -17,15 +17,15 @@ from quant_core.export.fusion import move_quantizers
 from quant_core.export.litert import elementwise, flatbuffer, layers, library, moves, storage, windows
 from quant_core.export.litert.statics import statics
 from quant_core.export.litert.translation import Translation, Value, translated
-from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
+from quant_core.export.requirements import require_float32, require_held
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.export.tagging import input_names, tensor_leaves
 from quant_core.export.wiring import Wiring
 from quant_core.network.forward import first_example
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-from quant_core.util.errors import InputError
 from quant_core.util.files import write_bytes
-from quant_core.util.text import first_fault, listed
+from quant_core.util.text import listed
 
 _COARSER = "channels whose bias is too large for int32 in steps of input scale x weight scale have coarser codes"
 BYTE = Carrier("INT8", 8)
@@ -84,7 +84,7 @@ def program(network: Quantized, *, allow_dequantized: bool = False, rounding: bo
         integers: layers that lie between two quantizers are computed by int8; else as all others.
 
     Raises:
-        InputError: weights, activations or an operator that it cannot hold; every one is named. Or ai-edge-litert is not installed.
+        InputError: weights, activations or an operator that it cannot hold; the first layer is named. Or ai-edge-litert is not installed.
     """
     library("schema_py_generated")
     _require_held(network, allow_dequantized=allow_dequantized)
@@ -129,7 +129,7 @@ def float_model(model: nn.Module, example: Any) -> flatbuffer.Model:
     Raises:
         InputError: LiteRT cannot represent it.
     """
-    _require_float32([*model.parameters(), *tensor_leaves(example)])
+    require_float32("LiteRT's kernels", [*model.parameters(), *tensor_leaves(example)])
     example = first_example(example)
     return _model(onnx_graph.float_graph(model, example), example, {}, rounding=True, integers=True)
 
@@ -150,19 +150,14 @@ def _model(
 
 
 def _require_held(network: Quantized, *, allow_dequantized: bool) -> None:
-    _require_float32([*network.base.parameters(), *tensor_leaves(network.example), *(stored.weight for stored in network.stored)])
-    faults = [
-        f"layer {stored.layer.name!r}: {fault}"
-        for stored in network.stored
-        for fault in refusals(stored.layer, stored.policy, allow_dequantized=allow_dequantized)
-    ]
-    if faults:
-        raise InputError(first_fault(faults) + ("." if allow_dequantized else f". {IN_FLOAT}"))
+    require_float32(
+        "LiteRT's kernels", [*network.base.parameters(), *tensor_leaves(network.example), *(stored.weight for stored in network.stored)]
+    )
 
+    def refused(its: StoredLayer) -> Sequence[str]:
+        return refusals(its.layer, its.policy, allow_dequantized=allow_dequantized)
 
-def _require_float32(tensors: Sequence[Tensor]) -> None:
-    if odd := sorted({str(tensor.dtype) for tensor in tensors if tensor.is_floating_point()} - {"torch.float32"}):
-        raise InputError(f"LiteRT's kernels compute in float32, this network has {', '.join(odd)}; search and export model.float().")
+    require_held(network.stored, refused, allow_dequantized=allow_dequantized)
 
 
 def _writer(placed: dict[str, StoredLayer]) -> onnx_graph.TagWriter:

@@ -18,11 +18,12 @@ from quant_core.export import graph as onnx_graph
 from quant_core.export.constants import GraphParts
 from quant_core.export.openvino import library, storage
 from quant_core.export.openvino.reductions import apart_from_quantizers
-from quant_core.export.stored import IN_FLOAT, Quantized, StoredLayer
+from quant_core.export.requirements import require_held
+from quant_core.export.stored import Quantized, StoredLayer
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-from quant_core.util.errors import BitfrontError, InputError
-from quant_core.util.text import first_fault, listed
+from quant_core.util.errors import BitfrontError
+from quant_core.util.text import listed
 
 DOMAIN = "org.openvinotoolkit"
 _BETWEEN = frozenset({"Transpose", "Reshape", "Convert", "Unsqueeze", "Squeeze"})
@@ -80,10 +81,7 @@ def representation(network: Quantized, allow_dequantized: bool = False) -> Repre
         BitfrontError: OpenVINO does not read the graph.
     """
     library()
-    unfit = ((stored.layer, refusals(stored.layer, stored.policy, allow_dequantized)) for stored in network.stored)
-    faults = [f"layer {layer.name!r}: {'; '.join(its)}" for layer, its in unfit if its]
-    if faults:
-        raise InputError(f"{first_fault(faults)}{'.' if allow_dequantized else f'. {IN_FLOAT}'}")
+    require_held(network.stored, lambda its: refusals(its.layer, its.policy, allow_dequantized), allow_dequantized=allow_dequantized)
     by_name = {stored.layer.name: stored for stored in network.stored}
     gridded = [stored.layer for stored in network.stored if stored.grid is not None]
     graph = onnx_graph.tagged_graph(network, [stored.layer for stored in network.stored if stored.layer.calls], gridded)
