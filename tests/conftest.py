@@ -3,6 +3,8 @@
 import os
 import random
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -98,6 +100,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tests = Counter(_file(item.nodeid) for item in items)
         ranks = {file: rank for rank, file in enumerate(HEAVY)}
         items.sort(key=lambda item: (ranks.get(_file(item.nodeid), len(HEAVY)), -tests[_file(item.nodeid)], _file(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Compile the formats' loops in one process while several others collect tests: in a fresh checkout each would compile its own."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.compiled"], cwd=Path(__file__).parent.parent)
+    config.add_cleanup(process.wait)
 
 
 @pytest.hookimpl(optionalhook=True)

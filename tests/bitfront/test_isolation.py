@@ -136,9 +136,9 @@ def test_a_sweep_runs_outside_the_main_thread(task: bitfront.Task, keywords: dic
 def test_a_cluster_that_the_caller_has_is_used_and_left_running(task: bitfront.Task, keywords: dict[str, Any]) -> None:
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
-        assert bitfront.sweep(task, **keywords, backend="ray", workers=2).status == "finished"
+        assert bitfront.sweep(task, **keywords, backend="ray", workers=1).status == "finished"
         assert ray.is_initialized()
     finally:
         ray.shutdown()

@@ -25,6 +25,7 @@ from search.tasks import load
 from tests.docs.test_blocks import PAGES, commands
 from tests.docs.test_pages import DOCS, ROOT
 
+pytestmark = pytest.mark.usefixtures("forked")
 NOT_RUN = {
     "cost --device": "names an option: it needs a policy",
     "evaluate --network rotate": "names an option: it needs a task",
@@ -179,6 +180,10 @@ def filled(words: list[str], number: int) -> list[str]:
         words = [word for word in words if word not in ("--data", "FOLDER", "--option")]
         words = [re.sub(r"^(10|1|0\.15)$", "0.05", word) if words[n - 1] == "--minutes" else word for n, word in enumerate(words)]
         words += [] if "--minutes" in words else ["--minutes", "0.05"]
+    if verb == "profile" and "--runtime" in words:
+        words += ["--repeats", "3"]
+    if "--reconstruct" in words:
+        words = [{"200": "4"}.get(word, word) for word in words] + ["--calib", "64"]
     words = [WORDS.get(word, word) for word in words]
     words = [f"out-{number}" if word in ("DIR", "out") else word for word in words]
     if verb in ("export", "compress") and "--out" not in words:

@@ -18,6 +18,7 @@ from quant_core.spec.quant_spec import parse
 from search.cli.app import main
 from search.records.record import SweepRecord, TrialRecord
 from search.records.result import Result
+from tests.forked import ran
 from tests.search.browser import Browser, chromium
 
 MakeSweep = Callable[..., SweepRecord]
@@ -168,8 +169,7 @@ def finished_trials() -> Callable[[str], dict[str, list[int]]]:
     )
 
     def read(uri: str) -> dict[str, list[int]]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        answer = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, env=environment)
+        answer = ran(uri, script=code)
         numbers: dict[str, list[int]] = json.loads(answer.stdout.splitlines()[-1])
         return numbers
 

@@ -6,11 +6,8 @@ journal that the killed one left, and the fronts as that version printed them. I
 
 import gzip
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from quant_core.util.errors import InputError
 from search import tracking
 from search.exporters.flow import export
 from search.sweeps.run import resume
+from tests.forked import ran
 
 ROOT = Path(__file__).parents[2]
 RECORDED = Path(__file__).parent / "recorded"
@@ -41,8 +39,7 @@ def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("name", ["finished", "trained"])
 def test_its_front_is_what_it_was(name: str, uri: str) -> None:
-    command = [sys.executable, "-m", "search", "front", name, "--json", "--uri", uri]
-    shown = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True).stdout
+    shown = ran("front", name, "--json", "--uri", uri).stdout
     rows, before = json.loads(shown), json.loads((RECORDED / f"{name}.front.json").read_text())
     assert [{key: row[key] for key in old} for row, old in zip(rows, before, strict=True)] == before
 

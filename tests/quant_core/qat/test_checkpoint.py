@@ -1,10 +1,7 @@
 """Interrupted training resumes bit for bit, and the checkpoint of another run is refused."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from quant_core import InputError
 from quant_core.qat import checkpoint
 from quant_core.qat.checkpoint import CheckpointConfig
+from tests.forked import ran
 from tests.quant_core.qat.loop_cases import CONFIG, data, run, same
 
 ROOT = Path(__file__).parents[3]
@@ -119,9 +117,7 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """One process trains uninterrupted, others are killed in a step, halfway through a save and at an epoch's end; 10 batches an epoch."""
 
     def child(name: str, moment: str = "never", after: int = 0) -> int:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        arguments = [sys.executable, "-c", CHILD, str(tmp_path / name), moment, str(after)]
-        return subprocess.run(arguments, env=environment, check=False).returncode
+        return ran(str(tmp_path / name), moment, str(after), script=CHILD).returncode
 
     for moment, after in (("step", 6), ("save", 7), ("report", 0)):
         assert child("killed.pt", moment, after) == -signal.SIGKILL

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from search.tracking import read, sweeps
+from tests.forked import Started
 
 MakeExperiment = Callable[..., Path]
 Trials = Callable[[str], list[dict[str, Any]]]
@@ -94,15 +95,11 @@ def test_kill_and_resume_equals_an_undisturbed_sweep(
 ) -> None:
     options = "{ sleep = 0.05 }"
     assert run("sweep", experiment("whole", options)).returncode == 0
-    command = [sys.executable, "-m", "search", "sweep", str(experiment("part", options)), "--log", "json"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    for line in process.stderr:
-        if line.startswith("{") and json.loads(line)["done"] >= 9:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    with Started("sweep", str(experiment("part", options)), "--log", "json", cwd=tmp_path, env=environment) as process:
+        for line in process.stderr:
+            if line.startswith("{") and json.loads(line)["done"] >= 9:
+                break
+        process.send_signal(signal.SIGKILL)
     before = len(trials("part"))
     assert 9 <= before < 16
     resumed = run("resume", "part")
@@ -120,18 +117,14 @@ def test_kill_and_resume_equals_an_undisturbed_sweep(
 def test_ctrl_c_stops_after_the_running_trial_and_can_be_resumed(
     run: Run, tmp_path: Path, experiment: MakeExperiment, trials: Trials, environment: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "search", "sweep", str(experiment(options="{ sleep = 0.05 }")), "--log", "json"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    assert process.stdout
-    for line in process.stderr:
-        if line.startswith("{") and "trials" in json.loads(line) and json.loads(line)["done"] >= 8:
-            break
-    process.send_signal(signal.SIGINT)
-    rest, stdout = process.stderr.read(), process.stdout.read()
-    assert process.wait() == 0, rest
-    process.stderr.close()
-    process.stdout.close()
+    arguments = ["sweep", str(experiment(options="{ sleep = 0.05 }")), "--log", "json"]
+    with Started(*arguments, cwd=tmp_path, env=environment) as process:
+        for line in process.stderr:
+            if line.startswith("{") and "trials" in json.loads(line) and json.loads(line)["done"] >= 8:
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, rest = process.communicate()
+    assert process.returncode == 0, rest
     notes = [json.loads(line).get("note", "") for line in rest.splitlines() if line.startswith("{")]
     waits = r"stopping: waiting for the end of the running trial; Ctrl-C again ends at once. `bitfront resume one --uri \S+` continues it."
     assert any(re.fullmatch(waits, note) for note in notes), rest

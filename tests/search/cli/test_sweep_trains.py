@@ -5,12 +5,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from search.tracking import read
+from tests.forked import Started
 
 MakeExperiment = Callable[..., Path]
 Trials = Callable[[str], list[dict[str, Any]]]
@@ -84,15 +84,11 @@ def test_a_ladder_that_is_killed_goes_on(
     assert run("sweep", experiment("whole", change=LADDER), *command).returncode == 0
     shutil.rmtree(tmp_path / "cache")
     path = experiment("part", change=LADDER)
-    arguments = [sys.executable, "-m", "search", "sweep", str(path), *command, "--log", "json"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    for line in process.stderr:
-        if line.startswith("{") and json.loads(line)["done"] >= 10:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    with Started("sweep", str(path), *command, "--log", "json", cwd=tmp_path, env=environment) as process:
+        for line in process.stderr:
+            if line.startswith("{") and json.loads(line)["done"] >= 10:
+                break
+        process.send_signal(signal.SIGKILL)
     assert 10 <= len(trials("part")) < 12
     assert run("resume", "part").returncode == 0
     keys = ("trial", "id", "accuracy_valid", "accuracy_test", "weight_bytes", "status", "origin", "fidelity", "front")

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from quant_core.util.errors import BitfrontError
 from search import tracking
 from search.exporters import flow
+from tests.forked import ran
 
 ROOT = Path(__file__).parents[3]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,6 +44,7 @@ def exported(
 ) -> tuple[Rows, dict[str, dict[str, dict[str, float]]]]:
     """Export every member of the front; return the front, and id -> format -> checks."""
     rows: Rows = json.loads(bitfront("front", name, "--json", "--uri", uri).stdout)
+    assert [row["reason"] for row in rows] == [""] * len(rows), "every member is judged on the test split"
     checks = {}
     for row in rows:
         out = folder / str(row["id"])
@@ -62,9 +63,7 @@ def fresh(task: str, options: dict[str, object], checks: dict[str, dict[str, dic
     """Measure what was written in a process of its own; it gives the accuracy that the export printed."""
     options_of = {str(folder / id_): formats["onnx"]["onnxruntime_options"] for id_, formats in checks.items()}
     paths = os.pathsep.join((str(ROOT), str(Path(__file__).parents[1])))
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, task, json.dumps(options), json.dumps(options_of)]
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = ran(task, json.dumps(options), json.dumps(options_of), script=FRESH, env=os.environ | {"PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
     for formats, line in zip(checks.values(), done.stdout.splitlines(), strict=True):
         wanted = [formats[name]["accuracy_test"] for name in ("safetensors", "onnx")]

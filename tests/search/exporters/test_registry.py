@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from search.exporters.flow import open_bundle
+from tests.forked import ran
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 Sweep = Callable[..., str]
@@ -40,9 +40,7 @@ def test_a_registered_policy_loads_back_with_the_same_outputs(
         "print(json.dumps([policy, str(model.metadata.signature), model.metadata.metadata, list(example)]))"
     )
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    fresh = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, uri], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-    )
+    fresh = ran(uri, script=script, cwd=tmp_path, env=environment)
     assert fresh.returncode == 0, fresh.stderr
     policy, signature, metadata, example = json.loads(fresh.stdout.splitlines()[-1])
     assert policy["layers"] == bundle.policy.to_json()["layers"]

@@ -51,16 +51,22 @@ def test_tables_are_escaped_and_marked() -> None:
     assert "<tr><td></td><td>2</td>" in text
 
 
-@pytest.fixture
-def opened(browser: Browser, make_sweep: MakeSweep, tmp_path: Path) -> Iterator[Browser]:
-    """Open the page of a sweep of two costs on a telephone; the page of a comparison lies beside it."""
-    three = ("error", "weight_bytes", "latency_s")
+@pytest.fixture(scope="module")
+def written(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the page of a sweep of two costs, and that of a comparison."""
+    folder, three = tmp_path_factory.mktemp("pages"), ("error", "weight_bytes", "latency_s")
     sweep = make_sweep(trials=40, layers=20, objectives=three, limits={"weight_bytes": 9000.0})
-    (tmp_path / "front.html").write_text(sweep_page(replace(sweep, run_id="0" * 32)))
+    (folder / "front.html").write_text(sweep_page(replace(sweep, run_id="0" * 32)))
     sweeps = [make_sweep(name, trials=40, seed=seed, layers=20, objectives=three) for seed, name in enumerate(("one", "two", "three"))]
-    (tmp_path / "compare.html").write_text(comparison_page(compare(sweeps)))
+    (folder / "compare.html").write_text(comparison_page(compare(sweeps)))
+    return folder
+
+
+@pytest.fixture
+def opened(browser: Browser, written: Path) -> Iterator[Browser]:
+    """Open the page of the sweep on a telephone."""
     browser.size(390, 844)
-    browser.load((tmp_path / "front.html").as_uri())
+    browser.load((written / "front.html").as_uri())
     browser.wait(DRAWN)
     yield browser
     browser.size(1600, 1000)
@@ -68,10 +74,10 @@ def opened(browser: Browser, make_sweep: MakeSweep, tmp_path: Path) -> Iterator[
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1600, 1280, 390])
-def test_pages_fit_the_screen_and_a_point_says_what_it_is(opened: Browser, tmp_path: Path, width: int) -> None:
+def test_pages_fit_the_screen_and_a_point_says_what_it_is(opened: Browser, written: Path, width: int) -> None:
     for name in ("front", "compare"):
         opened.size(width, 900)
-        opened.load((tmp_path / f"{name}.html").as_uri())
+        opened.load((written / f"{name}.html").as_uri())
         opened.wait(DRAWN)
         assert opened.script("return document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls at {width} px"
         curve = f"{FIRST}.data.findIndex(trace => trace.mode === 'markers' && trace.x.length > 2)"
@@ -83,8 +89,8 @@ def test_pages_fit_the_screen_and_a_point_says_what_it_is(opened: Browser, tmp_p
 
 
 @pytest.mark.browser
-def test_a_sweep_keeps_its_colour_and_symbol_in_every_figure_of_a_comparison(opened: Browser, tmp_path: Path) -> None:
-    opened.load((tmp_path / "compare.html").as_uri())
+def test_a_sweep_keeps_its_colour_and_symbol_in_every_figure_of_a_comparison(opened: Browser, written: Path) -> None:
+    opened.load((written / "compare.html").as_uri())
     opened.wait(DRAWN)
     looks = opened.script(
         "return [...document.querySelectorAll('.plotly-graph-div')].flatMap(plot => plot.data.filter(t => t.mode === 'markers'))"

@@ -1,7 +1,6 @@
 """The cache of trained weights: one training, verified reads, atomic writes."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from quant_core.util.errors import InputError
 from quant_core.util.files import cache_folder
 from search.tasks.cache import State, digest, trained
+from tests.forked import Started
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +79,9 @@ def test_two_processes_at_once_agree(folder: Path) -> None:
         "import torch; from search.tasks.cache import trained, digest; torch.manual_seed(0)\n"
         "print(digest(trained('net', {'seed': 0}, lambda: {'w': torch.randn(300, 300)})))"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate(timeout=600)[0] for process in running]
-    assert said[0] == said[1] != b""
+    running = [Started(script=code) for _ in range(2)]
+    said = [process.communicate()[0] for process in running]
+    assert said[0] == said[1] != ""
     assert len(list(folder.iterdir())) == 1
 
 

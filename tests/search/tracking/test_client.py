@@ -1,8 +1,6 @@
 """Connecting to a store: refusals that name the remedy, and tables that are made once only."""
 
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from quant_core.util.errors import BitfrontError, InputError
 from search import tracking
 from search.tracking.client import MlflowClient, connect, reported
+from tests.forked import Started
 from tests.search.tracking.cases import PARAMS, MakeSweep
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -58,8 +57,8 @@ print(experiment_id(client, "bitfront", "sqlite:///fresh.db"))
 @pytest.mark.slow
 def test_two_sweeps_may_be_the_first_to_use_a_store(tmp_path: Path) -> None:
     code = FIRST_USE.format(root=str(ROOT))
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=600)[0].strip() for process in both]
+    both = [Started(script=code, cwd=tmp_path) for _ in range(2)]
+    said = [process.communicate()[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert said[0] == said[1] != ""
 

@@ -1,13 +1,13 @@
 """A store that somebody else made: nothing outside the journal's own files is touched, whatever it says."""
 
 import gzip
-import os
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import ran
 
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "tests" / "search" / "recorded"
@@ -24,10 +24,7 @@ def store(folder: Path, run_id: str, journal: str) -> None:
 
 
 def front(folder: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "search", "front", "finished"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return ran("front", "finished", cwd=folder)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pytest
 from quant_core.util.errors import BitfrontError
 from search import tracking
 from search.tracking.server import serve
+from tests.forked import Started
 from tests.search.tracking.cases import MakeSweep, expected
 
 pytestmark = pytest.mark.postgres
@@ -199,8 +199,8 @@ def test_four_sweeps_at_once_are_all_complete_and_not_mixed_up(uri: str, make_sw
     for sweep in sweeps:
         Path(sweep.name).write_bytes(pickle.dumps(sweep))
     code = WRITER.format(root=str(ROOT), uri=uri)
-    writers = [subprocess.Popen([sys.executable, "-c", code, sweep.name], stderr=subprocess.PIPE, text=True) for sweep in sweeps]
-    ends = [writer.communicate(timeout=1200)[1] for writer in writers]
+    writers = [Started(sweep.name, script=code) for sweep in sweeps]
+    ends = [writer.communicate()[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4, ends
     for sweep in sweeps:
         read = tracking.read(uri, sweep.name, "stress")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.cli.app import main
+from tests.forked import ran
 
 HELPERS = Path(__file__).parents[2]  # own_task.py and own_cluster.py
 ROOT = Path(__file__).parents[4]
@@ -50,7 +51,7 @@ class Command:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         """Run in a process of its own, as a user does."""
-        done = subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, check=False, timeout=480)
+        done = ran(*arguments)
         return done.returncode, done.stdout, done.stderr
 
     def here(self, *arguments: str) -> tuple[int, str]:

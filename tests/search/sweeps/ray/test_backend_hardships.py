@@ -1,12 +1,11 @@
 """Clusters under hard conditions: modules that only the driver has, workers without memory, two sweeps at once, more workers than CPUs."""
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import Started
 from tests.search.sweeps.ray.cases import LOCAL, Command, Nodes, policies
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -102,15 +101,9 @@ def test_workers_without_memory_fail_their_trials_and_no_others(lonely: Command,
 def test_two_sweeps_on_one_cluster_with_more_workers_than_it_has_cpus(command: Command, nodes: Nodes) -> None:
     run = nodes.run().replace("workers = 2", "workers = 5")
     sweeps = [command.write(name, run, trials=8) for name in ("one", "two")]
-    arguments = [sys.executable, "-m", "search", "sweep"]
     with contextlib.ExitStack() as stack:
-        drivers = [
-            stack.enter_context(
-                subprocess.Popen([*arguments, path, "--log", "plain"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            )
-            for path in sweeps
-        ]
-        ends = [(driver.communicate(timeout=400)[1], driver.returncode) for driver in drivers]
+        drivers = [stack.enter_context(Started("sweep", path, "--log", "plain")) for path in sweeps]
+        ends = [(driver.communicate()[1], driver.returncode) for driver in drivers]
     assert [code for _, code in ends] == [0, 0], ends
     expected = policies(command.local(trials=8))
     assert policies(command.rows("one")) == policies(command.rows("two")) == expected

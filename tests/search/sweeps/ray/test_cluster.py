@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.forked import Started
 from tests.search.sweeps.ray.cases import Command, Nodes, policies
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -94,7 +95,6 @@ def test_a_worker_and_then_its_machine_are_killed_on_two_real_nodes(command: Com
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             assert wait(driver, 24)["retried"] >= 1
-            assert driver.stderr
             summary = driver.stderr.read()
         assert driver.returncode == 0, summary
     rows = command.rows("hurt")
@@ -120,7 +120,7 @@ def listens(address: str) -> None:
     pytest.fail(f"nothing listens at {address}")
 
 
-def worker_of(machine: psutil.Process, driver: "subprocess.Popen[str]") -> psutil.Process:
+def worker_of(machine: psutil.Process, driver: Started) -> psutil.Process:
     """Wait for a process of `machine` that evaluates a policy right now: Ray names an actor after the method that it is in."""
     while driver.poll() is None:
         for process in machine.children(recursive=True):
@@ -154,15 +154,13 @@ def node(ip: str, folder: Path, *arguments: str) -> Iterator[psutil.Process]:
                 process.wait(timeout=120)
 
 
-def sweeping(path: str) -> "subprocess.Popen[str]":
+def sweeping(path: str) -> Started:
     """Start a sweep whose progress can be read."""
-    command = [sys.executable, "-m", "search", "sweep", path, "--log", "json"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return Started("sweep", path, "--log", "json")
 
 
-def wait(driver: "subprocess.Popen[str]", done: int) -> dict[str, int]:
+def wait(driver: Started, done: int) -> dict[str, int]:
     """Read the driver's progress until so many trials are done; return what it shows then."""
-    assert driver.stderr
     text = ""
     for line in driver.stderr:
         text += line
