@@ -205,8 +205,12 @@ def _at_the_end(folder: Path, expected: Mapping[int, tuple[object, ...]], faults
     rows = tracking.reading.family(uri, tracking.reading.find_sweep(uri, NAME))[1]
     faults["duplicated"] += len(rows) - len({row.tags[names.TRIAL] for row in rows})
     tagged = {int(row.tags[names.TRIAL]) for row in rows if row.tags[names.PARETO] == "true"}
-    faults["untidy"] += tagged != {trial.number for trial in front_members(record)}
-    faults["untidy"] += len([path for path in (folder / ".bitfront").iterdir() if path.name != "mlflow.lock"])
+    if tagged != (front := {trial.number for trial in front_members(record)}):
+        faults["untidy"] += 1
+        print(f"tagged as the front: {sorted(tagged)}, and it is {sorted(front)}", file=sys.stderr)
+    if kept := [path.name for path in (folder / ".bitfront").iterdir() if path.name != "mlflow.lock"]:
+        faults["untidy"] += len(kept)
+        print(f"left beside the store: {kept}", file=sys.stderr)
     faults["untidy"] += _left_behind(folder)
     return faults
 
