@@ -41,6 +41,8 @@ UNITS: Mapping[str, Unit] = {
     "bit_ops": Unit("G", 1e9),
     "cache_bytes": Unit("MiB", 2.0**20),  # as `cache_mib` is set
     "seconds": Unit("s"),
+    "kv_bytes_per_token": Unit("B"),
+    "float_kv_bytes_per_token": Unit("B"),
     "bits_weight_avg": Unit("", 1.0, 3, decimals=True),
     "bits_activation_avg": Unit("", 1.0, 3, decimals=True),
 }

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from quant_core.kernels import kmeans
 
 ROWS, COLUMNS = 4, 1 << 16
