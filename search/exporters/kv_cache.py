@@ -7,7 +7,7 @@ from quant_core.util.errors import InputError
 from quant_core.util.text import listed
 from search.exporters import EXPORTERS
 
-HOLDING = ("policy", "card")
+HOLDING = ("policy", "safetensors", "card")
 
 
 def require_kv_formats(formats: Sequence[str], kvs: Sequence[QuantSpec]) -> None:
@@ -20,5 +20,5 @@ def require_kv_formats(formats: Sequence[str], kvs: Sequence[QuantSpec]) -> None
     if others and kvs and not any(spec.is_float for spec in kvs):
         raise InputError(
             f"formats {listed(others)} hold no quantized KV cache, and kv = {listed(map(str, kvs))} given; a runtime quantizes its own. "
-            f"Export {' and '.join(HOLDING)}, or a policy with kv = 'float'."
+            f"Export {listed(HOLDING)}, or a policy with kv = 'float'."
         )

@@ -47,6 +47,7 @@ UNITS: Mapping[str, Unit] = {
     "bits_activation_avg": Unit("", 1.0, 3, decimals=True),
 }
 _TITLES = {"macs": "MACs", "bits_weight_avg": "bits per weight", "bits_activation_avg": "bits per activation"}
+_TITLES |= {"kv_bytes_per_token": "KV cache per token"}
 
 
 def info_of(metric: str, infos: Sequence[MetricInfo]) -> MetricInfo | None:
