@@ -93,7 +93,7 @@ class PostTraining:
             unshare(self._modules)
             equalize_layers(self.model, layers, example)
         self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
-        self._batches, self._at_once = list(batches), at_once
+        self._batches, self._at_once, self.kv_cache = list(batches), at_once, KvCache(self.model, example)
         self.calibration_passes, self.cache_bytes = 0, cache_bytes
         self.statistics = self._collected()
         self._file = SpillFile()
@@ -108,7 +108,6 @@ class PostTraining:
         self._specs, self.range_counts = dict.fromkeys(self._layers, FLOAT), CacheCounts()
         self._quantizers: dict[tuple[str, QuantSpec], ActivationQuantizer] = {}
         self._active: dict[str, ActivationQuantizer] = {}
-        self.kv_cache = KvCache(self.model, example)
         for name in self.statistics:
             self._modules[name].register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
 

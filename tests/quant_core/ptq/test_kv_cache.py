@@ -122,6 +122,18 @@ def test_an_engine_applies_the_format_of_the_policy_and_calibrates_without_it() 
     assert torch.equal(engine.restore()(X), model(X))
 
 
+@pytest.mark.parametrize("reestimate", [False, True])
+def test_what_is_measured_while_a_cache_is_quantized_is_measured_in_float(reestimate: bool) -> None:
+    model = Network("fused")
+    layers = trace(model, X)
+    cached = Policy({layer.name: parse_layer_policy("weight=float,activation=int8:tensor") for layer in layers}, kv=parse("int2:token"))
+    engine, fresh = (PostTraining(model, layers, [X], X, reestimate=reestimate) for _ in range(2))
+    outputs = engine.apply(cached)(X)
+    weight = parse("int3:channel:mse:gptq")
+    assert torch.equal(engine.encoded("attention.out", weight).codes, fresh.encoded("attention.out", weight).codes)
+    assert torch.equal(engine.apply(cached)(X), outputs)
+
+
 @pytest.mark.filterwarnings("ignore:weights that belong to no quantizable layer")
 def test_a_quantized_network_that_stands_alone_keeps_its_cache() -> None:
     model = Network("products")
