@@ -121,7 +121,7 @@ class _Hook:
 
 
 class _Functions(TorchFunctionMode):
-    """Quantizes what torch's attention is called with: there the keys are not scaled yet."""
+    """Quantizes the arguments of torch's attention: there the keys are not scaled yet."""
 
     def __init__(self, quantizer: ActivationQuantizer, shared: _Shared) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operations(RecordingMode):
-    """Quantizes what attention below torch's functions reads: kernels that MultiheadAttention calls, and products around a softmax."""
+    """Quantizes the operands of attention below torch's functions: of kernels, and of products around a softmax."""
 
     def __init__(
         self,
