@@ -22,6 +22,7 @@ from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
+from search.evaluation.kv_cache import kv_figures
 from search.evaluation.measure import traced_inputs
 from spaces.rules import uniform_policy
 
@@ -111,6 +112,7 @@ def evaluate(
             metrics |= {f"{name}_float_{split}": measured[name] for name in opened.figure_names if name != "loss"}
             metrics |= {f"{name}_{split}": quantized[name] for name in opened.figure_names}
         sizes = {"weight_bytes": weight_bytes(layers, chosen), "float_weight_bytes": float_bytes(layers)}
+        sizes |= kv_figures(evaluator.engines.engine(chosen), chosen)
         return MeasuredPolicy(chosen, metrics | average_bits(layers, chosen) | sizes)
 
 

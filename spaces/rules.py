@@ -1,6 +1,7 @@
 """Rules: pure functions Space -> Space. Layers are named by shell patterns (`blocks.*`) or by `kind:depthwise`."""
 
 import fnmatch
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -127,12 +128,18 @@ def _settled(space: Space) -> Space:
 def transform(space: Space, names: Sequence[str]) -> Space:
     """Let the network be under any of the transforms `names`; a single one is fixed."""
     names = tuple(dict.fromkeys(names))
-    return replace(space, base=Policy(space.base, names[0]), transforms=names if len(names) > 1 else ())
+    return replace(space, base=Policy(space.base, names[0], space.base.kv), transforms=names if len(names) > 1 else ())
+
+
+def kv_cache(space: Space, formats: Sequence[QuantSpec]) -> Space:
+    """Let keys and values of attention take any of `formats`; a single one is fixed."""
+    formats = tuple(dict.fromkeys(formats))
+    return replace(space, base=Policy(space.base, space.base.transform, formats[0]), kvs=formats if len(formats) > 1 else ())
 
 
 def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
     """Return the points at which every layer takes the same weight choice, with the activation choice nearest in bits, and with
-    the widest one; a layer without that choice takes the one nearest in bits. All of them under each transform of the network, in turn."""
+    the widest one; a layer without that choice takes the one nearest in bits. All under each choice of the whole network, in turn."""
     activations = _all(space, "activation")
     widest = max(activations, key=lambda spec: spec.bits)
     points = []
@@ -143,19 +150,17 @@ def uniform(space: Space) -> tuple[tuple[int, ...], ...]:
                 tuple(_nearest(dimension, weight if dimension.slot == "weight" else activation) for dimension in space.dimensions)
             )
     points = list(dict.fromkeys(points))
-    if len(space.transforms) > 1:
-        return tuple((*point, k) for k in range(len(space.transforms)) for point in points)
-    return tuple(points)
+    return tuple((*point, *rest) for rest in itertools.product(*map(range, space.network_choices)) for point in points)
 
 
-def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy, network: str = NONE) -> Policy:
+def uniform_policy(layers: Sequence[Layer], choice: LayerPolicy, network: str = NONE, kv: QuantSpec = FLOAT) -> Policy:
     """Return the policy in which every called layer takes `choice`; the input of an embedding or of a weight-only layer stays in float.
 
-    `network` is the transform that the network is under.
+    `network` is the transform that the network is under, `kv` the format of its KV cache.
     """
     alone = replace(choice, activation=FLOAT)
     choices = {layer.name: LayerPolicy() if not layer.calls else choice if layer.takes_activation else alone for layer in layers}
-    return Policy(choices, network)
+    return Policy(choices, network, kv)
 
 
 def _all(space: Space, slot: str) -> tuple[QuantSpec, ...]:

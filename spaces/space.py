@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from quant_core.spec.kv_cache import require_kv
 from quant_core.spec.policy import TRANSFORMS, LayerPolicy, Policy
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
@@ -39,12 +40,15 @@ class Space:
     Attributes:
         base: every layer in network order; the fixed slots are read from here.
         dimensions: the free slots; no slot of a layer may be named twice.
-        transforms: of the network, one of which a policy has; the last dimension where there are several. None: that of the base.
+        transforms: of the network, one of which a policy has; a dimension behind those of the layers where there are several. None: that
+            of the base.
+        kvs: likewise the formats of the KV cache; the last dimension.
     """
 
     base: Policy
     dimensions: tuple[Dimension, ...]
     transforms: tuple[str, ...] = ()
+    kvs: tuple[QuantSpec, ...] = ()
 
     def __post_init__(self) -> None:
         named = [(layer, dimension.slot) for dimension in self.dimensions for layer in dimension.layers]
@@ -59,6 +63,8 @@ class Space:
             raise InputError(f"no choice is left for {listed(empty)}; allow at least one format there.")
         if not set(self.transforms) <= set(TRANSFORMS) or len(set(self.transforms)) != len(self.transforms):
             raise InputError(f"network = {list(self.transforms)} given; each of {listed(TRANSFORMS)} at most once.")
+        if len(set(map(require_kv, self.kvs))) != len(self.kvs):
+            raise InputError(f"kv = {list(map(str, self.kvs))} given; each format at most once.")
 
     @property
     def size(self) -> int:
@@ -67,23 +73,24 @@ class Space:
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """Choices per dimension, that of the transforms last."""
-        return (*(len(dimension.choices) for dimension in self.dimensions), *self._network_choices)
+        """Choices per dimension, those of the whole network last."""
+        return (*(len(dimension.choices) for dimension in self.dimensions), *self.network_choices)
 
     @property
-    def _network_choices(self) -> tuple[int, ...]:
-        return (len(self.transforms),) if len(self.transforms) > 1 else ()
+    def network_choices(self) -> tuple[int, ...]:
+        """Choices per dimension of the whole network: transforms, then formats of the KV cache, where there are several."""
+        return tuple(len(choices) for choices in (self.transforms, self.kvs) if len(choices) > 1)
 
     @property
     def layerwise(self) -> "Space":
-        """The space of the layers alone, under the first transform."""
-        return Space(Policy(self.base, self._transform(())), self.dimensions)
+        """The space of the layers alone, under the first transform, with a KV cache in float."""
+        return Space(Policy(self.base, self.transforms[0] if self.transforms else self.base.transform), self.dimensions)
 
-    def _transform(self, values: Sequence[int]) -> str:
-        """Return the transform at a point; the first one where the point says nothing of it."""
-        if not self.transforms:
-            return self.base.transform
-        return self.transforms[values[-1] if self._network_choices and values else 0]
+    def _of_network(self, values: Sequence[int]) -> tuple[str, QuantSpec]:
+        """Return the transform and the format of the KV cache at a point."""
+        behind = list(values[len(self.dimensions) :])
+        transform = self.transforms[behind.pop(0)] if len(self.transforms) > 1 else (*self.transforms, self.base.transform)[0]
+        return transform, self.kvs[behind.pop(0)] if len(self.kvs) > 1 else (*self.kvs, self.base.kv)[0]
 
     def sample(self, rng: np.random.Generator) -> Values:
         """Draw one point uniformly."""
@@ -97,8 +104,10 @@ class Space:
         """
         if len(values) != len(self.cardinalities):
             raise InputError(f"{len(values)} values given; the space has {len(self.cardinalities)} dimensions.")
-        if self._network_choices and not 0 <= values[-1] < len(self.transforms):
-            raise InputError(f"network: choice {values[-1]} given; legal: 0 to {len(self.transforms) - 1}.")
+        names = [name for name, choices in (("network", self.transforms), ("kv", self.kvs)) if len(choices) > 1]
+        for name, value, count in zip(names, values[len(self.dimensions) :], self.network_choices, strict=True):
+            if not 0 <= value < count:
+                raise InputError(f"{name}: choice {value} given; legal: 0 to {count - 1}.")
         slots: dict[str, dict[str, QuantSpec]] = {
             name: {"weight": choice.weight, "activation": choice.activation} for name, choice in self.base.items()
         }
@@ -107,7 +116,7 @@ class Space:
                 raise InputError(f"{dimension.name}: choice {value} given; legal: 0 to {len(dimension.choices) - 1}.")
             for layer in dimension.layers:
                 slots[layer][dimension.slot] = dimension.choices[value]
-        return Policy({name: LayerPolicy(**specs) for name, specs in slots.items()}, self._transform(values))
+        return Policy({name: LayerPolicy(**specs) for name, specs in slots.items()}, *self._of_network(values))
 
     def values(self, policy: Policy) -> Values:
         """Return the point of `policy`; `space.values(space.policy(v)) == v`.
@@ -117,11 +126,9 @@ class Space:
         """
         if list(policy) != list(self.base):
             raise InputError(f"the policy is for other layers ({listed(policy)}); this space is for {listed(self.base)}.")
-        legal = self.transforms or (self.base.transform,)
-        if policy.transform not in legal:
-            raise InputError(f"network: {policy.transform} is not a choice here; legal: {listed(legal)}.")
         values = tuple(self._value(dimension, policy) for dimension in self.dimensions)
-        values += (self.transforms.index(policy.transform),) if self._network_choices else ()
+        values += _place("network", policy.transform, self.transforms or (self.base.transform,))
+        values += _place("kv", policy.kv, self.kvs or (self.base.kv,))
         if self.policy(values) != policy:
             name = next(name for name in policy if policy[name] != self.policy(values)[name])
             raise InputError(f"layer {name!r}: {policy[name]} given; this space fixes or ties it to {self.policy(values)[name]}.")
@@ -162,7 +169,7 @@ class Space:
 
     @cached_property
     def sites(self) -> tuple[tuple[int, ...], ...]:
-        """Dimensions that share a layer, directly or through ties: the groups over which cost is a plain sum; the transforms' alone."""
+        """Dimensions that share a layer, directly or through ties: the groups over which cost is a plain sum; a network's alone."""
         group = list(range(len(self.dimensions)))
         first_on: dict[str, int] = {}
         for d, dimension in enumerate(self.dimensions):
@@ -170,4 +177,11 @@ class Space:
                 old, new = group[first_on.setdefault(layer, d)], group[d]
                 group = [old if g == new else g for g in group]
         sites = tuple(tuple(d for d, g in enumerate(group) if g == root) for root in sorted(set(group)))
-        return (*sites, (len(group),)) if self._network_choices else sites
+        return (*sites, *((len(group) + k,) for k in range(len(self.network_choices))))
+
+
+def _place(kind: str, chosen: object, legal: Sequence[object]) -> Values:
+    """Return the index of a choice of the whole network, where there are several."""
+    if chosen not in legal:
+        raise InputError(f"{kind}: {chosen} is not a choice here; legal: {listed(map(str, legal))}.")
+    return (legal.index(chosen),) if len(legal) > 1 else ()

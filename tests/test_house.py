@@ -59,6 +59,7 @@ OWN_PLACES = {  # tests whose subject is no one module or package of the mirrore
     "tests/search/exporters/test_all_formats.py": "every format through every exporter",
     "tests/search/exporters/test_same_bytes.py": "two exports by every format",
     "tests/search/sweeps/test_edges.py": "sweeps of one policy",
+    "tests/search/sweeps/test_kv_cache.py": "sweeps that choose the format of keys and values",
     "tests/search/tracking/test_foreign.py": "a store that somebody else made",
     "tests/search/test_recorded.py": "sweeps that version 0.1.0 recorded",
 }

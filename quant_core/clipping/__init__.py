@@ -17,10 +17,11 @@ Ranges = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Fractions of the min-max scale. The error of few bits is smooth but its minimum may be far below 1; that of many bits is jagged near 1.
 _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 64, 24)])
 _FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
-_LONG = 256
+_LONG, _SHORT = 256, 64
 _MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
-_MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # all values of a group may lie near a wider grid
+_MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # all values of a short row may lie near a wider grid
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
+_AFFINE_SHORT = np.concatenate([np.linspace(1.8, 0.6, 240), np.linspace(0.59, 0.3, 26), _AFFINE[64:]])
 
 
 def ranges(blocks: Tensor, spec: QuantSpec, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ def _searched_there(x: Tensor, spec: QuantSpec, w: Tensor | None) -> tuple[Tenso
     if spec.clipping != "mse":
         return definitions.minmax(x, spec.symmetric)
     if not spec.symmetric:
-        scale, zero = definitions.mse_affine(x, codes, _AFFINE, w)
+        scale, zero = definitions.mse_affine(x, codes, _affine_fractions(spec, x.shape[1]), w)
         return -zero * scale, (codes - zero) * scale
     if spec.scale == "e8m0":
         scale = definitions.mse_power_of_two(x, half - codes, half, w)
@@ -171,7 +172,7 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
     codes = 2.0**spec.bits - 1.0
     if not spec.symmetric:
         grids = np.zeros((len(x), 2))
-        kernels.search_rows(kernels.mse_affine, x, w, codes, _AFFINE, grids)
+        kernels.search_rows(kernels.mse_affine, x, w, codes, _affine_fractions(spec, x.shape[1]), grids)
         scale, zero = grids.T
         return -zero * scale, (codes - zero) * scale
     high, scales = codes if unsigned else np.floor(codes / 2.0), np.zeros(len(x))
@@ -186,8 +187,16 @@ def _mse(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) 
 def _fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
     """Return the fractions of the min-max scale that rows of `length` are searched at."""
     if spec.bits > 4:
-        return _MANY_BITS_SHORT if spec.granularity == "group" and length < _LONG else _MANY_BITS
+        return _MANY_BITS_SHORT if _is_short(spec, length) else _MANY_BITS
     return _FEW_BITS if length < _LONG else _FEW_BITS_LONG
+
+
+def _affine_fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
+    return _AFFINE_SHORT if spec.bits > 4 and _is_short(spec, length) else _AFFINE
+
+
+def _is_short(spec: QuantSpec, length: int) -> bool:
+    return length < (_LONG if spec.granularity == "group" else _SHORT)
 
 
 def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:

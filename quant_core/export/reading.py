@@ -14,7 +14,9 @@ from quant_core.network.forward import with_first_input
 from quant_core.network.parameters import holder, hook_input
 from quant_core.network.reference import uncompiled
 from quant_core.ptq.activation import ActivationQuantizer, to_grid
-from quant_core.spec.quant_spec import SpecError, parse
+from quant_core.ptq.kv_cache import KvCache
+from quant_core.spec.kv_cache import require_kv
+from quant_core.spec.quant_spec import FLOAT, SpecError, parse
 from quant_core.transforms.online import LEFT, RIGHT, restore_rotations
 from quant_core.util.devices import CPU, device_of
 from quant_core.util.errors import InputError
@@ -53,6 +55,7 @@ def load_quantized(folder: Path, network: nn.Module, example: Any) -> nn.Module:
         owner, key = holder(model, name)
         axis = -1 - len(owner.kernel_size) if isinstance(owner, nn.modules.conv._ConvNd) else -1
         hook_input(owner, key, _hook(_input_quantizer(entry, axis)))
+    KvCache(model, example).apply(grids["kv"])
     return model
 
 
@@ -69,7 +72,8 @@ def _grids(path: Path) -> dict[str, Any]:
         written: dict[str, Any] = read_json(path)
         for entry in written["inputs"].values():
             parse(str(entry["spec"]))
-        return {"tied": dict(written["tied"]), "inputs": written["inputs"]}
+        kv = require_kv(parse(str(written.get("kv", FLOAT))))
+        return {"tied": dict(written["tied"]), "inputs": written["inputs"], "kv": kv}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         raise InputError(f"cannot read {path}: {type(error).__name__}: {error}. Give the folder of a safetensors export.") from error
 

@@ -11,6 +11,7 @@ from quant_core.network.forward import with_first_input
 from quant_core.network.parameters import layer_module
 from quant_core.ptq.activation import ActivationQuantizer
 from quant_core.ptq.engine import PostTraining
+from quant_core.ptq.kv_cache import KvCache
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
 from quant_core.util.devices import CPU, device_of, placed
@@ -53,4 +54,5 @@ def standalone(engine: PostTraining, network: nn.Module, layers: Sequence[Layer]
         if layer.name in engine.statistics and not spec.is_float:
             quantizer = ActivationQuantizer(spec, engine.statistics[layer.name], -1 - len(layer.kernel))
             layer_module(model, layer).register_forward_pre_hook(QuantizeInput(quantizer), with_kwargs=True)
+    KvCache(model, example).apply(policy.kv)
     return model

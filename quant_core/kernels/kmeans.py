@@ -11,6 +11,8 @@ from quant_core.kernels.fused import F, N
 _ABS = N(0x7FFFFFFF)
 _FEW = 16
 _TILE = 1024
+_LOOKED_UP = 1 << 18
+"""Values of a book from which a table of its edges pays."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -184,6 +186,38 @@ def _halve(part, to, edges, book, places):
         to[j] = book[places[j]]
 
 
+@numba.njit(nogil=True, cache=True)
+def _bin(x):
+    """Return the place of a float32 among the 2^16 of its sign, exponent and first 7 bits of mantissa, in ascending order."""
+    bits = F(x).view(N)
+    return ((bits if bits >= 0 else bits ^ _ABS) >> N(16)) + N(1 << 15)
+
+
+@numba.njit(nogil=True, cache=True)
+def _index(edges, first):
+    """Write to first[b] how many of the ascending edges lie below bin b."""
+    first[:] = 0
+    for edge in edges:
+        first[_bin(edge + F(0.0)) + 1] += 1
+    for b in range(1, len(first)):
+        first[b] += first[b - 1]
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _look_up(part, to, edges, book, first):
+    """The nearest of many centres: halving among the edges of the value's own bin, of which there are few."""
+    for j in range(len(part)):
+        b = _bin(part[j])
+        low, high = first[b], first[b + 1]
+        while low < high:
+            middle = (low + high) >> 1
+            if part[j] > edges[middle]:
+                low = middle + 1
+            else:
+                high = middle
+        to[j] = book[low]
+
+
 @numba.njit(error_model="numpy", nogil=True, cache=True)
 def assign(x, first, last, out, edges, books, per_book):
     """Write to `out` the centre of every value: books[b, c] above edges[b, c - 1] and not above edges[b, c].
@@ -191,14 +225,20 @@ def assign(x, first, last, out, edges, books, per_book):
     Rows b per_book to (b + 1) per_book have book b.
     """
     worst, columns, places = N(0), x.shape[1], np.empty(_TILE, dtype=N)
+    looked_up = books.shape[1] > _FEW and columns * per_book >= _LOOKED_UP
+    below = np.empty((1 << 16) + 1 if looked_up else 1, dtype=np.int32)
     for r in range(first, last):
         edge, book = edges[r // per_book], books[r // per_book]
+        if looked_up and (r == first or r % per_book == 0):
+            _index(edge, below)
         for start in range(0, columns, _TILE):
             part, to = x[r, start : start + _TILE], out[r, start : start + _TILE]
             for j in range(len(part)):
                 worst = max(worst, F(part[j]).view(N) & _ABS)
             if len(book) <= _FEW:
                 _select(part, to, edge, book)
+            elif looked_up:
+                _look_up(part, to, edge, book, below)
             else:
                 _halve(part, to, edge, book, places)
     return worst

@@ -18,6 +18,7 @@ from quant_core.ptq.adaround import adaround
 from quant_core.ptq.corrections import equalize as equalize_layers
 from quant_core.ptq.corrections import match_variance, output_shift, response_of, row_energy, takes_gain
 from quant_core.ptq.gptq import gptq
+from quant_core.ptq.kv_cache import KvCache
 from quant_core.ptq.parameters import installed, own_parameters, require_plain_weight, require_same_layers, seeded, unshare
 from quant_core.ptq.store import QuantizedWeight, WeightStore
 from quant_core.ptq.tied import readers, tied_layers
@@ -57,8 +58,7 @@ class PostTraining:
             policy outside of it costs another pass. None: any spec may come.
 
     Attributes:
-        cache_bytes: as given.
-        corrects_bias, corrects_scale: as given.
+        cache_bytes, corrects_bias, corrects_scale: as given; kv_cache: of the private network.
         calibration_passes: passes over the batches so far.
         range_counts: how often the range of an activation was at hand, and how often it was taken from the statistics anew.
 
@@ -93,7 +93,7 @@ class PostTraining:
             unshare(self._modules)
             equalize_layers(self.model, layers, example)
         self._floats = {name: QuantizedWeight(*own_parameters(module)) for name, module in self._modules.items()}
-        self._batches, self._at_once = list(batches), at_once
+        self._batches, self._at_once, self.kv_cache = list(batches), at_once, KvCache(self.model, example)
         self.calibration_passes, self.cache_bytes = 0, cache_bytes
         self.statistics = self._collected()
         self._file = SpillFile()
@@ -142,6 +142,7 @@ class PostTraining:
         """
         require_same_layers(policy, self._layers)
         self._active = {}
+        self.kv_cache.apply(FLOAT)
         changed = {name: layer.weight for name, layer in policy.items() if layer.weight != self._specs[name]}
         self._gather_moments(self._read_by({name: (spec,) for name, spec in changed.items()}))
         for name, spec in changed.items():
@@ -154,6 +155,7 @@ class PostTraining:
             self._active = {name: ActivationQuantizer(spec, statistics[name], self._input_axis(name)) for name, spec in quantized.items()}
         else:
             self._active = {name: self._quantizer(name, spec) for name, spec in quantized.items()}
+        self.kv_cache.apply(policy.kv)
         return self.model
 
     def restore(self) -> nn.Module:
@@ -225,9 +227,8 @@ class PostTraining:
         return match_variance(encoded, spec, module, weight, layer.channel_axis, covariance, self._energies[name])
 
     def _needs_moments(self, name: str, spec: QuantSpec) -> bool:
-        corrects_scale = self.corrects_scale and takes_gain(spec) and name not in self._tied
-        needs = spec.weighted or spec.rounding in ("adaround", "gptq") or corrects_scale
-        return not spec.is_float and name in self._readers and needs
+        rescaled = self.corrects_scale and takes_gain(spec) and name not in self._tied
+        return not spec.is_float and name in self._readers and (spec.weighted or spec.rounding in ("adaround", "gptq") or rescaled)
 
     def _read_by(self, asked: Mapping[str, Collection[QuantSpec]]) -> tuple[str, ...]:
         """Return the layers whose moments the weights of `asked` need under one of their specs."""
@@ -267,10 +268,11 @@ class PostTraining:
 
     @contextmanager
     def _inputs_in_float(self) -> Iterator[None]:
-        """Quantize no input within the block."""
+        """Quantize no input, key or value within the block."""
         active, self._active = self._active, {}
         try:
-            yield
+            with self.kv_cache.off():
+                yield
         finally:
             self._active = active
 

@@ -21,7 +21,7 @@ from quant_core.qat.method import InputQuantizer, Method, WeightQuantizer
 from quant_core.qat.sites import StackWeight, attach_site, coded, in_module, is_site, parametrize_site
 from quant_core.qat.ste import METHOD as STE
 from quant_core.spec.layer import Layer
-from quant_core.spec.policy import LayerPolicy, Policy
+from quant_core.spec.policy import LayerPolicy, Policy, require_float_kv
 from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.registry import resolve
@@ -79,6 +79,7 @@ def prepare(
     Raises:
         InputError: the policy is for other layers; tied weights have different specs; the method covers nothing of the policy.
     """
+    require_float_kv(policy)
     chosen = method_named(method)
     model = copy.deepcopy(model)
     sites = {layer.name: layer for layer in layers if layer.name in policy and is_site(model, layer)}

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from quant_core.spec.kv_cache import require_kv
 from quant_core.spec.quant_spec import FLOAT, QuantSpec, parse
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
@@ -28,22 +29,23 @@ class LayerPolicy:
 
 
 class Policy(Mapping[str, LayerPolicy]):
-    """Qualified layer name -> `LayerPolicy`, immutable, hashable, in network order, and the transform of the network under it.
+    """Qualified layer name -> `LayerPolicy`, immutable, hashable, in network order; the transform of the network; its KV cache.
 
     Args:
         layers: in network order.
         transform: of `TRANSFORMS`.
+        kv: the format of the keys and values of attention (`quant_core.spec.kv_cache`).
 
     Raises:
-        InputError: an unknown transform.
+        InputError: an unknown transform, or a format that a KV cache cannot have.
     """
 
-    __slots__ = ("_hash", "_layers", "_transform")
+    __slots__ = ("_hash", "_kv", "_layers", "_transform")
 
-    def __init__(self, layers: Mapping[str, LayerPolicy], transform: str = NONE) -> None:
+    def __init__(self, layers: Mapping[str, LayerPolicy], transform: str = NONE, kv: QuantSpec = FLOAT) -> None:
         if transform not in TRANSFORMS:
             raise unknown("network transform", str(transform), TRANSFORMS)
-        self._layers, self._transform = dict(layers), transform
+        self._layers, self._transform, self._kv = dict(layers), transform, require_kv(kv)
         self._hash: int | None = None  # computed when asked for: most policies of a record that is read are never compared
 
     @property
@@ -51,9 +53,14 @@ class Policy(Mapping[str, LayerPolicy]):
         """The change of the float network before it is quantized."""
         return self._transform
 
+    @property
+    def kv(self) -> QuantSpec:
+        """The format of the keys and values of attention."""
+        return self._kv
+
     def with_layers(self, layers: Mapping[str, LayerPolicy]) -> "Policy":
-        """Return the policy of other layers under the same transform."""
-        return Policy(layers, self._transform)
+        """Return the policy of other layers under the same transform, with the same KV cache."""
+        return Policy(layers, self._transform, self._kv)
 
     def __getitem__(self, name: str) -> LayerPolicy:
         return self._layers[name]
@@ -66,14 +73,16 @@ class Policy(Mapping[str, LayerPolicy]):
 
     def __hash__(self) -> int:
         if self._hash is None:
-            self._hash = hash((*self._layers.items(), self._transform))
+            self._hash = hash((*self._layers.items(), self._transform, self._kv))
         return self._hash
 
-    def __reduce__(self) -> tuple[type["Policy"], tuple[dict[str, LayerPolicy], str]]:
-        return Policy, (self._layers, self._transform)  # another process hashes texts otherwise
+    def __reduce__(self) -> tuple[type["Policy"], tuple[dict[str, LayerPolicy], str, QuantSpec]]:
+        return Policy, (self._layers, self._transform, self._kv)  # another process hashes texts otherwise
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Policy) and self._layers == other._layers and self._transform == other._transform
+        if not isinstance(other, Policy):
+            return False
+        return self._layers == other._layers and self._transform == other._transform and self._kv == other._kv
 
     def __repr__(self) -> str:
         return f"Policy({self.id}, {len(self)} layers)"
@@ -87,7 +96,8 @@ class Policy(Mapping[str, LayerPolicy]):
         """Return the versioned plain form; `Policy.from_json(p.to_json()) == p`."""
         layers = {name: {"weight": str(layer.weight), "activation": str(layer.activation)} for name, layer in self.items()}
         data: dict[str, object] = {"schema": SCHEMA, "layers": layers}
-        return data if self._transform == NONE else data | {"transform": self._transform}
+        data |= {} if self._transform == NONE else {"transform": self._transform}
+        return data if self._kv.is_float else data | {"kv": str(self._kv)}
 
     @staticmethod
     def from_json(data: object) -> "Policy":
@@ -107,7 +117,24 @@ class Policy(Mapping[str, LayerPolicy]):
         transform = data.get("transform", NONE)
         if transform not in TRANSFORMS:
             raise InputError(f"policy transform {given(transform)} given; known: {', '.join(TRANSFORMS)}.")
-        return Policy({name: _layer_from_json(name, entry) for name, entry in layers.items()}, transform)
+        try:
+            kv = require_kv(parse(str(data.get("kv", FLOAT))))
+        except InputError as error:
+            raise InputError(f"policy: {error}") from None
+        return Policy({name: _layer_from_json(name, entry) for name, entry in layers.items()}, transform, kv)
+
+
+def require_float_kv(policy: Policy) -> None:
+    """Refuse a policy with a quantized KV cache where weights are learned.
+
+    Raises:
+        InputError: it has one.
+    """
+    if not policy.kv.is_float:
+        raise InputError(
+            f"policy {policy.id} has kv = {policy.kv}: keys and values are simulated without training. Evaluate it at fidelity 'ptq' or "
+            "'adaround', or train it with kv = 'float'."
+        )
 
 
 def _layer_from_json(name: str, entry: object) -> LayerPolicy:

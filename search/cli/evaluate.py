@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from quant_core.spec.kv_cache import KV_BYTES
 from quant_core.util.errors import InputError
 from quant_core.util.reading import read_json
 from search.cli.options import AsJson, CalibFrom, Device, Dtype
@@ -33,6 +34,7 @@ def evaluate_command(
     policy: Annotated[str, typer.Option("--policy", help="A uniform policy: weight=SPEC,activation=SPEC.")] = "",
     policy_file: Annotated[Path | None, typer.Option("--policy-file", help="A policy.json; instead of --policy.")] = None,
     network: Annotated[str, typer.Option("--network", help="With --policy: none, smooth or rotate; see docs/transforms.md.")] = "none",
+    kv: Annotated[str, typer.Option("--kv", help="With --policy: the format of keys and values; see docs/kv-cache.md.")] = "float",
     option: Annotated[list[str] | None, typer.Option("--option", help="A task option, as key=value; may be repeated.")] = None,
     calib: Annotated[int, typer.Option("--calib", min=0, help="Calibration examples; 0: all.")] = 0,
     calib_from: CalibFrom = "data",
@@ -54,7 +56,7 @@ def evaluate_command(
 
     Example: `bitfront evaluate --task digits --policy "weight=int4:channel:mse,activation=int8:tensor:ema"`
     """
-    _check_policy(policy, policy_file, network)
+    uniform = _check_policy(policy, policy_file, network, kv)
     import torch
 
     from quant_core.qat import QatConfig
@@ -65,7 +67,7 @@ def evaluate_command(
         torch.set_num_threads(threads)
     section = EvaluateSection(calib=calib, calib_from=calib_from, valid=valid, test=test, reconstruct={"steps": steps, "seed": seed})
     loaded = _loaded(task, option or [], section, device)
-    layers, chosen = _layers_and_policy(loaded, policy, policy_file, network)
+    layers, chosen = _layers_and_policy(loaded, policy_file, uniform)
     evaluator = Evaluator(loaded, layers, section, transforms=(chosen.transform,), dtype=dtype or "float32")
     figures = _figures(evaluator, chosen, layers, loaded.figure_names)
     if reconstruct:
@@ -85,7 +87,7 @@ def _loaded(name: str, options: Sequence[str], section: "EvaluateSection", devic
     return replace(task, model=placed(task.model, device_named(device, task.model)))
 
 
-def _layers_and_policy(task: "Task", text: str, path: Path | None, network: str) -> "tuple[tuple[Layer, ...], Policy]":
+def _layers_and_policy(task: "Task", path: Path | None, uniform: "Policy | None") -> "tuple[tuple[Layer, ...], Policy]":
     """Return the layers of a task's network, as the policy's transform of it leaves them, and the policy."""
     from quant_core.network.trace import trace
     from quant_core.transforms.apply import untied
@@ -93,7 +95,7 @@ def _layers_and_policy(task: "Task", text: str, path: Path | None, network: str)
 
     inputs = traced_inputs(task)
     layers = trace(task.model, inputs[0], inputs, _named(task, path))
-    chosen = read_policy(text, path, layers, network)
+    chosen = read_policy(path, layers, uniform)
     return untied(layers, task.model, (chosen.transform,), inputs), chosen
 
 
@@ -112,19 +114,22 @@ def _print_figures(figures: Mapping[str, Any], infos: "Sequence[MetricInfo]", me
                 table.add_row(name + head, *(shown(metric, figures[f"{key}_{split}"], infos) for split in ("valid", "test")))
     terminal().print(table)
     bits, size, seconds = (shown(metric, figures[metric]) for metric in ("bits_weight_avg", "weight_bytes", "seconds"))
-    say(f"policy {figures['id']}: {bits} bits per weight, {size}; {seconds}")
+    cached = f", KV cache of {figures[KV_BYTES]:.6g} bytes per token" if KV_BYTES in figures else ""
+    say(f"policy {figures['id']}: {bits} bits per weight, {size}{cached}; {seconds}")
 
 
-def _check_policy(text: str, path: Path | None, network: str) -> None:
-    """Refuse what can be refused before a network is loaded, or trained."""
+def _check_policy(text: str, path: Path | None, network: str, kv: str) -> "Policy | None":
+    """Refuse what can be refused before a network is loaded, or trained; return a policy of one layer that says it for all."""
     from quant_core.spec.policy import NONE, Policy, parse_layer_policy
+    from quant_core.spec.quant_spec import parse
 
     if bool(text) == bool(path):
         raise InputError("give either --policy TEXT (the same for every layer) or --policy-file FILE.")
     if path and network != NONE:
         raise InputError("--network was given with --policy-file, which says it by its 'transform'; give it with --policy.")
-    if text:
-        Policy({"": parse_layer_policy(text)}, network)
+    if path and kv != "float":
+        raise InputError("--kv was given with --policy-file, which says it by its 'kv'; give it with --policy.")
+    return Policy({"": parse_layer_policy(text)}, network, parse(kv)) if text else None
 
 
 def _named(task: "Task", path: Path | None) -> tuple[str, ...]:
@@ -138,24 +143,25 @@ def _named(task: "Task", path: Path | None) -> tuple[str, ...]:
         return ()
 
 
-def read_policy(text: str, path: Path | None, layers: "Sequence[Layer]", network: str = "none") -> "Policy":
-    """Return a uniform policy from its text form under the transform `network`, or the policy of a file.
+def read_policy(path: Path | None, layers: "Sequence[Layer]", uniform: "Policy | None") -> "Policy":
+    """Return the policy of a file, or that of the one layer of `uniform` for all layers.
 
     Raises:
-        InputError: neither can be read, or the file's policy is for another network.
+        InputError: the file cannot be read, or its policy is for another network.
     """
-    from quant_core.spec.policy import parse_layer_policy
     from search.sweeps.policy_file import read_policy_file
     from spaces.rules import uniform_policy
 
-    if path is None:
-        return uniform_policy(layers, parse_layer_policy(text), network)
+    if uniform is not None:
+        return uniform_policy(layers, uniform[""], uniform.transform, uniform.kv)
+    assert path is not None
     return read_policy_file(path, layers)
 
 
 def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]", names: Sequence[str]) -> dict[str, str | float]:
     """Return the figures to print; accuracies in [0, 1], `seconds` of the quantized validation pass with quantization."""
     from quant_core.spec.size import average_bits, float_bytes, weight_bytes
+    from search.evaluation.kv_cache import kv_figures
 
     figures: dict[str, str | float] = {"id": policy.id}
     for split in ("valid", "test"):
@@ -167,7 +173,7 @@ def _figures(evaluator: "Evaluator", policy: "Policy", layers: "Sequence[Layer]"
     figures |= {f"{name}_valid": measured[name] for name in names} | {"seconds": seconds}
     measured = evaluator.metrics(policy, "test")
     figures |= {f"{name}_test": measured[name] for name in names}
-    figures |= average_bits(layers, policy)
+    figures |= average_bits(layers, policy) | kv_figures(evaluator.engines.engine(policy), policy)
     return figures | {"weight_bytes": weight_bytes(layers, policy), "float_weight_bytes": float_bytes(layers)}
 
 

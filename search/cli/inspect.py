@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from quant_core.spec.kv_cache import KV_BYTES, kv_bytes
 from search.cli.terminal import say, short_name, terminal
 
 if TYPE_CHECKING:
@@ -59,10 +60,13 @@ def _inspect_experiment(path: Path, overrides: list[str], *, as_json: bool) -> N
         for layer in setup.layers
     ]
     ties = [{"slot": tie.slot, "layers": list(tie.layers), "reason": tie.reason} for tie in setup.ties]
+    cached = {str(spec): kv_bytes(setup.heads, spec) for spec in setup.experiment.space.kv} if setup.heads else {}
     if as_json:
         typer.echo(
             json.dumps(
-                {"layers": rows, "ties": ties, "dropped": list(map(str, setup.dropped)), "policies": str(setup.space.size)}, indent=2
+                {"layers": rows, "ties": ties, "dropped": list(map(str, setup.dropped)), "policies": str(setup.space.size)}
+                | ({KV_BYTES: cached} if cached else {}),
+                indent=2,
             )
         )
         return
@@ -71,6 +75,8 @@ def _inspect_experiment(path: Path, overrides: list[str], *, as_json: bool) -> N
         table.add_row(*(short_name(str(value)) for value in row.values()))
     terminal().print(table)
     say(str(setup.coverage))
+    if cached:
+        say(f"KV cache: {', '.join(f'{spec} ({size:.6g} bytes per token)' for spec, size in cached.items())}")
     for tie in setup.ties:
         say(f"one choice: {tie}")
     for dropped in setup.dropped:

@@ -84,6 +84,8 @@ def show_command(
     say(f"policy {trial.policy.id}: trial {trial.number} of {record.name}, by {trial.origin}, {trial.result.fidelity}")
     if trial.policy.transform != NONE:
         say(f"network: {trial.policy.transform}")
+    if not trial.policy.kv.is_float:
+        say(f"KV cache: {trial.policy.kv}")
     weights, activations = (tuple(str(getattr(choice, slot)) for choice in trial.policy.values()) for slot in ("weight", "activation"))
     columns = [Column("layer", tuple(trial.policy), left=True, name=True), Column("weight", weights, left=True)]
     print_table("", [*columns, Column("activation", activations, 1, left=True)])

@@ -174,6 +174,8 @@ def _show(policy: "Policy", result: Mapping[str, Any], record: "SweepRecord") ->
     console.print(table)
     if policy.transform != NONE:
         console.print(f"network: {policy.transform}")
+    if not policy.kv.is_float:
+        console.print(f"KV cache: {policy.kv}")
     console.print(", ".join(f"{title_of(metric)} {shown(metric, value)}" for metric, value in result["cost"].items()))
     metric = record.infos[0].name
     judged = [("estimated from the trials", result[f"estimated_{metric}"])]

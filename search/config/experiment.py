@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from quant_core.spec.formats import FORMATS
-from quant_core.spec.quant_spec import QuantSpec, SpecError, parse
+from quant_core.spec.kv_cache import require_kv
+from quant_core.spec.quant_spec import FLOAT, QuantSpec, SpecError, parse
 from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection, ExportSection
 from search.config.file_forms import ChoicesForm
@@ -158,6 +159,7 @@ class SpaceSection(_Section):
 
     Attributes:
         network: the transforms of the float network among which a policy has one, see docs/transforms.md.
+        kv: the formats of the keys and values of attention, of which a policy has one, see docs/kv-cache.md.
     """
 
     weight: Choices
@@ -167,8 +169,16 @@ class SpaceSection(_Section):
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
         Field(min_length=1),
     ] = ("none",)
+    kv: Choices = (FLOAT,)
     parameters: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+
+    @field_validator("kv")
+    @classmethod
+    def _rows_of_their_own(cls, kv: tuple[QuantSpec, ...]) -> tuple[QuantSpec, ...]:
+        if not kv:
+            raise ValueError('"auto" given; name formats, as in kv = ["float", "int8:token", "int4:group64"]')
+        return tuple(map(require_kv, kv))
 
 
 class DeviceSection(_Section):
@@ -256,6 +266,17 @@ class Experiment(_Section):
         trains = evaluate is None or "qat" in (evaluate.fidelity, *evaluate.ladder)
         check(run.scheduler, run.scheduler_options, run.backend, trains)
         return run
+
+    @model_validator(mode="after")
+    def _kv_without_training(self) -> "Experiment":
+        rungs = {"reconstruct", "qat"} & {self.evaluate.fidelity, *self.evaluate.ladder}
+        quantized = [str(spec) for spec in self.space.kv if not spec.is_float]
+        if rungs and quantized:
+            raise ValueError(
+                f"space.kv = {quantized} and the fidelity {' and '.join(sorted(rungs))} given; keys and values are simulated without "
+                "training: use 'ptq' and 'adaround', or leave kv out"
+            )
+        return self
 
     def with_budget(self, budget: Mapping[str, object]) -> "Experiment":
         """Return the same experiment under another budget.

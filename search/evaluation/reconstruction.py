@@ -13,7 +13,7 @@ from quant_core.qat.checkpoint import DamagedCheckpointError
 from quant_core.reconstruct import ReconstructConfig
 from quant_core.reconstruct.results import Progress, Reconstructed
 from quant_core.reconstruct.run import reconstruct
-from quant_core.spec.policy import Policy
+from quant_core.spec.policy import Policy, require_float_kv
 from quant_core.util.cache_key import cache_key
 from quant_core.util.errors import InputError
 from search.evaluation.divergence import ValueDivergence, class_divergence
@@ -52,6 +52,7 @@ def reconstructed(
     Raises:
         InputError, OSError: as `quant_core.reconstruct.run.reconstruct`.
     """
+    require_float_kv(policy)
     identity = cache_key("reconstruct", EVALUATION_CODE, key, policy.to_json(), config)
     path, progress = cached_file("reconstruct", identity) if key else None, Progress()
     if path is not None:

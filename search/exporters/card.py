@@ -146,6 +146,7 @@ def _layers(bundle: Bundle) -> str:
     under = (
         f"Network: `{bundle.policy.transform}` before it is quantized ({bundle.changes}).\n\n" if bundle.policy.transform != NONE else ""
     )
+    under += "" if bundle.policy.kv.is_float else f"KV cache: `{bundle.policy.kv}`, simulated.\n\n"
     head = "| layer | kind | weights | weight | input activation | weight bits |\n|---|---|---|---|---|---|\n"
     return f"## Layers\n\n{under}![bits of every layer]({PICTURE})\n\n" + head + "\n".join(rows)
 

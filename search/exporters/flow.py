@@ -15,6 +15,7 @@ from search import tracking
 from search.config.files import loads
 from search.exporters import EXPORTERS, Bundle, Exported, Exporter
 from search.exporters.folder import REPORT, check_target, files_in, put_in_place, restore, scratch_folder
+from search.exporters.kv_cache import require_kv_formats
 from search.records.front import pick
 from search.records.record import SweepRecord, TrialRecord
 from search.sweeps.context import SweepContext, check_fingerprints, open_context
@@ -79,6 +80,7 @@ def write_bundle(
     try:
         with scratch_folder(out) as folder:
             bundle = opened()
+            require_kv_formats(formats, (bundle.policy.kv,))
             done = _written(uri, bundle, exporters, register, folder)
             (folder / REPORT).write_text(json.dumps(_report(bundle, done, files_in(folder)), indent=1) + "\n", encoding="utf-8")
             put_in_place(folder, out)

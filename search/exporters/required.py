@@ -4,6 +4,7 @@ from quant_core.spec.policy import NONE
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
 from search.evaluation.measure import first_inputs
+from search.exporters.kv_cache import require_kv_formats
 from search.sweeps.setup import Setup
 
 
@@ -20,6 +21,7 @@ def require_formats(setup: Setup) -> None:
             f"formats {listed(untransformed)} take the weights of the float network, and network = {list(network)} is given; "
             f"add 'none' to it, or use onnx or safetensors."
         )
+    require_kv_formats(formats, setup.experiment.space.kv)
     if formats:
         from search.exporters.support import check_formats
 

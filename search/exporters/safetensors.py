@@ -72,7 +72,8 @@ def _save(bundle: Bundle, stored: tuple[StoredLayer, ...], state: dict[str, Tens
     plain = {name: tensor for name, tensor in state.items() if name not in packed and name not in tied}
     notes = {"policy": bundle.policy.id} | ({"tied": json.dumps(tied)} if tied else {})
     save_packed(folder / WEIGHTS, packed, plain=plain, metadata=notes, encoded=encoded, stacks=stacks)
-    write_text(folder / ACTIVATIONS, json.dumps({"tied": tied, "inputs": grids}, indent=1) + "\n")
+    cached = {} if bundle.policy.kv.is_float else {"kv": str(bundle.policy.kv)}
+    write_text(folder / ACTIVATIONS, json.dumps({"tied": tied, "inputs": grids} | cached, indent=1) + "\n")
 
 
 def _further_names(state: dict[str, Tensor], named: Collection[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quant_core.spec.kv_cache import KV_BYTES
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
 from search.records.expected import ERROR, drop, expected_drop
@@ -98,7 +99,7 @@ def _why_unsure(sweep: SweepRecord, near: Sequence[TrialRecord]) -> str:
 
 
 def _title(cost: str) -> str:
-    return cost.rpartition("_")[0].replace("_", " ") or cost
+    return "KV cache" if cost == KV_BYTES else cost.rpartition("_")[0].replace("_", " ") or cost
 
 
 def max_drop_of(text: str) -> float | None:

@@ -41,10 +41,13 @@ UNITS: Mapping[str, Unit] = {
     "bit_ops": Unit("G", 1e9),
     "cache_bytes": Unit("MiB", 2.0**20),  # as `cache_mib` is set
     "seconds": Unit("s"),
+    "kv_bytes_per_token": Unit("B"),
+    "float_kv_bytes_per_token": Unit("B"),
     "bits_weight_avg": Unit("", 1.0, 3, decimals=True),
     "bits_activation_avg": Unit("", 1.0, 3, decimals=True),
 }
 _TITLES = {"macs": "MACs", "bits_weight_avg": "bits per weight", "bits_activation_avg": "bits per activation"}
+_TITLES |= {"kv_bytes_per_token": "KV cache per token"}
 
 
 def info_of(metric: str, infos: Sequence[MetricInfo]) -> MetricInfo | None:

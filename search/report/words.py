@@ -69,6 +69,7 @@ def hover(sweep: SweepRecord, trial: TrialRecord) -> str:
         line = f"{name}: {text}"
         lines += [line] if len(line) <= HOVERED else line.replace(" (", "<br>(").split("<br>")
     lines += [f"network: {trial.policy.transform}"] if trial.policy.transform != NONE else []
+    lines += [] if trial.policy.kv.is_float else [f"KV cache: {trial.policy.kv}"]
     lines += _wrapped(in_words(trial.policy)) + _wrapped(f"bits per layer: {strip(trial.policy)}")
     return "<br>".join(lines + ([] if keeps_limits(trial, sweep.limits) else ["over the limit"]))
 

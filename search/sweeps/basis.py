@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hw_models.loading import load_device
+from quant_core.spec.kv_cache import Heads
 from quant_core.spec.layer import Layer, layers_from_json, layers_to_json
 from quant_core.util.cache_key import cache_key, code_hash
 from quant_core.util.errors import InputError
@@ -39,12 +40,14 @@ class Basis:
         ties: the choices that agree.
         rises: per dimension [K_d] the sensitivities.
         uncounted_bytes: of the parameters that are in no `weight_bytes`.
+        heads: of the KV cache; empty where no policy quantizes it.
     """
 
     layers: tuple[Layer, ...]
     ties: tuple[Tie, ...]
     rises: tuple[FloatArray, ...]
     uncounted_bytes: float
+    heads: Heads = ()
 
 
 def plan_of(basis: Basis, experiment: Experiment, metrics: list[str]) -> Plan:
@@ -55,7 +58,7 @@ def plan_of(basis: Basis, experiment: Experiment, metrics: list[str]) -> Plan:
     """
     device = load_device(experiment.device.name)
     space = build_space(basis.layers, experiment.space, device, basis.ties)
-    return planned(experiment, basis.layers, space, device, metrics, basis.uncounted_bytes)
+    return planned(experiment, basis.layers, space, device, metrics, basis.uncounted_bytes, basis.heads)
 
 
 def keep(basis: Basis, experiment: Experiment, fingerprints: Mapping[str, str]) -> None:
@@ -65,7 +68,7 @@ def keep(basis: Basis, experiment: Experiment, fingerprints: Mapping[str, str]) 
         return
     ties = [[tie.slot, list(tie.layers), tie.reason] for tie in basis.ties]
     rises = [row.tolist() for row in basis.rises]
-    text = json.dumps([layers_to_json(basis.layers), ties, rises, basis.uncounted_bytes])
+    text = json.dumps([layers_to_json(basis.layers), ties, rises, basis.uncounted_bytes, basis.heads])
     with contextlib.suppress(InputError):
         write_text(path, f"{_checksum(text)}\n{text}")
 
@@ -86,9 +89,11 @@ def kept(experiment: Experiment, fingerprints: Mapping[str, str], *, earlier: bo
         checksum, _, text = path.read_text(encoding="utf-8").partition("\n") if path else ("", "", "")
         if checksum != _checksum(text):
             return None
-        layers, ties, rises, uncounted = json.loads(text)
+        layers, ties, rises, uncounted, *rest = json.loads(text)  # earlier code kept no heads
         arrays = tuple(np.asarray(row, dtype=np.float64) for row in rises)
-        return Basis(layers_from_json(layers), tuple(Tie(slot, tuple(names), why) for slot, names, why in ties), arrays, float(uncounted))
+        agreed = tuple(Tie(slot, tuple(names), why) for slot, names, why in ties)
+        heads = tuple((int(count), int(size)) for count, size in (rest[0] if rest else ()))
+        return Basis(layers_from_json(layers), agreed, arrays, float(uncounted), heads)
     except (OSError, ValueError, TypeError, RecursionError, InputError):
         return None
 

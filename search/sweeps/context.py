@@ -16,7 +16,7 @@ from search.config.experiment import Experiment
 from search.config.files import loads
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
-from search.evaluation.transform_choice import with_transforms
+from search.evaluation.transform_choice import with_network
 from search.problem.problem import FloatArray, Problem
 from search.records.record import SweepRecord
 from search.sweeps.basis import Basis, keep
@@ -41,7 +41,7 @@ class SweepContext:
     def problem(self, baseline: Mapping[str, float]) -> Problem:
         """Return the problem that the searcher is given; `baseline` holds the float network's `error_valid`."""
         problem = build_problem(self.setup.plan, float_error=baseline["error_valid"])
-        measured = with_transforms(self.sensitivity, self.evaluator.engines, self.setup.space)
+        measured = with_network(self.sensitivity, self.evaluator.engines, self.setup.space)
         return replace(problem, sensitivity=partial(_kept, self.setup, measured))
 
 
@@ -52,7 +52,7 @@ def _kept(setup: Setup, measured: Callable[[], tuple[FloatArray, ...]]) -> tuple
     """
     rises = measured()
     if not setup.dropped:
-        basis = Basis(setup.layers, setup.ties, rises, setup.coverage.uncounted_bytes)
+        basis = Basis(setup.layers, setup.ties, rises, setup.coverage.uncounted_bytes, setup.heads)
         keep(basis, setup.experiment, setup.fingerprints)
     return rises
 

@@ -91,6 +91,7 @@ def hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> s
         repr((space.base.to_json(), [(d.name, d.layers, [str(c) for c in d.choices]) for d in space.dimensions])).encode()
     )
     digest.update(repr(space.transforms).encode() if space.transforms else b"")
+    digest.update(repr(list(map(str, space.kvs))).encode() if space.kvs else b"")
     digest.update(repr(sorted(limits.items())).encode())
     for metric in table.metrics:
         digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())

@@ -8,6 +8,7 @@ import numpy as np
 
 from hw_models.device import Device
 from hw_models.table import CostTable, build_table, cost_policy
+from quant_core.spec.kv_cache import KV_BYTES, Heads, kv_bytes
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
 from quant_core.spec.quant_spec import FLOAT, parse
@@ -26,6 +27,7 @@ from spaces.space import Space
 
 MODEL_BYTES = "model_bytes"
 """Of a budget: the bytes of all parameters, those that stay in float too."""
+_KV_REFERENCES = {"float": FLOAT, "int8": parse("int8:token")}
 _REFERENCES = {"float": LayerPolicy(FLOAT, FLOAT), "int8": LayerPolicy(parse("int8:channel"), parse("int8:tensor"))}
 
 
@@ -36,6 +38,7 @@ class Plan:
     Attributes:
         limits: metric -> upper limit in SI units. The budget `model_bytes` is one of all parameters, with the biases and norms that stay
             in float; what they leave of it is the limit of `weight_bytes`.
+        heads: of the KV cache; empty where no policy quantizes it.
     """
 
     experiment: Experiment
@@ -44,10 +47,17 @@ class Plan:
     device: Device
     table: CostTable
     limits: Mapping[str, float]
+    heads: Heads = ()
 
 
 def planned(
-    experiment: Experiment, layers: tuple[Layer, ...], space: Space, device: Device, metrics: Sequence[str], uncounted: float
+    experiment: Experiment,
+    layers: tuple[Layer, ...],
+    space: Space,
+    device: Device,
+    metrics: Sequence[str],
+    uncounted: float,
+    heads: Heads = (),
 ) -> Plan:
     """Return the plan of a space.
 
@@ -56,13 +66,15 @@ def planned(
         layers, space, device: of the network, and the target.
         metrics: names of the task's metrics, which a budget may limit too.
         uncounted: bytes of the parameters that are in no `weight_bytes`.
+        heads: as in `Plan`.
 
     Raises:
         InputError: an objective or a budget that there is not.
     """
     table = build_table(device, layers, space.layer_choices)
-    _check_objectives(experiment.device, table, metrics)
-    return Plan(experiment, layers, space, device, table, _limits(experiment.device, device, table, layers, uncounted))
+    _check_objectives(experiment.device, table, metrics, heads)
+    limits = _limits(experiment.device, device, table, layers, uncounted, heads)
+    return Plan(experiment, layers, space, device, table, limits, heads)
 
 
 def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, ties: Sequence[Tie] = ()) -> Space:
@@ -90,7 +102,7 @@ def build_space(layers: Iterable[Layer], section: SpaceSection, device: Device, 
                 space = rules.fix(space, names, slot, choices[0])
             elif choices:
                 space = rules.restrict(space, names, slot, choices)
-    return rules.transform(space, section.network)
+    return rules.kv_cache(rules.transform(space, section.network), section.kv)
 
 
 def full_space(layers: Sequence[Layer], section: SpaceSection, device: Device) -> Space:
@@ -127,6 +139,8 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
             site_cost[metric].append(joint.reshape(shape))
     fixed = [n for n, name in enumerate(names) if name not in free]
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
+    if plan.heads:
+        site_cost[KV_BYTES], base[KV_BYTES] = _kv_cost(plan, site_cost["weight_bytes"])
     seen, names_seen = features(plan.layers, space.dimensions, len(space.cardinalities) - len(space.dimensions))
     problem = Problem(
         cardinalities=space.cardinalities,
@@ -143,6 +157,14 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
     )
     short = plan.experiment.run.minutes or (plan.limits and plan.experiment.search.trials < len(problem.baselines))
     return replace(problem, baselines=_best_first(space, problem)) if short else problem
+
+
+def _kv_cost(plan: Plan, like: Sequence[FloatArray]) -> tuple[list[FloatArray], float]:
+    """Return the bytes of the KV cache per token: the tables of all sites, of which the last one chooses, and what no site changes."""
+    space, tables = plan.space, [np.zeros_like(table) for table in like]
+    if len(space.kvs) < 2:
+        return tables, kv_bytes(plan.heads, space.base.kv)
+    return [*tables[:-1], np.array([kv_bytes(plan.heads, spec) for spec in space.kvs])], 0.0
 
 
 def _best_first(space: Space, problem: Problem) -> tuple[tuple[int, ...], ...]:
@@ -166,22 +188,28 @@ def _grid(space: Space, site: tuple[int, ...], shape: tuple[int, ...]) -> IntArr
     return points
 
 
-def _check_objectives(section: DeviceSection, table: CostTable, metrics: Sequence[str]) -> None:
-    known = ["error", "loss", *table.metrics]
+def _check_objectives(section: DeviceSection, table: CostTable, metrics: Sequence[str], heads: Heads) -> None:
+    costs = (*table.metrics, *((KV_BYTES,) if heads else ()))
+    known = ["error", "loss", *costs]
     for name in (*section.objectives, *section.budget):
         if name == MODEL_BYTES and name in section.budget:
             continue
         if name not in known and (name not in metrics or name in section.objectives):
             raise unknown(f"objective or budget of device {section.name!r}", name, [*known, MODEL_BYTES, *metrics])
     for name, limit in section.budget.items():
-        if name in (*table.metrics, MODEL_BYTES) and (limit.bound or limit.of == "points"):
+        if name in (*costs, MODEL_BYTES) and (limit.bound or limit.of == "points"):
             raise InputError(f"budget {name} with a lower limit or points given; costs have an upper limit: '0.25 of float', or a number.")
 
 
-def _limits(section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...], uncounted: float) -> dict[str, float]:
+def _limits(
+    section: DeviceSection, device: Device, table: CostTable, layers: tuple[Layer, ...], uncounted: float, heads: Heads
+) -> dict[str, float]:
     """Return every limit in SI units: the device's own (SRAM, flash), and the experiment's budget where that is tighter."""
     costs = (*table.metrics, MODEL_BYTES)
     asked = {name: _limit(name, limit, device, layers, uncounted) for name, limit in section.budget.items() if name in costs}
+    if heads and KV_BYTES in section.budget:
+        limit = section.budget[KV_BYTES]
+        asked[KV_BYTES] = limit.value * (kv_bytes(heads, _KV_REFERENCES[limit.of]) if limit.of else 1.0)
     if MODEL_BYTES in asked:
         asked["weight_bytes"] = min(asked.pop(MODEL_BYTES), asked.get("weight_bytes", math.inf))
     return {name: min(asked.get(name, math.inf), table.limits.get(name, math.inf)) for name in {**asked, **table.limits}}
@@ -215,7 +243,10 @@ def check_limits(plan: Plan, left: Mapping[str, float]) -> None:
     total, table = sum(left.values()), plan.table
     floats = f" {total:.6g} bytes of parameters stay in float: {listed(left, 4)}." if total else ""
     for name, limit in plan.limits.items():
-        least = [float(np.min(table.values[name][n, : len(choices)])) for n, choices in enumerate(plan.space.layer_choices.values())]
+        if name == KV_BYTES:
+            least = [min(kv_bytes(plan.heads, spec) for spec in plan.space.kvs or (plan.space.base.kv,))]
+        else:
+            least = [float(np.min(table.values[name][n, : len(choices)])) for n, choices in enumerate(plan.space.layer_choices.values())]
         best = max(least) if name in table.peak else sum(least)
         if best > limit:
             raise InputError(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from hw_models.device import Device
 from hw_models.loading import load_device
 from hw_models.table import CostTable
+from quant_core.network.attention import cached_heads
 from quant_core.network.coverage import Coverage, coverage
 from quant_core.network.trace import trace
 from quant_core.qat.population import PopulationConfig
+from quant_core.spec.kv_cache import Heads
 from quant_core.spec.layer import Layer
 from quant_core.transforms.apply import untied
 from search import tasks
@@ -36,6 +38,7 @@ class Setup:
         coverage: how much of the network's parameters the space covers, and what stays in float.
         ties: the choices that agree because the device or an export format needs it.
         dropped: the choices that an export format does not hold.
+        heads: of the KV cache; empty where no policy quantizes it.
     """
 
     experiment: Experiment
@@ -49,11 +52,12 @@ class Setup:
     coverage: Coverage
     ties: tuple[Tie, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    heads: Heads = ()
 
     @property
     def plan(self) -> Plan:
         """The part that the network itself is not needed for."""
-        return Plan(self.experiment, self.layers, self.space, self.device, self.table, self.limits)
+        return Plan(self.experiment, self.layers, self.space, self.device, self.table, self.limits, self.heads)
 
 
 def prepare(experiment: Experiment, task: Task | None = None, report: Report = silent) -> Setup:
@@ -73,7 +77,8 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
     space, dropped = held(space, layers, task.model, experiment.export.formats)
     covered = [name for name, choices in space.layer_choices.items() if any(not choice.weight.is_float for choice in choices)]
     part = coverage(task.model, layers, covered)
-    plan = planned(experiment, layers, space, device, metric_names(task.infos), part.uncounted_bytes)
+    heads = cached_heads(task.model, inputs[0], experiment.space.kv)
+    plan = planned(experiment, layers, space, device, metric_names(task.infos), part.uncounted_bytes, heads)
     check_limits(plan, part.left)
     sizes = (experiment.evaluate.calib, experiment.evaluate.valid, experiment.evaluate.test)
     asked = sum(sizes) if all(sizes) else 0
@@ -83,7 +88,7 @@ def prepare(experiment: Experiment, task: Task | None = None, report: Report = s
         "data": hash_data(task, lambda count: report("reading data", count, asked)),
         "space": hash_space(space, plan.limits, plan.table),
     }
-    return Setup(experiment, task, layers, space, device, plan.table, plan.limits, prints, part, ties, dropped)
+    return Setup(experiment, task, layers, space, device, plan.table, plan.limits, prints, part, ties, dropped, heads)
 
 
 def population(experiment: Experiment) -> PopulationConfig | None:

@@ -56,6 +56,8 @@ def trial_to_json(trial: TrialRecord, layers: Sequence[str]) -> Json:
     }
     if trial.policy.transform != NONE:
         data["transform"] = trial.policy.transform
+    if not trial.policy.kv.is_float:
+        data["kv"] = str(trial.policy.kv)
     return data if list(trial.policy) == list(layers) else data | {"layers": list(trial.policy)}
 
 
@@ -91,7 +93,9 @@ def _damaged(kind: str, error: Exception) -> BitfrontError:
 def _trial(data: Json, layers: Sequence[str]) -> TrialRecord:
     names, specs = data.get("layers", layers), data["specs"]
     policy = Policy(
-        {name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)}, data.get("transform", NONE)
+        {name: _layer(specs[w], specs[a]) for name, (w, a) in zip(names, data["codes"], strict=True)},
+        data.get("transform", NONE),
+        _parse(data.get("kv", "float")),
     )
     if len(names) > MAX_LAYERS:
         raise ValueError(f"{len(names)} layers")

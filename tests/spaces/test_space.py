@@ -87,6 +87,29 @@ def test_a_single_transform_is_fixed_and_rules_keep_it(space: Space) -> None:
     assert rules.tie(rules.transform(space, ["none", "rotate"]), ["stem", "head"], "weight").transforms == ("none", "rotate")
 
 
+def test_the_kv_cache_is_a_dimension_behind_the_transforms(space: Space) -> None:
+    kvs = [parse(text) for text in ("float", "int8:token", "int4:group64")]
+    wide = rules.kv_cache(rules.transform(space, ["none", "rotate"]), kvs)
+    assert wide.cardinalities == (*space.cardinalities, 2, 3)
+    assert wide.sites == (*space.sites, (8,), (9,))
+    for values in ((*[1] * 8, 1, 2), (*[0] * 8, 0, 1)):
+        policy = wide.policy(values)
+        assert (policy.transform, policy.kv) == (("none", "rotate")[values[8]], kvs[values[9]])
+        assert wide.values(policy) == values
+        assert dict(policy) == dict(space.policy(values[:8]))
+    assert len(rules.uniform(wide)) == 6 * len(rules.uniform(space))
+    assert wide.layerwise.policy([0] * 8).kv.is_float
+    alone = rules.fix(rules.kv_cache(space, kvs[1:2]), ["stem"], "weight", W[0])
+    assert alone.policy([0] * 7).kv == alone.base.kv == kvs[1]
+    assert rules.kv_cache(space, kvs).policy((*[0] * 8, 2)).kv == kvs[2]
+    with pytest.raises(InputError, match="kv: choice 3 given; legal: 0 to 2"):
+        wide.policy([0] * 9 + [3])
+    with pytest.raises(InputError, match="kv: int3:token is not a choice here; legal: float, int8:token, int4:group64"):
+        wide.values(Policy(space.policy([0] * 8), "none", parse("int3:token")))
+    with pytest.raises(InputError, match=r"kv int8:tensor: a row of a KV cache"):
+        rules.kv_cache(space, [parse("int8:tensor")])
+
+
 def test_transforms_out_of_place_are_refused(space: Space) -> None:
     wide = rules.transform(space, ["none", "rotate"])
     with pytest.raises(InputError, match="network: choice 2 given; legal: 0 to 1"):

@@ -9,7 +9,7 @@ from quant_core.util.errors import InputError
 from search.config.evaluation import EvaluateSection
 from search.evaluation.evaluator import Evaluator
 from search.evaluation.sensitivity import Sensitivity
-from search.evaluation.transform_choice import with_transforms
+from search.evaluation.transform_choice import with_network
 from search.tasks.task import Task
 from spaces import rules
 from tests.quant_core.transforms.networks import plain
@@ -81,9 +81,9 @@ def test_the_sensitivity_of_the_transform_is_the_last_row(monkeypatch: pytest.Mo
     made = evaluator(given)
     space = rules.transform(rules.full(made.engine.layers, CHOICES), NAMES)
     layers = Sensitivity(made.engine, space.layerwise, made.calib, "key", class_axis=-1)
-    *rows, last = with_transforms(layers, made.engines, space)()
+    *rows, last = with_network(layers, made.engines, space)()
     assert len(rows) == len(space.dimensions)
     assert len(last) == 3
     assert last.min() == 0.0
     assert last.max() > 0.0
-    assert with_transforms(layers, made.engines, space.layerwise) is layers
+    assert with_network(layers, made.engines, space.layerwise) is layers

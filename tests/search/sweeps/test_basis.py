@@ -20,7 +20,7 @@ LAYERS = tuple(Layer(f"l{n}", "linear", n + 3, n + 4, (n + 4, n + 3), (1,), (1,)
 TIES = (Tie("activation", ("l0", "l2"), "format vllm"),)
 RISES = tuple(np.array([0.5 / (n + 1), 0.0]) for n in range(5))
 PRINTS = {"weights": "aa", "data": "2:bb", "space": "cc"}
-BASIS = Basis(LAYERS, TIES, RISES, 40.0)
+BASIS = Basis(LAYERS, TIES, RISES, 40.0, ((2, 8), (2, 8)))
 
 
 def experiment(task: str = "digits", options: dict[str, Any] | None = None, **device: object) -> Experiment:
@@ -39,7 +39,7 @@ def test_a_basis_comes_back_as_it_was_kept_and_gives_the_same_choices_under_any_
     keep(BASIS, experiment(), PRINTS)
     back = kept(experiment(budget={"weight_bytes": 30}), PRINTS | {"space": "of another budget"})
     assert back is not None
-    assert (back.layers, back.ties, back.uncounted_bytes) == (LAYERS, TIES, 40.0)
+    assert (back.layers, back.ties, back.uncounted_bytes, back.heads) == (LAYERS, TIES, 40.0, ((2, 8), (2, 8)))
     for row, wanted in zip(back.rises, RISES, strict=True):
         np.testing.assert_array_equal(row, wanted)
     plan = plan_of(back, experiment(budget={"model_bytes": 100}), ["accuracy"])

@@ -11,7 +11,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.quant_spec import parse
 from quant_core.util.errors import InputError
 from search.config.experiment import Experiment
-from search.sweeps.plan import Plan, build_problem, reference_cost
+from search.sweeps.plan import Plan, build_problem, planned, reference_cost
 from spaces import rules
 from spaces.space import SLOTS, Space
 
@@ -54,6 +54,27 @@ def test_problem_and_cost_table_agree_where_layers_are_tied_or_fixed(
     for metric, values in truth.items():
         np.testing.assert_allclose(costs[metric], values, rtol=1e-12, err_msg=metric)
         assert problem.max_cost(metric) == pytest.approx(most[metric][0], rel=1e-12), metric
+
+
+@pytest.mark.parametrize(("budget", "limit"), [("0.4 of float", 102.4), ("1.0 of int8", 96.0), (100, 100.0)])
+def test_the_bytes_of_the_kv_cache_are_a_cost_that_its_dimension_alone_decides(budget: str | int, limit: float) -> None:
+    space = rules.kv_cache(rules.full(LAYERS, CHOICES), [parse(text) for text in ("float", "int8:token", "int2:token")])
+    device, heads = load_device("counts"), ((2, 8),) * 4
+    changed = EXPERIMENT.model_dump(mode="json") | {"device": {"name": "counts", "budget": {"kv_bytes_per_token": budget}}}
+    changed["device"]["objectives"] = ["error", "kv_bytes_per_token"]
+    plan = planned(Experiment.model_validate(changed), LAYERS, space, device, ["accuracy"], 0.0, heads)
+    problem = build_problem(plan)
+    assert plan.limits == {"kv_bytes_per_token": pytest.approx(limit)}
+    zeros = [0] * len(space.dimensions)
+    for kv, size in enumerate((256.0, 96.0, 48.0)):
+        assert problem.costs_of([*zeros, kv])["kv_bytes_per_token"] == size
+        assert problem.feasible([*zeros, kv]) == (size <= limit)
+        assert problem.costs_of([*zeros, kv])["weight_bytes"] == problem.costs_of([*zeros, 0])["weight_bytes"]
+    fixed = rules.kv_cache(space, [parse("int8:token")])
+    alone = build_problem(planned(Experiment.model_validate(changed), LAYERS, fixed, device, [], 0.0, heads))
+    assert alone.costs_of(zeros)["kv_bytes_per_token"] == 96.0
+    with pytest.raises(InputError, match="unknown objective or budget of device 'counts' 'kv_bytes_per_token'"):
+        planned(Experiment.model_validate(changed), LAYERS, rules.full(LAYERS, CHOICES), device, [], 0.0)
 
 
 def test_uniform_policies_go_from_the_widest_integer_format_down_where_time_is_limited() -> None:

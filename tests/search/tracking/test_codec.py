@@ -56,6 +56,14 @@ def test_the_transform_of_the_network_survives_and_is_left_out_where_there_is_no
     assert "transform" not in trial_to_json(trial, names)
 
 
+def test_the_kv_cache_survives_and_is_left_out_where_it_is_float(make_sweep: MakeSweep) -> None:
+    trial = make_sweep(trials=1).trials[0]
+    cached = replace(trial, policy=Policy(trial.policy, kv=parse("int4:group64")))
+    names = list(trial.policy)
+    assert trial_from_json(trial_to_json(cached, names), names) == cached
+    assert "kv" not in trial_to_json(trial, names)
+
+
 def test_not_a_number_survives(make_sweep: MakeSweep) -> None:
     trial = make_sweep(trials=1).trials[0]
     broken = replace(trial, result=replace(trial.result, metrics={"error": math.nan, "loss": math.inf}))
