@@ -17,7 +17,8 @@ Ranges = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Fractions of the min-max scale. The error of few bits is smooth but its minimum may be far below 1; that of many bits is jagged near 1.
 _FEW_BITS = np.concatenate([np.linspace(1.0, 0.1, 120), np.geomspace(0.099, 1 / 64, 24)])
 _FEW_BITS_LONG = np.ascontiguousarray(_FEW_BITS[::2])  # of a long row the error is smooth enough for half of them
-_LONG, _SHORT = 256, 64
+_LONG = 256
+_SHORT = {"group": 256, "vector": 64}  # a block of fewer values, whatever the rows of a layer
 _MANY_BITS = np.concatenate([np.linspace(1.005, 0.6, 160), np.geomspace(0.59, 1 / 64, 32)])
 _MANY_BITS_SHORT = np.concatenate([np.linspace(2.0, 0.6, 560), _MANY_BITS[160:]])  # all values of a short row may lie near a wider grid
 _AFFINE = np.concatenate([np.linspace(1.0, 0.3, 64), np.geomspace(0.29, 1 / 32, 12)])
@@ -196,7 +197,7 @@ def _affine_fractions(spec: QuantSpec, length: int) -> NDArray[np.float64]:
 
 
 def _is_short(spec: QuantSpec, length: int) -> bool:
-    return length < (_LONG if spec.granularity == "group" else _SHORT)
+    return length < _SHORT.get(spec.granularity, 0)
 
 
 def _octav(x: F32, spec: QuantSpec, w: F32 | None = None, unsigned: bool = False) -> Ranges:
