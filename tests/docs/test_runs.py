@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("forked")
 NOT_RUN = {
     "cost --device": "names an option: it needs a policy",
     "evaluate --network rotate": "names an option: it needs a task",
+    "evaluate --policy ... --kv": "names an option: it needs a network with attention; tests/search/sweeps/test_kv_cache.py sweeps one",
     "solve --out": "names an option: it needs a budget",
     "export SWEEP --pick knee -f gguf": "digits is no language model; tests/search/exporters export one",
     "ui SWEEP": "serves until it is stopped; tests/search/tracking/test_view.py opens it in a browser",
