@@ -16,8 +16,10 @@ from quant_core.reconstruct.learn import Stretch
 from quant_core.reconstruct.state import ReconstructedNetwork
 
 FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25)
-MOST = 8
-"""Parts of the examples that are looked at."""
+FEWEST, MOST = 4, 8
+"""Parts of the examples that are looked at, so many at least and at most, spread over all."""
+VALUES = 2**22
+"""Output values that are enough: layers with large outputs are looked at on `FEWEST` parts."""
 
 
 def fit_step(stretch: Stretch, network: ReconstructedNetwork, name: str, wanted: Held, parts: Sequence[int]) -> None:
@@ -38,7 +40,7 @@ def fit_step(stretch: Stretch, network: ReconstructedNetwork, name: str, wanted:
         return
     if len(wanted) != len(parts):  # some examples pass it by
         return
-    grid, places = learned.quantizer.static, range(0, len(parts), max(1, len(parts) // MOST))
+    grid, places = learned.quantizer.static, _places(len(parts), wanted[0].numel())
     sums = [OutputFigures(network.output_axis(name)) for _ in FACTORS]
     with torch.no_grad():
         for place, x in zip(places, _inputs(stretch, network, name, [parts[place] for place in places]), strict=False):
@@ -52,6 +54,12 @@ def fit_step(stretch: Stretch, network: ReconstructedNetwork, name: str, wanted:
     factor = FACTORS[errors.index(min(errors))]
     network.adopt({}, {name: grid._replace(scale=float(np.float32(grid.scale * factor)))})
     network.quantized()
+
+
+def _places(count: int, values: int) -> list[int]:
+    """Return which of `count` parts are looked at, where one has so many output values: as many as give `VALUES`, within bounds."""
+    taken = min(count, max(FEWEST, min(MOST, -(-VALUES // max(values, 1)))))
+    return [number * count // taken for number in range(taken)]
 
 
 def _inputs(stretch: Stretch, network: ReconstructedNetwork, name: str, parts: Sequence[int]) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import ptq
-from benchmarks.ptq_report import START, Cell, read, write
+from benchmarks.ptq_report import SHOWN, START, Cell, read, write
 from benchmarks.stores import END, append
 
 
@@ -51,9 +51,16 @@ def test_methods_of_others_have_a_place_in_the_tables(tmp_path: Path) -> None:
         append(store, made)
     assert [json.loads(line)["column"] for line in store.read_text().splitlines()] == ["rotated gptq", "nearest", "nearest"]
     write(page, read(store))
+    assert page.read_text().count("\n### ") == 1, "networks that were not measured have no table"
     lines = [line for line in page.read_text().splitlines() if "int4:channel" in line]
     assert "| nearest | 4.15 | 80.0 +- 0.0 | 1.300 +- 0.141 | 0.50 | 2 |" in lines[0]
     assert "| rotated gptq | 4.15 | 80.0 | 0.700 | 0.50 | 1 |" in lines[1]
+
+
+def test_every_network_has_a_heading_and_a_share() -> None:
+    assert list(ptq.ROWS) == list(SHOWN)
+    assert {*ptq.ROWS} - {*ptq.SHARE} == {"digits"}
+    assert {*ptq.OPTIONS} <= {*ptq.ROWS}
 
 
 X = torch.arange(60.0).reshape(30, 2)

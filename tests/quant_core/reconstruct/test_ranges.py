@@ -7,12 +7,16 @@ from torch import Tensor, nn
 from quant_core.network.trace import trace
 from quant_core.ptq.activation import to_grid
 from quant_core.ptq.engine import PostTraining
+from quant_core.reconstruct import ranges
 from quant_core.reconstruct.held import Held, Room
 from quant_core.reconstruct.learn import Stretch
 from quant_core.reconstruct.ranges import FACTORS, fit_step
 from quant_core.reconstruct.results import starting_policy
 from quant_core.reconstruct.state import ReconstructedNetwork
 from quant_core.spec.policy import Policy, parse_layer_policy
+
+looked_at: list[int] = []
+"""Numbers of the parts that `fitted` ran, in order."""
 
 
 def fitted(loud: float, activation: str, twice: bool = False) -> tuple[Tensor, ReconstructedNetwork, float]:
@@ -33,8 +37,14 @@ def fitted(loud: float, activation: str, twice: bool = False) -> tuple[Tensor, R
         wanted.add(layer(part))
     network.quantized()
     before = network.grids(["0"])
-    stretch = Stretch(lambda index, _: network.model(parts[index]), None, None, wanted)
-    fit_step(stretch, network, "0", wanted, range(len(parts)))
+    looked_at.clear()
+
+    def forward(index: int, _before: Tensor | None) -> Tensor:
+        looked_at.append(index)
+        output: Tensor = network.model(parts[index])
+        return output
+
+    fit_step(Stretch(forward, None, None, wanted), network, "0", wanted, range(len(parts)))
     return x, network, before["0"].scale if before else 0.0
 
 
@@ -54,3 +64,10 @@ def test_the_outputs_come_nearer() -> None:
 def test_other_inputs_are_left(activation: str, twice: bool) -> None:
     _, network, before = fitted(4.0, activation, twice)
     assert [grid.scale for grid in network.grids(["0"]).values()] == ([before] if before else [])
+
+
+@pytest.mark.parametrize(("enough", "expected"), [(2**22, list(range(0, 16, 2))), (1, [0, 4, 8, 12]), (6 * 64, [0, 2, 5, 8, 10, 13])])
+def test_few_parts_of_large_outputs_are_looked_at(enough: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "VALUES", enough)
+    fitted(4.0, "int4:tensor:mse")
+    assert looked_at == expected
