@@ -7,6 +7,7 @@ others, above which no prediction comes. CPU time on one thread; a profile that 
 
 import argparse
 import random
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,12 @@ from quant_core.network.trace import trace
 from quant_core.ptq.engine import PostTraining
 from quant_core.spec.policy import Policy
 from search import tasks
-from search.cli.profile_runtime import CALIBRATION, left
+from search.cli.profile_runtime import CALIBRATION
 from search.config.key_value import task_options
 from search.evaluation.measure import first_inputs, take, traced_inputs
-from search.exporters.profiling import MODES, Profiled, enough, measure_modes
+from search.exporters import profiling_beside
+from search.exporters.profiling import MODES, Profiled, enough, low_ratio, measure_modes, unmeasured
+from search.exporters.profiling_beside import followers_of, measure_beside
 from search.exporters.runtimes import Runtime, example_arrays, runtime
 
 
@@ -81,6 +84,8 @@ def main() -> None:
     predicted = [float(table.totals(policy)["latency_s"]) for policy in policies]
     calls = _calls(network, target, policies, arguments.repeats)
     result, halves = agreement(predicted, seconds(calls)), agreement(seconds(calls, slice(0, None, 2)), seconds(calls, slice(1, None, 2)))
+    for row in zip(predicted, seconds(calls), strict=True):
+        print("predicted {:.6g} s, measured {:.6g} s".format(*row), file=sys.stderr)
     errors = f"{result.median_error:.1%} | {result.largest_error:.1%} | {result.rank:.3f} | {halves.rank:.3f}"
     print(f"| {arguments.task} | {target.name} {target.version} | {len(policies)} | {errors} |", flush=True)
 
@@ -96,13 +101,14 @@ def _network(name: str, options: Mapping[str, object]) -> Profiled:
 def _profiled(network: Profiled, target: Runtime, task: str, folder: Path, repeats: int) -> tuple[list[Mode], Path]:
     """Return the modes that a runtime runs, and the device file of the profile."""
     name, machine = f"{task.replace('_', '-')}-{target.name}", host(1, f"{target.name} {target.version}")
-    rows = list(resume(name, folder, machine, 1))
+    rows, followed = list(resume(name, folder, machine, 1)), followers_of(network, target.beside)
 
     def kept(measured: list[Measurement]) -> None:
         rows.extend(measured)
-        write(name, folder, machine, 1, rows)
+        write(name, folder, machine, 1, rows, followed)
 
-    refused = measure_modes(network, target, left(network.layers, rows, MODES), 1, repeats, kept)
+    refused = measure_modes(network, target, unmeasured(network, target, rows, MODES), 1, repeats, kept)
+    measure_beside(network, target, followed, profiling_beside.left(network.layers, followed, rows), 1, repeats, kept)
     return [mode for mode in MODES if str(mode) not in refused], paths(name, folder)[0]
 
 
@@ -120,14 +126,14 @@ def _calls(network: Profiled, target: Runtime, policies: Sequence[Policy], repea
 
 
 def seconds(calls: Sequence[NDArray[np.float64]], part: slice = slice(None)) -> list[float]:
-    """Return the seconds of every policy: the median of the ratios of neighbouring calls, times the least time of the float network.
+    """Return the seconds of every policy: the ratio of low means, as a profile takes it, times the least time of the float network.
 
     Args:
         calls: per policy [calls, 2], its seconds and the float network's.
         part: of the calls that ratios are taken of.
     """
     least = min(float(rows[:, 1].min()) for rows in calls)
-    return [float(np.median(rows[part, 0] / rows[part, 1])) * least for rows in calls]
+    return [low_ratio(rows[part]) * least for rows in calls]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 Every cell (network, policy, format) is a line of `--store` as soon as it is measured, and is not measured again on that processor; a format
 whose runtime is not installed is left for another run. A cell is an export as `bitfront export` makes it, run on the test split in a fresh
 process, and the time of one example: CPU time on one thread, the clock's on two, medians of ratios to neighbouring calls of the float
-network's.
+network's. --no-times leaves the times for another run.
 """
 
 import argparse
@@ -112,7 +112,7 @@ class Bench:
         correction = self._network.bias_correction
         self._engine = PostTraining(self._task.model, self._layers, batches, self._example, bias_correction=correction)
 
-    def cell(self, text: str, form: str) -> Cell:
+    def cell(self, text: str, form: str, timed: bool = True) -> Cell:
         """Return a cell; a format that does not hold the policy or the network says why in it."""
         with tempfile.TemporaryDirectory() as place:
             bundle = self._bundle(text)
@@ -120,7 +120,7 @@ class Bench:
                 exported = cast(Any, resolve(EXPORTERS, "export format", form))(bundle, Path(place))
             except BitfrontError as error:
                 return Cell(self._name, text, form, refused=str(error), processor=described())
-            times = self._times(bundle, exported, Path(place), FORMATS[form]) if FORMATS[form] else {}
+            times = self._times(bundle, exported, Path(place), FORMATS[form]) if FORMATS[form] and timed else {}
         return Cell(self._name, text, form, **_figures(exported), times=times, processor=described())
 
     def _bundle(self, text: str) -> Bundle:
@@ -197,7 +197,7 @@ def missing(networks: Sequence[str], policies: Sequence[str], formats: Sequence[
                     yield name, text, form
 
 
-def measure(todo: Sequence[tuple[str, str, str]], store: Path, data: str) -> int:
+def measure(todo: Sequence[tuple[str, str, str]], store: Path, data: str, timed: bool = True) -> int:
     """Measure cells, add each to the store, and return how many failed otherwise than by a sentence."""
     benches: dict[str, Bench] = {}
     failed = 0
@@ -205,7 +205,7 @@ def measure(todo: Sequence[tuple[str, str, str]], store: Path, data: str) -> int
         if name not in benches:
             benches = {name: Bench(name, data)}
         try:
-            cell = benches[name].cell(text, form)
+            cell = benches[name].cell(text, form, timed)
         except Exception:
             traceback.print_exc()
             failed += 1
@@ -226,15 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", action="append", choices=list(FORMATS))
     parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--no-times", action="store_true", help="on a busy machine: a later run without it takes the times")
     parser.add_argument("--tables", action="store_true", help="measure nothing, write the page")
     parsed = parser.parse_args(arguments)
     faults = {form: fault for form in ([] if parsed.tables else parsed.format or FORMATS) if (fault := absent(form))}
     for form, fault in faults.items():
         print(f"{form}: not measured here: {fault}", flush=True)
     formats = [form for form in parsed.format or FORMATS if form not in faults]
-    done: set[object] = {cell.key for cell in read(parsed.store)}
+    done: set[object] = {cell.key for cell in read(parsed.store) if parsed.no_times or cell.times or cell.refused or not FORMATS[cell.form]}
     todo = [] if parsed.tables else list(missing(parsed.network or list(NETWORKS), parsed.policy or POLICIES, formats, done))
-    failed = measure(todo, parsed.store, parsed.data)
+    failed = measure(todo, parsed.store, parsed.data, not parsed.no_times)
     write(parsed.page, read(parsed.store))
     return int(failed > 0)
 

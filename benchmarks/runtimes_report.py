@@ -76,12 +76,13 @@ class Cell:
 
 
 def read(store: Path) -> list[Cell]:
-    """Return the cells of a store, without a last line that was cut short."""
-    cells = []
+    """Return the cells of a store, without a last line that was cut short; of cells of one key the last one."""
+    cells = {}
     for plain in rows(store):
         times = {threads: Time(**entry) for threads, entry in plain["times"].items()}
-        cells.append(Cell(**plain | {"times": times, "notes": tuple(plain["notes"])}))
-    return cells
+        cell = Cell(**plain | {"times": times, "notes": tuple(plain["notes"])})
+        cells[cell.key] = cell
+    return list(cells.values())
 
 
 def write(page: Path, cells: Sequence[Cell]) -> None:
@@ -95,7 +96,8 @@ def write(page: Path, cells: Sequence[Cell]) -> None:
 
 
 def _section(name: str, processor: str, cells: Sequence[Cell]) -> str:
-    timed = [f"Times: {processor}.", ""] if processor else []
+    told = f"Times: {processor}." if any(cell.times for cell in cells) else f"{processor}; no times were taken."
+    timed = [told, ""] if processor else []
     lines = [f"### {SHOWN[name]}", "", *timed, f"| {' | '.join(TITLES)} |", f"|{'---|' * len(TITLES)}"]
     policies = sorted(dict.fromkeys(cell.policy for cell in cells), key=lambda text: text != FLOAT_POLICY)
     lines += [_line(cell) for text in policies for cell in cells if cell.policy == text and not cell.refused]

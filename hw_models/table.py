@@ -1,19 +1,19 @@
 """`CostTable`: the cost of every choice of every layer, computed once; a policy's cost is then a gather and a sum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.device import Device
-from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, find_model, moves_as
+from hw_models.layer_metrics import layer_metrics
+from hw_models.models import FloatArray, IntArray, LayerChoices, LayerCost, Pair, find_model, moves_as
 from hw_models.schema.codes import code_of
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy
-from quant_core.spec.quant_spec import QuantSpec
 from quant_core.util.errors import InputError
 from quant_core.util.text import listed
 
@@ -40,6 +40,7 @@ class CostTable:
         peak: metrics whose total is the max over layers; the others are summed.
         limits: metric -> hard limit of the device.
         details: per layer the answer of the model: [K] arrays of time and energy by part, for one call.
+        pairs: what the choices of two layers together add to a metric.
     """
 
     device: str
@@ -50,6 +51,7 @@ class CostTable:
     limits: Mapping[str, float]
     details: tuple[LayerCost, ...]
     peak: frozenset[str] = field(default=PEAK)
+    pairs: tuple[Pair, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -96,14 +98,18 @@ class CostTable:
             raise InputError(f"policy {n}, layer {self.layers[position].name!r}: choice {index[n, position]} given; {legal}.")
         if len(index) <= _SMALL:
             picked = self._flat.take(index + self._offsets, axis=1)
-            return {
-                metric: reduce.accumulate(picked[m], axis=1)[:, -1]
-                for m, (metric, reduce) in enumerate(zip(self.values, self._reduce, strict=True))
-            }
+            return self._with_pairs(index, [reduce.accumulate(picked[m], axis=1)[:, -1] for m, reduce in enumerate(self._reduce)])
         totals = np.empty((len(self.values), len(index)))
         for start in range(0, len(index), _CHUNK):
             totals[:, start : start + _CHUNK] = self._chunk(index[start : start + _CHUNK])
-        return dict(zip(self.values, totals, strict=True))
+        return self._with_pairs(index, totals)
+
+    def _with_pairs(self, index: NDArray[np.int64], totals: Iterable[FloatArray]) -> dict[str, FloatArray]:
+        """Return metric -> [N]: the totals of layers [M, N], and what pairs of choices add."""
+        costs = dict(zip(self.values, totals, strict=True))
+        for pair in self.pairs:
+            costs[pair.metric] = costs[pair.metric] + pair.added[index[:, pair.first], index[:, pair.second]]
+        return costs
 
     def _chunk(self, index: NDArray[np.int64]) -> FloatArray:
         """Cost a batch that fits the cache: [N, L] -> [M, N]."""
@@ -142,6 +148,13 @@ class CostTable:
         """
         return {metric: float(value[0]) for metric, value in self.cost(self.index(policy)[None]).items()}
 
+    def by_layer(self, row: NDArray[np.int64]) -> dict[str, FloatArray]:
+        """Return metric -> [L]: the costs of the layers at an index row [L]; what a pair adds is the first layer's."""
+        costs = {metric: values[np.arange(len(row)), row] for metric, values in self.values.items()}
+        for pair in self.pairs:
+            costs[pair.metric][pair.first] += pair.added[row[pair.first], row[pair.second]]
+        return costs
+
     def excess(self, policy: Mapping[str, LayerPolicy]) -> tuple[str, ...]:
         """Return one sentence per hard limit of the device that `policy` breaks, naming the layer that needs most."""
         row, totals = self.index(policy), self.totals(policy)
@@ -159,13 +172,14 @@ class CostTable:
         Raises:
             InputError: a layer is missing or takes a choice that the table was not built for.
         """
-        rows = []
-        for position, k in enumerate(self.index(policy)):
+        rows, index = [], self.index(policy)
+        costs = self.by_layer(index)
+        for position, k in enumerate(index):
             layer, detail, calls = self.layers[position], self.details[position], self.layers[position].calls
             choice = self.choices[position][k]
             row: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "weight": str(choice.weight)}
             row["activation"] = str(choice.activation)
-            row |= {metric: float(values[position, k]) for metric, values in self.values.items()}
+            row |= {metric: float(values[position]) for metric, values in costs.items()}
             if detail.compute_s is not None and detail.latency_s is not None:
                 row["compute_s"] = float(detail.compute_s[k] * calls)
                 row["stall_s"] = float((detail.latency_s[k] - detail.compute_s[k]) * calls)
@@ -188,19 +202,20 @@ def build_table(device: Device, layers: Sequence[Layer], choices: Mapping[str, S
         raise InputError(f"no choices given for layers {listed(missing) or '(there are no layers)'}; give at least one each.")
     offered = tuple(tuple(choices[layer.name]) for layer in layers)
     runs = _runs(device, layers, offered)
-    cost_layer = find_model(device.file.identity.kind).build(device)
+    model = find_model(device.file.identity.kind)
+    cost_layer, pairs = model.build(device), model.pairs(device, layers, runs) if model.pairs else ()
     verb = "runs and moves as" if moves_as(device) == "run" else "runs as"
     details = tuple(
         _noted(cost_layer(layer, run), run, verb) if layer.calls else LayerCost() for layer, run in zip(layers, runs, strict=True)
     )
     width = max(map(len, offered))
-    rows = [_metrics(layer, run, detail) for layer, run, detail in zip(layers, runs, details, strict=True)]
+    rows = [layer_metrics(layer, run, detail) for layer, run, detail in zip(layers, runs, details, strict=True)]
     called = [row for row, layer in zip(rows, layers, strict=True) if layer.calls] or rows
     values = {metric: np.full((len(layers), width), np.inf) for metric in called[0]}
     for position, row in enumerate(rows):
         for metric, matrix in values.items():
             matrix[position, : len(offered[position])] = row.get(metric, 0.0)
-    return CostTable(device.name, device.batch, tuple(layers), offered, values, _limits(device), details)
+    return CostTable(device.name, device.batch, tuple(layers), offered, values, _limits(device), details, pairs=pairs)
 
 
 def cost_policy(device: Device, layers: Sequence[Layer], policy: Mapping[str, LayerPolicy]) -> dict[str, float]:
@@ -248,43 +263,6 @@ def _noted(cost: LayerCost, run: LayerChoices, verb: str) -> LayerCost:
         texts = (cost.notes[k] if cost.notes else "", f"{verb} {pair}" if asked != pair else "")
         notes.append(", ".join(filter(None, texts)))
     return replace(cost, notes=tuple(notes) if any(notes) else ())
-
-
-def _metrics(layer: Layer, run: LayerChoices, detail: LayerCost) -> dict[str, FloatArray]:
-    """Return metric -> [K] for one layer: the counts that every device gives, and the time and energy of the model."""
-    count = len(run.policies)
-    w_bits = np.array([choice.weight.bits for choice in run.policies], dtype=np.float64)
-    a_bits = np.array([choice.activation.bits for choice in run.policies], dtype=np.float64)
-    metrics = {
-        "weight_bytes": 4.0 * layer.held_elements + (np.zeros(count) if layer.tied_to else run.weight_bits / 8),
-        "peak_activation_bytes": np.array([live_bits(layer, choice) / 8 if layer.calls else 0.0 for choice in run.policies]),
-        "macs": np.full(count, float(layer.macs)),
-        "bit_ops": layer.macs * w_bits * a_bits,
-    }
-    if detail.latency_s is not None:
-        metrics["latency_s"] = detail.latency_s * layer.calls
-    if detail.energy_j:
-        metrics["energy_j"] = np.sum(list(detail.energy_j.values()), axis=0) * layer.calls
-    return metrics
-
-
-@cache
-def stored_bits(spec: QuantSpec) -> float:
-    """Return the bits that one more element of an activation takes, with its share of the scales of blocks."""
-    block = spec.block or 1
-    return (spec.storage_bits((1, 2 * block)) - spec.storage_bits((1, block))) / block
-
-
-def live_bits(layer: Layer, policy: LayerPolicy) -> float:
-    """Return the bits of activations alive while a layer runs: input, output and residual branches; depthwise works in place.
-
-    All are counted at the bits of the layer's own input activation. What an embedding looks up has the bits of its weight.
-    """
-    if layer.kind == "embedding":
-        return (layer.out_elements + layer.live_elements) * stored_bits(policy.weight)
-    ends = (layer.in_elements, layer.out_elements)
-    elements = (max(ends) if layer.kind == "depthwise" else sum(ends)) + layer.live_elements
-    return elements * stored_bits(policy.activation)
 
 
 def _limits(device: Device) -> dict[str, float]:

@@ -98,6 +98,22 @@ class LayerCost:
 
 
 @dataclass(frozen=True, eq=False)
+class Pair:
+    """What the choices of two layers together add to a metric: kernels that depend on what reads their output, conversions between them.
+
+    Attributes:
+        metric: a sum over layers.
+        first, second: positions of the layers in the network.
+        added: [K of the first, K of the second], in the metric's unit; entries may be negative.
+    """
+
+    metric: str
+    first: int
+    second: int
+    added: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class GoldenComparison:
     """The n figures that a golden check compares.
 
@@ -124,6 +140,7 @@ def compare_points(golden: Golden, predicted: Sequence[float] | FloatArray, rema
 
 
 LayerModel = Callable[[Layer, LayerChoices], LayerCost]
+PairModel = Callable[[Device, Sequence[Layer], Sequence[LayerChoices]], tuple[Pair, ...]]
 GoldenCheck = Callable[[Device, Golden], GoldenComparison]
 
 
@@ -137,6 +154,7 @@ class Model:
         checks: the golden checks of this model beside `GOLDEN_CHECKS`: name -> `package.module:function`, or the function itself.
         about: one line for the docs.
         moves: the bits that weights and activations move at: those `stored`, those of the code that they `run` as, or `none` counted.
+        pairs: (device, the layers of a network, their choices) -> what two choices together add; None where layers are costed one by one.
     """
 
     compute: type[Compute]
@@ -144,6 +162,7 @@ class Model:
     about: str
     checks: Mapping[str, str | GoldenCheck] = field(default_factory=dict)
     moves: Literal["stored", "run", "none"] = "stored"
+    pairs: PairModel | None = None
 
 
 def find_model(kind: str) -> Model:

@@ -4,6 +4,10 @@ A shape that was not measured is costed by the calibrated roofline (`roofline.ca
 were measured in the same mode, or through those of every kind where there are fewer than `_ENOUGH`, and marked `interpolated`. A mode
 that has no kernel runs as the nearest one: a signed activation with an unsigned weight as unsigned, 3, 5 or 6 bits as the next wider
 code that was measured, whose bits it also moves.
+
+Where a runtime takes other kernels, and converts numbers, where the inputs of a layer are quantized and those of the layer that follows it
+are not, or the other way round, the two take their own times and what was measured for that (rows with `before` or `behind`): a pair of
+choices. Modes in which a runtime computes a shape by one kernel have one time, the mean of those measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +18,9 @@ import numpy as np
 
 from hw_models.device import Device
 from hw_models.measurements import Measurement, Mode, read_measurements, shape_key
-from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model
+from hw_models.models import FloatArray, GoldenComparison, LayerChoices, LayerCost, LayerModel, Model, Pair
 from hw_models.models.lut import LutCompute
+from hw_models.models.neighbours import pairs_of, pooled
 from hw_models.models.roofline import calibrate, features, leave_one_out
 from hw_models.schema.codes import code_bits
 from hw_models.schema.device_file import Golden, Table
@@ -45,9 +50,10 @@ class Host(Table):
 
 
 class MeasuredCompute(LutCompute):
-    """The file of measurements, beside the device file, and the machine."""
+    """The file of measurements, beside the device file, and the machine; `followers`: layer -> the layers that follow it."""
 
     host: Host
+    followers: dict[str, tuple[str, ...]] = {}  # noqa: RUF012  # pydantic copies it
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ def build(device: Device) -> LayerModel:
     Raises:
         InputError: the file is missing or damaged; on a look-up, nothing was measured in the mode of a choice.
     """
-    rows = read_measurements(device.folder / device.compute_as(MeasuredCompute).file, device.batch)
+    rows = _rows(device)
     table = {(shape_key(row.layer), row.mode): row.seconds for row in rows}
     measured = {row.mode for row in rows}
 
@@ -92,6 +98,16 @@ def build(device: Device) -> LayerModel:
         return LayerCost(None, seconds, None, {}, tuple(once[mode][1] for mode in wanted))
 
     return cost
+
+
+def pairs(device: Device, layers: Sequence[Layer], choices: Sequence[LayerChoices]) -> tuple[Pair, ...]:
+    """Return the time that a layer and one that follows it take more where the inputs of one are quantized, those of the other not."""
+    compute = device.compute_as(MeasuredCompute)
+    return pairs_of(_rows(device), compute.followers, layers, choices) if compute.followers else ()
+
+
+def _rows(device: Device) -> tuple[Measurement, ...]:
+    return pooled(read_measurements(device.folder / device.compute_as(MeasuredCompute).file, device.batch))
 
 
 def mode_of(weight: str, activation: str, policy: LayerPolicy, measured: set[Mode]) -> Mode:
@@ -129,8 +145,8 @@ def _unseen(device: Device, layer: Layer, mode: Mode) -> str:
 
 def _checkable(rows: Sequence[Measurement], batch: int) -> list[tuple[Mode, Fit]]:
     """Return every mode and kind of layer with shapes enough to leave one out."""
-    pairs = dict.fromkeys((row.mode, row.layer.kind) for row in rows)
-    fits = [(mode, kind, fit_of(rows, kind, mode, batch)) for mode, kind in pairs]
+    measured = dict.fromkeys((row.mode, row.layer.kind) for row in rows if not row.mode.beside)
+    fits = [(mode, kind, fit_of(rows, kind, mode, batch)) for mode, kind in measured]
     return [
         (mode, fit) for mode, kind, fit in fits if fit and len(fit.layers) >= _ENOUGH and {layer.kind for layer in fit.layers} == {kind}
     ]
@@ -161,4 +177,5 @@ MODEL = Model(
     "the measured entry; a roofline calibrated on the other entries where there is none",
     {"interpolation": "hw_models.models.measured:interpolation"},
     moves="run",
+    pairs=pairs,
 )

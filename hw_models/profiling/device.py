@@ -1,7 +1,7 @@
 """The device file of a profile: capability from the measurements, and the table beside it. Both are rewritten after every measurement."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hw_models.loading import device_names, load_device, parse_device
@@ -52,28 +52,44 @@ def resume(name: str, folder: Path, host: Host, batch: int) -> tuple[Measurement
     return read_measurements(table, batch)
 
 
-def write(name: str, folder: Path, host: Host, batch: int, rows: Sequence[Measurement]) -> Path:
+def write(
+    name: str, folder: Path, host: Host, batch: int, rows: Sequence[Measurement], followers: Mapping[str, Sequence[str]] | None = None
+) -> Path:
     """Write table and device file, each whole or not at all; return the path of the device file.
+
+    Args:
+        name, folder, host, batch: as `resume` takes them.
+        rows: all measurements.
+        followers: layer -> the layers that follow it; those of networks that were measured before stay.
 
     Raises:
         InputError: the folder cannot be written.
     """
     toml, table = paths(name, folder)
     write_text(table, write_measurements(rows, batch))
-    text = toml_text.dumps(_content(name, host, batch, rows))
+    text = toml_text.dumps(_content(name, host, batch, rows, {**_followers(toml), **(followers or {})}))
     parse_device(text, folder, str(toml))
     write_text(toml, text)
     return toml
 
 
-def _content(name: str, host: Host, batch: int, rows: Sequence[Measurement]) -> dict[str, object]:
+def _followers(toml: Path) -> dict[str, tuple[str, ...]]:
+    """Return the followers in an earlier device file."""
+    if not toml.is_file():
+        return {}
+    compute = load_device(toml).compute
+    return dict(compute.followers) if isinstance(compute, MeasuredCompute) else {}
+
+
+def _content(name: str, host: Host, batch: int, rows: Sequence[Measurement], followers: Mapping[str, Sequence[str]]) -> dict[str, object]:
     kinds = list(dict.fromkeys(row.layer.kind for row in rows))
     repeats = max(row.repeats for row in rows)
     threads = f"{host.threads} thread{'s' * (host.threads > 1)}"
+    following = {"followers": {layer: list(names) for layer, names in followers.items()}} if followers else {}
     content: dict[str, object] = {
         "schema": 1,
         "identity": {"name": name, "title": f"{host.cpu}, {threads}, measured", "kind": "measured", "batch": batch, "source": _SOURCE},
-        "compute": {"file": f"{name}.csv", "source": _SOURCE, "host": host.model_dump(exclude_defaults=True)},
+        "compute": {"file": f"{name}.csv", "source": _SOURCE, "host": host.model_dump(exclude_defaults=True), **following},
         "capability": [
             _capability(kind, {(row.mode.weight, row.mode.activation) for row in rows if row.layer.kind == kind}) for kind in kinds
         ],

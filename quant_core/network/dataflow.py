@@ -84,7 +84,8 @@ class _Values:
             address = storage_address(tensor)
             if operation.name.endswith("_") and address in operation.addresses:
                 del self._values[address]
-            writes = self.at(address)
+            number = self.at(address)
+            writes = number if writes < 0 else writes  # of several results (a norm with its statistics) the first one
         self.flow.events.append(Event(operation.name, self.owners[-1] if self.owners else "", reads, writes))
 
 

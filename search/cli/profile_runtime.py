@@ -1,6 +1,6 @@
 """`bitfront profile --runtime`: the device this-machine:RUNTIME, of the network of an experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,12 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     Raises:
         InputError: no such runtime, or it is not installed, or no experiment is given, or the folder cannot be written.
     """
-    from hw_models.measurements import shape_key
     from hw_models.profiling.device import paths, resume, write
     from hw_models.profiling.host import host
     from quant_core.util.files import require_writable
-    from search.exporters.profiling import MODES, measure_modes
+    from search.exporters import profiling_beside
+    from search.exporters.profiling import MODES, float_alone, measure_modes, unmeasured
+    from search.exporters.profiling_beside import followers_of, measure_beside
     from search.exporters.runtimes import runtime
 
     if experiment is None or experiment.suffix != ".toml":
@@ -39,24 +40,25 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     rows = list(resume(called, folder, machine, 1))
     require_writable(paths(called, folder)[0])
     network = _network(experiment)
-    todo = left(network.layers, rows, MODES)
+    followed = followers_of(network, target.beside)
+    todo, mixed = unmeasured(network, target, rows, MODES), profiling_beside.left(network.layers, followed, rows)
     of = f"{len(todo)} of {len(MODES)} uniform policies to measure in {machine.runtime}"
-    say(f"{machine.cpu}, {machine.cores} cores, {threads} used: {of}")
+    beside = f", and {len(mixed)} in which layers stand beside others of other codes, as its kernels depend on that" if mixed else ""
+    say(f"{machine.cpu}, {machine.cores} cores, {threads} used: {of}{beside}")
 
     def kept(measured: "list[Measurement]") -> None:
-        done = {(shape_key(row.layer), row.mode) for row in measured}
-        rows[:] = [row for row in rows if (shape_key(row.layer), row.mode) not in done] + measured
-        write(called, folder, machine, 1, rows)
-        total = sum(row.seconds * _times(row, network.layers) for row in measured)
-        say(f"  {measured[0].mode}: {total * 1e3:.3g} ms, spread {measured[0].spread:.0%} over {measured[0].repeats} repeats")
+        _merge(rows, measured)
+        write(called, folder, machine, 1, rows, followed)
+        _say_measured(measured, network.layers)
 
     try:
         refused = measure_modes(network, target, todo, threads, repeats, kept, _float_s(network, rows, todo))
+        if MODES[1] in (row.mode for row in rows):
+            measure_beside(network, target, followed, mixed, threads, repeats, kept, _float_s(network, rows, ()))
     except KeyboardInterrupt:
         say(f"interrupted; what was measured is kept in {paths(called, folder)[1]}. The same command goes on from here.", stderr=True)
         raise typer.Exit(130) from None
-    for mode, reason in refused.items():
-        say(f"  {mode}: not measured: {reason}")
+    _say_refused(refused, float_alone(network, target))
     if not rows:
         raise InputError(f"nothing was measured: {name} runs no uniform policy of this network.")
     written = paths(called, folder)[0]
@@ -64,19 +66,35 @@ def profile_runtime(name: str, experiment: Path | None, device_name: str, out: P
     say(f"wrote {written}: {len(rows)} measurements; use it in an experiment: [device] {use}")
 
 
+def _merge(rows: "list[Measurement]", measured: "Sequence[Measurement]") -> None:
+    """Add measurements in place of earlier ones of the same shape and mode; of layers beside others there may be several."""
+    from hw_models.measurements import shape_key
+
+    done = {(shape_key(row.layer), row.mode) for row in measured if not row.mode.beside}
+    rows[:] = [row for row in rows if (shape_key(row.layer), row.mode) not in done] + list(measured)
+
+
+def _say_measured(measured: "Sequence[Measurement]", layers: "Sequence[Layer]") -> None:
+    first, total = measured[0], sum(row.seconds * _times(row, layers) for row in measured)
+    what = "layers beside others" if first.mode.beside else f"{first.mode}: {total * 1e3:.3g} ms"
+    say(f"  {what}, spread {first.spread:.0%} over {first.repeats} repeats")
+
+
+def _say_refused(refused: Mapping[str, str], alone: Mapping[str, str]) -> None:
+    """Say which modes a runtime does not run, and which layers it runs in float alone, each with the reason."""
+    from quant_core.util.text import listed
+
+    for mode, reason in refused.items():
+        say(f"  {mode}: not measured: {reason}")
+    if alone:
+        say(f"  in float alone: {listed(alone)}: {next(iter(alone.values()))}")
+
+
 def _float_s(network: "Profiled", rows: "Sequence[Measurement]", todo: "Sequence[Mode]") -> float:
     """Return the seconds of the float network where they were measured before, else 0."""
     from search.exporters.profiling import MODES
 
     return 0.0 if MODES[0] in todo else sum(row.seconds * _times(row, network.layers) for row in rows if row.mode == MODES[0])
-
-
-def left(layers: "Sequence[Layer]", rows: "Sequence[Measurement]", modes: "Sequence[Mode]") -> "list[Mode]":
-    """Return the modes in which a shape of the layers has not been measured."""
-    from hw_models.measurements import shape_key
-
-    shapes = {shape_key(layer) for layer in layers if layer.calls}
-    return [mode for mode in modes if shapes - {shape_key(row.layer) for row in rows if row.mode == mode}]
 
 
 def _times(row: "Measurement", layers: "Sequence[Layer]") -> int:

@@ -7,7 +7,7 @@ a policy add up to its measured time.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from quant_core.spec.layer import Layer
 from quant_core.spec.policy import LayerPolicy, Policy
 from quant_core.spec.quant_spec import FLOAT, parse
 from quant_core.util.errors import BitfrontError
+from quant_core.util.text import first_fault
 from search.exporters.runtimes import Runtime, example_arrays
 
 BUDGET_S, MOST = 1.5, 2000
@@ -68,12 +69,37 @@ class Profiled:
         )
 
 
+def refusals(network: Profiled, runtime: Runtime, mode: Mode) -> dict[str, str]:
+    """Return layer -> why a runtime does not run it in a mode."""
+    uniform = network.uniform(mode)
+    faults = {layer.name: runtime.refusal(layer, uniform[layer.name]) for layer in network.layers if layer.calls}
+    return {name: fault for name, fault in faults.items() if fault}
+
+
+def unmeasured(network: Profiled, runtime: Runtime, rows: Sequence[Measurement], modes: Sequence[Mode]) -> list[Mode]:
+    """Return the modes in which a shape of the layers that a runtime runs so has not been measured."""
+    done = {(shape_key(row.layer), row.mode) for row in rows}
+
+    def lacks(mode: Mode) -> bool:
+        refused = refusals(network, runtime, mode)
+        held = [layer for layer in network.layers if layer.calls and layer.name not in refused]
+        return not held or any((shape_key(layer), mode) not in done for layer in held)
+
+    return [mode for mode in modes if lacks(mode)]
+
+
+def float_alone(network: Profiled, runtime: Runtime) -> dict[str, str]:
+    """Return layer -> why a runtime runs it in float alone."""
+    every = [refusals(network, runtime, mode) for mode in MODES if str(mode) != "float/float"]
+    return {name: fault for name, fault in every[0].items() if all(name in faults for faults in every)}
+
+
 @dataclass(frozen=True)
 class WholeTime:
     """The time of one call of a whole network.
 
     Attributes:
-        seconds: of the float network, times the median of the ratios of neighbouring calls.
+        seconds: of the float network, times the ratio of the means of the lowest fifths of the calls: other processes only add.
         spread: the median of the calls over the least, minus 1.
         repeats: how many.
     """
@@ -107,6 +133,8 @@ def measure_modes(
 ) -> dict[str, str]:
     """Measure a network in uniform policies; `kept` is given the rows of every mode as it ends.
 
+    Layers that the runtime does not run in a mode stay in float meanwhile, and have no row of it.
+
     Args:
         network, runtime, modes: what is measured.
         threads: of the runtime.
@@ -115,7 +143,7 @@ def measure_modes(
         float_s: seconds of the float network, where an earlier run measured them; 0: they are measured now.
 
     Returns:
-        mode -> why the runtime does not run it.
+        mode -> why the runtime runs no layer in it.
     """
     refused: dict[str, str] = {}
     if not modes:
@@ -123,9 +151,16 @@ def measure_modes(
     with tempfile.TemporaryDirectory() as folder:
         path = runtime.write_float(network.model, network.example, Path(folder))
         reference = Reference(path, float_s or least_time(path, runtime, network.example, threads, repeats))
+        plain = network.uniform(MODES[0])
         for mode in modes:
+            faults, policy = refusals(network, runtime, mode), network.uniform(mode)
+            if all(layer.name in faults for layer in network.layers if layer.calls):
+                refused[str(mode)] = first_fault([f"layer {name!r}: {fault}" for name, fault in faults.items()])
+                continue
+            policy = Policy({name: plain[name] if name in faults else choice for name, choice in policy.items()})
             try:
-                kept(_rows(network, runtime, mode, threads, repeats, reference))
+                measured = measured_policy(network, runtime, policy, threads, repeats, reference, set(faults))
+                kept(by_shape(network.layers, measured, {name: mode for name in policy if name not in faults}))
             except BitfrontError as error:
                 refused[str(mode)] = str(error)
     return refused
@@ -141,14 +176,20 @@ def least_time(path: Path, runtime: Runtime, example: Any, threads: int, repeats
 
 
 def whole_time(path: Path, reference: Reference, runtime: Runtime, example: Any, threads: int, repeats: int) -> WholeTime:
-    """Return the time of one call on one example, by its ratio to the float network's, in turns in a fresh process.
+    """Return the time of one call on one example, by its ratio to the float network's, in turns in one fresh process.
 
     Raises:
         BitfrontError: the process failed.
     """
     rows = _timed([path, reference.path], runtime, example, threads, repeats)
-    ratio, seconds = float(np.median(rows[:, 0] / rows[:, 1])), rows[:, 0]
+    ratio, seconds = low_ratio(rows), rows[:, 0]
     return WholeTime(reference.seconds * ratio, float(np.median(seconds) / seconds.min() - 1), len(rows))
+
+
+def low_ratio(rows: NDArray[np.float64]) -> float:
+    """Return how many times as long the first file takes as the second, of seconds [calls, 2]: by the means of their lowest fifths."""
+    low = np.sort(rows, axis=0)[: max(len(rows) // 5, 1)].mean(axis=0)
+    return float(low[0] / low[1])
 
 
 def _timed(paths: Sequence[Path], runtime: Runtime, example: Any, threads: int, repeats: int) -> NDArray[np.float64]:
@@ -163,27 +204,60 @@ def enough(repeats: int, seconds: float) -> int:
     return max(repeats, min(MOST, int(BUDGET_S / max(seconds, 1e-6))))
 
 
-def _rows(network: Profiled, runtime: Runtime, mode: Mode, threads: int, repeats: int, reference: Reference) -> list[Measurement]:
-    """Return a measurement per distinct shape of the layers, which is the mean over those of its shape, for one call."""
+def measured_policy(
+    network: Profiled, runtime: Runtime, policy: Policy, threads: int, repeats: int, reference: Reference, floats: Collection[str] = ()
+) -> tuple[WholeTime, dict[str, float], dict[str, str]]:
+    """Return the time of one call under a policy, the share of every layer that is called, and the kernels of those that are told.
+
+    Without a profiler the layers `floats`, which are float in the policy, have the share that they have in the float network.
+
+    Raises:
+        BitfrontError: the runtime does not hold it or run it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        path = runtime.write(network.quantized(network.uniform(mode)), Path(folder))
+        path = runtime.write(network.quantized(policy), Path(folder))
         whole = whole_time(path, reference, runtime, network.example, threads, repeats)
         called = [layer for layer in network.layers if layer.calls]
         nodes = runtime.node_seconds(path, [layer.name for layer in called], example_arrays(network.example), threads, whole.repeats)
-    shares = shared_out(nodes, called, whole.seconds)
-    shapes: dict[object, list[tuple[Layer, float]]] = {}
-    for layer in called:
-        shapes.setdefault(shape_key(layer), []).append((layer, shares[layer.name] / layer.calls))
+        products = [layer.name for layer in called if layer.kind != "embedding"]
+        kernels = {row.layer: row.kernel for row in runtime.kernels(path, products).layers}
+    fixed = {name: seconds for name, seconds in shared_out([], called, reference.seconds).items() if name in floats and not nodes}
+    others = [layer for layer in called if layer.name not in fixed]
+    return whole, fixed | shared_out(nodes, others, max(whole.seconds - sum(fixed.values()), 0.01 * whole.seconds)), kernels
+
+
+def by_shape(
+    layers: Sequence[Layer], measured: tuple[WholeTime, dict[str, float], dict[str, str]], modes: Mapping[str, Mode]
+) -> list[Measurement]:
+    """Return a measurement per distinct shape and mode of the layers, which is the mean over those of its shape, for one call.
+
+    Args:
+        layers: of the network.
+        measured: what `measured_policy` returns.
+        modes: layer -> its mode there; of the others no row is made.
+    """
+    whole, shares, kernels = measured
+    alike: dict[object, list[tuple[Layer, Mode, float]]] = {}
+    for layer in layers:
+        mode = modes.get(layer.name)
+        if layer.calls and mode is not None:
+            alike.setdefault((shape_key(layer), mode), []).append((layer, mode, shares[layer.name] / layer.calls))
     return [
         Measurement(
             shape_only(entries[0][0]),
-            mode,
-            float(f"{np.mean([seconds for _, seconds in entries]):.6g}"),
+            entries[0][1],
+            float(f"{np.mean([seconds for *_, seconds in entries]):.6g}"),
             float(f"{whole.spread:.3g}"),
             whole.repeats,
+            _same([kernels.get(layer.name, "") for layer, *_ in entries]),
         )
-        for entries in shapes.values()
+        for entries in alike.values()
     ]
+
+
+def _same(words: Sequence[str]) -> str:
+    """Return the word that all are, else ""."""
+    return words[0] if len(set(words)) == 1 else ""
 
 
 def shared_out(nodes: Sequence[tuple[str, float]], layers: Sequence[Layer], total: float) -> dict[str, float]:

@@ -46,6 +46,7 @@ class Runtime:
         outputs: (file, arrays) -> its output.
         refusal: (layer, its policy) -> why its files cannot hold it, or "".
         stored_types: (file, layers) -> the types of their codes in the file, with how many have them.
+        beside: kinds of layers whose kernel depends on the inputs of the layers that read their output, too: whether these are quantized.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Runtime:
     outputs: Callable[[Path, Arrays], NDArray[Any]]
     stored_types: Callable[[Path, Sequence[StoredLayer]], str]
     refusal: Callable[[Layer, LayerPolicy], str]
+    beside: frozenset[str] = frozenset()
 
     @property
     def version(self) -> str:
@@ -250,6 +252,7 @@ ONNXRUNTIME = Runtime(
     _onnx_outputs,
     _onnx_types,
     _onnx_refusal,
+    beside=frozenset({"conv", "depthwise", "conv_transpose"}),
 )
 OPENVINO = Runtime(
     "openvino",

@@ -15,6 +15,20 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class SitePair:
+    """What the joint choices of two sites add to a cost.
+
+    Attributes:
+        first, second: the sites.
+        added: [J of the first, J of the second] >= 0, J the joint choices of a site, the last dimension running fastest.
+    """
+
+    first: int
+    second: int
+    added: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A finite allocation problem: pick one of K_d choices in each of D dimensions; all objectives are minimized.
 
@@ -35,6 +49,7 @@ class Problem:
         features: [D, F] in [0, 1]: the state of the HAQ agent at each dimension; `feature_names` names the columns.
         float_error: the error of the unquantized network, where known (HAQ's reward is relative to it).
         gathered: metric -> its tables as `Gathered`, made when costs are asked for; problems that differ in limits share it.
+        pair_cost: metric -> what pairs of sites add to it: the sums over sites alone are lower bounds. None of a peak metric.
     """
 
     cardinalities: tuple[int, ...]
@@ -50,6 +65,7 @@ class Problem:
     feature_names: tuple[str, ...] = ()
     float_error: float | None = None
     gathered: "dict[str, Gathered]" = field(default_factory=dict, repr=False)
+    pair_cost: Mapping[str, tuple[SitePair, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -64,6 +80,8 @@ class Problem:
             base = np.full((1, len(values)), self.base_cost.get(metric, 0.0))
             parts = np.concatenate([base, parts])
             costs[metric] = parts.max(axis=0) if metric in self.peak else parts.sum(axis=0)
+            for pair in self.pair_cost.get(metric, ()):
+                costs[metric] += pair.added[joint[pair.first], joint[pair.second]]
         return costs
 
     def _joint(self, values: IntArray) -> IntArray:
@@ -111,9 +129,15 @@ class Problem:
         return np.stack([(costs[metric] - limit) / max(abs(limit), 1e-300) for metric, limit in self.limits.items()], axis=1)
 
     def max_cost(self, metric: str) -> float:
-        """Return the largest cost of one metric that any point has."""
+        """Return the largest cost of one metric that any point has, or an upper bound where sites add to it in pairs."""
         parts = [self.base_cost.get(metric, 0.0), *(float(np.max(table)) for table in self.site_cost[metric])]
+        parts += [float(pair.added.max()) for pair in self.pair_cost.get(metric, ())]
         return max(parts) if metric in self.peak else sum(parts)
+
+    @property
+    def limits_pairs(self) -> bool:
+        """Whether a limited metric has pairs of sites: a sum over sites does not tell then whether a point keeps the limit."""
+        return any(self.pair_cost.get(metric) for metric in self.limits)
 
     def feasible(self, values: Sequence[int]) -> bool:
         """Tell whether one point keeps every limit (up to the rounding of a sum of floats)."""

@@ -1,14 +1,14 @@
 """Repair operators: turn a point that is over a limit into one that keeps it. One table, used by every searcher."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from quant_core.util.errors import InputError
 from quant_core.util.registry import unknown
-from search.problem.problem import FloatArray, IntArray, Problem, Values
+from search.problem.problem import FloatArray, IntArray, Problem, SitePair, Values
 
 TOLERANCE = 1e-12
 """A limit counts as kept when it is missed by less than this share of itself: the rounding of a sum of floats."""
@@ -25,16 +25,32 @@ class LinearLimits:
         problem: whose sites these are.
         tables: per limit, per site an array of shape [K_d for d in site].
         budget: [M].
+        pairs: per limit, what pairs of sites use beside the tables.
     """
 
     problem: Problem
     tables: tuple[tuple[FloatArray, ...], ...]
     budget: FloatArray
+    pairs: tuple[tuple[SitePair, ...], ...]
 
     def used(self, values: Sequence[int]) -> FloatArray:
         """Return the use of each budget by a point, [M]."""
         points = [tuple(values[d] for d in site) for site in self.problem.sites]
-        return np.array([sum(float(table[point]) for point, table in zip(points, tables, strict=True)) for tables in self.tables])
+        sums = [sum(float(table[point]) for point, table in zip(points, tables, strict=True)) for tables in self.tables]
+        joint = self.joint(values)
+        more = [sum(float(pair.added[joint[pair.first], joint[pair.second]]) for pair in pairs) for pairs in self.pairs]
+        return np.array([alone + paired for alone, paired in zip(sums, more, strict=True)])
+
+    def joint(self, values: Sequence[int]) -> list[int]:
+        """Return the joint choice of every site at a point; of none where no limit has pairs."""
+        return [self.joint_of(site, values) for site in range(len(self.problem.sites))] if any(self.pairs) else []
+
+    def joint_of(self, site: int, values: Sequence[int]) -> int:
+        """Return the joint choice of one site at a point."""
+        joint = 0
+        for d in self.problem.sites[site]:
+            joint = joint * self.problem.cardinalities[d] + values[d]
+        return joint
 
 
 def linearize_limits(problem: Problem) -> LinearLimits:
@@ -43,7 +59,7 @@ def linearize_limits(problem: Problem) -> LinearLimits:
     Raises:
         InputError: a limit is below what the cheapest choices reach.
     """
-    tables, budget = [], []
+    tables, budget, pairs = [], [], list[tuple[SitePair, ...]]()
     for metric, limit in problem.limits.items():
         base = problem.base_cost.get(metric, 0.0)
         scale = abs(limit) or max(float(np.abs(table).max()) for table in problem.site_cost[metric]) or 1.0
@@ -53,12 +69,13 @@ def linearize_limits(problem: Problem) -> LinearLimits:
         else:
             tables.append(tuple(table / scale for table in problem.site_cost[metric]))
             budget.append((limit - base) / scale)
+        pairs.append(tuple(replace(pair, added=pair.added / scale) for pair in problem.pair_cost.get(metric, ())))
         least = sum(float(table.min()) for table in tables[-1])
         if least > budget[-1] + TOLERANCE:
             floor = max(base, *(float(table.min()) for table in problem.site_cost[metric])) if metric in problem.peak else None
             reachable = floor if floor is not None else base + least * scale
             raise InputError(f"limit {metric} = {limit:.6g} cannot be kept: the cheapest choices take {reachable:.6g}. Raise the limit.")
-    return LinearLimits(problem, tuple(tables), np.array(budget))
+    return LinearLimits(problem, tuple(tables), np.array(budget), tuple(pairs))
 
 
 class Moves:
@@ -73,6 +90,11 @@ class Moves:
     def __init__(self, limits: LinearLimits, values: Sequence[int]) -> None:
         self._linear = limits
         self._site = {d: s for s, site in enumerate(limits.problem.sites) for d in site}
+        self._beside: dict[int, list[tuple[int, int, FloatArray]]] = {}  # site -> (limit, the other site, [J, J of the other])
+        for m, pairs in enumerate(limits.pairs):
+            for pair in pairs:
+                self._beside.setdefault(pair.first, []).append((m, pair.second, pair.added))
+                self._beside.setdefault(pair.second, []).append((m, pair.first, pair.added.T))
         self.values = list(values)
         self.room = limits.budget - limits.used(values)
         dimensions = limits.problem.cardinalities
@@ -84,7 +106,8 @@ class Moves:
         """Change one dimension."""
         self.room = self.room - self.delta[:, dimension, choice]
         self.values[dimension] = choice
-        self._refresh(self._site[dimension])
+        for site in (self._site[dimension], *(other for _, other, _ in self._beside.get(self._site[dimension], ()))):
+            self._refresh(site)
 
     def feasible(self) -> bool:
         """Tell whether the point keeps every limit."""
@@ -94,10 +117,13 @@ class Moves:
         dimensions = self._linear.problem.sites[site]
         at: tuple[int | slice, ...] = tuple(self.values[d] for d in dimensions)
         for m, tables in enumerate(self._linear.tables):
-            now = tables[site][at]
+            table = tables[site]
+            for other, added in ((other, added) for limit, other, added in self._beside.get(site, ()) if limit == m):
+                table = table + added[:, self._linear.joint_of(other, self.values)].reshape(table.shape)
+            now = table[at]
             for position, d in enumerate(dimensions):
                 along = (*at[:position], slice(None), *at[position + 1 :])
-                line = tables[site][along]
+                line = table[along]
                 self.delta[m, d, : len(line)] = line - now
 
 
@@ -148,6 +174,9 @@ def greedy(limits: LinearLimits, values: Values, losses: FloatArray, _rng: np.ra
         d, k = _first(score)
         moves.apply(d, k)
         rise[d] = losses[d] - losses[d, k]
+    while not moves.feasible() and any(moves.values):  # where pairs add to a limit, no single change may help
+        d = next(d for d, value in enumerate(moves.values) if value)
+        moves.apply(d, moves.values[d] - 1)
     return tuple(moves.values)
 
 

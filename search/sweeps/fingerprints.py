@@ -95,6 +95,8 @@ def hash_space(space: Space, limits: Mapping[str, float], table: CostTable) -> s
     digest.update(repr(sorted(limits.items())).encode())
     for metric in table.metrics:
         digest.update(metric.encode() + np.nan_to_num(table.values[metric]).tobytes())
+    for pair in table.pairs:
+        digest.update(f"{pair.metric}.{pair.first}.{pair.second}".encode() + pair.added.tobytes())
     return digest.hexdigest()[:16]
 
 

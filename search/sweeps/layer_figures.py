@@ -36,7 +36,8 @@ def _costs(plan: Plan, values: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
     chosen = plan.space.layer_index(np.array([values]))[0]
     table = plan.table
     metrics = [metric for metric in COSTS if metric in table.metrics and metric not in table.peak]
-    return {metric: tuple(float(table.values[metric][n, k]) for n, k in enumerate(chosen)) for metric in metrics}
+    costs = table.by_layer(chosen)
+    return {metric: tuple(map(float, costs[metric])) for metric in metrics}
 
 
 def _rises(plan: Plan, basis: Basis) -> dict[str, dict[str, dict[str, float]]]:

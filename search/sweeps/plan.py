@@ -21,6 +21,7 @@ from search.config.limits import Limit
 from search.problem.features import features
 from search.problem.problem import FloatArray, IntArray, Problem
 from search.sweeps.auto_space import auto_choices
+from search.sweeps.pairs import paired
 from search.sweeps.ties import Tie
 from spaces import rules
 from spaces.space import Space
@@ -128,11 +129,13 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
     site_cost: dict[str, list[FloatArray]] = {metric: [] for metric in table.metrics}
     names = list(space.base)
     free: set[str] = set()
-    for site in space.sites:
+    placed: dict[int, tuple[int, IntArray]] = {}
+    for number, site in enumerate(space.sites):
         touched = {layer for d in site if d < len(space.dimensions) for layer in space.dimensions[d].layers}
         free |= touched
         shape = tuple(space.cardinalities[d] for d in site)
         index = space.layer_index(_grid(space, site, shape))
+        placed |= {n: (number, index[:, n]) for n, name in enumerate(names) if name in touched}
         for metric in table.metrics:
             columns = [np.zeros(len(index)), *(table.values[metric][n, index[:, n]] for n, name in enumerate(names) if name in touched)]
             joint = np.max(columns, axis=0) if metric in table.peak else np.sum(columns, axis=0)
@@ -141,6 +144,7 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
     base = {m: float((np.max if m in table.peak else np.sum)([0.0, *(table.values[m][n, 0] for n in fixed)])) for m in table.metrics}
     if plan.heads:
         site_cost[KV_BYTES], base[KV_BYTES] = _kv_cost(plan, site_cost["weight_bytes"])
+    pair_cost = paired(table.pairs, placed, site_cost, base)
     seen, names_seen = features(plan.layers, space.dimensions, len(space.cardinalities) - len(space.dimensions))
     problem = Problem(
         cardinalities=space.cardinalities,
@@ -148,6 +152,7 @@ def build_problem(plan: Plan, *, float_error: float | None = None) -> Problem:
         sites=space.sites,
         site_cost={metric: tuple(tables) for metric, tables in site_cost.items()},
         limits=plan.limits,
+        pair_cost=pair_cost,
         base_cost=base,
         peak=frozenset(table.peak),
         baselines=rules.uniform(space),
@@ -247,6 +252,7 @@ def check_limits(plan: Plan, left: Mapping[str, float]) -> None:
             least = [min(kv_bytes(plan.heads, spec) for spec in plan.space.kvs or (plan.space.base.kv,))]
         else:
             least = [float(np.min(table.values[name][n, : len(choices)])) for n, choices in enumerate(plan.space.layer_choices.values())]
+            least += [float(pair.added.min()) for pair in table.pairs if pair.metric == name]  # a bound: the least of all at once
         best = max(least) if name in table.peak else sum(least)
         if best > limit:
             raise InputError(

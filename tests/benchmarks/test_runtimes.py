@@ -24,12 +24,13 @@ def test_cells_are_measured_once_and_a_failure_costs_no_other_cell(tmp_path: Pat
         def __init__(self, name: str, _data: str) -> None:
             self.name = name
 
-        def cell(self, text: str, form: str) -> Cell:
+        def cell(self, text: str, form: str, timed: bool) -> Cell:
             asked.append((self.name, text, form))
             if form == "litert" and len(asked) < 5:
                 raise RuntimeError("a crash")
             refused, here = "no" if form == "gguf" else "", runtimes.described()
-            return Cell(self.name, text, form, refused=refused, metric="accuracy", value=0.5, agreement=1.0, processor=here)
+            times = {"1": Time(0.5, 1e-3, 2e-3)} if timed else {}
+            return Cell(self.name, text, form, refused=refused, metric="accuracy", value=0.5, agreement=1.0, times=times, processor=here)
 
     monkeypatch.setattr(runtimes, "Bench", Bench)
     monkeypatch.setattr(runtimes, "absent", lambda form: "not installed" if form == "executorch" else "")
@@ -45,8 +46,14 @@ def test_cells_are_measured_once_and_a_failure_costs_no_other_cell(tmp_path: Pat
     assert len(asked) == 5
     assert page.read_text().startswith("before\n")
     monkeypatch.setattr(runtimes, "described", lambda: "another processor")
-    assert runtimes.main([*command, *forms]) == 0
+    assert runtimes.main([*command, *forms, "--no-times"]) == 0
     assert asked[5:] == asked[:4]
+    assert page.read_text().count("### digits") == 2
+    assert "\nanother processor; no times were taken.\n" in page.read_text()
+    assert runtimes.main([*command, *forms, "--no-times"]) == 0
+    assert len(asked) == 9
+    assert runtimes.main([*command, *forms]) == 0
+    assert asked[9:] == asked[:3]  # a refusal is not asked again
     assert page.read_text().count("### digits") == 2
     assert "\nTimes: another processor.\n" in page.read_text()
     assert "| int8:channel, int8:tensor | litert | 50.00% | 100.00% |" in page.read_text()

@@ -13,8 +13,8 @@ from search.problem.pareto import BoolArray
 from search.problem.problem import FloatArray, Problem, Values
 from search.problem.repair import LinearLimits, linearize_limits
 from search.searchers.solvers.core import chosen_of, joint_losses, point_of
-from search.searchers.solvers.exact import solve_exactly
-from search.searchers.solvers.highs import integer_program
+from search.searchers.solvers.exact import PROVEN, Solution, solution, solve_exactly
+from search.searchers.solvers.highs import ABSOLUTE_GAP, integer_program
 
 Pairs = Mapping[tuple[int, int], FloatArray]
 RETRIES = 50
@@ -33,18 +33,29 @@ def solve(
         problem: cardinalities, sites, costs and limits.
         losses: per dimension [K_d]; the loss of a point is their sum.
         cuts: points that must not be returned (no-good cuts).
-        pairs: (d, e) -> [K_d, K_e] added to the loss; each pair costs K_d K_e more variables.
+        pairs: (d, e) -> [K_d, K_e] added to the loss; each pair costs K_d K_e more variables, as one of sites in a limit does.
         nodes: after this many the best point found so far is returned (a bound in seconds would not be repeatable).
     """
-    if not pairs:
-        answer = solve_exactly(problem, losses, cuts, nodes)
-        return None if answer is None else answer.values
-    program = Program(problem, losses, dict(pairs))
+    answer = (
+        solve_in_pairs(problem, losses, cuts, pairs, nodes)
+        if pairs or problem.limits_pairs
+        else solve_exactly(problem, losses, cuts, nodes)
+    )
+    return None if answer is None else answer.values
+
+
+def solve_in_pairs(
+    problem: Problem, losses: Sequence[FloatArray], cuts: Sequence[Values] = (), pairs: Pairs | None = None, nodes: int = 100_000
+) -> Solution | None:
+    """Return the point of `solve`, whose losses or limited costs have terms of pairs; its gap is that of the integer program."""
+    program = Program(problem, losses, dict(pairs or {}))
     banned = list(cuts)
     for _ in range(RETRIES):
         point = program.solve(banned, nodes)
-        if point is None or problem.feasible(point):
-            return point
+        if point is None:
+            return None
+        if problem.feasible(point):
+            return solution(losses, point, program.gap, proven=program.gap <= PROVEN * program.spread)
         banned.append(point)  # within the solver's tolerance of a limit, but over it
     return None
 
@@ -57,10 +68,15 @@ class Program:
         joint = joint_losses(problem, losses)
         self._pairs = _by_site(problem, pairs, joint)
         self._joint = joint
+        limits = linearize_limits(problem)
+        self._costs = _cost_pairs(limits)
+        for s, t in self._costs:
+            self._pairs.setdefault((s, t), np.zeros((len(joint[s]), len(joint[t]))))
+        self.gap = self.spread = np.inf
         self._start = np.concatenate([[0], np.cumsum([len(table) for table in joint])]).astype(np.int64)
         self._width = int(self._start[-1]) + sum(table.size for table in self._pairs.values())
         self._ones = self._one_hot()
-        self._limits = self._limit_rows(linearize_limits(problem))
+        self._limits = self._limit_rows(limits)
         self._links = self._link_rows()
 
     def solve(self, cuts: Sequence[Values], nodes: int) -> Values | None:
@@ -73,10 +89,10 @@ class Program:
         point, before = None, np.inf
         for _ in range(ROUNDS):
             objective = self._objective(left)
-            spread = float(objective.max())
+            spread = self.spread = float(objective.max())
             if point is not None and (spread > before / 10 or not spread):
                 break
-            x = self._solved(objective * (RANGE / spread if spread else 1.0), left, cuts, nodes)
+            x = self._solved(objective, RANGE / spread if spread else 1.0, left, cuts, nodes)
             if x is None:
                 break
             better, before = self._point(x), spread
@@ -86,8 +102,10 @@ class Program:
             left = self._within(left, self._loss(point))
         return point
 
-    def _solved(self, objective: FloatArray, left: Sequence[BoolArray], cuts: Sequence[Values], nodes: int) -> FloatArray | None:
-        """Return HiGHS's solution, or None."""
+    def _solved(
+        self, objective: FloatArray, scale: float, left: Sequence[BoolArray], cuts: Sequence[Values], nodes: int
+    ) -> FloatArray | None:
+        """Return HiGHS's solution of the objective times `scale`, or None."""
         constraints = [LinearConstraint(self._ones, 1.0, 1.0)]
         if self._limits is not None:
             constraints.append(LinearConstraint(self._limits[0], -np.inf, self._limits[1]))
@@ -99,7 +117,10 @@ class Program:
         upper, whole = np.ones(self._width), np.zeros(self._width, dtype=np.int64)
         upper[:] = np.concatenate([kept.ravel() for kept in left])
         whole[: self._start[-1]] = 1
-        x: FloatArray | None = integer_program(objective, whole, Bounds(0, upper), constraints, nodes).x
+        result = integer_program(objective * scale, whole, Bounds(0, upper), constraints, nodes)
+        x: FloatArray | None = result.x
+        if x is not None:
+            self.gap = (max(float(result.fun) - float(result.mip_dual_bound), 0.0) + ABSOLUTE_GAP) / scale
         return x
 
     def _objective(self, left: Sequence[BoolArray]) -> FloatArray:
@@ -142,8 +163,12 @@ class Program:
         if not len(limits.budget):
             return None
         dense = np.array([np.concatenate([table.ravel() for table in tables]) for tables in limits.tables])
-        dense = np.concatenate([dense, np.zeros((len(dense), self._width - dense.shape[1]))], axis=1)
-        return csr_array(dense), limits.budget + 1e-12
+        none = np.zeros(len(limits.budget))
+        joined = [
+            np.broadcast_to(self._costs.get(key, none[:, None, None]), (len(none), *table.shape)).reshape(len(none), -1)
+            for key, table in self._pairs.items()
+        ]
+        return csr_array(np.concatenate([dense, *joined], axis=1)), limits.budget + 1e-12
 
     def _link_rows(self) -> csr_array | None:
         """For each pair of sites, y[j, k] >= 0 sums over k to x_s[j] and over j to x_t[k]: then y is their product."""
@@ -162,6 +187,16 @@ class Program:
     def _matrix(self, entries: Sequence[tuple[int, int, float]], rows: int | None = None) -> csr_array:
         at, column, value = (np.array(part) for part in zip(*entries, strict=True))
         return csr_array(coo_array((value, (at, column)), shape=(rows or int(at.max()) + 1, self._width)))
+
+
+def _cost_pairs(limits: LinearLimits) -> dict[tuple[int, int], FloatArray]:
+    """Return (s, t) -> [M, J_s, J_t]: what pairs of sites use of each limit."""
+    tables: dict[tuple[int, int], FloatArray] = {}
+    for m, pairs in enumerate(limits.pairs):
+        for pair in pairs:
+            table = tables.setdefault((pair.first, pair.second), np.zeros((len(limits.budget), *pair.added.shape)))
+            table[m] += pair.added
+    return tables
 
 
 def _by_site(problem: Problem, pairs: Pairs, joint: Sequence[FloatArray]) -> dict[tuple[int, int], FloatArray]:

@@ -10,7 +10,7 @@ from search.searchers.base.history import SMALL, all_points
 from search.searchers.solvers.core import Core, make_core, point_of, two_sum
 from search.searchers.solvers.exact import Solution, solution, solve_exactly
 from search.searchers.solvers.knapsack import Knapsack, best_first, first, fronts, knapsack
-from search.searchers.solvers.milp import solve
+from search.searchers.solvers.milp import solve, solve_in_pairs
 
 CUTS = 100
 """Most recent points that the integer program cuts off; when it returns an older one, there is no answer."""
@@ -28,6 +28,8 @@ def optimum(problem: Problem, losses: Sequence[FloatArray]) -> Solution | None:
     Sorting and the dynamic program look at every point that could be better: their gap is 0.
     """
     exact = _sorted(problem, losses) if problem.size <= SMALL else None
+    if exact is None and problem.limits_pairs:
+        return solve_in_pairs(problem, losses)
     if exact is None and len(problem.limits) <= 1:
         exact = _by_cost(problem, losses, {})
     if exact is not None:
@@ -50,7 +52,7 @@ def ranked(problem: Problem, losses: Sequence[FloatArray]) -> Iterator[Values]:
         return
     yielded: dict[Values, None] = {}
     done = False
-    if len(problem.limits) <= 1:
+    if len(problem.limits) <= 1 and not problem.limits_pairs:
         done = yield from _by_cost(problem, losses, yielded)
     while not done:
         point = solve(problem, losses, list(yielded)[-CUTS:])

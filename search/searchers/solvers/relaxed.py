@@ -11,8 +11,8 @@ from itertools import chain
 import numpy as np
 
 from search.problem.problem import FloatArray, IntArray, Problem, Values
-from search.problem.repair import TOLERANCE, padded
-from search.searchers.solvers.core import joint_losses, point_of
+from search.problem.repair import TOLERANCE, Repairer, padded
+from search.searchers.solvers.core import chosen_of, joint_losses, point_of
 
 HALVINGS = 48
 """Steps of the bisection for the price of one limit."""
@@ -60,7 +60,7 @@ class Relaxed:
 
     def __init__(self, problem: Problem, losses: Sequence[FloatArray]) -> None:
         self._problem = problem
-        self._losses = padded(joint_losses(problem, losses))
+        self._losses, self._singles = padded(joint_losses(problem, losses)), padded(losses)
         self._costs = {metric: padded([table.ravel() for table in tables], 0.0) for metric, tables in problem.site_cost.items()}
 
     def near_best(self, limits: Mapping[str, float]) -> Values | None:
@@ -76,10 +76,17 @@ class Relaxed:
         chosen, prices = start
         chosen = _improved(limited, chosen, prices)
         problem = replace(self._problem, limits=dict(limits))
+        if problem.limits_pairs and not problem.feasible(point_of(problem, list(chosen))):  # the sums over sites are lower bounds
+            chosen = self._repaired(problem, chosen)
         for candidate in chain([chosen], _exchanged(limited, chosen, prices)):
             point = point_of(problem, list(candidate))
             if problem.feasible(point):
                 yield point
+
+    def _repaired(self, problem: Problem, chosen: IntArray) -> IntArray:
+        """Return choices [S] made to keep the limits by changes that cost little loss."""
+        repairer = Repairer(problem, "greedy_then_refill", self._singles)
+        return np.array(chosen_of(problem, repairer(point_of(problem, list(chosen)), np.random.default_rng(0))))
 
     def _limited(self, limits: Mapping[str, float]) -> _Limited | None:
         losses, use, budget = self._losses.copy(), [], []

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quant_core.export import integer_products
 from quant_core.export.graph import Graph, quantized_graph
 from quant_core.export.kernels import Kernels, kernels
 from quant_core.export.runtime import Session
@@ -117,7 +118,8 @@ def test_outputs_are_the_simulations(network: type[nn.Module], policy: str) -> N
 
 
 @pytest.mark.parametrize("policy", [BYTES, SMALL])
-def test_every_layer_of_a_mobile_network_is_computed_by_integers(tmp_path: Path, policy: str) -> None:
+def test_every_layer_of_a_mobile_network_is_computed_by_integers(tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_products, "FEWEST", 8)
     graph, _ = exported(Residual(), policy)
     assert run_by(graph, tmp_path) == Kernels((6, 6), (1, 1))
     assert "Pad" not in counts(graph)
@@ -153,7 +155,12 @@ def test_joined_branches_are_quantized_before_they_are_pooled(tmp_path: Path) ->
     assert "Pad" not in order
 
 
-def test_convolutions_before_a_sum_stay_in_float_unless_they_are_1x1(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fewest", "integers"), [(1, 2), (4, 1), (5, 0)])
+def test_convolutions_before_a_sum_stay_in_float_unless_they_are_1x1_of_many_channels(
+    fewest: int, integers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_products, "FEWEST", fewest)
+
     class Sum(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -163,7 +170,7 @@ def test_convolutions_before_a_sum_stay_in_float_unless_they_are_1x1(tmp_path: P
             return self.c(self.a(x) + self.b(x)).mean(dim=(2, 3))
 
     graph, wanted = exported(Sum())
-    assert run_by(graph, tmp_path) == Kernels((2, 3), (0, 0))
+    assert run_by(graph, tmp_path) == Kernels((integers, 3), (0, 0))
     check(graph, wanted)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hw_models.device import FOLDER
 from quant_core.util.errors import InputError
-from search.problem.problem import FloatArray, Problem
-from search.problem.repair import FORMER_NAMES, REPAIRS, Repairer, infeasible, linearize_limits, padded
+from search.problem.problem import FloatArray, Problem, SitePair
+from search.problem.repair import FORMER_NAMES, REPAIRS, Moves, Repairer, infeasible, linearize_limits, padded
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -132,3 +132,44 @@ def test_refill_raises_bits_of_haqs_published_policy_at_the_same_latency() -> No
     assert (raised >= 0).all()
     assert raised.sum() >= 32
     assert problem.feasible(repaired)
+
+
+def paired_problem(seed: int, share: float) -> Problem:
+    """Return a chain of six sites of two dimensions, in which neighbours of other choices take more."""
+    rng = np.random.default_rng(seed)
+    tables = {"time": tuple(rng.uniform(1, 2, (3, 2)) for _ in range(6))}
+    pairs = {"time": tuple(SitePair(s, s + 1, rng.uniform(0, 4, (6, 6)) * (rng.random((6, 6)) < 0.5)) for s in range(5))}
+    free = Problem((3, 2) * 6, ("error",), tuple((2 * s, 2 * s + 1) for s in range(6)), tables, pair_cost=pairs)
+    least, most = free.costs_of((0,) * 12)["time"], free.max_cost("time")
+    return Problem(free.cardinalities, ("error",), free.sites, tables, {"time": least + share * (most - least)}, pair_cost=pairs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_moves_know_what_every_change_costs_where_sites_add_to_it_in_pairs(seed: int) -> None:
+    problem, rng = paired_problem(seed, 0.3), np.random.default_rng(seed)
+    moves = Moves(linearize_limits(problem), (0,) * 12)
+    for _ in range(10):
+        d = int(rng.integers(12))
+        k = int(rng.integers(problem.cardinalities[d]))
+        after = tuple(k if e == d else value for e, value in enumerate(moves.values))
+        rise = (problem.costs_of(after)["time"] - problem.costs_of(moves.values)["time"]) / problem.limits["time"]
+        assert moves.delta[0, d, k] == pytest.approx(rise, abs=1e-12)
+        moves.apply(d, k)
+        assert moves.room[0] == pytest.approx(1 - problem.costs_of(after)["time"] / problem.limits["time"], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(set(REPAIRS) - {"none"}))
+@pytest.mark.parametrize("seed", range(6))
+def test_repaired_points_keep_limits_to_which_pairs_add(name: str, seed: int) -> None:
+    problem, rng = paired_problem(seed, 0.02), np.random.default_rng(seed)
+    losses = rng.uniform(0, 1, (12, 3)) * np.array([[1.0, 1.0, 1.0], [1.0, 1.0, np.inf]] * 6)
+    for _ in range(5):
+        point = tuple(int(rng.integers(k)) for k in problem.cardinalities)
+        assert problem.feasible(Repairer(problem, name, losses)(point, rng))
+
+
+@pytest.mark.parametrize("name", ["greedy", "greedy_then_refill"])
+def test_a_limit_is_kept_where_no_single_change_helps(name: str) -> None:
+    pair = SitePair(0, 1, np.array([[0.0, 9.0], [9.0, 0.0]]))
+    problem = Problem((2, 2), ("error",), ((0,), (1,)), {"time": (np.array([1.0, 2.0]),) * 2}, {"time": 3.0}, pair_cost={"time": (pair,)})
+    assert Repairer(problem, name, np.array([[1.0, 0.0]] * 2))((1, 1), np.random.default_rng(0)) == (0, 0)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.problem.problem import FloatArray, Problem, Values
+from search.problem.problem import FloatArray, Problem, SitePair, Values
 from search.searchers.solvers.milp import Pairs, solve
+from search.searchers.solvers.ranking import optimum, ranked
+from search.searchers.solvers.relaxed import Relaxed
 
 
 def random_problem(seed: int) -> tuple[Problem, tuple[FloatArray, ...], Pairs]:
@@ -93,3 +95,32 @@ def dual_bound(losses: FloatArray, tables: dict[str, FloatArray], limits: dict[s
     ones = np.kron(np.eye(n), np.ones(k))
     solution = linprog(losses.ravel(), A_ub=rows, b_ub=list(limits.values()), A_eq=ones, b_eq=np.ones(n), bounds=(0, 1))
     return float(solution.fun)
+
+
+def chained(seed: int) -> tuple[Problem, tuple[FloatArray, ...]]:
+    """Return eight sites whose time grows where a site and the next one choose otherwise, and losses."""
+    rng = np.random.default_rng(seed)
+    times = tuple(rng.uniform(1, 2, 3) for _ in range(8))
+    pairs = {"time": tuple(SitePair(s, s + 1, np.where(np.eye(3), 0.0, rng.uniform(0, 2, (3, 3)))) for s in range(7))}
+    free = Problem((3,) * 8, ("error",), tuple((d,) for d in range(8)), {"time": times}, pair_cost=pairs)
+    limit = float(np.quantile(free.costs(everything(free))["time"], 0.05))
+    return Problem((3,) * 8, ("error",), free.sites, {"time": times}, {"time": limit}, pair_cost=pairs), tuple(rng.uniform(0, 1, (8, 3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_limits_to_which_pairs_of_sites_add_are_kept_and_the_answer_is_the_best_of_all_points(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.searchers.solvers.ranking.SMALL", 10)
+    problem, losses = chained(seed)
+    points = [tuple(map(int, point)) for point in everything(problem)[(problem.excess(everything(problem)) <= 0).all(axis=1)]]
+    best = sorted(total(point, losses, {}) for point in points)[:3]
+    answer = optimum(problem, losses)
+    assert answer is not None
+    assert (answer.loss, answer.proven) == (pytest.approx(best[0], abs=1e-9), True)
+    three = list(itertools.islice(ranked(problem, losses), 3))
+    assert all(problem.feasible(point) for point in three)
+    assert [total(point, losses, {}) for point in three] == pytest.approx(best, abs=1e-9)
+    near = Relaxed(problem, losses).near_best(problem.limits)
+    assert near is not None
+    assert problem.feasible(near)
