@@ -80,6 +80,8 @@ def measure_beside(
         todo: as `left` returns them.
         threads, repeats, kept, float_s: as `measure_modes` takes them.
     """
+    if not todo:
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = runtime.write_float(network.model, network.example, Path(folder))
         reference = Reference(path, float_s or least_time(path, runtime, network.example, threads, repeats))

@@ -1,7 +1,9 @@
 """Policies in which layers stand beside layers of other codes."""
 
 from collections import Counter
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -71,3 +73,8 @@ def test_a_chain_of_convolutions_is_measured_in_onnxruntime_and_in_no_other_runt
 
 def test_the_pattern_has_four_shifts() -> None:
     assert len(list(patterns(LAYERS, CHAIN))) == profiling_beside.PERIOD
+
+
+def test_where_nothing_is_to_do_nothing_is_written_or_timed() -> None:
+    nothing: Any = None
+    measure_beside(nothing, nothing, {}, [], 1, 3, lambda _rows: pytest.fail("measured"))
