@@ -23,6 +23,11 @@ def require_kv(spec: QuantSpec) -> QuantSpec:
     )
 
 
+def kv_cost(heads: Heads, spec: QuantSpec) -> dict[str, float]:
+    """Return `kv_bytes_per_token` as a cost; none where no policy quantizes keys and values."""
+    return {KV_BYTES: kv_bytes(heads, spec)} if heads else {}
+
+
 def kv_bytes(heads: Heads, spec: QuantSpec) -> float:
     """Return `kv_bytes_per_token`; float counts four bytes per element."""
     return sum(spec.storage_bits(shape) for shape in heads) / 8

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw_models.table import cost_policy
-from quant_core.spec.kv_cache import KV_BYTES, kv_bytes
+from quant_core.spec.kv_cache import kv_cost
 from quant_core.spec.layer import Layer
 from quant_core.spec.policy import Policy
 from quant_core.util.errors import InputError
@@ -40,6 +40,5 @@ def trial_of(policy: Policy, origin: str, context: SweepContext) -> TrialRecord:
     """Evaluate a policy as a trial of a sweep is evaluated, on validation, and cost it; nothing is recorded."""
     setup = context.setup
     result = context.evaluator(policy, "ptq")
-    cached = {KV_BYTES: kv_bytes(setup.heads, policy.kv)} if setup.heads else {}
-    result = replace(result, cost=cost_policy(setup.device, setup.layers, policy) | cached)
+    result = replace(result, cost=cost_policy(setup.device, setup.layers, policy) | kv_cost(setup.heads, policy.kv))
     return TrialRecord(NO_NUMBER, origin, (), policy, result, -1, -1)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
-from quant_core.spec.kv_cache import KV_BYTES, kv_bytes
+from quant_core.spec.kv_cache import kv_cost
 from quant_core.spec.quant_spec import FLOAT
 from quant_core.spec.size import float_bytes
 from quant_core.util.errors import BitfrontError
@@ -74,7 +74,7 @@ def start(
         baseline |= context.evaluator.counts("valid")
         context.evaluator.check_split("test")
         baseline["weight_bytes"] = float_bytes(context.setup.layers)
-        baseline |= {KV_BYTES: kv_bytes(context.setup.heads, FLOAT)} if context.setup.heads else {}
+        baseline |= kv_cost(context.setup.heads, FLOAT)
         baseline["left_in_float_bytes"] = sum(context.setup.coverage.left.values())
         problem = context.problem(baseline)
     searcher, backend = searcher_of(experiment, problem), _backend(experiment)
