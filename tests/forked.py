@@ -79,28 +79,27 @@ class Started:
         """The exit code, negative for a signal; None while it runs."""
         return self._process.exitcode
 
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("bitfront", timeout or 0.0)
-        return code
+    def wait(self) -> int:
+        self._process.join()
+        assert self.returncode is not None
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         assert self.pid
         os.kill(self.pid, number)
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Return both outputs once it has ended."""
+    def communicate(self, timeout: float = 480.0) -> tuple[str, str]:
+        """Return both outputs once it has ended; one that has not after `timeout` seconds is killed: its exit code tells."""
         said: list[str] = []
+        limit = threading.Timer(timeout, self._process.kill)
+        limit.start()
         with self.stdout, self.stderr:
             reader = threading.Thread(target=lambda: said.append(self.stdout.read()))
             reader.start()
             warned = self.stderr.read()
             reader.join()
-        self.wait(timeout)
+        limit.cancel()
+        self.wait()
         return said[0], warned
 
     def __enter__(self) -> "Started":

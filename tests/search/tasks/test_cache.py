@@ -80,7 +80,7 @@ def test_two_processes_at_once_agree(folder: Path) -> None:
         "print(digest(trained('net', {'seed': 0}, lambda: {'w': torch.randn(300, 300)})))"
     )
     running = [Started(script=code) for _ in range(2)]
-    said = [process.communicate()[0] for process in running]
+    said = [process.communicate(timeout=600)[0] for process in running]
     assert said[0] == said[1] != ""
     assert len(list(folder.iterdir())) == 1
 

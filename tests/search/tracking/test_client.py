@@ -58,7 +58,7 @@ print(experiment_id(client, "bitfront", "sqlite:///fresh.db"))
 def test_two_sweeps_may_be_the_first_to_use_a_store(tmp_path: Path) -> None:
     code = FIRST_USE.format(root=str(ROOT))
     both = [Started(script=code, cwd=tmp_path) for _ in range(2)]
-    said = [process.communicate()[0].strip() for process in both]
+    said = [process.communicate(timeout=600)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert said[0] == said[1] != ""
 

@@ -200,7 +200,7 @@ def test_four_sweeps_at_once_are_all_complete_and_not_mixed_up(uri: str, make_sw
         Path(sweep.name).write_bytes(pickle.dumps(sweep))
     code = WRITER.format(root=str(ROOT), uri=uri)
     writers = [Started(sweep.name, script=code) for sweep in sweeps]
-    ends = [writer.communicate()[1] for writer in writers]
+    ends = [writer.communicate(timeout=1200)[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4, ends
     for sweep in sweeps:
         read = tracking.read(uri, sweep.name, "stress")

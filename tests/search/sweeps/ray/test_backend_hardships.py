@@ -103,7 +103,7 @@ def test_two_sweeps_on_one_cluster_with_more_workers_than_it_has_cpus(command: C
     sweeps = [command.write(name, run, trials=8) for name in ("one", "two")]
     with contextlib.ExitStack() as stack:
         drivers = [stack.enter_context(Started("sweep", path, "--log", "plain")) for path in sweeps]
-        ends = [(driver.communicate()[1], driver.returncode) for driver in drivers]
+        ends = [(driver.communicate(timeout=400)[1], driver.returncode) for driver in drivers]
     assert [code for _, code in ends] == [0, 0], ends
     expected = policies(command.local(trials=8))
     assert policies(command.rows("one")) == policies(command.rows("two")) == expected

@@ -122,7 +122,7 @@ def listens(address: str) -> None:
 
 def worker_of(machine: psutil.Process, driver: Started) -> psutil.Process:
     """Wait for a process of `machine` that evaluates a policy right now: Ray names an actor after the method that it is in."""
-    while driver.poll() is None:
+    while driver.returncode is None:
         for process in machine.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
                 if process.cmdline()[0].startswith("ray::") and ".train" in process.cmdline()[0]:
